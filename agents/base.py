@@ -1,0 +1,221 @@
+"""What every agent is: a life, a line to the hub, commands, events, and hooks around them."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, ClassVar
+
+import anyio
+import structlog
+from anyio.abc import TaskGroup
+
+from agents.middleware import Counters, Middleware, Trace
+from bus.commands import CommandSpec, commands_of
+from bus.endpoints import Endpoints
+from bus.envelope import Envelope, Payload
+from bus.errors import CANCELLED, INTERNAL, BadMessage, CommandError
+from bus.link import AgentLink
+from bus.messages import Cancel, Command, Failure, Pause, Progress, Result
+from bus.publisher import Publisher
+from bus.subscriber import Gap, local_subscriber
+from bus.topics import AGENT, CONFIG, AgentState, ConfigChanged
+from config import Paths, Settings
+
+
+class Job:
+    """One command in the hands of an agent."""
+
+    def __init__(self, link: AgentLink, envelope: Envelope, command: Command) -> None:
+        self.id = envelope.id
+        self.name = command.name
+        self.client = envelope.source
+        self._link = link
+
+    def progress(self, **data: Any) -> None:
+        """Tell the client about a step on the way."""
+        self._link.send(Progress(data=data), self.id)
+
+
+class Agent:
+    """Base class of agents.
+
+    A subclass sets `name`, marks commands with `bus.commands.command`, and overrides `start`,
+    `run`, `stop` and `on_event` as needed.
+
+    Life: created → starting → ready ⇄ paused → stopping → stopped. Any exception ends it; the
+    supervisor starts a new one. With `critical`, the daemon gives up when the supervisor does.
+    `topics` are the prefixes of the events it follows. Keep the module light: the hub imports it
+    for its commands even if it runs elsewhere, so heavy imports belong in `start`.
+    """
+
+    name: ClassVar[str]
+    critical: ClassVar[bool] = False
+    topics: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, settings: Settings, paths: Paths, process: str) -> None:
+        self.settings = settings
+        self.paths = paths
+        self.process = process
+        self.state = "created"
+        self.detail = ""
+        self.log = structlog.get_logger(agent=self.name)
+        self.middleware: Sequence[Middleware] = (Counters(), Trace())
+        self._specs = {spec.name: spec for spec in self.commands()}
+        self._scopes: dict[str, anyio.CancelScope] = {}
+
+    @classmethod
+    def commands(cls) -> list[CommandSpec]:
+        """The commands that this agent offers."""
+        return commands_of(cls)
+
+    # For subclasses
+
+    async def start(self) -> None:
+        """Get ready. Commands come once this returns."""
+
+    async def run(self) -> None:
+        """Work in the background until cancelled."""
+        await anyio.sleep_forever()
+
+    async def stop(self) -> None:
+        """Let go of what `start` took. Always called, also after a failure."""
+
+    async def on_event(self, event: Envelope) -> None:
+        """An event of one of `topics` came."""
+
+    def alive(self) -> bool:
+        """Whether the work itself still moves; False withholds the heartbeat."""
+        return True
+
+    def stats(self) -> dict[str, Any]:
+        """Counters of its own, shown by `sovl stats`."""
+        return {}
+
+    async def say(self, detail: str) -> None:
+        """Tell people what it is about: shown by `sovl status`."""
+        await self._enter(self.state, detail)
+
+    async def publish(self, topic: str, payload: Payload, *, retain: bool = False) -> None:
+        """Publish an event."""
+        correlation = structlog.contextvars.get_contextvars().get("correlation")
+        await self._publisher.publish(topic, payload, correlation=correlation, retain=retain)
+
+    async def ask(self, command: str, **args: Any) -> dict[str, Any]:
+        """Run a command of another agent. Raises CommandError."""
+        return await self._link.caller.ask(command, **args)
+
+    # The life of an agent
+
+    async def serve(self) -> None:
+        """Live until cancelled. Raises what went wrong."""
+        async with self._connected(), anyio.create_task_group() as tasks:
+            tasks.start_soon(self._beat)
+            tasks.start_soon(self._listen, tasks)
+            try:
+                await self._enter("starting")
+                await self.start()
+                await self._enter("ready")
+                self._link.register()
+                tasks.start_soon(self._follow)
+                await self.run()
+            finally:
+                with anyio.CancelScope(shield=True):
+                    await self._enter("stopping")
+                    await self.stop()
+                    await self._enter("stopped")
+
+    @asynccontextmanager
+    async def _connected(self) -> AsyncIterator[None]:
+        endpoints = Endpoints.local(self.paths.runtime_dir)
+        limit = self.settings.bus.max_message_bytes
+        self._endpoints = endpoints
+        self._link = AgentLink(endpoints.agents, self.name, self.process, max_bytes=limit)
+        self._publisher = Publisher(endpoints.publish, self.name, max_bytes=limit)
+        try:
+            yield
+        finally:
+            self._publisher.close()
+            self._link.close()
+
+    async def _enter(self, state: str, detail: str = "") -> None:
+        self.state, self.detail = state, detail
+        for each in self.middleware:
+            each.state_changed(self, state)
+        self._link.beat(state, detail, self._all_stats())
+        payload = AgentState(agent=self.name, state=state, detail=detail, pid=os.getpid())
+        await self._publisher.publish(f"{AGENT}.{self.name}", payload, retain=True)
+
+    async def _beat(self) -> None:
+        while True:
+            if self.alive():
+                self._link.beat(self.state, self.detail, self._all_stats())
+            await anyio.sleep(self.settings.supervision.heartbeat_s)
+
+    def _all_stats(self) -> dict[str, Any]:
+        merged: dict[str, Any] = {}
+        for each in self.middleware:
+            merged |= each.stats()
+        return merged | self.stats()
+
+    async def _listen(self, tasks: TaskGroup) -> None:
+        while True:
+            try:
+                envelope = await self._link.receive()
+            except BadMessage as error:
+                self.log.warning("agent.bad_message", reason=str(error))
+                continue
+            match envelope.payload:
+                case Command() as command:
+                    tasks.start_soon(self._handle, envelope, command)
+                case Cancel():
+                    if scope := self._scopes.get(envelope.correlation or ""):
+                        scope.cancel()
+                case Pause(paused=paused):
+                    await self._enter("paused" if paused else "ready")
+
+    async def _handle(self, envelope: Envelope, command: Command) -> None:
+        structlog.contextvars.bind_contextvars(correlation=envelope.id)
+        job = Job(self._link, envelope, command)
+        began = time.monotonic()
+        for each in self.middleware:
+            each.before_command(self, job)
+        answer = await self._answer(job, command)
+        error = CommandError(answer.code, answer.message) if isinstance(answer, Failure) else None
+        for each in self.middleware:
+            each.after_command(self, job, time.monotonic() - began, error)
+        self._link.send(answer, job.id)
+
+    async def _answer(self, job: Job, command: Command) -> Result | Failure:
+        spec = self._specs[command.name]
+        try:
+            with anyio.CancelScope() as scope:
+                self._scopes[job.id] = scope
+                args = spec.arguments.model_validate(command.args)
+                data = await getattr(self, spec.method)(args, job)
+                return Result(data=data or {})
+            return Failure(code=CANCELLED, message="cancelled")
+        except CommandError as error:
+            return Failure(code=error.code, message=error.message, detail=error.detail)
+        except Exception as error:
+            self.log.exception("command.failed", command=command.name)
+            message = f"{self.name}: {type(error).__name__}: {error}"
+            return Failure(code=INTERNAL, message=message[:500])
+        finally:
+            self._scopes.pop(job.id, None)
+
+    async def _follow(self) -> None:
+        queue = self.settings.bus.subscriber_queue
+        topics = (CONFIG, *self.topics)
+        async with local_subscriber(
+            self._endpoints.events, topics, name=self.name, queue=queue
+        ) as events:
+            async for event in events:
+                if isinstance(event.payload, ConfigChanged):
+                    self.settings = Settings.model_validate(event.payload.settings)
+                elif isinstance(event.payload, Gap):
+                    self.log.warning("agent.events_missed", **event.payload.model_dump())
+                if event.topic.startswith(self.topics):
+                    await self.on_event(event)

@@ -1,0 +1,84 @@
+"""The scribe: writes down every interaction before its answer counts as given."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, ClassVar
+
+import anyio
+from pydantic import Field
+
+from agents.base import Agent, Job
+from bus.commands import Arguments, command
+from bus.errors import FatalError
+from bus.topics import INTERACTION, InteractionRecorded
+from sovl_daemon.memory.interactions import Interaction, InteractionStore, StoreError
+
+
+class RecordArguments(Arguments):
+    """One exchange to write down."""
+
+    command: str
+    conversation: str
+    prompt: str
+    response: str
+    tokens: int
+    confidence: float | None = None
+
+
+class HistoryArguments(Arguments):
+    """Which interactions to read back."""
+
+    conversation: str | None = Field(default=None, description="Only this conversation.")
+    limit: int = Field(default=5, ge=1, le=1000, description="How many of the last ones.")
+
+
+class Scribe(Agent):
+    """Keeps the interaction store. One thread at a time touches the database."""
+
+    name: ClassVar[str] = "scribe"
+    critical: ClassVar[bool] = True
+    _store: InteractionStore | None = None
+
+    async def start(self) -> None:
+        """Open the store; in a dry run it lives in memory and leaves no trace."""
+        self._turn = anyio.CapacityLimiter(1)
+        path = ":memory:" if self.settings.training_config.dry_run else self.paths.database
+        try:
+            self._store = await self._in_thread(partial(InteractionStore, path))
+        except StoreError as error:
+            raise FatalError(str(error)) from None
+        self._size = await self._in_thread(self._store.size)
+
+    async def stop(self) -> None:
+        """Close the store."""
+        if self._store is not None:
+            await self._in_thread(self._store.close)
+
+    @command(RecordArguments, internal=True)
+    async def record(self, args: RecordArguments, job: Job) -> dict[str, Any]:
+        """Write an interaction down; answers once it is safe on disk."""
+        assert self._store is not None  # noqa: S101 - commands come after start
+        interaction = Interaction(**args.model_dump())
+        number = await self._in_thread(partial(self._store.add, interaction))
+        self._size = await self._in_thread(self._store.size)
+        event = InteractionRecorded(
+            interaction=number, conversation=args.conversation, tokens=args.tokens
+        )
+        await self.publish(INTERACTION, event)
+        return {"interaction": number}
+
+    @command(HistoryArguments)
+    async def history(self, args: HistoryArguments, job: Job) -> dict[str, Any]:
+        """Show the last interactions."""
+        assert self._store is not None  # noqa: S101 - commands come after start
+        found = await self._in_thread(partial(self._store.recent, args.limit, args.conversation))
+        return {"interactions": [vars(each) for each in found]}
+
+    def stats(self) -> dict[str, Any]:
+        """Rows and bytes."""
+        return {"store": self._size} if self._store is not None else {}
+
+    async def _in_thread(self, work: Any) -> Any:
+        # Not abandoned on cancellation: a write that began is finished.
+        return await anyio.to_thread.run_sync(work, limiter=self._turn)

@@ -1,0 +1,1 @@
+"""How the parts of SOVL talk: envelopes, events (publish/subscribe) and commands."""

@@ -1,0 +1,205 @@
+"""The event broker of the hub: numbers events, keeps last values, and counts every loss.
+
+Publishers push (PUSH/PULL), so a slow broker holds them back and nothing is lost on the way in.
+Subscribers dial in (DEALER/ROUTER), so the broker knows each by name: it welcomes it, sends it
+the retained values, sees exactly what it could not be sent, and can cut it off. XPUB could do
+none of the last three.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import anyio
+import structlog
+
+from bus.auth import Door
+from bus.envelope import Envelope, Payload, decode, new_id, stamp
+from bus.errors import BadMessage
+from bus.messages import BEAT_S, RETAIN, Beat, Subscribe, Welcome
+from bus.port import Port, Unreachable
+from bus.topics import SubscriberCut
+
+MAX_TOPICS = 10_000
+EVENT_HEAD = b'{"v":1,'  # what `stamp` relies on, and the version check of events
+_TOPIC = re.compile(rb"[a-z0-9_.-]{1,200}")
+
+log = structlog.get_logger(agent="bus")
+
+
+@dataclass(slots=True, eq=False)
+class _Subscriber:
+    key: tuple[int, bytes]
+    door: Door
+    route: bytes
+    user: str
+    name: str
+    prefixes: tuple[str, ...]
+    delivered: int = 0
+    dropped: int = 0
+    full_since: float | None = None
+
+    def wants(self, topic: str) -> bool:
+        return topic.startswith(self.prefixes)
+
+    def counters(self) -> dict[str, Any]:
+        return {"name": self.name, "delivered": self.delivered, "dropped": self.dropped}
+
+
+@dataclass(slots=True)
+class _Topic:
+    seq: int = 0
+    last: bytes | None = None
+    subscribers: list[_Subscriber] = field(default_factory=list)
+
+
+class Broker:
+    """Fans events out to subscribers; runs inside the hub.
+
+    A subscriber whose queue stays full for `stall_s` seconds is cut off.
+    """
+
+    def __init__(self, publish: Port, doors: list[Door], *, stall_s: float) -> None:
+        self.epoch = new_id()
+        self._publish = publish
+        self._doors = doors
+        self._stall_s = stall_s
+        self._topics: dict[bytes, _Topic] = {}
+        self._subscribers: dict[tuple[int, bytes], _Subscriber] = {}
+        self._published = self._refused = self._dropped = 0
+        self._cut: deque[dict[str, Any]] = deque(maxlen=20)
+
+    async def run(self) -> None:
+        """Serve until cancelled."""
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._publish.drain, self._on_publish)
+            for index, door in enumerate(self._doors):
+                tasks.start_soon(door.drain, self._hearer(index, door))
+            tasks.start_soon(self._beat)
+
+    def publish(self, topic: str, payload: Payload, *, retain: bool = False) -> None:
+        """Publish from inside the hub."""
+        event = Envelope.of(payload, source="hub").encode_event()
+        self._on_publish([topic.encode(), RETAIN if retain else b"", event])
+
+    def last(self, topic: str) -> dict[str, Any] | None:
+        """The payload of a topic's retained event."""
+        known = self._topics.get(topic.encode())
+        if known is None or known.last is None:
+            return None
+        return decode(known.last).payload.model_dump(mode="json")
+
+    def stats(self) -> dict[str, Any]:
+        """Counters since the start, by subscriber where it matters."""
+        return {
+            "published": self._published,
+            "refused": self._refused,
+            "dropped": self._dropped,
+            "topics": len(self._topics),
+            "subscribers": [each.counters() for each in self._subscribers.values()],
+            "cut_off": list(self._cut),
+        }
+
+    def _on_publish(self, parts: list[bytes]) -> None:
+        if len(parts) != 3 or not parts[2].startswith(EVENT_HEAD):
+            self._refused += 1
+            return
+        name, flags, event = parts
+        topic = self._topics.get(name) or self._new_topic(name)
+        if topic is None:
+            self._refused += 1
+            return
+        self._published += 1
+        topic.seq += 1
+        stamped = stamp(name.decode(), topic.seq, event)
+        if flags == RETAIN:
+            topic.last = stamped
+        for subscriber in tuple(topic.subscribers):
+            self._deliver(subscriber, stamped)
+
+    def _new_topic(self, name: bytes) -> _Topic | None:
+        if len(self._topics) >= MAX_TOPICS or not _TOPIC.fullmatch(name):
+            return None
+        wanted = name.decode()
+        members = [each for each in self._subscribers.values() if each.wants(wanted)]
+        topic = self._topics[name] = _Topic(subscribers=members)
+        return topic
+
+    def _deliver(self, subscriber: _Subscriber, data: bytes) -> None:
+        try:
+            sent = subscriber.door.port.send_nowait(subscriber.route, data)
+        except Unreachable:
+            self._forget(subscriber)
+            return
+        if sent:
+            subscriber.delivered += 1
+            subscriber.full_since = None
+            return
+        subscriber.dropped += 1
+        self._dropped += 1
+        now = time.monotonic()
+        subscriber.full_since = subscriber.full_since or now
+        if now - subscriber.full_since > self._stall_s:
+            self._cut_off(subscriber, f"read nothing for {self._stall_s:g} s")
+
+    def _hearer(self, index: int, door: Door) -> Callable[[bytes, bytes, str], None]:
+        def hear(route: bytes, data: bytes, user: str) -> None:
+            try:
+                payload = decode(data).payload
+            except BadMessage:
+                self._refused += 1
+                return
+            if isinstance(payload, Subscribe):
+                key = (index, route)
+                self._subscribe(_Subscriber(key, door, route, user, payload.name, payload.topics))
+            else:
+                self._refused += 1
+
+        return hear
+
+    def _subscribe(self, subscriber: _Subscriber) -> None:
+        if subscriber.key in self._subscribers:
+            self._forget(self._subscribers[subscriber.key])
+        if not subscriber.prefixes:
+            return
+        self._subscribers[subscriber.key] = subscriber
+        topics = {name: topic for name, topic in self._topics.items()
+                  if subscriber.wants(name.decode())}  # fmt: skip
+        seqs = {name.decode(): topic.seq for name, topic in topics.items()}
+        self._deliver(subscriber, _message(Welcome(epoch=self.epoch, seqs=seqs)))
+        for topic in topics.values():
+            topic.subscribers.append(subscriber)
+            if topic.last is not None:
+                self._deliver(subscriber, topic.last)
+
+    def _forget(self, subscriber: _Subscriber) -> None:
+        self._subscribers.pop(subscriber.key, None)
+        for topic in self._topics.values():
+            if subscriber in topic.subscribers:
+                topic.subscribers.remove(subscriber)
+
+    def _cut_off(self, subscriber: _Subscriber, reason: str) -> None:
+        self._forget(subscriber)
+        self._cut.append({**subscriber.counters(), "reason": reason})
+        log.warning("bus.subscriber_cut", **subscriber.counters(), reason=reason)
+        cut = SubscriberCut(name=subscriber.name, dropped=subscriber.dropped, reason=reason)
+        self.publish(SubscriberCut.kind, cut)
+
+    async def _beat(self) -> None:
+        beat = _message(Beat(epoch=self.epoch))
+        while True:
+            await anyio.sleep(BEAT_S)
+            for subscriber in tuple(self._subscribers.values()):
+                if not subscriber.door.allows(subscriber.user):
+                    self._cut_off(subscriber, "its key was revoked")
+                else:
+                    self._deliver(subscriber, beat)
+
+
+def _message(payload: Payload) -> bytes:
+    return Envelope.of(payload, source="bus").encode()

@@ -1,0 +1,101 @@
+"""What is said over the command, control and event sockets. Events of agents: bus/topics.py."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field
+
+from bus.envelope import Payload
+
+BEAT_S = 1.0  # how often the broker tells a subscriber that it is there
+RETAIN = b"retain"  # the flag frame of an event that late subscribers get as a last value
+
+
+class Command(Payload, kind="command"):
+    """Please do this. The envelope's id names the command in all replies.
+
+    `deadline_s`: seconds from arrival after which the command is cancelled and answered with
+    the error `deadline`; None means the configured default.
+    """
+
+    name: str = Field(min_length=1, max_length=100)
+    args: dict[str, Any] = Field(default_factory=dict)
+    deadline_s: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+
+
+class Cancel(Payload, kind="cancel"):
+    """Stop the command that `correlation` names. It still gets its one final reply."""
+
+
+class Accepted(Payload, kind="accepted"):
+    """The command is in hand; exactly one result or error will follow."""
+
+    agent: str
+
+
+class Progress(Payload, kind="progress"):
+    """A step on the way: a piece of text, a share of the work."""
+
+    data: dict[str, Any]
+
+
+class Result(Payload, kind="result"):
+    """Done. Final."""
+
+    data: dict[str, Any]
+
+
+class Failure(Payload, kind="error"):
+    """Not done. Final. The codes are listed in docs/protocol.md."""
+
+    code: str
+    message: str
+    detail: dict[str, Any] = Field(default_factory=dict)
+
+
+class Subscribe(Payload, kind="subscribe"):
+    """Send me the events of every topic that starts with one of `topics` ('' means all)."""
+
+    topics: tuple[str, ...] = Field(max_length=64)
+    name: str = Field(default="", max_length=100)
+
+
+class Welcome(Payload, kind="welcome"):
+    """Every event from here on will reach you, or be missed in a way you can see.
+
+    `seqs` is the last sequence number of each topic subscribed to; `epoch` changes when the
+    broker restarts and counting begins anew. The retained last values follow at once.
+    """
+
+    epoch: str
+    seqs: dict[str, int]
+
+
+class Beat(Payload, kind="beat"):
+    """The broker is there and you are still subscribed. Sent each second."""
+
+    epoch: str
+
+
+class Register(Payload, kind="register"):
+    """An agent is ready for commands."""
+
+    agent: str
+    process: str
+    pid: int
+
+
+class Heartbeat(Payload, kind="heartbeat"):
+    """An agent is alive: its state, and its counters for `stats`."""
+
+    agent: str
+    state: str
+    detail: str = ""
+    stats: dict[str, Any] = Field(default_factory=dict)
+
+
+class Pause(Payload, kind="pause"):
+    """Hub to agent: finish what runs, take no new commands (`paused`), or take them again."""
+
+    paused: bool

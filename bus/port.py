@@ -1,0 +1,170 @@
+"""A ZeroMQ socket on the asyncio loop.
+
+zmq.asyncio makes a future for every message and doubles the hub's memory for sockets; a plain
+socket and its file descriptor need neither (figures in docs/architecture.md). What is subtle is
+kept here: the descriptor signals changes only, and any call on the socket may swallow a signal
+that another task waits for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import zmq
+from anyio.lowlevel import checkpoint
+
+IPC = "ipc://"
+BURST = 128  # messages taken in one turn before other tasks get theirs
+
+
+class Unreachable(Exception):
+    """The peer that a message was for has gone."""
+
+
+class Port:
+    """One socket with bounded queues, used by the tasks of one loop.
+
+    `queue` counts messages for each peer and direction; `options` are ZeroMQ socket options by
+    their pyzmq names. Linger is 0: with anything else, closing waits on peers that do not read.
+    With `tells_users`, each received message begins with the CURVE key of its sender.
+    """
+
+    def __init__(
+        self,
+        kind: int,
+        *,
+        queue: int = 1000,
+        max_bytes: int = 1 << 20,
+        tells_users: bool = False,
+        **options: Any,
+    ) -> None:
+        self.socket: zmq.Socket[bytes] = zmq.Context.instance().socket(kind)
+        self.socket.set(zmq.LINGER, 0)
+        self.socket.set_hwm(queue)
+        self.socket.set(zmq.MAXMSGSIZE, max_bytes)
+        for name, value in options.items():
+            setattr(self.socket, name, value)
+        self.tells_users = tells_users
+        self._fd: int = self.socket.get(zmq.FD)
+        self._readers: list[asyncio.Future[None]] = []
+        self._writers: list[asyncio.Future[None]] = []
+
+    def bind(self, address: str, *, mode: int = 0o660) -> Port:
+        """Bind; an ipc socket file gets exactly the permissions `mode`.
+
+        The caller holds the instance lock: binding a live ipc path would silently steal it.
+        """
+        if not address.startswith(IPC):
+            self.socket.bind(address)
+            return self
+        before = os.umask(0o777 & ~mode)
+        try:
+            self.socket.bind(address)
+        finally:
+            os.umask(before)
+        Path(address.removeprefix(IPC)).chmod(mode)
+        return self
+
+    def connect(self, address: str) -> Port:
+        """Connect, now or as soon as somebody binds there."""
+        self.socket.connect(address)
+        return self
+
+    def close(self, *, linger_s: float | None = None) -> None:
+        """Close at once; whoever still waits is cancelled.
+
+        With `linger_s`, what is queued may still leave within that time.
+        """
+        if linger_s is not None and not self.socket.closed:
+            self.socket.set(zmq.LINGER, int(1000 * linger_s))
+        for waiter in (*self._readers, *self._writers):
+            waiter.cancel()
+        if not self.socket.closed:
+            self.socket.close()
+
+    async def receive(self) -> list[bytes]:
+        """The next message. A cancelled receive takes none."""
+        while True:
+            message = self.receive_nowait()
+            if message is not None:
+                return message
+            await self._wait(self._readers)
+
+    def receive_nowait(self) -> list[bytes] | None:
+        """The next message, or None when there is none yet."""
+        try:
+            message = self._take()
+        except zmq.Again:
+            return None
+        if self._writers:
+            self._signal()
+        return message
+
+    async def send(self, *parts: bytes) -> None:
+        """Send, waiting for room in the queue."""
+        while not self.send_nowait(*parts):
+            await self._wait(self._writers)
+
+    def send_nowait(self, *parts: bytes) -> bool:
+        """Send; False when the queue is full. Raises Unreachable (only with router_mandatory)."""
+        try:
+            self.socket.send_multipart(parts, zmq.NOBLOCK)
+        except zmq.Again:
+            return False
+        except zmq.ZMQError as error:
+            if error.errno != zmq.EHOSTUNREACH:
+                raise
+            raise Unreachable from None
+        finally:
+            if self._readers:
+                self._signal()
+        return True
+
+    async def drain(self, handle: Callable[[list[bytes]], None]) -> None:
+        """Hand every message to `handle`, for ever, in bursts that leave other tasks their turn."""
+        while True:
+            handle(await self.receive())
+            for _ in range(BURST):
+                message = self.receive_nowait()
+                if message is None:
+                    break
+                handle(message)
+            await checkpoint()
+
+    def _take(self) -> list[bytes]:
+        if not self.tells_users:
+            return self.socket.recv_multipart(zmq.NOBLOCK)
+        frames = self.socket.recv_multipart(zmq.NOBLOCK, copy=False)
+        user = str(frames[0].get("User-Id"))
+        return [user.encode(), *(frame.bytes for frame in frames)]
+
+    async def _wait(self, waiters: list[asyncio.Future[None]]) -> None:
+        loop = asyncio.get_running_loop()
+        waiter: asyncio.Future[None] = loop.create_future()
+        waiters.append(waiter)
+        loop.add_reader(self._fd, self._signal)
+        try:
+            await waiter
+        finally:
+            if waiter in waiters:
+                waiters.remove(waiter)
+            # Left in place, a reader that nobody waits for would spin the loop.
+            if not self._readers and not self._writers:
+                loop.remove_reader(self._fd)
+
+    def _signal(self) -> None:
+        events = 0 if self.socket.closed else int(self.socket.get(zmq.EVENTS))
+        if events & zmq.POLLIN:
+            _wake(self._readers)
+        if events & zmq.POLLOUT:
+            _wake(self._writers)
+
+
+def _wake(waiters: Sequence[asyncio.Future[None]]) -> None:
+    for waiter in waiters:
+        if not waiter.done():
+            waiter.set_result(None)

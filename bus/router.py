@@ -1,0 +1,354 @@
+"""Routes commands from clients to agents and answers back. Runs inside the hub.
+
+accepted → progress* → result | error: whatever happens to agent, client or clock, each accepted
+command gets exactly one final answer (the ledger's business).
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import anyio
+import structlog
+
+from bus.auth import Door
+from bus.commands import CommandTable
+from bus.envelope import Envelope, Payload, decode
+from bus.errors import (
+    AGENT_FAILED,
+    AGENT_LOST,
+    BAD_MESSAGE,
+    CANCELLED,
+    DEADLINE,
+    STOPPING,
+    BadMessage,
+    CommandError,
+)
+from bus.ledger import Entry, Ledger
+from bus.messages import (
+    Accepted,
+    Cancel,
+    Command,
+    Failure,
+    Heartbeat,
+    Pause,
+    Progress,
+    Register,
+    Result,
+)
+from bus.port import Unreachable
+
+TICK_S = 0.1
+CANCEL_GRACE_S = 5.0  # an agent that was told to cancel answers by then, or the hub does
+
+log = structlog.get_logger(agent="router")
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a client or an agent is: a door and the route behind it."""
+
+    door: Door
+    route: bytes
+
+
+@dataclass(slots=True)
+class Seat:
+    """An agent as the router sees it. `seen` is monotonic seconds of its last sign of life."""
+
+    name: str
+    address: Address | None = None
+    process: str = ""
+    pid: int = 0
+    seen: float = 0.0
+    state: str = "starting"
+    detail: str = ""
+    paused: bool = False
+    failed: str = ""
+    stats: dict[str, Any] = field(default_factory=dict)
+
+
+class CommandRouter:
+    """Between the doors of clients and the door of agents.
+
+    `clients` may send commands and cancels; `agents` may do the same (internal commands too) and
+    register, beat and answer.
+    """
+
+    def __init__(
+        self,
+        *,
+        clients: list[Door],
+        agents: Door,
+        table: CommandTable,
+        ledger: Ledger,
+        default_deadline_s: float,
+    ) -> None:
+        self.seats: dict[str, Seat] = {}
+        self.table = table
+        self.counters: Counter[str] = Counter()
+        self._clients = clients
+        self._agents = agents
+        self._ledger = ledger
+        self._default_deadline_s = default_deadline_s
+        self._stopping = False
+        self.on_change: Callable[[], None] = lambda: None
+
+    async def run(self) -> None:
+        """Serve until cancelled."""
+        async with anyio.create_task_group() as tasks:
+            for door in self._clients:
+                tasks.start_soon(door.drain, self._listener(door, self._client_handlers()))
+            handlers = {**self._client_handlers(), **self._agent_handlers()}
+            tasks.start_soon(self._agents.drain, self._listener(self._agents, handlers))
+            tasks.start_soon(self._tick)
+
+    def seat(self, name: str) -> Seat:
+        """The seat of an agent, made when it is first spoken of."""
+        return self.seats.setdefault(name, Seat(name))
+
+    def in_flight(self) -> int:
+        """How many commands await their final answer."""
+        return len(self._ledger)
+
+    def agent_lost(self, name: str, why: str) -> None:
+        """Its process or task is gone: what it had fails now, what waits for it waits on."""
+        seat = self.seat(name)
+        seat.address, seat.state, seat.detail = None, "lost", why
+        for entry in self._ledger.of_agent(name, running=True):
+            self._fail(entry, CommandError(AGENT_LOST, f"{name} was lost: {why}; ask again"))
+        self.on_change()
+
+    def agent_failed(self, name: str, why: str) -> None:
+        """The supervisor gave up on it: what waits for it fails, and so does what comes."""
+        self.agent_lost(name, why)
+        seat = self.seat(name)
+        seat.state, seat.failed = "failed", why
+        for entry in self._ledger.of_agent(name, running=False):
+            self._fail(entry, _failed(name, why))
+
+    def pause(self, name: str, paused: bool) -> None:
+        """Hold back (or release) the commands of an agent; what it has it may finish."""
+        seat = self.seat(name)
+        seat.paused = paused
+        if seat.address is not None:
+            self._send(seat.address, Envelope.of(Pause(paused=paused), source="hub"))
+        self._dispatch_waiting(seat)
+
+    def refuse_new(self) -> None:
+        """From now on every new command is answered with `stopping`."""
+        self._stopping = True
+
+    def fail_all(self, why: str) -> None:
+        """Give everything in flight its final answer."""
+        for entry in self._ledger.all():
+            self._fail(entry, CommandError(STOPPING, why))
+
+    def stats(self) -> dict[str, Any]:
+        """Counters since the start, and what is in flight."""
+        refused = sum(door.refused for door in (*self._clients, self._agents))
+        return {
+            **self.counters,
+            "refused_frames": refused,
+            "in_flight": len(self._ledger),
+            "in_flight_by_agent": self._ledger.pending(),
+        }
+
+    # What arrives
+
+    def _client_handlers(self) -> dict[type[Payload], Callable[[Address, Envelope], None]]:
+        return {Command: self._on_command, Cancel: self._on_cancel}
+
+    def _agent_handlers(self) -> dict[type[Payload], Callable[[Address, Envelope], None]]:
+        return {
+            Register: self._on_register,
+            Heartbeat: self._on_heartbeat,
+            Progress: self._on_progress,
+            Result: self._on_final,
+            Failure: self._on_final,
+        }
+
+    def _listener(
+        self, door: Door, handlers: dict[type[Payload], Callable[[Address, Envelope], None]]
+    ) -> Callable[[bytes, bytes, str], None]:
+        def hear(route: bytes, data: bytes, user: str) -> None:
+            address = Address(door, route)
+            try:
+                envelope = decode(data)
+                handler = handlers.get(type(envelope.payload))
+                if handler is None:
+                    raise BadMessage(f"kind: {envelope.kind!r} is not spoken on this socket")
+                handler(address, envelope)
+            except BadMessage as error:
+                self.counters["bad_messages"] += 1
+                self._send(address, _failure(CommandError(BAD_MESSAGE, str(error))))
+
+        return hear
+
+    def _on_command(self, client: Address, envelope: Envelope) -> None:
+        try:
+            entry = self._admit(client, envelope)
+        except CommandError as error:
+            self.counters["refused_" + error.code] += 1
+            self._send(client, _failure(error, envelope.id))
+            return
+        if entry is None:
+            self.counters["repeated"] += 1
+            return
+        self.counters["accepted"] += 1
+        self._send(client, _reply(Accepted(agent=entry.agent), envelope.id))
+        seat = self.seat(entry.agent)
+        if seat.address is None or seat.paused:
+            waiting = {"waiting": f"{seat.name} is {'paused' if seat.paused else seat.state}"}
+            self._send(client, _reply(Progress(data=waiting), envelope.id))
+        self._dispatch_waiting(seat)
+
+    def _admit(self, client: Address, envelope: Envelope) -> Entry | None:
+        payload = envelope.payload
+        assert isinstance(payload, Command)  # noqa: S101 - the handler table says so
+        if self._stopping:
+            raise CommandError(STOPPING, "the daemon is stopping; ask again when it is back")
+        spec = self.table.find(payload.name, internal=client.door is self._agents)
+        args = spec.check(payload.args)
+        if failed := self.seat(spec.agent).failed:
+            raise _failed(spec.agent, failed)
+        limit = payload.deadline_s or self._default_deadline_s
+        checked = envelope.model_copy(update={"payload": payload.model_copy(update={"args": args})})
+        entry = Entry(checked, client, spec.agent, time.monotonic() + limit)
+        return entry if self._ledger.admit(entry) else None
+
+    def _on_cancel(self, client: Address, envelope: Envelope) -> None:
+        entry = self._ledger.get(envelope.correlation or "")
+        if entry is not None and entry.client == client:
+            self._cancel(entry)
+
+    def _cancel(self, entry: Entry) -> None:
+        self.counters["cancelled"] += 1
+        if not entry.running:
+            self._fail(entry, CommandError(CANCELLED, "cancelled before it began"))
+            return
+        entry.cancel_by = time.monotonic() + CANCEL_GRACE_S
+        self._tell_agent(entry.agent, Envelope.of(Cancel(), correlation=entry.id))
+
+    def _on_register(self, address: Address, envelope: Envelope) -> None:
+        payload = envelope.payload
+        assert isinstance(payload, Register)  # noqa: S101 - the handler table says so
+        seat = self.seat(payload.agent)
+        if seat.address is not None and seat.address != address:
+            self.agent_lost(payload.agent, "it was started anew")
+        seat.address, seat.process, seat.pid = address, payload.process, payload.pid
+        seat.seen, seat.state, seat.failed = time.monotonic(), "ready", ""
+        self.on_change()
+        self._dispatch_waiting(seat)
+
+    def _on_heartbeat(self, address: Address, envelope: Envelope) -> None:
+        payload = envelope.payload
+        assert isinstance(payload, Heartbeat)  # noqa: S101 - the handler table says so
+        seat = self.seat(payload.agent)
+        if seat.address not in (None, address):
+            return
+        changed = (seat.state, seat.detail) != (payload.state, payload.detail)
+        seat.seen, seat.state = time.monotonic(), payload.state
+        seat.detail, seat.stats = payload.detail, payload.stats
+        if changed:
+            self.on_change()
+
+    def _on_progress(self, address: Address, envelope: Envelope) -> None:
+        entry = self._entry_of(address, envelope)
+        if entry is not None:
+            self._send(entry.client, envelope)
+
+    def _on_final(self, address: Address, envelope: Envelope) -> None:
+        entry = self._entry_of(address, envelope)
+        if entry is None:
+            self.counters["late_answers"] += 1
+            return
+        self._ledger.close(entry.id)
+        self._answer(entry, envelope)
+
+    def _entry_of(self, address: Address, envelope: Envelope) -> Entry | None:
+        entry = self._ledger.get(envelope.correlation or "")
+        if entry is None or not entry.running or self.seat(entry.agent).address != address:
+            return None
+        return entry
+
+    # What goes out
+
+    def _dispatch_waiting(self, seat: Seat) -> None:
+        if seat.address is None or seat.paused:
+            return
+        for entry in self._ledger.of_agent(seat.name, running=False):
+            if not self._tell_agent(seat.name, entry.command):
+                return
+            entry.running = True
+
+    def _tell_agent(self, name: str, envelope: Envelope) -> bool:
+        address = self.seat(name).address
+        if address is None:
+            return False
+        try:
+            # A full queue means it reads nothing; heartbeats decide whether it is dead.
+            return address.door.port.send_nowait(address.route, envelope.encode())
+        except Unreachable:
+            self.agent_lost(name, "its connection closed")
+            return False
+
+    def _fail(self, entry: Entry, error: CommandError) -> None:
+        if self._ledger.close(entry.id) is not None:
+            self._answer(entry, _failure(error, entry.id))
+
+    def _answer(self, entry: Entry, envelope: Envelope) -> None:
+        self.counters["results" if envelope.kind == Result.kind else "errors"] += 1
+        if not self._send(entry.client, envelope):
+            self.counters["undeliverable"] += 1
+
+    def _send(self, address: Any, envelope: Envelope) -> bool:
+        try:
+            if address.door.port.send_nowait(address.route, envelope.encode()):
+                return True
+        except Unreachable:
+            pass  # the client has gone; what it asked for is stopped below
+        self._abandon(address)
+        return False
+
+    def _abandon(self, client: Address) -> None:
+        for entry in self._ledger.of_client(client):
+            self._ledger.close(entry.id)
+            self.counters["abandoned"] += 1
+            if entry.running:
+                self._tell_agent(entry.agent, Envelope.of(Cancel(), correlation=entry.id))
+
+    async def _tick(self) -> None:
+        while True:
+            await anyio.sleep(TICK_S)
+            for seat in tuple(self.seats.values()) if len(self._ledger) else ():
+                self._dispatch_waiting(seat)
+            for entry in self._ledger.overdue(time.monotonic()):
+                self._expire(entry)
+
+    def _expire(self, entry: Entry) -> None:
+        if entry.cancel_by is not None:
+            self._fail(entry, CommandError(CANCELLED, "cancelled; its agent did not answer"))
+            return
+        if entry.running:
+            self._tell_agent(entry.agent, Envelope.of(Cancel(), correlation=entry.id))
+        seat = self.seat(entry.agent)
+        why = "it took too long" if entry.running else f"{entry.agent} is {seat.state}"
+        self._fail(entry, CommandError(DEADLINE, f"no answer before the deadline: {why}"))
+
+
+def _reply(payload: Payload, correlation: str) -> Envelope:
+    return Envelope.of(payload, source="hub", correlation=correlation)
+
+
+def _failure(error: CommandError, correlation: str | None = None) -> Envelope:
+    failure = Failure(code=error.code, message=error.message, detail=error.detail)
+    return Envelope.of(failure, source="hub", correlation=correlation)
+
+
+def _failed(agent: str, why: str) -> CommandError:
+    return CommandError(AGENT_FAILED, f"{agent} has failed: {why}")

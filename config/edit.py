@@ -1,0 +1,120 @@
+"""Read, change, compare and save settings by dotted key."""
+
+import json
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from config.explain import explain
+from config.faults import ConfigError, Fault
+from config.keys import KEYS, resolve_key
+from config.settings import Settings
+from config.sources import parse_text, place
+
+
+def get_value(settings: Settings, key: str) -> Any:
+    """Return the value of a dotted (or unique bare) key.
+
+    Raises:
+        ConfigError: There is no such key.
+
+    """
+    return _value(settings, resolve_key(key))
+
+
+def _value(settings: Settings, key: str) -> Any:
+    value: Any = settings
+    for name in key.split("."):
+        value = getattr(value, name)
+    return value
+
+
+def with_value(settings: Settings, key: str, text: str) -> Settings:
+    """Return new settings in which one key has the value written in `text`.
+
+    Args:
+        settings: The settings to start from.
+        key: Dotted or unique bare key.
+        text: JSON, else plain text.
+
+    Raises:
+        ConfigError: There is no such key, or the value is refused.
+
+    """
+    name = resolve_key(key)
+    values = settings.model_dump()
+    place(values, name, parse_text(KEYS[name], text))
+    try:
+        return Settings(**values)
+    except ValidationError as error:
+        raise ConfigError(explain(error)) from error
+
+
+def changed(old: Settings, new: Settings) -> dict[str, tuple[Any, Any]]:
+    """Return the old and new value of every dotted key that differs."""
+    pairs = {key: (_value(old, key), _value(new, key)) for key in KEYS}
+    return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
+
+
+def save(settings: Settings, path: Path) -> None:
+    """Write what differs from the defaults; a reader sees the old file or the new one, whole.
+
+    An existing file keeps its mode, and its owner as far as the system allows. A link is followed.
+
+    Raises:
+        ConfigError: The file cannot be written; the old one is untouched.
+
+    """
+    written = json.loads(settings.model_dump_json())
+    values: dict[str, Any] = {}
+    for key in changed(Settings(), settings):
+        place(values, key, _nested(written, key))
+    try:
+        _replace(path.resolve(), json.dumps(values, indent=2, ensure_ascii=False) + "\n")
+    except OSError as error:
+        raise ConfigError([Fault(str(path), f"cannot be written: {error.strerror}")]) from error
+
+
+def _nested(values: Any, key: str) -> Any:
+    for name in key.split("."):
+        values = values[name]
+    return values
+
+
+def _replace(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
+    try:
+        _write_durably(beside, text, like=path)
+        beside.replace(path)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+    _sync_directory(path.parent)
+
+
+def _write_durably(path: Path, text: str, like: Path) -> None:
+    with path.open("x", encoding="utf-8") as file:
+        if like.exists():
+            _copy_ownership(file.fileno(), like.stat())
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _copy_ownership(descriptor: int, status: os.stat_result) -> None:
+    # Only root may give a file away; anyone else keeps it as their own.
+    with suppress(PermissionError):
+        os.fchown(descriptor, status.st_uid, status.st_gid)
+    os.fchmod(descriptor, status.st_mode & 0o7777)
+
+
+def _sync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,1 @@
+"""The SOVL daemon: its processes, and the libraries that its agents use."""

@@ -1,0 +1,229 @@
+"""`sovl model`: pull, list, verify and remove models."""
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, SpinnerColumn, TextColumn
+from rich.progress import Progress as Bars
+from rich.table import Table
+
+from config import ConfigError, Paths, load
+from sovl_daemon.models import (
+    DEFAULT_MODEL,
+    Manifest,
+    ModelError,
+    ModelStore,
+    Progress,
+    ProgressCallback,
+    ignore_progress,
+)
+
+app = typer.Typer(
+    name="model", help="Pull, list, verify and remove language models.", no_args_is_help=True
+)
+
+INTERRUPTED = 130  # 128 + SIGINT, as shells count
+_REFRESH_SECONDS = 0.1
+
+ModelDir = Annotated[
+    Path | None, typer.Option("--model-dir", help="Folder of the models [default: configured].")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@app.command()
+def pull(
+    name: Annotated[
+        str, typer.Argument(help="Short name, folder, .gguf file, or owner/name on the hub.")
+    ] = DEFAULT_MODEL,
+    force: Annotated[bool, typer.Option(help="Replace a stored model of that name.")] = False,
+    model_dir: ModelDir = None,
+    as_json: Json = False,
+) -> None:
+    """Fetch a model and keep it as 16-bit safetensors; does nothing when it is there already."""
+    with _one_line_errors():
+        store = _store(model_dir)
+        with _progress(as_json) as report:
+            manifest = store.pull(name, force=force, progress=report)
+    if as_json:
+        typer.echo(json.dumps({"event": "pulled", "manifest": _as_dict(manifest)}))
+    else:
+        typer.echo(f"{manifest.name}: {_summary(manifest)}, in {store.path(manifest.name)}")
+
+
+@app.command("list")
+def list_models(model_dir: ModelDir = None, as_json: Json = False) -> None:
+    """List the models of the store."""
+    with _one_line_errors():
+        store = _store(model_dir)
+        manifests = store.list()
+    if as_json:
+        typer.echo(json.dumps([_as_dict(manifest) for manifest in manifests]))
+    elif manifests:
+        Console().print(_table(manifests))
+    else:
+        typer.echo(f"no models in {store.root}; run: sovl model pull {DEFAULT_MODEL}")
+
+
+@app.command()
+def verify(
+    name: Annotated[str | None, typer.Argument(help="Model [default: all].")] = None,
+    model_dir: ModelDir = None,
+    as_json: Json = False,
+) -> None:
+    """Compare models with their manifests; exit code 1 when a file is damaged."""
+    with _one_line_errors():
+        store = _store(model_dir)
+        names = [name] if name else store.names()
+        with _silence() if as_json else _progress(as_json=False) as report:
+            faults = {each: store.verify(each, report) for each in names}
+    if as_json:
+        typer.echo(json.dumps(faults))
+    else:
+        _print_faults(faults)
+    if any(faults.values()):
+        raise typer.Exit(1)
+
+
+@app.command()
+def remove(
+    name: Annotated[str, typer.Argument(help="Model to remove.")],
+    model_dir: ModelDir = None,
+    as_json: Json = False,
+) -> None:
+    """Remove a model from the store."""
+    with _one_line_errors():
+        _store(model_dir).remove(name)
+    typer.echo(json.dumps({"removed": name}) if as_json else f"{name} removed")
+
+
+def _store(model_dir: Path | None) -> ModelStore:
+    if model_dir is None:
+        model_dir = Paths.of(load()).model_dir
+    return ModelStore(model_dir.expanduser().absolute())
+
+
+@contextmanager
+def _one_line_errors() -> Iterator[None]:
+    try:
+        yield
+    except (ModelError, ConfigError, OSError) as error:
+        typer.echo(f"sovl model: {error}", err=True)
+        raise typer.Exit(1) from error
+    except KeyboardInterrupt as error:
+        typer.echo("sovl model: interrupted; nothing unfinished was kept", err=True)
+        raise typer.Exit(INTERRUPTED) from error
+
+
+@contextmanager
+def _progress(as_json: bool) -> Iterator[ProgressCallback]:
+    """Choose how progress shows: JSON lines, a bar on a terminal, else one line a stage."""
+    if as_json:
+        yield _throttled(_print_json)
+    elif sys.stderr.isatty():
+        with _bar() as report:
+            yield report
+    else:
+        yield _once_a_stage(lambda step: typer.echo(f"{step.stage} ...", err=True))
+
+
+@contextmanager
+def _silence() -> Iterator[ProgressCallback]:
+    yield ignore_progress
+
+
+@contextmanager
+def _bar() -> Iterator[ProgressCallback]:
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.fields[amount]}"),
+    )
+    with Bars(*columns, console=Console(stderr=True), transient=True) as bars:
+        task = bars.add_task("starting", total=None, amount="")
+
+        def show(step: Progress) -> None:
+            bars.update(
+                task,
+                description=step.stage,
+                completed=step.done,
+                total=step.total,
+                amount=_amount(step),
+            )
+
+        yield _throttled(show)
+
+
+def _throttled(show: ProgressCallback) -> ProgressCallback:
+    """Pass on a stage's first and last step, and of the others ten a second."""
+    stage, shown_at = "", 0.0
+
+    def report(step: Progress) -> None:
+        nonlocal stage, shown_at
+        now = time.monotonic()
+        due = now - shown_at >= _REFRESH_SECONDS
+        if due or step.stage != stage or step.done == step.total:
+            stage, shown_at = step.stage, now
+            show(step)
+
+    return report
+
+
+def _once_a_stage(show: ProgressCallback) -> ProgressCallback:
+    stage = ""
+
+    def report(step: Progress) -> None:
+        nonlocal stage
+        if step.stage != stage:
+            stage = step.stage
+            show(step)
+
+    return report
+
+
+def _print_json(step: Progress) -> None:
+    typer.echo(json.dumps({"event": "progress", **asdict(step)}))
+
+
+def _amount(step: Progress) -> str:
+    if step.total is None:
+        return ""
+    if step.unit == "B":
+        return f"{step.done / 1e6:.0f}/{step.total / 1e6:.0f} MB"
+    return f"{step.done}/{step.total} {step.unit}"
+
+
+def _as_dict(manifest: Manifest) -> dict[str, object]:
+    return manifest.model_dump(mode="json")
+
+
+def _summary(manifest: Manifest) -> str:
+    return (
+        f"{manifest.parameters / 1e6:.1f} M parameters, {manifest.dtype}, "
+        f"{manifest.total_bytes / 1e6:.0f} MB"
+    )
+
+
+def _table(manifests: list[Manifest]) -> Table:
+    table = Table("name", "parameters", "dtype", "size", "source", box=None)
+    for manifest in manifests:
+        parameters = f"{manifest.parameters / 1e6:.1f} M"
+        size = f"{manifest.total_bytes / 1e6:.0f} MB"
+        table.add_row(manifest.name, parameters, manifest.dtype, size, manifest.source)
+    return table
+
+
+def _print_faults(faults: dict[str, list[str]]) -> None:
+    for name, found in faults.items():
+        typer.echo(f"{name}: {'sound' if not found else f'{len(found)} faults'}")
+        for fault in found:
+            typer.echo(f"  {fault}")

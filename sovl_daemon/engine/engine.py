@@ -1,0 +1,136 @@
+"""The engine: a model, its tokenizer and the thread that owns them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import anyio.to_thread
+
+from sovl_daemon.engine.chat import ChatTokenizer
+from sovl_daemon.engine.decode import Decoding
+from sovl_daemon.engine.errors import OptionError
+from sovl_daemon.engine.generation import Generation, Request
+from sovl_daemon.engine.inbox import call
+from sovl_daemon.engine.message import Message
+from sovl_daemon.engine.model import LoadedModel, load_model
+from sovl_daemon.engine.options import SamplingOptions
+from sovl_daemon.engine.priority import Priority
+from sovl_daemon.engine.tensor_thread import TensorThread
+
+# The part of the context a long answer may claim from the prompt, at most.
+_ANSWER_SHARE = 4
+_MIN_CONTEXT = 16
+
+
+class Engine:
+    """Answers conversations with one loaded model.
+
+    Other tensor work (a judge, a trainer) goes to `thread` and uses `model` on it alone.
+    `context_length` bounds prompt and answer together, in tokens.
+    """
+
+    def __init__(
+        self,
+        model: LoadedModel,
+        tokenizer: ChatTokenizer,
+        thread: TensorThread,
+        *,
+        context_length: int,
+    ) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.thread = thread
+        self.context_length = min(context_length, model.max_context or context_length)
+        self._parameters = model.parameters
+
+    @classmethod
+    async def load(
+        cls,
+        path: Path,
+        *,
+        device: str = "auto",
+        dtype: str = "auto",
+        threads: int = 1,
+        context_length: int = 2048,
+        max_concurrent: int = 8,
+    ) -> "Engine":
+        """Load the model in the folder `path` and warm it up, without blocking the event loop.
+
+        `max_concurrent` conversations take turns, the others wait.
+
+        Raises:
+            ModelLoadError: the folder holds no model that can be run.
+            OptionError: an option is not allowed here.
+            EngineOutOfMemoryError: the model does not fit.
+        """
+        if context_length < _MIN_CONTEXT or max_concurrent < 1:
+            raise OptionError(
+                f"context_length {context_length} and max_concurrent {max_concurrent}: "
+                f"give at least {_MIN_CONTEXT} and 1"
+            )
+        # Not on the tensor thread: a long load would look like a hung step.
+        model, tokenizer = await anyio.to_thread.run_sync(_load, path, device, dtype, threads)
+        thread = TensorThread(max_concurrent=max_concurrent)
+        engine = cls(model, tokenizer, thread, context_length=context_length)
+        try:
+            await call(thread, model.warm_up, Priority.JUDGE)
+        except BaseException:
+            await engine.close()
+            raise
+        return engine
+
+    def generate(
+        self,
+        messages: Sequence[Message],
+        options: SamplingOptions | None = None,
+        *,
+        priority: Priority = Priority.CONVERSATION,
+    ) -> Generation:
+        """Answer the last message; iterate the result for the pieces of the answer.
+
+        A history that is too long loses its oldest turns.
+
+        Raises:
+            OptionError: there is no user message, or the chat template refuses the messages.
+            PromptTooLongError: the system prompt and the last message do not fit.
+            EngineError: while iterating: out of memory, stopped, or a model that gives NaN.
+        """
+        options = options or SamplingOptions()
+        prompt = self.tokenizer.encode(messages, self._prompt_limit(options))
+        decoding = Decoding(
+            self.model,
+            prompt,
+            options,
+            stop_ids=self.tokenizer.stop_ids,
+            context_length=self.context_length,
+        )
+        text = self.tokenizer.answer_text()
+        return Generation(self.thread, Request(decoding, text, len(prompt), priority))
+
+    def info(self) -> dict[str, str | int]:
+        """Describe what is loaded and how."""
+        return {
+            "parameters": self._parameters,
+            "layers": self.model.layers,
+            "dtype": str(self.model.precision.dtype).removeprefix("torch."),
+            "dtype_reason": self.model.precision.reason,
+            "device": str(self.model.device),
+            "context_length": self.context_length,
+        }
+
+    def stalled_for(self) -> float:
+        """Return how many seconds the current step has been running, 0.0 when idle."""
+        return self.thread.stalled_for()
+
+    async def close(self) -> None:
+        """Stop after the current step; answers under way end with EngineStoppedError."""
+        await anyio.to_thread.run_sync(self.thread.stop)
+
+    def _prompt_limit(self, options: SamplingOptions) -> int:
+        return self.context_length - min(
+            options.max_new_tokens, self.context_length // _ANSWER_SHARE
+        )
+
+
+def _load(path: Path, device: str, dtype: str, threads: int) -> tuple[LoadedModel, ChatTokenizer]:
+    model = load_model(path, device=device, dtype=dtype, threads=threads)
+    return model, ChatTokenizer.load(path, stop_ids=model.stop_ids)

@@ -1,0 +1,60 @@
+"""What can go wrong in the engine; each message is one line that says what to do next."""
+
+import re
+
+_OUT_OF_MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory", re.IGNORECASE)
+
+
+class EngineError(RuntimeError):
+    """Base of every error the engine raises on purpose."""
+
+
+class OptionError(EngineError, ValueError):
+    """An option or a message has a value that is not allowed."""
+
+
+class ModelLoadError(EngineError):
+    """A folder does not hold a model that this engine can run."""
+
+
+class PromptTooLongError(EngineError):
+    """The messages that may not be dropped do not fit into the context."""
+
+    def __init__(self, tokens: int, limit: int) -> None:
+        super().__init__(
+            f"prompt too long: system prompt and last message need {tokens} tokens, "
+            f"{limit} fit beside the answer; shorten the message or raise the context length"
+        )
+        self.tokens = tokens
+        self.limit = limit
+
+
+class NonFiniteLogitsError(EngineError):
+    """The model produced NaN or infinity instead of a distribution over tokens."""
+
+
+class EngineOutOfMemoryError(EngineError):
+    """A step found no memory; the job it belonged to is gone, the engine goes on."""
+
+
+class JobCancelledError(EngineError):
+    """The job was cancelled before it was done."""
+
+
+class EngineStoppedError(EngineError):
+    """The tensor thread has stopped and takes no more work."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether Python or any allocator of torch ran out of memory.
+
+    By message, because torch's CPU allocator raises a plain RuntimeError.
+    """
+    if isinstance(error, MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and bool(_OUT_OF_MEMORY.search(str(error)))
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's text, or its type if it has none."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -1,0 +1,163 @@
+"""A frozen causal language model and its forward pass.
+
+This is the seam for fusion, quantisation and other caches: the decode loop asks for a cache and
+for the logits of the next token, nothing else.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
+from transformers.utils import logging as transformers_logging
+
+from sovl_daemon.engine.errors import (
+    EngineOutOfMemoryError,
+    ModelLoadError,
+    OptionError,
+    first_line,
+    is_out_of_memory,
+)
+from sovl_daemon.engine.kernels import native_is_faster, native_kernels
+from sovl_daemon.engine.precision import HALF_DTYPES, DtypeChoice, choose_dtype
+
+_WARM_UP_TOKENS = 16
+
+
+@dataclass(slots=True, eq=False)
+class LoadedModel:
+    """A model in evaluation mode whose parameters take no gradient.
+
+    `network` is a transformers causal LM; `max_context` is the number of positions it knows, None
+    if it has no such limit. Use it from one thread only.
+    """
+
+    network: Any
+    device: torch.device
+    precision: DtypeChoice
+    max_context: int | None
+    native_one_token: bool = False
+
+    @property
+    def parameters(self) -> int:
+        """Number of parameters; tied ones count once."""
+        return sum(parameter.numel() for parameter in self.network.parameters())
+
+    @property
+    def layers(self) -> int:
+        """Number of decoder blocks."""
+        return int(self.network.config.get_text_config(decoder=True).num_hidden_layers)
+
+    @property
+    def stop_ids(self) -> frozenset[int]:
+        """Token ids that end a sequence, as the model's generation settings name them."""
+        ids = self.network.generation_config.eos_token_id
+        return frozenset([ids] if isinstance(ids, int) else ids or ())
+
+    def new_cache(self) -> Any:
+        """Return an empty key-value cache for one sequence."""
+        return DynamicCache(config=self.network.config)
+
+    def forward(self, ids: Sequence[int], cache: Any) -> torch.Tensor:
+        """Read `ids` after what `cache` holds; return the logits of the next token, (vocab,)."""
+        native = self.native_one_token and len(ids) == 1
+        with torch.inference_mode(), native_kernels(native):
+            input_ids = torch.tensor([ids], device=self.device)  # (1, T)
+            output = self.network(
+                input_ids=input_ids, past_key_values=cache, use_cache=True, logits_to_keep=1
+            )
+            return output.logits[0, -1]
+
+    def warm_up(self) -> None:
+        """Run a short prompt and a few tokens, so that the first answer finds everything ready.
+
+        Raises:
+            ModelLoadError: the model cannot be run with a key-value cache.
+        """
+        try:
+            cache = self.new_cache()
+            self.forward([0] * _WARM_UP_TOKENS, cache)
+            self.forward([0], cache)
+            if self.device.type == "cpu" and self.precision.dtype in HALF_DTYPES:
+                self.native_one_token = native_is_faster(lambda: self.forward([0], cache))
+        except (TypeError, ValueError, NotImplementedError, AttributeError) as error:
+            name = type(self.network).__name__
+            raise ModelLoadError(
+                f"{name} cannot decode with a key-value cache ({first_line(error)}); "
+                "choose a decoder-only model such as GPT-2 or Llama"
+            ) from error
+
+
+def load_model(
+    path: Path, *, device: str = "auto", dtype: str = "auto", threads: int = 1
+) -> LoadedModel:
+    """Load the causal LM in the folder `path`; nothing is downloaded and no code in it is run.
+
+    `threads` is the number of CPU threads one operation may use; it holds for the whole process.
+
+    Raises:
+        ModelLoadError: the folder holds no such model, or one that cannot be loaded.
+        OptionError: device, dtype or threads are not allowed here.
+    """
+    if threads < 1:
+        raise OptionError(f"threads {threads} is not allowed: give 1 or more")
+    torch.set_num_threads(threads)
+    place = choose_device(device)
+    config = _read_config(path)
+    precision = choose_dtype(dtype, config.dtype or torch.float32, place)
+    network = _read_network(path, config, precision.dtype).to(place)
+    network.eval().requires_grad_(False)
+    text_config = config.get_text_config(decoder=True)
+    max_context = getattr(text_config, "max_position_embeddings", None)
+    return LoadedModel(network, place, precision, max_context)
+
+
+def choose_device(asked: str) -> torch.device:
+    """Turn "auto" into a GPU if there is one, else the CPU; check any other name.
+
+    Raises:
+        OptionError: torch does not know the device, or this machine does not have it.
+    """
+    if asked == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(asked)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise OptionError(
+            f"device {asked!r} cannot be used ({first_line(error)}): use auto, cpu or cuda"
+        ) from error
+    return device
+
+
+def _read_config(path: Path) -> Any:
+    if not (path / "config.json").is_file():
+        raise ModelLoadError(f"no model in {path}: give a folder with config.json and safetensors")
+    try:
+        return AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelLoadError(_unloadable(path, error)) from error
+
+
+def _read_network(path: Path, config: Any, dtype: torch.dtype) -> Any:
+    transformers_logging.disable_progress_bar()
+    try:
+        return AutoModelForCausalLM.from_pretrained(
+            path,
+            config=config,
+            dtype=dtype,
+            local_files_only=True,
+            trust_remote_code=False,
+            # The other format is a pickle, which may run code.
+            use_safetensors=True,
+        )
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise EngineOutOfMemoryError(f"no memory to load the model in {path}") from error
+        raise ModelLoadError(_unloadable(path, error)) from error
+
+
+def _unloadable(path: Path, error: Exception) -> str:
+    return f"cannot load the model in {path} ({first_line(error)}): pull it again or choose another"

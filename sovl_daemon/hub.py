@@ -1,0 +1,242 @@
+"""The hub: sockets, supervisor and settings of one daemon, in one small process.
+
+It never imports torch, is up in under a second, and answers in milliseconds while models work.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import anyio
+import filelock
+import structlog
+
+from bus.commands import CommandTable
+from bus.topics import CONFIG, HUB, ConfigChanged, HubState
+from config import Paths, Settings, changed, load, save, with_value
+from sovl_daemon import log, registry
+from sovl_daemon.controls import Controls
+from sovl_daemon.notify import Notifier
+from sovl_daemon.process import WorkerProcess
+from sovl_daemon.supervisor import Child, Supervisor, policy
+from sovl_daemon.switchboard import Switchboard
+
+DRAIN_CHECK_S = 0.05
+
+logger = structlog.get_logger(agent="hub")
+
+
+class AlreadyRunning(Exception):
+    """Another hub holds the lock of this runtime directory."""
+
+
+class Hub:
+    """One daemon. `overrides` are settings from the command line; they outlive a reload."""
+
+    def __init__(
+        self, settings: Settings, config_file: Path, overrides: dict[str, str] | None = None
+    ) -> None:
+        self.settings = settings
+        self.paths = Paths.of(settings)
+        self.state, self.detail = "", ""
+        self._config_file = config_file
+        self._overrides = overrides or {}
+        self._notifier = Notifier()
+        self._stop, self._hurry = anyio.Event(), anyio.Event()
+        self._was_ready = False
+
+    async def run(self) -> None:
+        """Live until told to stop.
+
+        Raises AlreadyRunning, RegistryError, KeyProblem and ConfigError before anything starts,
+        and GaveUp when an agent that the daemon needs cannot be kept alive.
+        """
+        self.paths.ensure()
+        self._agents = registry.find_agents(self.settings)
+        table = CommandTable(spec for agent in self._agents.values() for spec in agent.commands())
+        board = Switchboard(self.settings.bus, self.paths, table, Controls.table())
+        close_s = self.settings.supervision.close_s
+        with _instance_lock(self.paths.runtime_dir), board.open(Controls(self), close_s):
+            self.broker, self.router, self.responder = board.broker, board.router, board.responder
+            self.supervisor = Supervisor(self._children(), self.router, self.settings.supervision)
+            await self._live(board)
+
+    def _children(self) -> list[Child]:
+        children = []
+        for process, names in registry.processes(self.settings, self._agents).items():
+            groups = [[name] for name in names] if process == registry.HUB else [names]
+            for group in groups:
+                runner = self._runner(process, group)
+                critical = any(self._agents[name].critical for name in group)
+                title = group[0] if process == registry.HUB else process
+                history = policy(self.settings.supervision)
+                children.append(Child(title, group, critical, runner.run, runner.kill, history))
+                for name in group:
+                    self.router.seat(name)
+        return children
+
+    def _runner(self, process: str, agents: list[str]) -> WorkerProcess | _AgentTask:
+        if process == registry.HUB:
+            agent = self._agents[agents[0]]
+            return _AgentTask(lambda: agent(self.settings, self.paths, registry.HUB))
+        return WorkerProcess(process, agents, lambda: self.settings)
+
+    # Life
+
+    async def _live(self, board: Switchboard) -> None:
+        self._publish_settings({})
+        self.router.on_change = self._refresh_state
+        self._refresh_state()
+        async with anyio.create_task_group() as services:
+            services.start_soon(board.run)
+            services.start_soon(self._hear_signals)
+            services.start_soon(self._pat_watchdog)
+            services.start_soon(self.supervisor.run)
+            await self._stop.wait()
+            await self._shut_down()
+            services.cancel_scope.cancel()
+        logger.info("hub.stopped")
+
+    async def _shut_down(self) -> None:
+        """In stages, each with its budget; the unit's TimeoutStopSec is above their sum."""
+        budget = self.settings.supervision
+        self._notifier.stopping(budget.drain_s + budget.stop_s + budget.close_s)
+        self._set_state("stopping", self.detail)
+        self.router.refuse_new()
+        with anyio.move_on_after(budget.drain_s):
+            while self.router.in_flight() and not self._hurry.is_set():
+                await anyio.sleep(DRAIN_CHECK_S)
+        self.router.fail_all("the daemon is stopping")
+        await self.supervisor.stop()
+
+    def request_stop(self, why: str) -> None:
+        """Begin to stop; a second time, do not wait for what runs."""
+        logger.info("hub.stop_requested", why=why)
+        if self._stop.is_set():
+            self._hurry.set()
+        self.detail = why
+        self._stop.set()
+
+    async def _hear_signals(self) -> None:
+        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+            async for number in signals:
+                if number == signal.SIGHUP:
+                    self._reload_on_signal()
+                else:
+                    self.request_stop(number.name)
+
+    async def _pat_watchdog(self) -> None:
+        if self._notifier.watchdog_s is None:
+            return
+        while True:
+            if self.supervisor.fresh():
+                self._notifier.watchdog()
+            await anyio.sleep(self._notifier.watchdog_s / 2)
+
+    # State
+
+    def _refresh_state(self) -> None:
+        """The daemon is ready when every critical agent is."""
+        if self.state == "stopping":
+            return
+        waiting = [
+            f"{seat.name}: {seat.detail or seat.state}"
+            for seat in self.router.seats.values()
+            if self._agents[seat.name].critical and seat.address is None
+        ]
+        if not waiting:
+            self._was_ready = True
+            self._set_state("ready", "")
+        else:
+            self._set_state("degraded" if self._was_ready else "starting", "; ".join(waiting))
+
+    def _set_state(self, state: str, detail: str) -> None:
+        if (state, detail) == (self.state, self.detail) and state != "stopping":
+            return
+        entered = state != self.state
+        self.state, self.detail = state, detail
+        self.broker.publish(HUB, HubState(state=state, detail=detail), retain=True)
+        if entered:
+            logger.info("hub.state", state=state, detail=detail)
+        if state == "ready":
+            self._notifier.ready("ready")
+        else:
+            self._notifier.status(f"{state}: {detail}" if detail else state)
+
+    # Settings
+
+    def change_setting(self, key: str, text: str, keep: bool) -> None:
+        """Set one key live and, with `keep`, in the file. Raises ConfigError, changing nothing."""
+        settings = with_value(self.settings, key, text)
+        if keep:
+            # From the file alone: what came by environment or command line stays out of it.
+            save(with_value(load(self._existing_file(), environ={}), key, text), self._config_file)
+        self._apply(settings)
+
+    def reload(self) -> dict[str, tuple[Any, Any]]:
+        """Read the file again. Raises ConfigError and keeps the good settings if it is faulty."""
+        return self._apply(load(self._existing_file(), self._overrides))
+
+    def _reload_on_signal(self) -> None:
+        self._notifier.reloading()
+        try:
+            self.reload()
+        except Exception as error:  # whatever is wrong with the file, the daemon goes on
+            for fault in str(error).splitlines():
+                logger.error("config.refused", fault=fault)
+        self._notifier.ready(self.state)
+
+    def _apply(self, settings: Settings) -> dict[str, tuple[Any, Any]]:
+        changes = changed(self.settings, settings)
+        self.settings = settings
+        if changes:
+            log.set_level(settings.logging.level)
+            logger.info("config.changed", keys=sorted(changes))
+            self._publish_settings({key: new for key, (_, new) in changes.items()})
+        return changes
+
+    def _publish_settings(self, changes: dict[str, Any]) -> None:
+        settings = self.settings.model_dump(mode="json")
+        self.broker.publish(CONFIG, ConfigChanged(changed=changes, settings=settings), retain=True)
+
+    def _existing_file(self) -> Path | None:
+        return self._config_file if self._config_file.exists() else None
+
+
+class _AgentTask:
+    """An agent that lives inside the hub."""
+
+    def __init__(self, make: Callable[[], registry.Agent]) -> None:
+        self._make = make
+        self._scope = anyio.CancelScope()
+
+    async def run(self) -> str:
+        """Live until the agent ends; raises what it raised."""
+        with anyio.CancelScope() as self._scope:
+            await self._make().serve()
+            return "ended by itself"
+        return "gave no sign of life"
+
+    def kill(self) -> None:
+        """End it: it fell silent."""
+        self._scope.cancel()
+
+
+@contextmanager
+def _instance_lock(runtime_dir: Path) -> Iterator[None]:
+    """Binding a live socket path would steal it silently: so take the lock first."""
+    lock = filelock.FileLock(runtime_dir / "hub.lock", timeout=0)
+    try:
+        lock.acquire()
+    except filelock.Timeout:
+        raise AlreadyRunning(
+            f"a SOVL daemon is already running in {runtime_dir}; talk to it with: sovl console"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()

@@ -1,0 +1,1 @@
+"""What SOVL remembers: its interactions."""

@@ -1,0 +1,114 @@
+"""The interactions that SOVL lived through, in SQLite."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+_SCHEMA = (
+    """
+    CREATE TABLE interactions (
+        id           INTEGER PRIMARY KEY,
+        command      TEXT NOT NULL UNIQUE,
+        time         REAL NOT NULL,
+        conversation TEXT NOT NULL,
+        prompt       TEXT NOT NULL,
+        response     TEXT NOT NULL,
+        tokens       INTEGER NOT NULL,
+        confidence   REAL
+    ) STRICT;
+    CREATE INDEX by_conversation ON interactions (conversation, id);
+    """,
+)
+
+
+class StoreError(Exception):
+    """The database cannot be used; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Interaction:
+    """One exchange. `command` is the id of the command it answered, `time` seconds since the epoch.
+
+    `confidence` is the mean probability of the chosen tokens, 0 to 1; None when unknown.
+    """
+
+    command: str
+    conversation: str
+    prompt: str
+    response: str
+    tokens: int
+    confidence: float | None
+    time: float = 0.0
+    id: int = 0
+
+
+class InteractionStore:
+    """One connection to the database; use it from one thread at a time.
+
+    Write-ahead log with full synchronisation: what `add` returned for survives a power cut.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        """Open or create. Raises StoreError when the file is damaged or from a newer version."""
+        self.path = path
+        try:
+            self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("PRAGMA synchronous=FULL")
+            self._db.execute("PRAGMA busy_timeout=5000")
+            self._migrate()
+        except sqlite3.Error as error:
+            raise StoreError(f"{path}: {error}; restore it from a backup or move it away") from None
+
+    def _migrate(self) -> None:
+        version = self._db.execute("PRAGMA user_version").fetchone()[0]
+        if version > len(_SCHEMA):
+            raise StoreError(
+                f"{self.path}: written by a newer SOVL (schema {version}); update SOVL"
+            )
+        for number, script in enumerate(_SCHEMA[version:], start=version + 1):
+            self._db.executescript(f"BEGIN; {script} PRAGMA user_version={number}; COMMIT;")
+
+    def close(self) -> None:
+        """Fold the write-ahead log in and close."""
+        self._db.close()
+
+    def add(self, interaction: Interaction) -> int:
+        """Store durably and return the interaction's id. Adding a command twice changes nothing."""
+        fields = asdict(interaction) | {"time": interaction.time or time.time()}
+        self._db.execute(
+            "INSERT INTO interactions"
+            " (command, time, conversation, prompt, response, tokens, confidence) VALUES"
+            " (:command, :time, :conversation, :prompt, :response, :tokens, :confidence)"
+            " ON CONFLICT (command) DO NOTHING",
+            fields,
+        )
+        row = self._db.execute(
+            "SELECT id FROM interactions WHERE command = ?", (interaction.command,)
+        ).fetchone()
+        return int(row[0])
+
+    def recent(self, limit: int, conversation: str | None = None) -> list[Interaction]:
+        """The last `limit` interactions (of one conversation), oldest first."""
+        where = "" if conversation is None else "WHERE conversation = :conversation"
+        rows = self._db.execute(
+            "SELECT command, conversation, prompt, response, tokens, confidence, time, id"
+            f" FROM interactions {where} ORDER BY id DESC LIMIT :limit",
+            {"conversation": conversation, "limit": limit},
+        ).fetchall()
+        return [Interaction(*row) for row in reversed(rows)]
+
+    def count(self) -> int:
+        """How many interactions there are."""
+        return int(self._db.execute("SELECT count(*) FROM interactions").fetchone()[0])
+
+    def size(self) -> dict[str, Any]:
+        """For `stats`: rows and bytes of the database."""
+        pages, page_size = (
+            self._db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "page_size")
+        )
+        return {"interactions": self.count(), "bytes": pages * page_size}

@@ -1,0 +1,43 @@
+"""What can go wrong with a model. Every message is one line that says what to do next."""
+
+
+class ModelError(Exception):
+    """Base of every error of the model store."""
+
+
+class InvalidName(ModelError):
+    """A name that cannot be a folder of the store."""
+
+
+class ModelNotFound(ModelError):
+    """The store has no model of that name."""
+
+
+class ModelExists(ModelError):
+    """The store has a model of that name from another source."""
+
+
+class FetchError(ModelError):
+    """The model's files could not be fetched or read."""
+
+
+class WrongHash(FetchError):
+    """A fetched file is not the one the catalogue promises."""
+
+
+class NoSpace(ModelError):
+    """The disk has no room for the converted model."""
+
+
+class ConversionError(ModelError):
+    """The checkpoint is not one that can become 16-bit safetensors."""
+
+
+class ManifestError(ModelError):
+    """A model's folder has no manifest, or one that cannot be read."""
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's text, cut to 300 characters."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0].strip()[:300]

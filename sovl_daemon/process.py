@@ -1,0 +1,102 @@
+"""A worker process as the hub sees it: spawned (never forked), listened to, and surely ended."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+
+import anyio
+import orjson
+from anyio.abc import ByteReceiveStream, Process
+from anyio.streams.buffered import BufferedByteReceiveStream
+
+from bus.errors import FatalError
+from config import Settings
+from sovl_daemon import log
+from sovl_daemon.worker import EX_FATAL, Orders
+
+MAX_LINE = 1 << 20
+
+
+class WorkerProcess:
+    """Runs some agents in a process of their own."""
+
+    def __init__(self, name: str, agents: list[str], settings: Callable[[], Settings]) -> None:
+        self.name = name
+        self.agents = agents
+        self.pid: int | None = None
+        self._settings = settings
+        self._reason = ""
+
+    async def run(self) -> str:
+        """Live until the process ends by itself and tell why; end it when cancelled.
+
+        Raises FatalError when starting it again would not help.
+        """
+        settings = self._settings()
+        async with await anyio.open_process(
+            [sys.executable, "-m", "sovl_daemon.worker"], env=_environment(settings)
+        ) as process:
+            self.pid, self._reason = process.pid, ""
+            try:
+                return await self._attend(process, settings)
+            finally:
+                with anyio.CancelScope(shield=True):
+                    await _end(process, settings.supervision.stop_s)
+                self.pid = None
+
+    def kill(self) -> None:
+        """End it at once: it hangs."""
+        if self.pid is not None:
+            os.kill(self.pid, signal.SIGKILL)
+
+    async def _attend(self, process: Process, settings: Settings) -> str:
+        assert process.stdin and process.stdout and process.stderr  # noqa: S101 - all piped
+        orders = Orders(process=self.name, agents=self.agents, settings=settings)
+        with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):
+            await process.stdin.send(orders.model_dump_json().encode() + b"\n")
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._listen, process.stdout)
+            tasks.start_soon(self._listen, process.stderr)
+        code = await process.wait()
+        if code == EX_FATAL:
+            raise FatalError(self._reason)
+        return self._reason or _why(code)
+
+    async def _listen(self, stream: ByteReceiveStream) -> None:
+        lines = BufferedByteReceiveStream(stream)
+        with suppress(anyio.EndOfStream, anyio.IncompleteRead, anyio.DelimiterNotFound):
+            while True:
+                line = await lines.receive_until(b"\n", MAX_LINE)
+                log.pass_on(line, self.name)
+                if b'"worker.fa' in line:
+                    self._reason = orjson.loads(line)["reason"]
+
+
+def _environment(settings: Settings) -> dict[str, str]:
+    """Tensor libraries read their thread count before our code runs."""
+    threads = str(settings.host.threads or max(1, len(os.sched_getaffinity(0)) - 1))
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+    # Notifications to systemd are the hub's alone.
+    inherited = {k: v for k, v in os.environ.items() if k not in ("NOTIFY_SOCKET", "WATCHDOG_USEC")}
+    return {**inherited, **dict.fromkeys(names, threads), "TOKENIZERS_PARALLELISM": "false"}
+
+
+async def _end(process: Process, patience_s: float) -> None:
+    """Ask, wait, then insist."""
+    with suppress(ProcessLookupError):
+        process.terminate()
+        with anyio.move_on_after(patience_s):
+            await process.wait()
+            return
+        process.kill()
+        await process.wait()
+
+
+def _why(code: int) -> str:
+    if code >= 0:
+        return f"exited with status {code}"
+    return f"killed by {signal.Signals(-code).name}"

@@ -1,0 +1,91 @@
+"""A process of the daemon that runs agents for the hub: `python -m sovl_daemon.worker`.
+
+Its orders come as one JSON line on standard input; its log leaves by standard output. It ends
+with the hub, however the hub ends: nobody is left behind.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+
+import anyio
+import structlog
+from pydantic import BaseModel
+
+from bus.errors import FatalError
+from config import Paths, Settings
+from sovl_daemon import log, registry
+
+EX_FATAL = 78  # as EX_CONFIG of sysexits(3): starting again would not help
+
+
+class Orders(BaseModel):
+    """What the hub tells a worker."""
+
+    process: str
+    agents: list[str]
+    settings: Settings
+
+
+def main() -> int:
+    """Run the agents named in the orders until told to stop."""
+    orders = Orders.model_validate_json(sys.stdin.buffer.readline())
+    threading.Thread(target=_end_with_the_hub, daemon=True).start()
+    log.configure_worker(orders.settings.logging)
+    _yield_to_others(orders.settings)
+    code = 0
+    try:
+        anyio.run(_serve, orders)
+    except* FatalError as errors:
+        _report("worker.fatal", errors)
+        code = EX_FATAL
+    except* Exception as errors:
+        _report("worker.failed", errors)
+        code = code or 1
+    return code
+
+
+def _end_with_the_hub() -> None:
+    """Standard input closes when the hub is gone, even by kill -9."""
+    while sys.stdin.buffer.read(1):
+        pass
+    os._exit(0)
+
+
+def _yield_to_others(settings: Settings) -> None:
+    """Under pressure the kernel should take this process, not the hub."""
+    os.nice(settings.host.nice)
+    adjustment = Path("/proc/self/oom_score_adj")
+    if adjustment.exists() and int(adjustment.read_text()) < settings.host.oom_score_adj:
+        adjustment.write_text(str(settings.host.oom_score_adj))
+
+
+async def _serve(orders: Orders) -> None:
+    available = registry.find_agents(orders.settings)
+    paths = Paths.of(orders.settings)
+    async with anyio.create_task_group() as tasks:
+        for name in orders.agents:
+            agent = available[name](orders.settings, paths, orders.process)
+            tasks.start_soon(agent.serve)
+        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            async for number in signals:
+                if number == signal.SIGTERM:  # Ctrl-C is the hub's to act on
+                    break
+        tasks.cancel_scope.cancel()
+
+
+def _report(event: str, errors: BaseExceptionGroup[BaseException]) -> None:
+    first: BaseException = errors
+    while isinstance(first, BaseExceptionGroup):
+        first = first.exceptions[0]
+    reason = f"{first}" if isinstance(first, FatalError) else f"{type(first).__name__}: {first}"
+    logger = structlog.get_logger(agent="worker")
+    logger.error(event, reason=reason, exc_info=None if isinstance(first, FatalError) else errors)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

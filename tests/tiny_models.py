@@ -1,0 +1,176 @@
+"""Models small enough to build in a test: transformers folders, GGUF files, wheels with one."""
+
+import hashlib
+import zipfile
+from pathlib import Path
+
+import gguf
+import numpy as np
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
+
+from sovl_daemon.models import PackagedModel
+
+torch.set_num_threads(1)
+
+END = "<|im_end|>"
+TEMPLATE = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+)
+VOCABULARY = 300
+WIDTH = 32
+
+
+def tiny_tokenizer() -> PreTrainedTokenizerFast:
+    """Return a byte-level BPE tokenizer that can encode any text."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=["<|im_start|>", END],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(["the capital of France is Paris", "\n\n"], trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token=END, pad_token=END, chat_template=TEMPLATE
+    )
+
+
+def gpt2(seed: int = 0) -> PreTrainedModel:
+    """Return a GPT-2 of two layers with random weights, embeddings tied."""
+    torch.manual_seed(seed)
+    config = GPT2Config(
+        vocab_size=VOCABULARY,
+        n_positions=64,
+        n_embd=WIDTH,
+        n_layer=2,
+        n_head=2,
+        bos_token_id=1,
+        eos_token_id=1,
+    )
+    return GPT2LMHeadModel(config).eval()
+
+
+def llama(seed: int = 0, *, tied: bool = False) -> PreTrainedModel:
+    """Return a Llama of two layers with random weights."""
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=WIDTH,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=64,
+        tie_word_embeddings=tied,
+        bos_token_id=0,
+        eos_token_id=1,
+    )
+    return LlamaForCausalLM(config).eval()
+
+
+def save(model: PreTrainedModel, folder: Path) -> Path:
+    """Save a model and the tiny tokenizer as a transformers folder."""
+    model.save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def save_gguf(
+    path: Path, matrices: gguf.GGMLQuantizationType = gguf.GGMLQuantizationType.Q8_0
+) -> Path:
+    """Write a Llama of one layer as GGUF: matrices in the given type, norms in float32."""
+    writer = gguf.GGUFWriter(path, "llama")
+    _write_hyperparameters(writer)
+    _write_vocabulary(writer)
+    for name, tensor in gguf_tensors().items():
+        if tensor.ndim > 1:
+            writer.add_tensor(name, gguf.quants.quantize(tensor, matrices), raw_dtype=matrices)
+        else:
+            writer.add_tensor(name, tensor)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def _write_hyperparameters(writer: gguf.GGUFWriter) -> None:
+    writer.add_block_count(1)
+    writer.add_context_length(64)
+    writer.add_embedding_length(WIDTH)
+    writer.add_feed_forward_length(64)
+    writer.add_head_count(2)
+    writer.add_head_count_kv(2)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_rope_freq_base(10_000.0)
+    writer.add_vocab_size(VOCABULARY)
+
+
+def _write_vocabulary(writer: gguf.GGUFWriter) -> None:
+    backend = tiny_tokenizer().backend_tokenizer
+    tokens = [backend.id_to_token(index) or f"unused{index}" for index in range(VOCABULARY)]
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("smollm")
+    writer.add_token_list(tokens)
+    writer.add_token_types([3 if token.startswith("<|") else 1 for token in tokens])
+    # With this merge it matters that digits are cut off before anything else.
+    writer.add_token_merges(["Ċ Ċ"])
+    writer.add_eos_token_id(1)
+    writer.add_pad_token_id(1)
+    writer.add_chat_template(TEMPLATE)
+
+
+def gguf_tensors() -> dict[str, np.ndarray]:
+    """Return the weights of that Llama, float32, by their names in GGUF."""
+    random = np.random.default_rng(0)
+    square, wide = (WIDTH, WIDTH), (64, WIDTH)
+    shapes = {
+        "token_embd.weight": (VOCABULARY, WIDTH),
+        "output_norm.weight": (WIDTH,),
+        "blk.0.attn_norm.weight": (WIDTH,),
+        "blk.0.ffn_norm.weight": (WIDTH,),
+        "blk.0.attn_q.weight": square,
+        "blk.0.attn_k.weight": square,
+        "blk.0.attn_v.weight": square,
+        "blk.0.attn_output.weight": square,
+        "blk.0.ffn_gate.weight": wide,
+        "blk.0.ffn_up.weight": wide,
+        "blk.0.ffn_down.weight": (WIDTH, 64),
+    }
+    return {name: random.normal(0, 0.1, shape).astype(np.float32) for name, shape in shapes.items()}
+
+
+def save_wheel(folder: Path) -> PackagedModel:
+    """Write the wheel `tiny-mind` 1.0 with a GGUF file in it; return its catalogue entry."""
+    folder.mkdir(parents=True, exist_ok=True)
+    content = save_gguf(folder / "tiny.gguf").read_bytes()
+    (folder / "tiny.gguf").unlink()
+    wheel, about = folder / "tiny_mind-1.0-py3-none-any.whl", "tiny_mind-1.0.dist-info"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("tiny_mind/tiny.gguf", content)
+        archive.writestr(
+            f"{about}/METADATA", "Metadata-Version: 2.1\nName: tiny-mind\nVersion: 1.0\n"
+        )
+        archive.writestr(
+            f"{about}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
+        archive.writestr(f"{about}/RECORD", "")
+    return PackagedModel(
+        name="tiny",
+        requirement="tiny-mind==1.0",
+        wheel_bytes=wheel.stat().st_size,
+        member="tiny_mind/tiny.gguf",
+        gguf_bytes=len(content),
+        gguf_sha256=hashlib.sha256(content).hexdigest(),
+    )
