@@ -103,7 +103,7 @@ class Agent:
         correlation = structlog.contextvars.get_contextvars().get("correlation")
         await self._publisher.publish(topic, payload, correlation=correlation, retain=retain)
 
-    async def ask(self, command: str, **args: Any) -> dict[str, Any]:
+    async def ask(self, command: str, /, **args: Any) -> dict[str, Any]:
         """Run a command of another agent. Raises CommandError."""
         return await self._link.caller.ask(command, **args)
 

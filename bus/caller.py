@@ -86,6 +86,11 @@ class Caller:
         self._source = source
         self._calls: dict[str, Call] = {}
 
+    @property
+    def busy(self) -> bool:
+        """Whether a call awaits its final answer."""
+        return bool(self._calls)
+
     def call(
         self, name: str, args: dict[str, Any] | None = None, *, deadline_s: float | None = None
     ) -> Call:
@@ -96,7 +101,7 @@ class Caller:
         self._calls[call.id] = call
         return call
 
-    async def ask(self, name: str, **args: Any) -> dict[str, Any]:
+    async def ask(self, name: str, /, **args: Any) -> dict[str, Any]:
         """Run a command and return its result. Raises CommandError."""
         async with self.call(name, args) as call:
             return await call.result()

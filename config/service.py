@@ -1,5 +1,6 @@
 """Sections about the service: bus, host, supervision, health, log, store, generation, agents."""
 
+import os
 import re
 from typing import Annotated, Literal
 
@@ -113,6 +114,10 @@ class Host(Section):
         ge=1,
         le=3600,
     )
+
+    def tensor_threads(self) -> int:
+        """Return the number of threads that `threads` stands for on this machine."""
+        return self.threads or max(1, len(os.sched_getaffinity(0)) - 1)
 
 
 class Supervision(Section):

@@ -108,10 +108,13 @@ class Hub:
         self._set_state("stopping", self.detail)
         self.router.refuse_new()
         with anyio.move_on_after(budget.drain_s):
-            while self.router.in_flight() and not self._hurry.is_set():
-                await anyio.sleep(DRAIN_CHECK_S)
+            await self._nothing_in_flight()
         self.router.fail_all("the daemon is stopping")
         await self.supervisor.stop()
+
+    async def _nothing_in_flight(self) -> None:
+        while self.router.in_flight() and not self._hurry.is_set():  # noqa: ASYNC110
+            await anyio.sleep(DRAIN_CHECK_S)
 
     def request_stop(self, why: str) -> None:
         """Begin to stop; a second time, do not wait for what runs."""

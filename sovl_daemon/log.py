@@ -160,15 +160,19 @@ def configure_worker(settings: Logging) -> None:
     configure(settings.level, [_StreamSink(sys.stdout)])
 
 
-def pass_on(line: bytes, process: str) -> None:
-    """Log a line that another process wrote; one that is not JSON is wrapped, never lost."""
+def pass_on(line: bytes, process: str) -> dict[str, Any]:
+    """Log a line that another process wrote and return its event.
+
+    A line that is not JSON is wrapped, never lost.
+    """
     log = structlog.get_logger(process=process)
     try:
-        event = orjson.loads(line)
+        event: dict[str, Any] = orjson.loads(line)
         level, name = event.pop("level"), event.pop("event")
         event.pop("order", None)
     except (orjson.JSONDecodeError, AttributeError, KeyError, TypeError):
         text = line.decode(errors="replace").rstrip()
         log.warning("process.output", agent="supervisor", text=text[:2000])
-        return
+        return {}
     log.log(LEVELS.get(level, 20), name, **event)
+    return {**event, "event": name}

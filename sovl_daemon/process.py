@@ -9,7 +9,6 @@ from collections.abc import Callable
 from contextlib import suppress
 
 import anyio
-import orjson
 from anyio.abc import ByteReceiveStream, Process
 from anyio.streams.buffered import BufferedByteReceiveStream
 
@@ -37,48 +36,55 @@ class WorkerProcess:
         Raises FatalError when starting it again would not help.
         """
         settings = self._settings()
-        async with await anyio.open_process(
-            [sys.executable, "-m", "sovl_daemon.worker"], env=_environment(settings)
-        ) as process:
+        command = [sys.executable, "-m", "sovl_daemon.worker"]
+        async with await anyio.open_process(command, env=_environment(settings)) as process:
             self.pid, self._reason = process.pid, ""
             try:
-                return await self._attend(process, settings)
+                async with anyio.create_task_group() as tasks:
+                    # Shielded: what it says while it stops is worth reading, too.
+                    tasks.start_soon(self._listen, process.stdout)
+                    tasks.start_soon(self._listen, process.stderr)
+                    await self._attend(process, settings)
             finally:
-                with anyio.CancelScope(shield=True):
-                    await _end(process, settings.supervision.stop_s)
                 self.pid = None
+        if process.returncode == EX_FATAL:
+            raise FatalError(self._reason)
+        return self._reason or _why(process.returncode or 0)
 
     def kill(self) -> None:
         """End it at once: it hangs."""
         if self.pid is not None:
             os.kill(self.pid, signal.SIGKILL)
 
-    async def _attend(self, process: Process, settings: Settings) -> str:
-        assert process.stdin and process.stdout and process.stderr  # noqa: S101 - all piped
+    async def _attend(self, process: Process, settings: Settings) -> None:
+        assert process.stdin is not None  # noqa: S101 - it is a pipe
         orders = Orders(process=self.name, agents=self.agents, settings=settings)
-        with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):
-            await process.stdin.send(orders.model_dump_json().encode() + b"\n")
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self._listen, process.stdout)
-            tasks.start_soon(self._listen, process.stderr)
-        code = await process.wait()
-        if code == EX_FATAL:
-            raise FatalError(self._reason)
-        return self._reason or _why(code)
+        try:
+            with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):
+                await process.stdin.send(orders.model_dump_json().encode() + b"\n")
+            await process.wait()
+        finally:
+            with anyio.CancelScope(shield=True):
+                await _end(process, settings.supervision.stop_s)
 
-    async def _listen(self, stream: ByteReceiveStream) -> None:
+    async def _listen(self, stream: ByteReceiveStream | None) -> None:
+        assert stream is not None  # noqa: S101 - it is a pipe
         lines = BufferedByteReceiveStream(stream)
-        with suppress(anyio.EndOfStream, anyio.IncompleteRead, anyio.DelimiterNotFound):
+        # A line without end is given up on together with the rest of the stream.
+        over = (anyio.EndOfStream, anyio.IncompleteRead, anyio.DelimiterNotFound)
+        with anyio.CancelScope(shield=True), suppress(*over):
             while True:
-                line = await lines.receive_until(b"\n", MAX_LINE)
-                log.pass_on(line, self.name)
-                if b'"worker.fa' in line:
-                    self._reason = orjson.loads(line)["reason"]
+                self._hear(await lines.receive_until(b"\n", MAX_LINE))
+
+    def _hear(self, line: bytes) -> None:
+        event = log.pass_on(line, self.name)
+        if event.get("event") in ("worker.fatal", "worker.failed"):
+            self._reason = str(event.get("reason", ""))
 
 
 def _environment(settings: Settings) -> dict[str, str]:
     """Tensor libraries read their thread count before our code runs."""
-    threads = str(settings.host.threads or max(1, len(os.sched_getaffinity(0)) - 1))
+    threads = str(settings.host.tensor_threads())
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
     # Notifications to systemd are the hub's alone.
     inherited = {k: v for k, v in os.environ.items() if k not in ("NOTIFY_SOCKET", "WATCHDOG_USEC")}
@@ -87,13 +93,14 @@ def _environment(settings: Settings) -> dict[str, str]:
 
 async def _end(process: Process, patience_s: float) -> None:
     """Ask, wait, then insist."""
-    with suppress(ProcessLookupError):
-        process.terminate()
-        with anyio.move_on_after(patience_s):
-            await process.wait()
-            return
-        process.kill()
+    if process.returncode is not None:
+        return
+    process.terminate()
+    with anyio.move_on_after(patience_s):
         await process.wait()
+        return
+    process.kill()
+    await process.wait()
 
 
 def _why(code: int) -> str:

@@ -26,9 +26,11 @@ class ChatTokenizer:
     def __init__(self, tokenizer: Any, *, stop_ids: frozenset[int] = frozenset()) -> None:
         self._tokenizer = tokenizer
         self._plain = not tokenizer.chat_template
-        self._special_texts = [
-            token.content for token in tokenizer.added_tokens_decoder.values() if token.special
-        ]
+        self._specials = {
+            id_: token.content
+            for id_, token in tokenizer.added_tokens_decoder.items()
+            if token.special
+        }
         own = [tokenizer.eos_token_id, None if self._plain else self._end_of_turn()]
         self.stop_ids = stop_ids | {id_ for id_ in own if id_ is not None}
 
@@ -38,6 +40,7 @@ class ChatTokenizer:
 
         Raises:
             ModelLoadError: there is none, or it cannot be read.
+
         """
         try:
             tokenizer = AutoTokenizer.from_pretrained(
@@ -58,6 +61,7 @@ class ChatTokenizer:
         Raises:
             OptionError: there is no user message.
             PromptTooLongError: what must be kept exceeds the limit.
+
         """
         starts = _possible_starts(messages)
         ids = self._layout(messages)
@@ -107,7 +111,7 @@ class ChatTokenizer:
 
     def _defuse(self, content: str) -> str:
         """Break up special tokens in what people write, or a message could end its own turn."""
-        for special in self._special_texts:
+        for special in self._specials.values():
             content = content.replace(special, f"{special[:1]} {special[1:]}")
         return content
 
@@ -119,7 +123,7 @@ class ChatTokenizer:
         ]
         after = self._render(turns).rpartition("answer")[2].strip()
         ids = self._encode(after)
-        return ids[0] if ids and ids[0] in self._tokenizer.all_special_ids else None
+        return ids[0] if ids and ids[0] in self._specials else None
 
 
 def _possible_starts(messages: Sequence[Message]) -> list[int]:

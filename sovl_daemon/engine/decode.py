@@ -77,6 +77,7 @@ class Decoding:
 
         Raises:
             NonFiniteLogitsError: the model's output is not a distribution.
+
         """
         if self._cache is None:
             self._cache = self._model.new_cache()

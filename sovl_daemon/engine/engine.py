@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import anyio
 import anyio.to_thread
 
 from sovl_daemon.engine.chat import ChatTokenizer
@@ -61,6 +62,7 @@ class Engine:
             ModelLoadError: the folder holds no model that can be run.
             OptionError: an option is not allowed here.
             EngineOutOfMemoryError: the model does not fit.
+
         """
         if context_length < _MIN_CONTEXT or max_concurrent < 1:
             raise OptionError(
@@ -93,6 +95,7 @@ class Engine:
             OptionError: there is no user message, or the chat template refuses the messages.
             PromptTooLongError: the system prompt and the last message do not fit.
             EngineError: while iterating: out of memory, stopped, or a model that gives NaN.
+
         """
         options = options or SamplingOptions()
         prompt = self.tokenizer.encode(messages, self._prompt_limit(options))
@@ -123,7 +126,9 @@ class Engine:
 
     async def close(self) -> None:
         """Stop after the current step; answers under way end with EngineStoppedError."""
-        await anyio.to_thread.run_sync(self.thread.stop)
+        # Shielded, or a cancelled owner would leave the thread running.
+        with anyio.CancelScope(shield=True):
+            await anyio.to_thread.run_sync(self.thread.stop)
 
     def _prompt_limit(self, options: SamplingOptions) -> int:
         return self.context_length - min(

@@ -58,12 +58,14 @@ async def call(thread: TensorThread, function: Callable[[], T], priority: Priori
     Raises:
         EngineError: the thread was stopped, or there was no memory.
         Exception: whatever the function raised.
+
     """
     inbox: Inbox[tuple[T]] = Inbox()
     job = thread.submit(_one_step(function), inbox, priority)
     try:
         # A tuple, because a step that yields None has no result.
-        return [value async for (value,) in inbox][0]
+        (value,) = [value async for (value,) in inbox]
+        return value
     finally:
         thread.cancel(job)
 

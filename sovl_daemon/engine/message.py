@@ -14,6 +14,7 @@ class Message:
 
     Raises:
         OptionError: the role is not one of system, user, assistant.
+
     """
 
     role: Role

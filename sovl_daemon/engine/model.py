@@ -75,6 +75,7 @@ class LoadedModel:
 
         Raises:
             ModelLoadError: the model cannot be run with a key-value cache.
+
         """
         try:
             cache = self.new_cache()
@@ -100,6 +101,7 @@ def load_model(
     Raises:
         ModelLoadError: the folder holds no such model, or one that cannot be loaded.
         OptionError: device, dtype or threads are not allowed here.
+
     """
     if threads < 1:
         raise OptionError(f"threads {threads} is not allowed: give 1 or more")
@@ -119,6 +121,7 @@ def choose_device(asked: str) -> torch.device:
 
     Raises:
         OptionError: torch does not know the device, or this machine does not have it.
+
     """
     if asked == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -44,6 +44,7 @@ class SamplingOptions:
 
     Raises:
         OptionError: a value is out of its range.
+
     """
 
     temperature: float = 0.7

@@ -23,6 +23,7 @@ def choose_dtype(asked: str, stored: torch.dtype, device: torch.device) -> Dtype
 
     Raises:
         OptionError: `asked` is neither "auto" nor a known format.
+
     """
     if asked in DTYPES:
         return DtypeChoice(DTYPES[asked], "as configured")

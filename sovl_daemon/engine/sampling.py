@@ -35,6 +35,7 @@ class Sampler:
 
         Raises:
             NonFiniteLogitsError: the logits are not a distribution.
+
         """
         logits = logits.float()
         probability = highest_probability(logits)
@@ -58,6 +59,7 @@ def highest_probability(logits: torch.Tensor) -> float:
 
     Raises:
         NonFiniteLogitsError: a NaN, an infinity, or nothing but minus infinity.
+
     """
     highest = float(torch.exp(logits.max() - logits.logsumexp(0)))
     if not 0 < highest <= 1.001:

@@ -63,6 +63,7 @@ class TensorThread:
 
         Raises:
             EngineStoppedError: the thread has been stopped.
+
         """
         job = Job(steps, listener)
         with self._wakeup:

@@ -19,6 +19,8 @@ class TextStream:
     A token may be a part of a character, and its text may depend on the one before it. So each
     piece is the difference between two decoded windows that start at the same token (the way of
     vLLM and text-generation-inference), and text that ends inside a character is held back.
+    One exception: tokenizers with byte fallback decode a run of bytes with an invalid one in it
+    to U+FFFD throughout, where the stream has given out the valid characters before it.
     """
 
     def __init__(self, decoder: Decoder) -> None:

@@ -94,10 +94,10 @@ class InteractionStore:
 
     def recent(self, limit: int, conversation: str | None = None) -> list[Interaction]:
         """The last `limit` interactions (of one conversation), oldest first."""
-        where = "" if conversation is None else "WHERE conversation = :conversation"
         rows = self._db.execute(
             "SELECT command, conversation, prompt, response, tokens, confidence, time, id"
-            f" FROM interactions {where} ORDER BY id DESC LIMIT :limit",
+            " FROM interactions WHERE :conversation IS NULL OR conversation = :conversation"
+            " ORDER BY id DESC LIMIT :limit",
             {"conversation": conversation, "limit": limit},
         ).fetchall()
         return [Interaction(*row) for row in reversed(rows)]

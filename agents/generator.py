@@ -1,0 +1,201 @@
+"""The generator: answers prompts with the base model, token by token."""
+
+from __future__ import annotations
+
+import time
+from contextlib import aclosing
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import anyio
+import anyio.from_thread
+from pydantic import Field, field_validator
+
+from agents.base import Agent, Job
+from bus.commands import Arguments, command
+from bus.envelope import new_id
+from bus.errors import BAD_ARGUMENT, CommandError, FatalError
+from config import Settings
+from sovl_daemon.engine.message import Message
+from sovl_daemon.engine.options import SamplingOptions
+from sovl_daemon.models import ModelError, ModelStore, Progress
+
+if TYPE_CHECKING:  # torch is loaded in `start`, so that the hub can import this module
+    from sovl_daemon.engine.engine import Engine
+    from sovl_daemon.engine.piece import Summary
+
+REPORT_S = 0.5  # how often the progress of loading is told
+
+
+class GenerateArguments(Arguments):
+    """A prompt and how to answer it. What is left out comes from the configuration."""
+
+    prompt: str = Field(description="What to answer.")
+    max_tokens: int | None = Field(default=None, ge=1, le=4096, description="Longest answer.")
+    temperature: float | None = Field(default=None, ge=0, le=2, description="0 is greedy.")
+    top_k: int | None = Field(default=None, ge=0, le=1000, description="0 is off.")
+    top_p: float | None = Field(default=None, gt=0, le=1, description="1 is off.")
+    seed: int | None = Field(default=None, ge=0, description="Makes the answer repeatable.")
+    conversation: str | None = Field(
+        default=None,
+        pattern=r"^[A-Za-z0-9_-]{1,64}$",
+        description="Id of a conversation to go on with; a new one when left out.",
+    )
+
+    @field_validator("prompt")
+    @classmethod
+    def _not_empty(cls, prompt: str) -> str:
+        if not prompt.strip():
+            raise ValueError("an empty prompt has no answer")
+        return prompt
+
+
+class Generator(Agent):
+    """Owns the engine. Runs in the model host."""
+
+    name: ClassVar[str] = "generator"
+    critical: ClassVar[bool] = True
+    _engine: Engine | None = None
+
+    async def start(self) -> None:
+        """Get the model (pulling it if need be) and load it. Raises FatalError if there is none."""
+        name = self.settings.core_config.base_model_name
+        await self.say(f"preparing {name}")
+        reporter = _Reporter(self)
+        store = ModelStore(self.paths.model_dir)
+        try:
+            path = await anyio.to_thread.run_sync(partial(store.resolve, name, reporter.progress))
+            await self.say(f"loading {name}")
+            self._engine = await self._load(path)
+        except ModelError as error:
+            raise FatalError(f"core_config.base_model_name: {error}") from None
+        self.log.info("model.loaded", model=name, **self._engine.info())
+
+    async def _load(self, path: Any) -> Engine:
+        await anyio.to_thread.run_sync(_import_engine)  # seconds that must not silence us
+        from sovl_daemon.engine.engine import Engine
+        from sovl_daemon.engine.errors import EngineError
+
+        try:
+            return await Engine.load(
+                path,
+                device=self.settings.host.device,
+                threads=self.settings.host.tensor_threads(),
+                context_length=_context_length(self.settings),
+                max_concurrent=self.settings.generation.max_concurrent,
+            )
+        except EngineError as error:
+            raise FatalError(f"core_config.base_model_name: {error}") from None
+
+    async def stop(self) -> None:
+        """End the tensor thread after its current step."""
+        if self._engine is not None:
+            await self._engine.close()
+
+    def alive(self) -> bool:
+        """Report a hung tensor step as death, so that the hub restarts the host."""
+        return self._engine is None or self._engine.stalled_for() < self.settings.host.stall_s
+
+    @command(GenerateArguments)
+    async def generate(self, args: GenerateArguments, job: Job) -> dict[str, Any]:
+        """Answer a prompt, streaming the text as progress."""
+        conversation = args.conversation or new_id()
+        began = time.monotonic()
+        messages = await self._messages(args.prompt, conversation)
+        text, summary = await self._speak(messages, args, job)
+        recorded = await self.ask(
+            "record",
+            command=job.id,
+            conversation=conversation,
+            prompt=args.prompt,
+            response=text,
+            tokens=summary.generated_tokens,
+            confidence=summary.mean_probability,
+        )
+        return {
+            "text": text,
+            "conversation": conversation,
+            "interaction": recorded["interaction"],
+            "finish_reason": summary.finish_reason,
+            "prompt_tokens": summary.prompt_tokens,
+            "tokens": summary.generated_tokens,
+            "first_token_s": summary.seconds_to_first_token,
+            "tokens_per_s": round(summary.tokens_per_second, 2),
+            "confidence": summary.mean_probability,
+            "seconds": round(time.monotonic() - began, 3),
+        }
+
+    async def _messages(self, prompt: str, conversation: str) -> list[Message]:
+        """What the model sees: the system prompt, the last messages, and the new prompt."""
+        limit = self.settings.generation.history_messages // 2
+        messages = []
+        if self.settings.generation.system_prompt:
+            messages.append(Message("system", self.settings.generation.system_prompt))
+        if limit:
+            past = await self.ask("history", conversation=conversation, limit=limit)
+            for each in past["interactions"]:
+                messages.append(Message("user", each["prompt"]))
+                messages.append(Message("assistant", each["response"]))
+        return [*messages, Message("user", prompt)]
+
+    async def _speak(
+        self, messages: list[Message], args: GenerateArguments, job: Job
+    ) -> tuple[str, Summary]:
+        assert self._engine is not None  # noqa: S101 - commands come after start
+        from sovl_daemon.engine.errors import EngineError, OptionError, PromptTooLongError
+
+        parts = []
+        try:
+            async with aclosing(self._engine.generate(messages, self._options(args))) as pieces:
+                async for piece in pieces:
+                    if piece.text:
+                        parts.append(piece.text)
+                        job.progress(text=piece.text)
+        except (OptionError, PromptTooLongError) as error:
+            raise CommandError(BAD_ARGUMENT, f"prompt: {error}") from None
+        except EngineError as error:
+            raise CommandError("engine", str(error)) from None
+        assert piece.summary is not None  # noqa: S101 - the last piece has one
+        return "".join(parts), piece.summary
+
+    def _options(self, args: GenerateArguments) -> SamplingOptions:
+        defaults = self.settings.generation
+
+        def chosen(value: Any, default: Any) -> Any:
+            return default if value is None else value
+
+        return SamplingOptions(
+            temperature=chosen(args.temperature, self.settings.controls_config.base_temperature),
+            top_k=chosen(args.top_k, defaults.top_k),
+            top_p=chosen(args.top_p, defaults.top_p),
+            seed=chosen(args.seed, defaults.seed),
+            max_new_tokens=chosen(args.max_tokens, defaults.max_new_tokens),
+        )
+
+
+def _context_length(settings: Settings) -> int:
+    """A dry run is light: it looks at no more than its `max_length` tokens."""
+    dry = settings.training_config
+    wanted = settings.generation.context_length
+    return min(wanted, dry.dry_run_params.max_length) if dry.dry_run else wanted
+
+
+def _import_engine() -> None:
+    import sovl_daemon.engine.engine  # noqa: F401 - for its side effect of being loaded
+
+
+class _Reporter:
+    """Passes the progress of a pull from its thread to people, not too often."""
+
+    def __init__(self, agent: Agent) -> None:
+        self._agent = agent
+        self._last = 0.0
+
+    def progress(self, step: Progress) -> None:
+        """Take one report (called in the pulling thread)."""
+        now = time.monotonic()
+        if now - self._last < REPORT_S and step.done:
+            return
+        self._last = now
+        share = f" {100 * step.done // step.total} %" if step.total else ""
+        anyio.from_thread.run(self._agent.say, f"{step.stage}{share}")

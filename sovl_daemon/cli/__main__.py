@@ -1,0 +1,5 @@
+"""`python -m sovl_daemon.cli` is `sovl`."""
+
+from sovl_daemon.cli.app import main
+
+main()

@@ -1,0 +1,269 @@
+"""The `sovl` command: each subcommand is short and leaves the work to a module of its own."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import anyio
+import typer
+from typer.core import TyperGroup
+
+from sovl_daemon.cli import exits, keys, model, render
+from sovl_daemon.client import AsyncClient
+from sovl_daemon.client.target import Target
+
+
+class _Group(TyperGroup):
+    """An unknown command exits with a code of its own and names the nearest one."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name = args[0]
+        if name not in self.commands and not name.startswith("-"):
+            close = difflib.get_close_matches(name, self.commands, n=1)
+            hint = f"did you mean {close[0]}?" if close else "see: sovl --help"
+            exits.complain(f"{name}: no such command, {hint}")
+            raise typer.Exit(exits.UNKNOWN_COMMAND)
+        return super().resolve_command(ctx, args)
+
+
+app = typer.Typer(
+    name="sovl",
+    cls=_Group,
+    help="A small mind that lives on your own machine.",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+)
+app.add_typer(model.app)
+app.add_typer(keys.app)
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Settings = Annotated[
+    list[str], typer.Option("--set", metavar="KEY=VALUE", help="Override a setting.")
+]
+
+
+@app.callback()
+def connection(
+    connect: Annotated[
+        str | None,
+        typer.Option(help="Runtime directory or tcp://HOST:PORT of the daemon.", metavar="WHERE"),
+    ] = None,
+    key: Annotated[Path | None, typer.Option(help="Our .key_secret file, for tcp.")] = None,
+    server_key: Annotated[
+        Path | None, typer.Option(help="The daemon's server.key file, for tcp.")
+    ] = None,
+) -> None:
+    """Say which daemon is meant; the default is this user's own."""
+    chosen = {"SOVL_CONNECT": connect, "SOVL_KEY": key, "SOVL_SERVER_KEY": server_key}
+    os.environ.update({name: str(value) for name, value in chosen.items() if value is not None})
+
+
+@app.command()
+def run(
+    config: Annotated[
+        Path | None, typer.Option(help="Configuration file.", envvar="SOVL_CONFIG")
+    ] = None,
+    overrides: Settings = [],  # noqa: B006 - typer copies it
+    dry_run: Annotated[
+        bool, typer.Option(help="Try everything lightly and leave no trace in the memory.")
+    ] = False,
+) -> None:
+    """Run the daemon in the foreground."""
+    from sovl_daemon.cli.daemon import run_daemon
+
+    if dry_run:
+        overrides = [*overrides, "training_config.dry_run=true"]
+    with exits.one_line_errors():
+        raise typer.Exit(run_daemon(config, overrides))
+
+
+@app.command()
+def console() -> None:
+    """Talk to the daemon."""
+    from sovl_daemon.cli.console import run_console
+
+    with exits.one_line_errors():
+        _with_client(run_console)
+
+
+@app.command()
+def generate(
+    prompt: Annotated[str, typer.Argument(help="What to answer; - reads standard input.")],
+    max_tokens: Annotated[int | None, typer.Option(help="Longest answer.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="0 is greedy.")] = None,
+    top_k: Annotated[int | None, typer.Option(help="0 is off.")] = None,
+    top_p: Annotated[float | None, typer.Option(help="1 is off.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Makes the answer repeatable.")] = None,
+    conversation: Annotated[str | None, typer.Option(help="Go on with this one.")] = None,
+    deadline: Annotated[float | None, typer.Option(help="Give up after so many seconds.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Answer one prompt, token by token."""
+    given = {
+        "prompt": sys.stdin.read() if prompt == "-" else prompt,
+        "max_tokens": max_tokens,
+        "temperature": temperature,
+        "top_k": top_k,
+        "top_p": top_p,
+        "seed": seed,
+        "conversation": conversation,
+    }
+    args = {name: value for name, value in given.items() if value is not None}
+
+    async def answer(client: AsyncClient) -> None:
+        async with client.call("generate", args, deadline_s=deadline) as call:
+            async for step in call:
+                if "waiting" in step:
+                    exits.complain(f"{step['waiting']} ...")
+                elif not as_json:
+                    sys.stdout.write(step["text"])
+                    sys.stdout.flush()
+            result = await call.result()
+        render.show(result, as_json=as_json, view=lambda _: sys.stdout.write("\n"))
+
+    with exits.one_line_errors():
+        _with_client(answer)
+
+
+@app.command()
+def call(
+    name: Annotated[str, typer.Argument(help="A command of the daemon; see: sovl commands")],
+    arguments: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE ...")] = None,
+    deadline: Annotated[float | None, typer.Option(help="Give up after so many seconds.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Run any command of the daemon, also those of agents that others wrote."""
+    from sovl_daemon.cli.words import parse_pairs
+
+    async def ask(client: AsyncClient) -> None:
+        args = parse_pairs(arguments or [])
+        async with client.call(name, args, deadline_s=deadline) as call:
+            render.show(await call.result(), as_json=as_json)
+
+    with exits.one_line_errors():
+        _with_client(ask)
+
+
+@app.command()
+def commands(as_json: Json = False) -> None:
+    """List the commands of the daemon."""
+    _control("commands", as_json, view=render.commands)
+
+
+@app.command()
+def ping(as_json: Json = False) -> None:
+    """Tell whether the daemon is there, and how fast it answers."""
+    import time
+
+    async def ask(client: AsyncClient) -> None:
+        began = time.perf_counter()
+        pong = await client.control("ping")
+        pong["ms"] = round(1000 * (time.perf_counter() - began), 3)
+        render.show(pong, as_json=as_json, view=render.pong)
+
+    with exits.one_line_errors():
+        _with_client(ask)
+
+
+@app.command()
+def status(as_json: Json = False) -> None:
+    """Show the daemon and its agents."""
+    _control("status", as_json, view=render.status)
+
+
+@app.command()
+def stats(as_json: Json = False) -> None:
+    """Show the counters of bus, commands and agents."""
+    _control("stats", as_json, view=render.stats)
+
+
+@app.command()
+def health(as_json: Json = False) -> None:
+    """Show the last sample of machine and processes."""
+    _control("health", as_json)
+
+
+@app.command()
+def config(
+    key: Annotated[str | None, typer.Argument(help="A key, with or without its section.")] = None,
+    value: Annotated[str | None, typer.Argument(help="Its new value.")] = None,
+    save: Annotated[bool, typer.Option(help="Also write it to the file.")] = True,
+    as_json: Json = False,
+) -> None:
+    """Show settings, or change one while the daemon runs."""
+    if value is None:
+        _control("config", as_json, view=render.settings, key=key)
+    else:
+        _control(
+            "config_set", as_json, view=render.setting_changed, key=key, value=value, save=save
+        )
+
+
+@app.command()
+def reload(as_json: Json = False) -> None:
+    """Make the daemon read its configuration file again."""
+    _control("reload", as_json)
+
+
+@app.command()
+def pause(agent: str, as_json: Json = False) -> None:
+    """Hold an agent's commands back until it is resumed."""
+    _control("pause", as_json, agent=agent)
+
+
+@app.command()
+def resume(agent: str, as_json: Json = False) -> None:
+    """Let a paused agent go on."""
+    _control("resume", as_json, agent=agent)
+
+
+@app.command()
+def logs(
+    follow: Annotated[bool, typer.Option("-f", "--follow", help="Wait for more.")] = False,
+    lines: Annotated[int, typer.Option("-n", "--lines", min=0, help="Last lines to show.")] = 20,
+    agent: Annotated[str | None, typer.Option(help="Only of this agent.")] = None,
+    level: Annotated[str, typer.Option(help="Of this level and above.")] = "debug",
+    as_json: Json = False,
+) -> None:
+    """Show the log."""
+    from sovl_daemon.cli.logs import show_logs
+
+    with exits.one_line_errors():
+        show_logs(follow=follow, lines=lines, agent=agent, level=level, as_json=as_json)
+
+
+@app.command()
+def stop(as_json: Json = False) -> None:
+    """Stop the daemon and wait until it is gone."""
+    from sovl_daemon.cli.daemon import stop_daemon
+
+    with exits.one_line_errors():
+        render.show(anyio.run(stop_daemon), as_json=as_json, view=render.stopped)
+
+
+def _control(name: str, as_json: bool, view: Any = None, **args: Any) -> None:
+    async def ask(client: AsyncClient) -> None:
+        given = {key: value for key, value in args.items() if value is not None}
+        render.show(await client.control(name, **given), as_json=as_json, view=view)
+
+    with exits.one_line_errors():
+        _with_client(ask)
+
+
+def _with_client(work: Callable[[AsyncClient], Any]) -> None:
+    async def connected() -> None:
+        async with AsyncClient(Target.find(), source="sovl") as client:
+            await work(client)
+
+    anyio.run(connected)
+
+
+def main() -> None:
+    """Entry point."""
+    app()

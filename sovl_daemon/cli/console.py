@@ -1,0 +1,162 @@
+"""The console: a conversation, with history, completion, streaming and commands."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from prompt_toolkit import PromptSession
+from prompt_toolkit.completion import WordCompleter
+from prompt_toolkit.history import FileHistory
+from prompt_toolkit.patch_stdout import patch_stdout
+
+from bus.caller import Call
+from bus.envelope import new_id
+from bus.errors import CANCELLED, CommandError
+from config import Paths, load
+from sovl_daemon.cli import exits, render
+from sovl_daemon.cli.words import parse_line
+from sovl_daemon.client import AsyncClient, ClientError
+
+OWN = {
+    "help": "Show this list.",
+    "new": "Start a new conversation.",
+    "quit": "Leave the console; the daemon goes on.",
+    "exit": "The same as quit.",
+}
+VIEWS = {
+    "status": render.status,
+    "stats": render.stats,
+    "config": render.settings,
+    "config_set": render.setting_changed,
+}
+
+
+class Leave(Exception):
+    """The user is done."""
+
+
+class Console:
+    """One conversation. A line is a command if its first word is one, else a prompt."""
+
+    def __init__(self, client: AsyncClient, commands: dict[str, Any]) -> None:
+        self._client = client
+        self._asked = {spec["name"]: spec for spec in commands["commands"]}
+        self._control = {spec["name"]: spec for spec in commands["control"]}
+        self.conversation = new_id()
+
+    @property
+    def words(self) -> list[str]:
+        """All first words that are commands."""
+        return sorted({*OWN, *self._asked, *self._control})
+
+    async def do(self, line: str) -> None:
+        """Act on one line. Raises Leave at the end, CommandError and ClientError."""
+        word, _, rest = line.strip().partition(" ")
+        if word in OWN and not rest:
+            self._own(word)
+        elif word in self._asked:
+            await self._ask(word, parse_line(rest.strip(), self._asked[word]["arguments"]))
+        elif word in self._control and (not rest or word in ("config", "pause", "resume")):
+            await self._ask_hub(word, rest.strip())
+        elif word:
+            await self._ask("generate", {"prompt": line.strip()})
+
+    def _own(self, word: str) -> None:
+        if word in ("quit", "exit"):
+            raise Leave
+        if word == "new":
+            previous, self.conversation = self.conversation, new_id()
+            render.console.print(f"New conversation: {self.conversation} (Previous: {previous})")
+        if word == "help":
+            specs = [*self._asked.values(), *self._control.values()]
+            lines = {spec["name"]: spec["help"] for spec in specs} | OWN
+            render.facts(dict(sorted(lines.items())))
+            render.console.print("Anything else is a prompt.")
+
+    async def _ask(self, name: str, args: dict[str, Any]) -> None:
+        if "conversation" in self._asked[name]["arguments"].get("properties", {}):
+            args.setdefault("conversation", self.conversation)
+        async with self._client.call(name, args) as call:
+            with _cancelled_by_ctrl_c(call):
+                streamed = False
+                async for step in call:
+                    if "text" in step:
+                        streamed = True
+                        sys.stdout.write(step["text"])
+                        sys.stdout.flush()
+                    elif "waiting" in step:
+                        render.console.print(f"[dim]{render.escape(step['waiting'])} …[/]")
+                if streamed:
+                    sys.stdout.write("\n")
+                result = await call.result()
+        if not streamed:
+            render.facts(result)
+
+    async def _ask_hub(self, name: str, rest: str) -> None:
+        key, _, value = rest.partition(" ")
+        if name == "config" and value:
+            args: dict[str, Any] = {"key": key, "value": value.strip()}
+            name = "config_set"
+        else:
+            args = parse_line(rest, self._control[name]["arguments"])
+        answer = await self._client.control(name, **args)
+        VIEWS.get(name, render.facts)(answer)
+
+
+@contextmanager
+def _cancelled_by_ctrl_c(call: Call) -> Iterator[None]:
+    """Ctrl-C stops the answer, not the console."""
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGINT, call.cancel)
+    try:
+        yield
+    finally:
+        loop.remove_signal_handler(signal.SIGINT)
+
+
+async def run_console(client: AsyncClient) -> None:
+    """Talk until the user leaves."""
+    console = Console(client, await client.control("commands"))
+    paths = Paths.of(load())
+    paths.ensure()
+    session: PromptSession[str] = PromptSession(
+        history=FileHistory(str(paths.state_dir / "console_history")),
+        completer=WordCompleter(console.words, sentence=True),
+        complete_while_typing=False,
+    )
+    interactive = sys.stdin.isatty()
+    if interactive:
+        state = await client.control("ping")
+        render.console.print(f"SOVL is {state['state']}. Type help for commands, quit to leave.")
+    while True:
+        try:
+            line = await _read(session) if interactive else _piped()
+            await console.do(line)
+        except KeyboardInterrupt:
+            continue  # Ctrl-C at the prompt clears the line
+        except (EOFError, Leave):
+            return
+        except CommandError as error:
+            if error.code == CANCELLED:
+                render.console.print("\n[dim]cancelled[/]")
+            else:
+                exits.complain(error)
+        except ClientError as error:
+            exits.complain(error)
+
+
+async def _read(session: PromptSession[str]) -> str:
+    with patch_stdout():
+        return await session.prompt_async("> ")
+
+
+def _piped() -> str:
+    line = sys.stdin.readline()
+    if not line:
+        raise EOFError
+    return line

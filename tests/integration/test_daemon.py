@@ -1,0 +1,94 @@
+"""The whole daemon, its processes and sockets, with a quick agent in the host."""
+
+import json
+import os
+import signal
+
+import psutil
+import pytest
+
+from sovl_daemon.cli import exits
+from sovl_daemon.client import CommandError, DaemonDown
+from tests.daemon import Daemon, running, until
+
+
+def test_a_third_partys_agent_answers(echo_daemon: Daemon) -> None:
+    with echo_daemon.client() as client:
+        steps = list(client.stream("say", text="hey", times=3))
+    assert [step.get("text") for step in steps] == ["hey", "hey", "hey", "heyheyhey"]
+
+
+def test_commands_lists_the_third_partys(echo_daemon: Daemon) -> None:
+    answer = json.loads(echo_daemon.sovl("commands", "--json").stdout)
+    assert "say" in {spec["name"] for spec in answer["commands"]}
+    assert "record" not in {spec["name"] for spec in answer["commands"]}
+
+
+def test_killed_host_fails_its_command_and_comes_back(echo_daemon: Daemon) -> None:
+    with echo_daemon.client() as client:
+        first = client.ask("say", text="x")["pid"]
+        with pytest.raises(CommandError) as caught:
+            for step in client.stream("say", text="x", times=100, pause_s=0.1):
+                if step:
+                    os.kill(first, signal.SIGKILL)
+        assert caught.value.code == "agent_lost"
+        assert "SIGKILL" in caught.value.message
+        assert client.ask("say", text="x")["pid"] != first
+
+
+def test_stopped_host_counts_as_dead(echo_daemon: Daemon) -> None:
+    with echo_daemon.client() as client:
+        first = client.ask("say", text="x")["pid"]
+        os.kill(first, signal.SIGSTOP)
+        with pytest.raises(CommandError, match="no sign of life"):
+            client.ask("say", text="x")
+        assert client.ask("say", text="x")["pid"] != first
+
+
+def test_killed_hub_leaves_no_worker(runtime, echo_package) -> None:
+    from tests.conftest import ECHO
+
+    daemon = Daemon(runtime, packages=echo_package, **ECHO).start().wait()
+    worker = daemon.worker()
+    daemon.kill()
+    assert psutil.wait_procs([worker], 3)[1] == []
+    with pytest.raises(DaemonDown), daemon.client():
+        pass
+    daemon.start().wait()
+    assert daemon.stop() == 0
+
+
+def test_second_hub_is_refused(echo_daemon: Daemon) -> None:
+    second = echo_daemon.sovl("run")
+    assert second.returncode == 78
+    assert "already running" in second.stderr
+    assert echo_daemon.sovl("ping").returncode == 0
+
+
+def test_stop_command_waits_for_the_end(echo_daemon: Daemon) -> None:
+    assert echo_daemon.sovl("stop").returncode == 0
+    assert echo_daemon.process is not None
+    assert echo_daemon.process.wait(5) == 0
+    names = [
+        (e["agent"], e.get("state")) for e in echo_daemon.events() if e["event"] == "agent.state"
+    ]
+    assert ("echo", "stopped") in names
+    assert ("scribe", "stopped") in names
+
+
+def test_crash_loop_gives_up_loudly(runtime, echo_package) -> None:
+    from tests.conftest import ECHO
+
+    limits = {"supervision.restart_intensity": 2, "supervision.backoff_initial_s": 0.05}
+    with running(runtime, packages=echo_package, **ECHO, **limits) as daemon:
+        for _ in range(3):
+            daemon.worker().kill()
+            for _ in until(10):
+                status = json.loads(daemon.sovl("status", "--json").stdout)
+                if status["agents"]["echo"]["state"] in ("ready", "failed"):
+                    break
+        assert status["agents"]["echo"]["state"] == "failed"
+        answer = daemon.sovl("call", "say", "text=x")
+        assert answer.returncode == exits.FAILED
+        assert "echo has failed" in answer.stderr
+        assert any(e["event"] == "child.given_up" for e in daemon.events())

@@ -1,0 +1,289 @@
+import asyncio
+import gc
+import threading
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
+from pathlib import Path
+
+import anyio
+import pytest
+
+from sovl_daemon.engine.engine import Engine
+from sovl_daemon.engine.errors import (
+    EngineStoppedError,
+    ModelLoadError,
+    NonFiniteLogitsError,
+    OptionError,
+    PromptTooLongError,
+)
+from sovl_daemon.engine.inbox import call
+from sovl_daemon.engine.message import Message
+from sovl_daemon.engine.options import SamplingOptions
+from sovl_daemon.engine.piece import Piece
+from sovl_daemon.engine.priority import Priority
+from tests.unit.engine_tiny import generated, save_tiny
+
+HELLO = [Message("user", "What is the capital of France?")]
+GREEDY = SamplingOptions(temperature=0, max_new_tokens=12)
+LONG = SamplingOptions(temperature=1, seed=1, max_new_tokens=100)
+
+
+@pytest.fixture
+async def engine(tmp_path: Path) -> AsyncIterator[Engine]:
+    loaded = await load(save_tiny(tmp_path))
+    # Endless, so that length alone ends an answer.
+    loaded.tokenizer.stop_ids = frozenset()
+    yield loaded
+    await loaded.close()
+
+
+async def load(path: Path, context_length: int = 4096) -> Engine:
+    return await Engine.load(
+        path, device="cpu", dtype="float32", context_length=context_length, max_concurrent=2
+    )
+
+
+async def answer(engine: Engine, options: SamplingOptions = GREEDY) -> tuple[str, list[Piece]]:
+    pieces = [piece async for piece in engine.generate(HELLO, options)]
+    return "".join(piece.text for piece in pieces), pieces
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    with anyio.fail_after(20):
+        while not condition():
+            await anyio.sleep(0.005)
+
+
+def idle(engine: Engine) -> Callable[[], bool]:
+    """Whether no job is left and no step is running."""
+    return lambda: engine.thread._queue.take() is None and engine.stalled_for() == 0
+
+
+async def test_an_answer_is_what_the_model_says(engine: Engine) -> None:
+    text, pieces = await answer(engine)
+    chat = engine.tokenizer
+    prompt = chat.encode(HELLO, 1000)
+    expected = generated(engine.model.network, prompt, 12, eos_token_id=None)
+    assert text == chat.decode(expected)
+    assert [piece.summary for piece in pieces[:-1]] == [None] * (len(pieces) - 1)
+    assert sum(piece.tokens for piece in pieces) == 12
+
+
+async def test_the_summary_has_the_figures(engine: Engine) -> None:
+    _, pieces = await answer(engine)
+    summary = pieces[-1].summary
+    assert summary is not None
+    assert (summary.finish_reason, summary.generated_tokens) == ("length", 12)
+    assert summary.prompt_tokens == len(engine.tokenizer.encode(HELLO, 1000))
+    assert summary.seconds_to_first_token is not None
+    assert summary.seconds_to_first_token > 0
+    assert summary.tokens_per_second > 0
+    assert summary.mean_probability is not None
+    assert 0 < summary.mean_probability <= 1
+
+
+async def test_a_stop_token_is_not_part_of_the_answer(engine: Engine) -> None:
+    text, _ = await answer(engine)
+    generation = engine.generate(HELLO, GREEDY)
+    ids = generation._request.decoding
+    tokens = [token.id for token in ids.steps() if token is not None]
+    engine.tokenizer.stop_ids = frozenset({tokens[5]})
+    stopped, pieces = await answer(engine)
+    summary = pieces[-1].summary
+    assert summary is not None
+    first = tokens.index(tokens[5])
+    assert (summary.finish_reason, summary.generated_tokens) == ("stop", first)
+    assert stopped == engine.tokenizer.decode(tokens[:first])
+    assert text.startswith(stopped)
+    assert sum(piece.tokens for piece in pieces) == first
+
+
+async def test_conversations_side_by_side_answer_as_if_alone(engine: Engine) -> None:
+    options = [SamplingOptions(temperature=2, seed=s, max_new_tokens=30) for s in range(4)]
+    alone = [(await answer(engine, option))[0] for option in options]
+    beside = await asyncio.gather(*(answer(engine, option) for option in options))
+    assert [text for text, _ in beside] == alone
+    assert len(set(alone)) == 4
+
+
+async def test_conversations_take_turns(engine: Engine) -> None:
+    order: list[int] = []
+
+    async def talk(number: int) -> None:
+        nonlocal order
+        async for _ in engine.generate(HELLO, LONG):
+            order += [number]
+
+    await asyncio.gather(talk(0), talk(1), talk(2))
+    first_end = min(max(i for i, n in enumerate(order) if n == talker) for talker in (0, 1))
+    assert {0, 1} == set(order[:20])
+    assert 2 not in order[: first_end - 1]
+
+
+async def test_a_judge_overtakes_a_conversation(engine: Engine) -> None:
+    slow = engine.generate(HELLO, LONG)
+    await anext(slow)
+    judge = [p async for p in engine.generate(HELLO, GREEDY, priority=Priority.JUDGE)]
+    assert judge[-1].summary is not None
+    assert not idle(engine)()
+    await slow.aclose()
+
+
+async def test_cancelling_the_consumer_frees_the_cache(engine: Engine) -> None:
+    generation = engine.generate(HELLO, LONG)
+    decoding = generation._request.decoding
+
+    async def consume() -> None:
+        async for _ in generation:
+            with_cache.set()
+            await anyio.sleep_forever()
+
+    with_cache = anyio.Event()
+    async with anyio.create_task_group() as group:
+        group.start_soon(consume)
+        await with_cache.wait()
+        group.cancel_scope.cancel()
+    await generation.aclose()
+    await until(idle(engine))
+    assert (decoding._cache, decoding.finish_reason) == (None, "cancelled")
+
+
+async def test_a_timeout_while_waiting_for_a_token_ends_the_job(engine: Engine) -> None:
+    gate = threading.Event()
+    holder = asyncio.create_task(hold(engine, gate))
+    await until(lambda: engine.stalled_for() > 0)
+    with anyio.move_on_after(0.05) as scope:
+        await answer(engine)
+    assert scope.cancelled_caught
+    gate.set()
+    await holder
+    await until(idle(engine))
+
+
+async def hold(engine: Engine, gate: threading.Event) -> None:
+    await call(engine.thread, lambda: gate.wait(20), Priority.JUDGE)
+
+
+async def test_leaving_the_loop_ends_the_job(engine: Engine) -> None:
+    async for _ in engine.generate(HELLO, LONG):
+        break
+    gc.collect()
+    await until(idle(engine))
+
+
+async def test_cancel_ends_with_a_summary(engine: Engine) -> None:
+    async with aclosing(engine.generate(HELLO, LONG)) as generation:
+        pieces = [await anext(generation)]
+        generation.cancel()
+        pieces += [piece async for piece in generation]
+    summary = pieces[-1].summary
+    assert summary is not None
+    assert summary.finish_reason == "cancelled"
+    assert sum(piece.tokens for piece in pieces) == summary.generated_tokens < 100
+
+
+async def test_cancel_before_the_start_runs_nothing(engine: Engine) -> None:
+    generation = engine.generate(HELLO, LONG)
+    generation.cancel()
+    (last,) = [piece async for piece in generation]
+    assert last.summary is not None
+    assert (last.summary.finish_reason, last.summary.generated_tokens) == ("cancelled", 0)
+    assert last.summary.mean_probability is None
+
+
+async def test_the_event_loop_stays_free_during_a_long_step(engine: Engine) -> None:
+    gate = threading.Event()
+    holder = asyncio.create_task(hold(engine, gate))
+    # Were the loop blocked by the step, this could not be seen before the gate gives up.
+    await until(lambda: engine.stalled_for() > 0.1)
+    assert not holder.done()
+    gate.set()
+    await holder
+
+
+async def test_the_thread_does_not_wait_for_a_slow_consumer(engine: Engine) -> None:
+    generation = engine.generate(HELLO, LONG)
+    await anext(generation)
+    await until(idle(engine))
+    assert generation._request.decoding.finish_reason == "length"
+    assert (await answer(engine))[1][-1].summary is not None
+    await generation.aclose()
+
+
+async def test_a_damaged_model_is_an_error_for_the_consumer(engine: Engine) -> None:
+    weight = engine.model.network.lm_head.weight
+    kept = weight.clone()
+    weight.fill_(float("nan"))
+    with pytest.raises(NonFiniteLogitsError):
+        await answer(engine)
+    weight.copy_(kept)
+    assert (await answer(engine))[0]
+
+
+async def test_close_while_busy(engine: Engine) -> None:
+    generation = engine.generate(HELLO, LONG)
+    await anext(generation)
+    started = time.monotonic()
+    await engine.close()
+    assert time.monotonic() - started < 20
+    with pytest.raises(EngineStoppedError):
+        async for _ in generation:
+            pass
+    with pytest.raises(EngineStoppedError):
+        await answer(engine)
+    await engine.close()
+
+
+async def test_a_prompt_must_leave_room_for_the_answer(engine: Engine) -> None:
+    long = [Message("user", "x" * 200)]
+    with pytest.raises(PromptTooLongError) as caught:
+        engine.generate(long, SamplingOptions(max_new_tokens=1000))
+    assert caught.value.limit == 96
+    with pytest.raises(PromptTooLongError) as caught:
+        engine.generate(long, SamplingOptions(max_new_tokens=8))
+    assert caught.value.limit == 120
+
+
+async def test_info(engine: Engine) -> None:
+    assert engine.info() == {
+        "parameters": engine.model.parameters,
+        "layers": 2,
+        "dtype": "float32",
+        "dtype_reason": "as configured",
+        "device": "cpu",
+        "context_length": 128,
+    }
+
+
+async def test_a_base_model_writes_a_dialogue(tmp_path: Path) -> None:
+    engine = await load(save_tiny(tmp_path, "gpt2", template=None), context_length=100)
+    try:
+        text, pieces = await answer(engine)
+    finally:
+        await engine.close()
+    assert engine.context_length == 100
+    assert text
+    assert pieces[-1].summary is not None
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"context_length": 3}, OptionError),
+        ({"max_concurrent": 0}, OptionError),
+        ({"threads": 0}, OptionError),
+        ({"dtype": "int3"}, OptionError),
+    ],
+)
+async def test_options_out_of_range(
+    tmp_path: Path, options: dict[str, int], error: type[Exception]
+) -> None:
+    with pytest.raises(error):
+        await Engine.load(save_tiny(tmp_path), **options)  # type: ignore[arg-type]
+
+
+async def test_a_failed_load_leaves_no_thread(tmp_path: Path) -> None:
+    with pytest.raises(ModelLoadError):
+        await load(tmp_path)
+    assert not [thread for thread in threading.enumerate() if thread.name == "tensors"]

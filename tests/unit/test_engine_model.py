@@ -1,0 +1,133 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sovl_daemon.engine.errors import ModelLoadError, OptionError
+from sovl_daemon.engine.kernels import native_is_faster, native_kernels
+from sovl_daemon.engine.model import choose_device, load_model
+from sovl_daemon.engine.precision import _choose_on_cpu, choose_dtype
+from tests.unit.engine_tiny import save_tiny, tiny_model
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_a_loaded_model_is_frozen(tmp_path: Path, family: str) -> None:
+    model = load_model(save_tiny(tmp_path, family), device="cpu", dtype="float32")
+    assert not model.network.training
+    assert not any(parameter.requires_grad for parameter in model.network.parameters())
+    assert (model.layers, model.max_context, model.stop_ids) == (2, 128, frozenset({0}))
+    assert model.parameters == sum(p.numel() for p in tiny_model(family).network.parameters())
+
+
+def test_threads_hold_for_the_process(tmp_path: Path) -> None:
+    load_model(save_tiny(tmp_path), device="cpu", threads=2)
+    assert torch.get_num_threads() == 2
+    load_model(tmp_path, device="cpu", threads=1)
+    assert torch.get_num_threads() == 1
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+def test_every_format_decodes_after_warm_up(tmp_path: Path, dtype: str) -> None:
+    model = load_model(save_tiny(tmp_path), device="cpu", dtype=dtype)
+    model.warm_up()
+    cache = model.new_cache()
+    model.forward([3, 4], cache)
+    one_token = model.forward([5], cache)
+    whole = model.forward([3, 4, 5], model.new_cache())
+    assert one_token.dtype == getattr(torch, dtype)
+    torch.testing.assert_close(one_token, whole, atol=0.1, rtol=0.05)
+
+
+@pytest.mark.parametrize(
+    ("stored", "capability", "dtype", "reason"),
+    [
+        (torch.bfloat16, "AVX512", torch.bfloat16, "as stored"),
+        (torch.float16, "AVX512", torch.bfloat16, "float16 prompts are 9 times slower"),
+        (torch.float32, "AVX512", torch.bfloat16, "half the memory traffic"),
+        (torch.bfloat16, "AVX2", torch.float32, "a AVX2 CPU has no fast 16-bit matmul"),
+    ],
+)
+def test_the_format_on_a_cpu_is_explained(
+    stored: torch.dtype, capability: str, dtype: torch.dtype, reason: str
+) -> None:
+    choice = _choose_on_cpu(stored, capability)
+    assert choice.dtype == dtype
+    assert reason in choice.reason
+
+
+def test_an_accelerator_keeps_the_stored_16_bit_format() -> None:
+    device = torch.device("xpu")
+    assert choose_dtype("auto", torch.float16, device).dtype == torch.float16
+    assert choose_dtype("auto", torch.float32, device).dtype == torch.bfloat16
+
+
+def test_an_unknown_format_or_device_is_refused() -> None:
+    with pytest.raises(OptionError, match="'int3' is unknown: use auto, float32"):
+        choose_dtype("int3", torch.float32, CPU)
+    for device in ("toaster", "xpu:3"):
+        with pytest.raises(OptionError, match=f"device '{device}' cannot be used"):
+            choose_device(device)
+
+
+def without_config(path: Path) -> None:
+    (path / "config.json").unlink()
+
+
+def with_cut_weights(path: Path) -> None:
+    weights = path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
+
+
+def with_pickled_weights(path: Path) -> None:
+    (path / "model.safetensors").rename(path / "pytorch_model.bin")
+
+
+def with_own_code(path: Path) -> None:
+    config: dict[str, Any] = json.loads((path / "config.json").read_text())
+    config |= {"model_type": "evil", "auto_map": {"AutoConfig": "evil.EvilConfig"}}
+    (path / "config.json").write_text(json.dumps(config))
+    (path / "evil.py").write_text("raise SystemExit('this code was run')")
+
+
+@pytest.mark.parametrize(
+    "damage", [without_config, with_cut_weights, with_pickled_weights, with_own_code]
+)
+def test_a_folder_that_is_no_model_is_one_clear_line(tmp_path: Path, damage: Any) -> None:
+    damage(save_tiny(tmp_path))
+    with pytest.raises(ModelLoadError) as caught:
+        load_model(tmp_path, device="cpu")
+    assert str(tmp_path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_model_that_cannot_decode_is_told_at_warm_up() -> None:
+    model = tiny_model()
+
+    def no_cache(input_ids: torch.Tensor) -> None:
+        raise AssertionError("never called")
+
+    model.network.forward = no_cache
+    with pytest.raises(ModelLoadError, match="cannot decode with a key-value cache"):
+        model.warm_up()
+
+
+def test_native_kernels_hold_inside_the_block_only() -> None:
+    before = torch.backends.mkldnn.enabled
+    with native_kernels(True):
+        assert not torch.backends.mkldnn.enabled
+        with native_kernels(False):
+            assert not torch.backends.mkldnn.enabled
+    assert torch.backends.mkldnn.enabled == before
+
+
+@pytest.mark.parametrize(("slow_with_onednn", "expected"), [(True, True), (False, False)])
+def test_the_kernels_are_chosen_by_time(slow_with_onednn: bool, expected: bool) -> None:
+    def work() -> None:
+        if torch.backends.mkldnn.enabled == slow_with_onednn:
+            torch.randn(300, 300) @ torch.randn(300, 300)
+
+    assert native_is_faster(work) is expected

@@ -1,0 +1,122 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers.generation.logits_process import (
+    RepetitionPenaltyLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from sovl_daemon.engine.errors import NonFiniteLogitsError
+from sovl_daemon.engine.options import SamplingOptions
+from sovl_daemon.engine.sampling import Sampler, candidates, highest_probability, penalise
+
+SIZE = 60
+
+
+def random_logits(seed: int) -> torch.Tensor:
+    # Double precision, so that rounding at the edge of the nucleus does not matter.
+    generator = torch.Generator().manual_seed(seed)
+    return 4 * torch.randn(SIZE, generator=generator, dtype=torch.float64)
+
+
+def warped(logits: torch.Tensor, options: SamplingOptions) -> torch.Tensor:
+    """The distribution that transformers samples from."""
+    ids = torch.zeros(1, 0, dtype=torch.long)
+    scores = TemperatureLogitsWarper(options.temperature)(ids, logits[None])
+    if options.top_k:
+        scores = TopKLogitsWarper(options.top_k)(ids, scores)
+    if options.top_p < 1:
+        scores = TopPLogitsWarper(options.top_p)(ids, scores)
+    return scores[0].softmax(0)
+
+
+@given(
+    seed=st.integers(0, 10_000),
+    temperature=st.floats(0.1, 4),
+    top_k=st.integers(0, 2 * SIZE),
+    top_p=st.floats(0.01, 1),
+)
+@settings(max_examples=300, deadline=None)
+def test_candidates_are_those_of_transformers(
+    seed: int, temperature: float, top_k: int, top_p: float
+) -> None:
+    logits = random_logits(seed)
+    options = SamplingOptions(temperature=temperature, top_k=top_k, top_p=top_p)
+    probabilities, ids = candidates(logits, options)
+    ours = torch.zeros(SIZE, dtype=torch.float64)
+    ours[ids] = probabilities / probabilities.sum()
+    torch.testing.assert_close(ours, warped(logits, options))
+
+
+@given(
+    seed=st.integers(0, 10_000),
+    penalty=st.floats(0.1, 5),
+    history=st.lists(st.integers(0, SIZE - 1), max_size=30),
+)
+@settings(max_examples=200, deadline=None)
+def test_penalty_is_that_of_transformers(seed: int, penalty: float, history: list[int]) -> None:
+    logits = random_logits(seed)
+    ids = torch.tensor([history], dtype=torch.long)
+    expected = RepetitionPenaltyLogitsProcessor(penalty)(ids, logits[None].clone())[0]
+    torch.testing.assert_close(penalise(logits, history, penalty), expected)
+
+
+def test_penalty_leaves_the_models_logits_alone() -> None:
+    logits = random_logits(1)
+    before = logits.clone()
+    penalise(logits, [1, 2, 3], 2.0)
+    assert torch.equal(logits, before)
+
+
+def test_draws_follow_the_distribution() -> None:
+    logits = torch.tensor([0.5, 0.3, 0.15, 0.05]).log()
+    sampler = Sampler(SamplingOptions(temperature=1, top_k=0, top_p=1, seed=7))
+    draws = torch.tensor([sampler.choose(logits, [])[0] for _ in range(4000)])
+    shares = torch.bincount(draws, minlength=4) / len(draws)
+    torch.testing.assert_close(shares, logits.exp(), atol=0.03, rtol=0)
+
+
+def test_zero_temperature_takes_the_likeliest_and_penalty_still_counts() -> None:
+    logits = torch.tensor([1.0, 3.0, 2.9])
+    assert Sampler(SamplingOptions(temperature=0)).choose(logits, [])[0] == 1
+    penalised = SamplingOptions(temperature=0, repetition_penalty=1.5)
+    assert Sampler(penalised).choose(logits, [1])[0] == 2
+
+
+def test_a_tiny_temperature_is_greedy() -> None:
+    sampler = Sampler(SamplingOptions(temperature=1e-45, top_k=0, top_p=1))
+    assert {sampler.choose(random_logits(3), [])[0] for _ in range(20)} == {
+        int(random_logits(3).argmax())
+    }
+
+
+def test_the_same_seed_draws_the_same_and_no_seed_differs() -> None:
+    def draws(seed: int | None) -> list[int]:
+        sampler = Sampler(SamplingOptions(temperature=5, top_k=0, top_p=1, seed=seed))
+        return [sampler.choose(torch.zeros(1000), [])[0] for _ in range(8)]
+
+    assert draws(5) == draws(5)
+    assert draws(5) != draws(6)
+    assert draws(None) != draws(None)
+
+
+def test_probability_is_that_of_the_plain_distribution() -> None:
+    logits = random_logits(9)
+    options = SamplingOptions(temperature=3, top_k=2, repetition_penalty=2)
+    _, probability = Sampler(options).choose(logits, list(range(SIZE)))
+    assert probability == pytest.approx(float(logits.softmax(0).max()), rel=1e-5)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_logits_that_are_not_finite_are_refused(bad: float) -> None:
+    with pytest.raises(NonFiniteLogitsError, match="try dtype float32"):
+        highest_probability(torch.tensor([0.0, bad, 1.0]))
+    with pytest.raises(NonFiniteLogitsError):
+        highest_probability(torch.full((3,), -float("inf")))
+
+
+def test_a_masked_part_of_the_vocabulary_is_allowed() -> None:
+    assert highest_probability(torch.tensor([0.0, -float("inf"), 0.0])) == pytest.approx(0.5)
