@@ -37,7 +37,11 @@ class WorkerProcess:
         """
         settings = self._settings()
         command = [sys.executable, "-m", "sovl_daemon.worker"]
-        async with await anyio.open_process(command, env=_environment(settings)) as process:
+        async with await anyio.open_process(
+            command,
+            env=_environment(settings),
+            start_new_session=True,  # Ctrl-C in the terminal is the hub's to act on
+        ) as process:
             self.pid, self._reason = process.pid, ""
             try:
                 async with anyio.create_task_group() as tasks:

@@ -71,10 +71,9 @@ async def _serve(orders: Orders) -> None:
         for name in orders.agents:
             agent = available[name](orders.settings, paths, orders.process)
             tasks.start_soon(agent.serve)
-        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-            async for number in signals:
-                if number == signal.SIGTERM:  # Ctrl-C is the hub's to act on
-                    break
+        with anyio.open_signal_receiver(signal.SIGTERM) as signals:
+            async for _ in signals:
+                break
         tasks.cancel_scope.cancel()
 
 

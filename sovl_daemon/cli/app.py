@@ -6,6 +6,7 @@ import difflib
 import os
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -73,6 +74,12 @@ def run(
     dry_run: Annotated[
         bool, typer.Option(help="Try everything lightly and leave no trace in the memory.")
     ] = False,
+    console: Annotated[
+        bool, typer.Option("--console", help="Talk to it; leaving the console stops it.")
+    ] = False,
+    once: Annotated[
+        str | None, typer.Option(help="Answer one prompt (greedily), then stop.", metavar="PROMPT")
+    ] = None,
 ) -> None:
     """Run the daemon in the foreground."""
     from sovl_daemon.cli.daemon import run_daemon
@@ -80,7 +87,23 @@ def run(
     if dry_run:
         overrides = [*overrides, "training_config.dry_run=true"]
     with exits.one_line_errors():
-        raise typer.Exit(run_daemon(config, overrides))
+        if console or once is not None:
+            _run_and_talk(config, overrides, once)
+        else:
+            raise typer.Exit(run_daemon(config, overrides))
+
+
+def _run_and_talk(config: Path | None, overrides: list[str], once: str | None) -> None:
+    from sovl_daemon.cli.console import run_console
+    from sovl_daemon.cli.foreground import with_daemon
+
+    options = [f"--set={each}" for each in overrides]
+    if config is not None:
+        options.append(f"--config={config}")
+    if once is None:
+        with_daemon(options, run_console)
+    else:
+        with_daemon(options, partial(_answer, {"prompt": once, "temperature": 0}))
 
 
 @app.command()
@@ -115,20 +138,26 @@ def generate(
         "conversation": conversation,
     }
     args = {name: value for name, value in given.items() if value is not None}
-
-    async def answer(client: AsyncClient) -> None:
-        async with client.call("generate", args, deadline_s=deadline) as call:
-            async for step in call:
-                if "waiting" in step:
-                    exits.complain(f"{step['waiting']} ...")
-                elif not as_json:
-                    sys.stdout.write(step["text"])
-                    sys.stdout.flush()
-            result = await call.result()
-        render.show(result, as_json=as_json, view=lambda _: sys.stdout.write("\n"))
-
     with exits.one_line_errors():
-        _with_client(answer)
+        _with_client(partial(_answer, args, deadline=deadline, as_json=as_json))
+
+
+async def _answer(
+    args: dict[str, Any],
+    client: AsyncClient,
+    *,
+    deadline: float | None = None,
+    as_json: bool = False,
+) -> None:
+    async with client.call("generate", args, deadline_s=deadline) as call:
+        async for step in call:
+            if "waiting" in step:
+                exits.complain(f"{step['waiting']} ...")
+            elif not as_json:
+                sys.stdout.write(step["text"])
+                sys.stdout.flush()
+        result = await call.result()
+    render.show(result, as_json=as_json, view=lambda _: sys.stdout.write("\n"))
 
 
 @app.command()

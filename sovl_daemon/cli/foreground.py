@@ -1,0 +1,106 @@
+"""A daemon of one's own for as long as one talks to it."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import NoReturn
+
+import anyio
+
+from sovl_daemon.cli import render
+from sovl_daemon.client import AsyncClient, ClientError, DaemonDown
+from sovl_daemon.client.target import Target
+
+POLL_S = 0.1
+
+Work = Callable[[AsyncClient], Awaitable[None]]
+
+
+class DaemonFailed(ClientError):
+    """The daemon ended before it was ready; it said why on standard error."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(f"the daemon ended with status {code}")
+        self.code = code
+
+
+def with_daemon(options: list[str], work: Work) -> None:
+    """Do `work` with the running daemon, else with one that lives as long as the work.
+
+    `options` are those of `sovl run`.
+    """
+    if _is_running():
+        anyio.run(_talk, None, work)
+        return
+    with _daemon(options) as process:
+        anyio.run(_talk, process, work)
+
+
+def _is_running() -> bool:
+    async def ask() -> None:
+        async with AsyncClient(Target.find()):
+            pass
+
+    try:
+        anyio.run(ask)
+    except DaemonDown:
+        return False
+    return True
+
+
+@contextmanager
+def _daemon(options: list[str]) -> Iterator[subprocess.Popen[bytes]]:
+    command = [sys.executable, "-m", "sovl_daemon.cli", "run", *options]
+    # In a session of its own: Ctrl-C is for the answer, not for the daemon.
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
+    for number in (signal.SIGHUP, signal.SIGTERM):
+        signal.signal(number, _leave)
+    try:
+        yield process
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def _leave(number: int, frame: FrameType | None) -> NoReturn:
+    sys.exit(128 + number)  # by way of the `finally` that stops the daemon
+
+
+async def _talk(process: subprocess.Popen[bytes] | None, work: Work) -> None:
+    async with await _connect(process) as client:
+        await _ready(client, process)
+        await work(client)
+
+
+async def _connect(process: subprocess.Popen[bytes] | None) -> AsyncClient:
+    """A client for a daemon that answers."""
+    while True:
+        _check(process)
+        try:
+            async with AsyncClient(Target.find()):
+                return AsyncClient(Target.find(), source="sovl")
+        except DaemonDown:
+            await anyio.sleep(POLL_S)
+
+
+async def _ready(client: AsyncClient, process: subprocess.Popen[bytes] | None) -> None:
+    """Wait until the model answers, telling what it waits for."""
+    with render.errors.status("starting") as spinner:
+        while True:
+            _check(process)
+            pong = await client.control("ping")
+            if pong["state"] != "starting":
+                return
+            spinner.update(render.escape(f"starting: {pong['detail']}"))
+            await anyio.sleep(POLL_S)
+
+
+def _check(process: subprocess.Popen[bytes] | None) -> None:
+    code = process.poll() if process is not None else None
+    if code is not None:
+        raise DaemonFailed(code)
