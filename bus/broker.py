@@ -19,14 +19,14 @@ import anyio
 import structlog
 
 from bus.auth import Door
-from bus.envelope import Envelope, Payload, decode, new_id, stamp
+from bus.envelope import Envelope, Payload, decode, new_id
 from bus.errors import BadMessage
-from bus.messages import BEAT_S, RETAIN, Beat, Subscribe, Welcome
+from bus.messages import BEAT_S, Beat, Subscribe, Welcome
 from bus.port import Port, Unreachable
+from bus.publication import read, stamp, write
 from bus.topics import SubscriberCut
 
 MAX_TOPICS = 10_000
-EVENT_HEAD = b'{"v":1,'  # what `stamp` relies on, and the version check of events
 _TOPIC = re.compile(rb"[a-z0-9_.-]{1,200}")
 
 log = structlog.get_logger(agent="bus")
@@ -84,8 +84,8 @@ class Broker:
 
     def publish(self, topic: str, payload: Payload, *, retain: bool = False) -> None:
         """Publish from inside the hub."""
-        event = Envelope.of(payload, source="hub").encode_event()
-        self._on_publish([topic.encode(), RETAIN if retain else b"", event])
+        envelope = Envelope.of(payload, source="hub")
+        self._on_publish([write(topic, envelope, retain=retain)])
 
     def last(self, topic: str) -> dict[str, Any] | None:
         """The payload of a topic's retained event."""
@@ -106,18 +106,19 @@ class Broker:
         }
 
     def _on_publish(self, parts: list[bytes]) -> None:
-        if len(parts) != 3 or not parts[2].startswith(EVENT_HEAD):
+        publication = read(parts)
+        if publication is None:
             self._refused += 1
             return
-        name, flags, event = parts
+        name, retain, event = publication
         topic = self._topics.get(name) or self._new_topic(name)
         if topic is None:
             self._refused += 1
             return
         self._published += 1
         topic.seq += 1
-        stamped = stamp(name.decode(), topic.seq, event)
-        if flags == RETAIN:
+        stamped = stamp(name, topic.seq, event)
+        if retain:
             topic.last = stamped
         for subscriber in tuple(topic.subscribers):
             self._deliver(subscriber, stamped)

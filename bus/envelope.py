@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import time
-import uuid
 from typing import Any, ClassVar
 
 from pydantic import (
@@ -25,7 +25,7 @@ _kinds: dict[str, type[Payload]] = {}
 
 def new_id() -> str:
     """A fresh id for a message: 32 hexadecimal digits of randomness."""
-    return uuid.uuid4().hex
+    return os.urandom(16).hex()
 
 
 class Payload(BaseModel):
@@ -109,7 +109,7 @@ class Envelope(BaseModel):
         return self.model_dump_json().encode()
 
     def encode_event(self) -> bytes:
-        """The same without topic and seq, which the broker puts in (see `stamp`)."""
+        """The same without topic and seq, which the broker puts in (see bus/publication.py)."""
         return self.model_dump_json(exclude={"topic", "seq"}).encode()
 
 
@@ -121,8 +121,3 @@ def decode(data: bytes) -> Envelope:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part) for part in first["loc"]) or "message"
         raise BadMessage(f"{where}: {first['msg']}") from None
-
-
-def stamp(topic: str, seq: int, event: bytes) -> bytes:
-    """Put topic and sequence number at the head of an encoded event without parsing it."""
-    return b'{"topic":"%b","seq":%d,%b' % (topic.encode(), seq, event[1:])

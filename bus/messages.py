@@ -9,7 +9,6 @@ from pydantic import Field
 from bus.envelope import Payload
 
 BEAT_S = 1.0  # how often the broker tells a subscriber that it is there
-RETAIN = b"retain"  # the flag frame of an event that late subscribers get as a last value
 
 
 class Command(Payload, kind="command"):

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import zmq
-from anyio.lowlevel import checkpoint
 
 IPC = "ipc://"
 BURST = 128  # messages taken in one turn before other tasks get theirs
+_MORE = zmq.NOBLOCK | zmq.SNDMORE
 
 
 class Unreachable(Exception):
@@ -50,8 +50,11 @@ class Port:
             setattr(self.socket, name, value)
         self.tells_users = tells_users
         self._fd: int = self.socket.get(zmq.FD)
+        self._send: Callable[..., Any] = self.socket.send
         self._readers: list[asyncio.Future[None]] = []
         self._writers: list[asyncio.Future[None]] = []
+        self._pump: Callable[[], None] | None = None
+        self._looking = False
 
     def bind(self, address: str, *, mode: int = 0o660) -> Port:
         """Bind; an ipc socket file gets exactly the permissions `mode`.
@@ -101,7 +104,7 @@ class Port:
         except zmq.Again:
             return None
         if self._writers:
-            self._signal()
+            self._look_again()
         return message
 
     async def send(self, *parts: bytes) -> None:
@@ -112,28 +115,51 @@ class Port:
     def send_nowait(self, *parts: bytes) -> bool:
         """Send; False when the queue is full. Raises Unreachable (only with router_mandatory)."""
         try:
-            self.socket.send_multipart(parts, zmq.NOBLOCK)
+            for part in parts[:-1]:
+                self._send(part, _MORE)
+            self._send(parts[-1], zmq.NOBLOCK)
         except zmq.Again:
-            return False
+            return False  # at the first part: what has room for that takes the rest, too
         except zmq.ZMQError as error:
             if error.errno != zmq.EHOSTUNREACH:
                 raise
             raise Unreachable from None
         finally:
-            if self._readers:
-                self._signal()
+            if self._readers or self._pump is not None:
+                self._look_again()
         return True
 
     async def drain(self, handle: Callable[[list[bytes]], None]) -> None:
-        """Hand every message to `handle`, for ever, in bursts that leave other tasks their turn."""
-        while True:
-            handle(await self.receive())
-            for _ in range(BURST):
-                message = self.receive_nowait()
-                if message is None:
-                    break
-                handle(message)
-            await checkpoint()
+        """Hand every message to `handle`, for ever, in bursts that leave others their turn.
+
+        Raises what `handle` raises.
+        """
+        loop = asyncio.get_running_loop()
+        ended: asyncio.Future[None] = loop.create_future()
+
+        def pump() -> None:
+            if ended.done():
+                return
+            try:
+                for _ in range(BURST):
+                    message = self.receive_nowait()
+                    if message is None:
+                        return
+                    handle(message)
+            except Exception as error:
+                ended.set_exception(error)
+            else:
+                self._look_again()  # there may be more
+
+        # Called by the loop itself: a task to wake would double the time a message takes.
+        self._pump = pump
+        loop.add_reader(self._fd, pump)
+        pump()
+        try:
+            await ended
+        finally:
+            self._pump = None
+            loop.remove_reader(self._fd)
 
     def _take(self) -> list[bytes]:
         if not self.tells_users:
@@ -146,18 +172,33 @@ class Port:
         loop = asyncio.get_running_loop()
         waiter: asyncio.Future[None] = loop.create_future()
         waiters.append(waiter)
-        loop.add_reader(self._fd, self._signal)
+        if self._pump is None:
+            loop.add_reader(self._fd, self._signal)
         try:
             await waiter
         finally:
             if waiter in waiters:
                 waiters.remove(waiter)
             # Left in place, a reader that nobody waits for would spin the loop.
-            if not self._readers and not self._writers:
+            if not self._readers and not self._writers and self._pump is None:
                 loop.remove_reader(self._fd)
 
+    def _look_again(self) -> None:
+        """Soon see what else the socket has: a call on it may have swallowed the signal."""
+        if not self._looking:
+            self._looking = True
+            asyncio.get_running_loop().call_soon(self._look)
+
+    def _look(self) -> None:
+        self._looking = False
+        if self._pump is not None:
+            self._pump()
+        self._signal()
+
     def _signal(self) -> None:
-        events = 0 if self.socket.closed else int(self.socket.get(zmq.EVENTS))
+        if self.socket.closed or not (self._readers or self._writers):
+            return
+        events = int(self.socket.get(zmq.EVENTS))
         if events & zmq.POLLIN:
             _wake(self._readers)
         if events & zmq.POLLOUT:

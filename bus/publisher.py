@@ -5,8 +5,8 @@ from __future__ import annotations
 import zmq
 
 from bus.envelope import Envelope, Payload
-from bus.messages import RETAIN
 from bus.port import Port
+from bus.publication import write
 
 LINGER_S = 0.5  # the last words of an agent that stops should still get out
 
@@ -22,8 +22,8 @@ class Publisher:
         self, topic: str, payload: Payload, *, correlation: str | None = None, retain: bool = False
     ) -> None:
         """Publish `payload`; with `retain`, late subscribers get it as the topic's last value."""
-        event = Envelope.of(payload, source=self._source, correlation=correlation).encode_event()
-        await self._port.send(topic.encode(), RETAIN if retain else b"", event)
+        envelope = Envelope.of(payload, source=self._source, correlation=correlation)
+        await self._port.send(write(topic, envelope, retain=retain))
 
     def close(self) -> None:
         """Close once what is queued is out, or after half a second."""

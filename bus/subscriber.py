@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import AsyncIterator, Iterable
 from typing import Self
 
 import anyio
 import zmq
+from anyio.lowlevel import checkpoint
 
 from bus.envelope import Envelope, Payload, decode
 from bus.errors import BadMessage, BusError
 from bus.messages import BEAT_S, Beat, Subscribe, Welcome
-from bus.port import Port
+from bus.port import BURST, Port
 
 SILENCE_S = 3 * BEAT_S
 
@@ -63,16 +65,21 @@ class Subscriber:
         raise BusError(f"no welcome from the event broker within {timeout_s:g} s")
 
     async def __aiter__(self) -> AsyncIterator[Envelope]:
-        while True:
+        for turn in itertools.count():
+            if not turn % BURST:
+                await checkpoint()
             while self._ready:
                 yield self._ready.pop(0)
-            data = None
-            with anyio.move_on_after(SILENCE_S):
-                data = (await self._port.receive())[-1]
-            if data is None:
+            message = self._port.receive_nowait() or await self._patiently()
+            if message is None:
                 await self._ask()
             else:
-                self._take(data)
+                self._take(message[-1])
+
+    async def _patiently(self) -> list[bytes] | None:
+        with anyio.move_on_after(SILENCE_S):
+            return await self._port.receive()
+        return None
 
     async def _ask(self) -> None:
         with anyio.move_on_after(SILENCE_S):

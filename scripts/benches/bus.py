@@ -107,8 +107,10 @@ class Plain:
             self.socket.recv()  # the welcome
 
     async def publish(self, topic: bytes = b"bench") -> None:
-        parts = [topic, EVENT] if self.kind == "proxy" else [topic, b"", EVENT]
-        self.sender.send_multipart(parts)
+        if self.kind == "proxy":
+            self.sender.send_multipart([topic, EVENT])
+        else:
+            self.sender.send(b"%b - %b" % (topic, EVENT))
 
     async def receive(self) -> None:
         while b"bench.sample" not in self.socket.recv_multipart()[-1]:

@@ -112,5 +112,5 @@ def _markdown_table(rows: list[dict[str, object]]) -> list[str]:
 
 def _text(value: object) -> str:
     if value is None:
-        return "–"
+        return "-"
     return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -51,7 +51,8 @@ from sovl_daemon.client import AsyncClient, Target
 
 async def talk(client):
     while True:
-        async with client.call("generate", {"prompt": "Tell me a long story.", "max_tokens": 500}) as call:
+        story = {"prompt": "Tell me a long story.", "max_tokens": 500}
+        async with client.call("generate", story) as call:
             async for step in call:
                 if "text" in step:
                     print("talking", flush=True)

@@ -94,7 +94,7 @@ class ChatTokenizer:
     def _layout(self, messages: Sequence[Message]) -> list[int]:
         turns = [{"role": each.role, "content": self._defuse(each.content)} for each in messages]
         if self._plain:
-            return list(self._tokenizer.encode(_dialogue(turns)))
+            return list(self._tokenizer.encode(_dialogue(turns), verbose=False))
         return self._encode(self._render(turns, add_generation_prompt=True))
 
     def _render(self, turns: list[dict[str, str]], **options: bool) -> str:
@@ -107,7 +107,8 @@ class ChatTokenizer:
         return str(text)
 
     def _encode(self, text: str) -> list[int]:
-        return list(self._tokenizer.encode(text, add_special_tokens=False))
+        # Not verbose: a history that is too long is expected here, and shortened.
+        return list(self._tokenizer.encode(text, add_special_tokens=False, verbose=False))
 
     def _defuse(self, content: str) -> str:
         """Break up special tokens in what people write, or a message could end its own turn."""
