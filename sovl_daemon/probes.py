@@ -57,11 +57,12 @@ def _sample_process(process: psutil.Process) -> ProcessSample:
 def anonymous_bytes(pid: int) -> int | None:
     """Memory of a process that no file backs, in bytes; None where the kernel does not tell."""
     try:
-        text = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii")
+        # Not smaps_rollup, which walks all page tables: 5 ms for a model host.
+        text = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
     except OSError:
         return None
     for line in text.splitlines():
-        if line.startswith("Anonymous:"):
+        if line.startswith("RssAnon:"):
             return int(line.split()[1]) * 1024
     return None
 

@@ -1,0 +1,412 @@
+"""Keep the documents true: `python -m sovl_daemon.reference` rewrites their generated parts.
+
+A generated part stands between `<!-- generated: NAME -->` and `<!-- end -->`. Its rows come from
+the code. What code cannot say is written by hand: where the last column of a table is headed
+`Meaning`, the generator keeps what stands there.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import re
+import tomllib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import EntryPoint
+from pathlib import Path
+from typing import Any
+
+import typer.main
+from pydantic import BaseModel
+
+import bus.broker
+import bus.errors
+import bus.messages
+import bus.router
+import bus.subscriber
+import bus.topics
+import sovl_daemon.switchboard
+from bus.commands import CommandSpec, commands_of
+from bus.envelope import Envelope, Payload
+from bus.errors import CommandError
+from config import KEYS, Settings, get_value
+from config.keys import range_text, unit
+from sovl_daemon.cli import app, daemon, exits
+from sovl_daemon.client import errors as client_errors
+from sovl_daemon.controls import Controls
+from sovl_daemon.registry import GROUP
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = ("agents", "bus", "config", "sovl_daemon")
+_PART = re.compile(r"(<!-- generated: (.+?) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
+_ROW = re.compile(r"^\| `([^`]+)` \|.*?((?:[^|\\]|\\.)*) \|$", re.MULTILINE)
+_LEVELS = ("debug", "info", "warning", "error", "critical", "exception", "log")
+
+Kept = Mapping[str, str]
+"""Hand-written meanings by the name in the first column."""
+
+
+class UnknownPart(Exception):
+    """A document asks for a part that nobody generates."""
+
+
+def documents() -> list[Path]:
+    """The documents that have generated parts."""
+    return [path for path in sorted((ROOT / "docs").glob("*.md")) if _PART.search(_read(path))]
+
+
+def updated(text: str) -> str:
+    """A document with its generated parts made anew. Raises UnknownPart."""
+    return _PART.sub(lambda found: found[1] + _generate(found[2], found[3]) + found[4], text)
+
+
+def _generate(title: str, before: str) -> str:
+    name, _, argument = title.partition(" ")
+    if name == "file":
+        return _quoted(argument)
+    if name not in PARTS:
+        raise UnknownPart(f"{title}: no such part; there are: file, {', '.join(PARTS)}")
+    meanings = {row[1]: row[2].strip() for row in _ROW.finditer(before)}
+    return f"\n{PARTS[name](meanings).strip()}\n\n"
+
+
+def _quoted(path: str) -> str:
+    language = {".py": "python", ".toml": "toml"}[Path(path).suffix]
+    return f"\n```{language}\n{_read(ROOT / path).strip()}\n```\n\n"
+
+
+def _read(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
+
+
+def _table(*header: str, rows: Iterable[Sequence[str]]) -> str:
+    cells = [header, ["---"] * len(header), *rows]
+    return "".join(f"| {' | '.join(row)} |\n" for row in cells)
+
+
+def _cell(text: object) -> str:
+    return str(text).replace("|", "\\|").replace("\n", " ")
+
+
+def _prose(thing: Any) -> str:
+    """A docstring as Markdown, its paragraphs unfolded."""
+    paragraphs = re.split(r"\n\s*\n", (thing.__doc__ or "").strip())
+    return "\n\n".join(" ".join(each.split()) for each in paragraphs)
+
+
+# Fields, from their JSON schema
+
+
+def _fields(model: type[BaseModel], column: str) -> str:
+    """A table of a model's fields and, under it, those of the models inside it."""
+    schema = model.model_json_schema()
+    inner = (
+        f"Each `{name}`: {part.get('description', '')}\n\n{_schema_table(part, column)}"
+        for name, part in schema.get("$defs", {}).items()
+    )
+    return "\n".join([_schema_table(schema, column), *inner])
+
+
+def _schema_table(schema: dict[str, Any], column: str) -> str:
+    properties = schema.get("properties", {})
+    if not properties:
+        return "It has none.\n"
+    described = any("description" in each for each in properties.values())
+    rows = []
+    for name, each in properties.items():
+        default = f"`{_json(each.get('default'))}`" if "default" in each else "made up"
+        needed = "required" if name in schema.get("required", ()) else default
+        row = [f"`{name}`", _type(each), needed, _range(each)]
+        rows.append([*row, _cell(each.get("description", ""))] if described else row)
+    header = (column, "Type", "Default", "Allowed", *(("What it is",) if described else ()))
+    return _table(*header, rows=rows)
+
+
+def _json(value: Any) -> str:
+    return {None: "null", True: "true", False: "false", "": '""'}.get(value, str(value))
+
+
+def _type(schema: dict[str, Any]) -> str:
+    if "$ref" in schema:
+        return f"`{schema['$ref'].rpartition('/')[2]}`"
+    if "anyOf" in schema:
+        return " or ".join(map(_type, schema["anyOf"]))
+    if schema.get("type") == "array":
+        return f"list of {_type(schema.get('items', {}))}"
+    if isinstance(schema.get("additionalProperties"), dict):
+        return f"object of name to {_type(schema['additionalProperties'])}"
+    words = {"string": "text", "integer": "whole number", "boolean": "true or false"}
+    kind = str(schema.get("type", "anything"))
+    return words.get(kind, kind)
+
+
+_LIMITS = {
+    "minimum": "{} or more",
+    "exclusiveMinimum": "above {}",
+    "maximum": "{} or less",
+    "exclusiveMaximum": "below {}",
+    "minLength": "{} or more characters",
+    "maxLength": "{} or fewer characters",
+    "maxItems": "{} or fewer",
+    "pattern": "`{}`",
+}
+
+
+def _range(schema: dict[str, Any]) -> str:
+    found = [
+        text.format(each[limit])
+        for each in (schema, *schema.get("anyOf", ()))
+        for limit, text in _LIMITS.items()
+        if limit in each
+    ]
+    return _cell(", ".join(found))
+
+
+# The protocol
+
+
+def _envelope(kept: Kept) -> str:
+    schema = Envelope.model_json_schema()
+    rows = [
+        [f"`{name}`", "object" if name == "payload" else _type(each), kept.get(name, "")]
+        for name, each in schema["properties"].items()
+    ]
+    return _table("Field", "Type", "Meaning", rows=rows)
+
+
+def payloads(module: Any) -> list[type[Payload]]:
+    """The payload classes of a module that have a kind, in the order they are written."""
+    classes = [each for each in vars(module).values() if isinstance(each, type)]
+    return [
+        each
+        for each in classes
+        if issubclass(each, Payload) and each.kind and each.__module__ == module.__name__
+    ]
+
+
+def _kinds(kept: Kept) -> str:
+    kinds = payloads(bus.messages)
+    overview = [[f"`{each.kind}`", kept.get(each.kind, "")] for each in kinds]
+    sections = (f"#### {each.kind}\n\n{_prose(each)}\n\n{_fields(each, 'Field')}" for each in kinds)
+    return "\n".join([_table("Kind", "Meaning", rows=overview), *sections])
+
+
+def _events(kept: Kept) -> str:
+    return "\n".join(
+        f"### {each.kind}\n\n{_prose(each)}\n\n{_fields(each, 'Field')}"
+        for each in payloads(bus.topics)
+    )
+
+
+def error_codes() -> list[str]:
+    """The codes of bus/errors.py, then those that only one agent uses."""
+    shared = [text for name, text in vars(bus.errors).items() if name.isupper()]
+    own = {
+        call.args[0].value
+        for _, tree in _sources()
+        for call in ast.walk(tree)
+        if isinstance(call, ast.Call) and _name(call.func) == "CommandError" and call.args
+        if isinstance(call.args[0], ast.Constant)
+    }
+    return [*shared, *sorted(own - {*shared})]
+
+
+def _errors(kept: Kept) -> str:
+    rows = [[f"`{code}`", str(exits.exit_code(CommandError(code, ""))), kept.get(code, "")]
+            for code in error_codes()]  # fmt: skip
+    return _table("Code", "Exit code of `sovl`", "Meaning", rows=rows)
+
+
+_LIMIT_KEYS = (
+    "bus.max_message_bytes",
+    "bus.max_pending_per_client",
+    "bus.max_pending_per_agent",
+    "bus.command_deadline_s",
+    "bus.subscriber_queue",
+    "bus.subscriber_stall_s",
+)
+_LIMIT_CONSTANTS = {
+    "BEAT_S": bus.messages.BEAT_S,
+    "SILENCE_S": bus.subscriber.SILENCE_S,
+    "CANCEL_GRACE_S": bus.router.CANCEL_GRACE_S,
+    "CLIENT_QUEUE": sovl_daemon.switchboard.CLIENT_QUEUE,
+    "MAX_TOPICS": bus.broker.MAX_TOPICS,
+}
+
+
+def _limits(kept: Kept) -> str:
+    defaults = Settings()
+    rows = [
+        [key, f"{get_value(defaults, key)}", f"{range_text(KEYS[key])} {unit(KEYS[key])}"]
+        for key in _LIMIT_KEYS
+    ]
+    rows += [[name, f"{value}", "fixed"] for name, value in _LIMIT_CONSTANTS.items()]
+    filled = ([f"`{name}`", *rest, kept.get(name, "")] for name, *rest in rows)
+    return _table("Limit", "Default", "Can be set to", "Meaning", rows=filled)
+
+
+# Commands
+
+
+def shipped_agents() -> list[Any]:
+    """The agent classes that come with the daemon, as pyproject.toml names them."""
+    project = tomllib.loads(_read(ROOT / "pyproject.toml"))["project"]
+    points = project["entry-points"][GROUP].items()
+    return [EntryPoint(name, value, GROUP).load() for name, value in points]
+
+
+def _daemon_commands(kept: Kept) -> str:
+    specs = [spec for agent in shipped_agents() for spec in agent.commands()]
+    return "\n".join(map(_command, sorted(specs, key=lambda spec: (spec.internal, spec.name))))
+
+
+def _control_commands(kept: Kept) -> str:
+    return "\n".join(map(_command, sorted(commands_of(Controls), key=lambda spec: spec.name)))
+
+
+def _command(spec: CommandSpec) -> str:
+    who = f"Agent `{spec.agent}`" + (", for other agents only." if spec.internal else ".")
+    if not spec.arguments.model_fields:
+        return f"### {spec.name}\n\n{spec.help} {who} No arguments.\n"
+    return f"### {spec.name}\n\n{spec.help} {who}\n\n{_fields(spec.arguments, 'Argument')}"
+
+
+def _cli(kept: Kept) -> str:
+    return "\n".join(_subcommand(typer.main.get_command(app.app), "sovl", None))
+
+
+def subcommands() -> set[str]:
+    """Every `sovl …` there is, such as `sovl keys new`."""
+    return set(re.findall(r"^### (sovl.*)$", _cli({}), re.MULTILINE))
+
+
+def _subcommand(command: Any, title: str, parent: Any) -> Iterator[str]:
+    context = command.context_class(command, info_name=title.rpartition(" ")[2], parent=parent)
+    usage = " ".join([title, *command.collect_usage_pieces(context)])
+    yield f"### {title}\n\n{command.help}\n\n```sh\n{usage}\n```\n"
+    records = [each.get_help_record(context) for each in command.params if each.name != "help"]
+    rows = [[f"`{_cell(name)}`", _cell(text)] for name, text in filter(None, records)]
+    if rows:
+        yield _table("Argument or option", "What it is", rows=rows)
+    for name, each in getattr(command, "commands", {}).items():
+        yield from _subcommand(each, f"{title} {name}", context)
+
+
+def exit_codes() -> dict[int, list[str]]:
+    """Each exit code of `sovl` with the errors that lead to it."""
+    numbers = {value for name, value in vars(exits).items() if name.isupper() and name[0] != "_"
+               if isinstance(value, int)}  # fmt: skip
+    causes: dict[int, list[str]] = {number: [] for number in sorted({0, *numbers})}
+    for code in error_codes():
+        causes[exits.exit_code(CommandError(code, ""))].append(code)
+    for kind in client_errors.ClientError.__subclasses__():
+        if kind.__module__ == client_errors.__name__:
+            causes[exits.exit_code(kind(""))].append(kind.__name__)
+    return dict(sorted({**causes, daemon.EX_CONFIG: []}.items()))
+
+
+def _exits(kept: Kept) -> str:
+    rows = (
+        [f"`{code}`", ", ".join(f"`{each}`" for each in causes), kept.get(str(code), "")]
+        for code, causes in exit_codes().items()
+    )
+    return _table("Exit code", "Errors", "Meaning", rows=rows)
+
+
+# The log
+
+
+@dataclass
+class LogEvent:
+    """What the code says of one event. `open` if a line may have fields found only at run time."""
+
+    levels: set[str] = field(default_factory=set)
+    fields: list[str] = field(default_factory=list)
+    open: bool = False
+
+    def note(self, call: ast.Call, level: str) -> None:
+        """Add what one call says."""
+        self.levels.add({"exception": "error", "log": "any"}.get(level, level))
+        names = [each.arg for each in call.keywords]
+        self.open = self.open or None in names
+        traces = ["exception"] if level == "exception" or "exc_info" in names else []
+        known = [name for name in names if name not in (None, "exc_info")]
+        new = [name for name in [*known, *traces] if name and name not in self.fields]
+        self.fields += new
+
+
+def log_events() -> dict[str, LogEvent]:
+    """Every event that the code logs, by name."""
+    found: dict[str, LogEvent] = {}
+    for _, tree in _sources():
+        functions = [each for each in ast.walk(tree) if isinstance(each, ast.FunctionDef | ast.AsyncFunctionDef)]
+        for function in functions:
+            for call, level in _log_calls(function):
+                for name in _event_names(call.args[level == "log"], function, tree):
+                    found.setdefault(name, LogEvent()).note(call, level)
+    return dict(sorted(found.items()))
+
+
+def _log_calls(function: ast.AST) -> Iterator[tuple[ast.Call, str]]:
+    for call in ast.walk(function):
+        if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute):
+            owner = call.func.value
+            name = _name(owner.func if isinstance(owner, ast.Call) else owner)
+            if call.func.attr in _LEVELS and name in ("log", "logger", "get_logger"):
+                yield call, call.func.attr
+
+
+def _event_names(event: ast.expr, function: Any, tree: ast.Module) -> list[str]:
+    """The name itself, or what is passed for it where it is the function's parameter."""
+    if isinstance(event, ast.Constant):
+        return [str(event.value)]
+    parameters = [each.arg for each in function.args.args if each.arg != "self"]
+    if _name(event) not in parameters:
+        return []  # a line of another process that is passed on
+    place = parameters.index(_name(event))
+    calls = (each for each in ast.walk(tree) if isinstance(each, ast.Call))
+    passed = (each.args[place] for each in calls if _name(each.func) == function.name)
+    return [str(each.value) for each in passed if isinstance(each, ast.Constant)]
+
+
+def _name(expression: ast.AST) -> str:
+    return getattr(expression, "attr", "") or getattr(expression, "id", "")
+
+
+def _sources() -> Iterator[tuple[Path, ast.Module]]:
+    for package in PACKAGES:
+        for path in sorted((ROOT / package).rglob("*.py")):
+            yield path, ast.parse(_read(path))
+
+
+def _log(kept: Kept) -> str:
+    rows = []
+    for name, event in log_events().items():
+        names = [f"`{each}`" for each in event.fields] + ["…"] * event.open
+        rows.append([f"`{name}`", ", ".join(sorted(event.levels)), ", ".join(names), kept.get(name, "")])
+    return _table("Event", "Level", "Fields", "Meaning", rows=rows)
+
+
+PARTS: dict[str, Callable[[Kept], str]] = {
+    "envelope": _envelope,
+    "kinds": _kinds,
+    "events": _events,
+    "errors": _errors,
+    "limits": _limits,
+    "daemon-commands": _daemon_commands,
+    "control-commands": _control_commands,
+    "cli": _cli,
+    "exits": _exits,
+    "log": _log,
+}
+
+
+def main() -> None:
+    """Rewrite the generated parts of every document."""
+    for path in documents():
+        path.write_text(updated(_read(path)), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
