@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import zmq
@@ -53,7 +54,10 @@ class KeyRing:
         key = self.public(source)
         self.allowed_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         target = self.allowed_dir / f"{_checked(name)}.key"
-        target.write_text(f'curve\n    public-key = "{key.decode()}"\n')
+        # Renamed into place: a daemon that looks meanwhile sees the old key or the new one.
+        fresh = target.with_suffix(".new")
+        fresh.write_text(f'curve\n    public-key = "{key.decode()}"\n')
+        fresh.replace(target)
         return key.decode()
 
     def revoke(self, name: str) -> None:
@@ -69,7 +73,8 @@ class KeyRing:
         """Public key (Z85) by name of everybody who may connect. Unreadable files count not."""
         keys = {}
         for path in sorted(self.allowed_dir.glob("*.key")):
-            keys[path.stem] = self.public(path).decode()
+            with suppress(KeyProblem):
+                keys[path.stem] = self.public(path).decode()
         return keys
 
     def public(self, path: Path) -> bytes:
@@ -108,13 +113,12 @@ class AllowList:
 
     def __init__(self, ring: KeyRing) -> None:
         self._ring = ring
-        self._stamp: int | None = None
+        self._stamp: frozenset[tuple[str, int]] | None = None
         self._keys: frozenset[str] = frozenset()
 
     def refresh(self) -> None:
-        """Look again. Cheap: one stat unless something changed."""
-        directory = self._ring.allowed_dir
-        stamp = directory.stat().st_mtime_ns if directory.exists() else None
+        """Look again. Cheap: one listing unless something changed."""
+        stamp = _listing(self._ring.allowed_dir)
         if stamp != self._stamp:
             self._stamp = stamp
             self._keys = frozenset(self._ring.allowed().values())
@@ -126,6 +130,15 @@ class AllowList:
     def callback(self, domain: str, key: bytes) -> bool:
         """Answer pyzmq's authenticator."""
         return key.decode() in self
+
+
+def _listing(directory: Path) -> frozenset[tuple[str, int]]:
+    """Names and inodes: the directory's time is too coarse to tell two quick changes apart."""
+    try:
+        with os.scandir(directory) as entries:
+            return frozenset((entry.name, entry.inode()) for entry in entries)
+    except FileNotFoundError:
+        return frozenset()
 
 
 class Door:

@@ -8,6 +8,7 @@ none of the last three.
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
 from collections import deque
@@ -172,9 +173,10 @@ class Broker:
         topics = {name: topic for name, topic in self._topics.items()
                   if subscriber.wants(name.decode())}  # fmt: skip
         seqs = {name.decode(): topic.seq for name, topic in topics.items()}
-        self._deliver(subscriber, _message(Welcome(epoch=self.epoch, seqs=seqs)))
         for topic in topics.values():
             topic.subscribers.append(subscriber)
+        self._deliver(subscriber, _message(Welcome(epoch=self.epoch, seqs=seqs)))
+        for topic in topics.values():
             if topic.last is not None:
                 self._deliver(subscriber, topic.last)
 
@@ -189,7 +191,8 @@ class Broker:
         self._cut.append({**subscriber.counters(), "reason": reason})
         log.warning("bus.subscriber_cut", **subscriber.counters(), reason=reason)
         cut = SubscriberCut(name=subscriber.name, dropped=subscriber.dropped, reason=reason)
-        self.publish(SubscriberCut.kind, cut)
+        # Not here and now: telling one may cut the next, and a thousand at once are too deep.
+        asyncio.get_running_loop().call_soon(self.publish, SubscriberCut.kind, cut)
 
     async def _beat(self) -> None:
         beat = _message(Beat(epoch=self.epoch))

@@ -16,6 +16,8 @@ from bus.errors import BAD_ARGUMENT, BAD_COMMAND, CommandError
 
 Handler = TypeVar("Handler", bound=Callable[..., Any])
 
+MAX_FAULTS = 20  # more of them in one call are counted, not explained
+
 
 class Arguments(BaseModel):
     """Base of a command's arguments: unknown ones are refused, not ignored."""
@@ -43,7 +45,10 @@ class CommandSpec:
         try:
             return self.arguments.model_validate(args).model_dump(mode="json", exclude_unset=True)
         except ValidationError as error:
-            faults = [_fault(self.arguments, each) for each in error.errors(include_url=False)]
+            errors = error.errors(include_url=False)
+            faults = [_fault(self.arguments, each) for each in errors[:MAX_FAULTS]]
+            if len(errors) > MAX_FAULTS:
+                faults.append(f"and {len(errors) - MAX_FAULTS} more")
             raise CommandError(
                 BAD_ARGUMENT, f"{self.name}: {'; '.join(faults)}", {"faults": faults}
             ) from None
@@ -59,7 +64,7 @@ class CommandSpec:
 
 
 def _fault(arguments: type[Arguments], error: Any) -> str:
-    where = ".".join(str(part) for part in error["loc"]) or "arguments"
+    where = ".".join(str(part) for part in error["loc"])[:100] or "arguments"
     if error["type"] == "extra_forbidden":
         return f"{where}: unknown argument{_nearest(where, arguments.model_fields)}"
     if error["type"] == "missing":

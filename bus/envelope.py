@@ -84,7 +84,10 @@ class Envelope(BaseModel):
     def _typed(cls, value: Any, info: ValidationInfo) -> Any:
         if isinstance(value, Payload):
             return value
-        return _kinds.get(info.data.get("kind", ""), Unknown).model_validate(value)
+        try:
+            return _kinds.get(info.data.get("kind", ""), Unknown).model_validate(value)
+        except ValidationError as error:
+            raise ValueError(_first_fault(error, "payload")) from None
 
     @classmethod
     def of(
@@ -118,6 +121,10 @@ def decode(data: bytes) -> Envelope:
     try:
         return Envelope.model_validate_json(data)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "message"
-        raise BadMessage(f"{where}: {first['msg']}") from None
+        raise BadMessage(_first_fault(error, "message")) from None
+
+
+def _first_fault(error: ValidationError, whole: str) -> str:
+    first = error.errors(include_url=False, include_input=False)[0]
+    where = ".".join(str(part) for part in first["loc"])[:100] or whole
+    return f"{where}: {first['msg'].removeprefix('Value error, ')}"

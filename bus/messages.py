@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -56,7 +56,7 @@ class Failure(Payload, kind="error"):
 class Subscribe(Payload, kind="subscribe"):
     """Send me the events of every topic that starts with one of `topics` ('' means all)."""
 
-    topics: tuple[str, ...] = Field(max_length=64)
+    topics: tuple[Annotated[str, Field(max_length=200)], ...] = Field(max_length=64)
     name: str = Field(default="", max_length=100)
 
 

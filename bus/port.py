@@ -54,6 +54,7 @@ class Port:
         self._readers: list[asyncio.Future[None]] = []
         self._writers: list[asyncio.Future[None]] = []
         self._pump: Callable[[], None] | None = None
+        self._ended: asyncio.Future[None] | None = None
         self._looking = False
 
     def bind(self, address: str, *, mode: int = 0o660) -> Port:
@@ -82,12 +83,17 @@ class Port:
 
         With `linger_s`, what is queued may still leave within that time.
         """
-        if linger_s is not None and not self.socket.closed:
+        if self.socket.closed:
+            return
+        if linger_s is not None:
             self.socket.set(zmq.LINGER, int(1000 * linger_s))
-        for waiter in (*self._readers, *self._writers):
+        waiting = [*self._readers, *self._writers, *([self._ended] if self._ended else [])]
+        if waiting:
+            # Now, not when they wake: the number may be another file's by then.
+            waiting[0].get_loop().remove_reader(self._fd)
+        for waiter in waiting:
             waiter.cancel()
-        if not self.socket.closed:
-            self.socket.close()
+        self.socket.close()
 
     async def receive(self) -> list[bytes]:
         """The next message. A cancelled receive takes none."""
@@ -100,12 +106,12 @@ class Port:
     def receive_nowait(self) -> list[bytes] | None:
         """The next message, or None when there is none yet."""
         try:
-            message = self._take()
+            return self._take()
         except zmq.Again:
             return None
-        if self._writers:
-            self._look_again()
-        return message
+        finally:
+            if self._writers:
+                self._signal()
 
     async def send(self, *parts: bytes) -> None:
         """Send, waiting for room in the queue."""
@@ -147,19 +153,21 @@ class Port:
                         return
                     handle(message)
             except Exception as error:
-                ended.set_exception(error)
+                if not ended.done():
+                    ended.set_exception(error)
             else:
                 self._look_again()  # there may be more
 
         # Called by the loop itself: a task to wake would double the time a message takes.
-        self._pump = pump
+        self._pump, self._ended = pump, ended
         loop.add_reader(self._fd, pump)
         pump()
         try:
             await ended
         finally:
-            self._pump = None
-            loop.remove_reader(self._fd)
+            self._pump = self._ended = None
+            if not self.socket.closed:
+                loop.remove_reader(self._fd)
 
     def _take(self) -> list[bytes]:
         if not self.tells_users:
@@ -180,7 +188,7 @@ class Port:
             if waiter in waiters:
                 waiters.remove(waiter)
             # Left in place, a reader that nobody waits for would spin the loop.
-            if not self._readers and not self._writers and self._pump is None:
+            if not (self._readers or self._writers or self._pump or self.socket.closed):
                 loop.remove_reader(self._fd)
 
     def _look_again(self) -> None:
@@ -201,6 +209,8 @@ class Port:
         events = int(self.socket.get(zmq.EVENTS))
         if events & zmq.POLLIN:
             _wake(self._readers)
+            if self._pump is not None:
+                self._look_again()
         if events & zmq.POLLOUT:
             _wake(self._writers)
 

@@ -7,15 +7,18 @@ from collections.abc import Callable
 from typing import Any
 
 import anyio
+import structlog
 
 from bus.auth import Door
 from bus.commands import CommandTable
 from bus.envelope import Envelope, decode
-from bus.errors import BAD_MESSAGE, BadMessage, CommandError
+from bus.errors import BAD_MESSAGE, INTERNAL, BadMessage, CommandError
 from bus.messages import Command, Failure, Result
 from bus.port import Unreachable
 
 Handler = Callable[[Any], dict[str, Any]]
+
+log = structlog.get_logger(agent="hub")
 
 
 class Responder:
@@ -59,6 +62,10 @@ class Responder:
             failure = Failure(code=BAD_MESSAGE, message=str(error))
         except CommandError as error:
             failure = Failure(code=error.code, message=error.message, detail=error.detail)
+        except Exception as error:
+            # The socket that tells what is wrong must not fall silent over a fault in one answer.
+            log.exception("control.failed")
+            failure = Failure(code=INTERNAL, message=f"{type(error).__name__}: {error}"[:500])
         return Envelope.of(failure, source="hub", correlation=asked)
 
     def _call(self, payload: Command) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from bus.errors import (
     AGENT_FAILED,
     AGENT_LOST,
     BAD_MESSAGE,
+    BUSY,
     CANCELLED,
     DEADLINE,
     STOPPING,
@@ -44,6 +45,7 @@ from bus.port import Unreachable
 
 TICK_S = 0.1
 CANCEL_GRACE_S = 5.0  # an agent that was told to cancel answers by then, or the hub does
+MAX_UNSENT = 10_000  # final answers kept for clients that do not read
 
 log = structlog.get_logger(agent="router")
 
@@ -96,6 +98,7 @@ class CommandRouter:
         self._ledger = ledger
         self._default_deadline_s = default_deadline_s
         self._stopping = False
+        self._unsent: list[tuple[Address, Envelope]] = []
         self.on_change: Callable[[], None] = lambda: None
 
     async def run(self) -> None:
@@ -227,6 +230,8 @@ class CommandRouter:
             self._cancel(entry)
 
     def _cancel(self, entry: Entry) -> None:
+        if entry.cancel_by is not None:
+            return  # asking again does not buy the agent more time
         self.counters["cancelled"] += 1
         if not entry.running:
             self._fail(entry, CommandError(CANCELLED, "cancelled before it began"))
@@ -237,7 +242,7 @@ class CommandRouter:
     def _on_register(self, address: Address, envelope: Envelope) -> None:
         payload = envelope.payload
         assert isinstance(payload, Register)  # noqa: S101 - the handler table says so
-        seat = self.seat(payload.agent)
+        seat = self._known_seat(payload.agent)
         if seat.address is not None and seat.address != address:
             self.agent_lost(payload.agent, "it was started anew")
         seat.address, seat.process, seat.pid = address, payload.process, payload.pid
@@ -248,7 +253,7 @@ class CommandRouter:
     def _on_heartbeat(self, address: Address, envelope: Envelope) -> None:
         payload = envelope.payload
         assert isinstance(payload, Heartbeat)  # noqa: S101 - the handler table says so
-        seat = self.seat(payload.agent)
+        seat = self._known_seat(payload.agent)
         if seat.address not in (None, address):
             return
         changed = (seat.state, seat.detail) != (payload.state, payload.detail)
@@ -256,6 +261,11 @@ class CommandRouter:
         seat.detail, seat.stats = payload.detail, payload.stats
         if changed:
             self.on_change()
+
+    def _known_seat(self, name: str) -> Seat:
+        if name not in self.seats:
+            raise BadMessage(f"agent: {name!r:.100} has no seat here")
+        return self.seats[name]
 
     def _on_progress(self, address: Address, envelope: Envelope) -> None:
         entry = self._entry_of(address, envelope)
@@ -303,30 +313,49 @@ class CommandRouter:
 
     def _answer(self, entry: Entry, envelope: Envelope) -> None:
         self.counters["results" if envelope.kind == Result.kind else "errors"] += 1
-        if not self._send(entry.client, envelope):
-            self.counters["undeliverable"] += 1
+        self._send(entry.client, envelope, final=True)
 
-    def _send(self, address: Any, envelope: Envelope) -> bool:
+    def _send(self, address: Any, envelope: Envelope, *, final: bool = False) -> None:
+        """A client that has gone is given up; one that does not read keeps its final answers."""
         try:
             if address.door.port.send_nowait(address.route, envelope.encode()):
-                return True
+                return
         except Unreachable:
-            pass  # the client has gone; what it asked for is stopped below
-        self._abandon(address)
-        return False
+            self.counters["undeliverable"] += final
+            self._abandon(address)
+            return
+        if final:
+            self._keep(address, envelope)
+        slow = CommandError(BUSY, "stopped: this client left too many of its answers unread")
+        for entry in self._abandon(address):
+            self._keep(address, _failure(slow, entry.id))
 
-    def _abandon(self, client: Address) -> None:
-        for entry in self._ledger.of_client(client):
+    def _abandon(self, client: Address) -> list[Entry]:
+        abandoned = self._ledger.of_client(client)
+        for entry in abandoned:
             self._ledger.close(entry.id)
             self.counters["abandoned"] += 1
             if entry.running:
                 self._tell_agent(entry.agent, Envelope.of(Cancel(), correlation=entry.id))
+        return abandoned
+
+    def _keep(self, client: Address, answer: Envelope) -> None:
+        if len(self._unsent) < MAX_UNSENT:
+            self._unsent.append((client, answer))
+        else:
+            self.counters["undeliverable"] += 1
+
+    def _send_kept(self) -> None:
+        kept, self._unsent = self._unsent, []
+        for client, answer in kept:
+            self._send(client, answer, final=True)
 
     async def _tick(self) -> None:
         while True:
             await anyio.sleep(TICK_S)
             for seat in tuple(self.seats.values()) if len(self._ledger) else ():
                 self._dispatch_waiting(seat)
+            self._send_kept()
             for entry in self._ledger.overdue(time.monotonic()):
                 self._expire(entry)
 

@@ -17,6 +17,8 @@ from config import ConfigError, get_value, needs_restart, resolve_key
 if TYPE_CHECKING:
     from sovl_daemon.hub import Hub
 
+VERSION = version("sovl-daemon")  # read once: it is a file
+
 
 class AgentArguments(Arguments):
     """Which agent."""
@@ -58,7 +60,7 @@ class Controls:
         return {
             "state": self._hub.state,
             "detail": self._hub.detail,
-            "version": version("sovl-daemon"),
+            "version": VERSION,
             "pid": os.getpid(),
             "uptime_s": round(time.monotonic() - self._began, 3),
         }
