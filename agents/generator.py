@@ -34,7 +34,7 @@ class GenerateArguments(Arguments):
     max_tokens: int | None = Field(default=None, ge=1, le=4096, description="Longest answer.")
     temperature: float | None = Field(default=None, ge=0, le=2, description="0 is greedy.")
     top_k: int | None = Field(default=None, ge=0, le=1000, description="0 is off.")
-    top_p: float | None = Field(default=None, gt=0, le=1, description="1 is off.")
+    top_p: float | None = Field(default=None, ge=1e-6, le=1, description="1 is off.")
     seed: int | None = Field(default=None, ge=0, description="Makes the answer repeatable.")
     conversation: str | None = Field(
         default=None,

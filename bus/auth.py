@@ -113,7 +113,7 @@ class AllowList:
 
     def __init__(self, ring: KeyRing) -> None:
         self._ring = ring
-        self._stamp: frozenset[tuple[str, int]] | None = None
+        self._stamp: object = None
         self._keys: frozenset[str] = frozenset()
 
     def refresh(self) -> None:
@@ -132,13 +132,14 @@ class AllowList:
         return key.decode() in self
 
 
-def _listing(directory: Path) -> frozenset[tuple[str, int]]:
-    """Names and inodes: the directory's time is too coarse to tell two quick changes apart."""
-    try:
-        with os.scandir(directory) as entries:
-            return frozenset((entry.name, entry.inode()) for entry in entries)
-    except FileNotFoundError:
-        return frozenset()
+def _listing(directory: Path) -> frozenset[tuple[str, int, int]]:
+    """What tells two states of a directory apart; its own time is too coarse for quick changes."""
+    found = set()
+    with suppress(FileNotFoundError), os.scandir(directory) as entries:
+        for entry in entries:
+            with suppress(FileNotFoundError):  # removed just now
+                found.add((entry.name, entry.inode(), entry.stat().st_mtime_ns))
+    return frozenset(found)
 
 
 class Door:

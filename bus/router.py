@@ -255,7 +255,9 @@ class CommandRouter:
         assert isinstance(payload, Heartbeat)  # noqa: S101 - the handler table says so
         seat = self._known_seat(payload.agent)
         if seat.address not in (None, address):
-            return
+            if payload.state != "starting":
+                return  # last words of the one before
+            self.agent_lost(payload.agent, "it was started anew")
         changed = (seat.state, seat.detail) != (payload.state, payload.detail)
         seat.seen, seat.state = time.monotonic(), payload.state
         seat.detail, seat.stats = payload.detail, payload.stats

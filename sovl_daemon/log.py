@@ -10,6 +10,7 @@ import itertools
 import logging
 import logging.handlers
 import sys
+import threading
 from collections.abc import MutableMapping
 from pathlib import Path
 from typing import Any, TextIO
@@ -27,7 +28,30 @@ def to_line(event: MutableMapping[str, Any]) -> str:
     """One event as JSON, the parts that a reader looks for first in front."""
     order = ("time", "order", "level", "agent", "event", "correlation")
     front = {key: event[key] for key in order if key in event}
-    return orjson.dumps({**front, **event}, default=str).decode()
+    try:
+        return orjson.dumps({**front, **event}, default=str).decode()
+    except TypeError:
+        plain = {key: _plain(value) for key, value in {**front, **event}.items()}
+        return orjson.dumps(plain, default=str).decode()
+
+
+def _plain(value: Any) -> Any:
+    """The value itself, or in Python's words if JSON has none: a line must get out."""
+    try:
+        orjson.dumps(value, default=str)
+    except TypeError:
+        return hex(value) if isinstance(value, int) else ascii(value)
+    return value
+
+
+class _RotatedFile(logging.handlers.RotatingFileHandler):
+    """Python's own lets the file grow without bound when no old ones are kept."""
+
+    def doRollover(self) -> None:  # noqa: N802 - Python's name
+        """Begin a new file."""
+        if not self.backupCount:
+            Path(self.baseFilename).unlink()
+        super().doRollover()
 
 
 class _FileSink:
@@ -35,7 +59,7 @@ class _FileSink:
 
     def __init__(self, path: Path, settings: Logging) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._handler = logging.handlers.RotatingFileHandler(
+        self._handler = _RotatedFile(
             path, maxBytes=settings.max_bytes, backupCount=settings.backups, encoding="utf-8"
         )
 
@@ -74,27 +98,24 @@ def pretty(event: EventDict, render: structlog.dev.ConsoleRenderer) -> str:
 
 
 class _Sinks:
-    """What structlog calls with a finished event."""
+    """What structlog calls with a finished event.
+
+    Numbers the lines of this process, so that their order survives equal clocks. One thread at a
+    time, so that they are written in that order.
+    """
 
     def __init__(self, sinks: list[Any]) -> None:
         self._sinks = sinks
+        self._numbers = itertools.count(1)
+        self._turn = threading.Lock()
 
-    def write(self, **event: Any) -> None:
-        for sink in self._sinks:
-            sink.write(event)
+    def write(self, event: EventDict) -> None:
+        with self._turn:
+            event["order"] = next(self._numbers)
+            for sink in self._sinks:
+                sink.write(event)
 
     debug = info = warning = error = critical = exception = write
-
-
-class _Order:
-    """Numbers the lines of this process, so that their order survives equal clocks."""
-
-    def __init__(self) -> None:
-        self._numbers = itertools.count(1)
-
-    def __call__(self, logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
-        event["order"] = next(self._numbers)
-        return event
 
 
 def _keep_given_time(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
@@ -123,25 +144,25 @@ def set_level(level: str) -> None:
 
 def configure(level: str, sinks: list[Any]) -> None:
     """Send this process's log to `sinks`."""
+    everywhere = _Sinks(sinks)
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             _keep_given_time,
             structlog.processors.format_exc_info,
-            _Order(),
-            _to_arguments,
+            _to_argument,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
-        logger_factory=lambda *_: _Sinks(sinks),
+        logger_factory=lambda *_: everywhere,
         cache_logger_on_first_use=False,  # the level can change while we run
     )
     logging.basicConfig(handlers=[_Bridge()], level=logging.WARNING, force=True)
     logging.captureWarnings(True)
 
 
-def _to_arguments(logger: WrappedLogger, method: str, event: EventDict) -> Any:
-    return (), event
+def _to_argument(logger: WrappedLogger, method: str, event: EventDict) -> Any:
+    return (event,), {}
 
 
 def configure_hub(settings: Logging, log_file: Path) -> None:
@@ -165,14 +186,24 @@ def pass_on(line: bytes, process: str) -> dict[str, Any]:
 
     A line that is not JSON is wrapped, never lost.
     """
-    log = structlog.get_logger(process=process)
-    try:
-        event: dict[str, Any] = orjson.loads(line)
-        level, name = event.pop("level"), event.pop("event")
-        event.pop("order", None)
-    except (orjson.JSONDecodeError, AttributeError, KeyError, TypeError):
+    event = _own_event(line)
+    if event is None:
         text = line.decode(errors="replace").rstrip()
-        log.warning("process.output", agent="supervisor", text=text[:2000])
+        log = structlog.get_logger(process=process, agent="supervisor")
+        log.warning("process.output", text=text[:2000])
         return {}
-    log.log(LEVELS.get(level, 20), name, **event)
-    return {**event, "event": name}
+    about = {key: event[key] for key in event.keys() - {"level", "event", "order"}}
+    logger = structlog.get_logger(**{"process": process, **about})
+    logger.log(LEVELS[event["level"]], event["event"])
+    return event
+
+
+def _own_event(line: bytes) -> dict[str, Any] | None:
+    """The event in a line that our own log wrote, None for any other."""
+    try:
+        event = orjson.loads(line)
+    except orjson.JSONDecodeError:
+        return None
+    if not isinstance(event, dict) or not isinstance(event.get("event"), str):
+        return None
+    return event if event.get("level") in tuple(LEVELS) else None

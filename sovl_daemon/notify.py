@@ -7,6 +7,10 @@ import socket
 import time
 from collections.abc import Mapping
 
+import structlog
+
+log = structlog.get_logger(agent="hub")
+
 
 class Notifier:
     """Speaks sd_notify(3) to $NOTIFY_SOCKET; silent where there is none.
@@ -18,7 +22,7 @@ class Notifier:
         self._address = environ.get("NOTIFY_SOCKET", "")
         usec = environ.get("WATCHDOG_USEC", "")
         mine = environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
-        self.watchdog_s = int(usec) / 1e6 if usec.isdigit() and mine else None
+        self.watchdog_s = int(usec) / 1e6 if usec.isdecimal() and int(usec) and mine else None
 
     def ready(self, status: str) -> None:
         """Say that the service is up."""
@@ -43,6 +47,12 @@ class Notifier:
     def _send(self, *lines: str) -> None:
         if not self._address:
             return
-        address = self._address.replace("@", "\0", 1)
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
-            sender.sendto("\n".join(lines).encode(), address)
+        abstract = self._address.startswith("@")
+        address = "\0" + self._address[1:] if abstract else self._address
+        data = "\n".join(line.replace("\n", " ") for line in lines).encode()
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+                sender.setblocking(False)  # a manager that does not listen must not stop the hub
+                sender.sendto(data, address)
+        except OSError as error:
+            log.warning("notify.failed", address=self._address, reason=str(error))

@@ -5,19 +5,19 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 
 import anyio
 from anyio.abc import ByteReceiveStream, Process
-from anyio.streams.buffered import BufferedByteReceiveStream
 
 from bus.errors import FatalError
 from config import Settings
 from sovl_daemon import log
 from sovl_daemon.worker import EX_FATAL, Orders
 
-MAX_LINE = 1 << 20
+MAX_LINE = 1 << 20  # bytes; what is longer is passed on in pieces
+LAST_WORDS_S = 1.0  # a process it left behind may hold its output open for ever
 
 
 class WorkerProcess:
@@ -44,10 +44,7 @@ class WorkerProcess:
         ) as process:
             self.pid, self._reason = process.pid, ""
             try:
-                async with anyio.create_task_group() as tasks:
-                    # Shielded: what it says while it stops is worth reading, too.
-                    tasks.start_soon(self._listen, process.stdout)
-                    tasks.start_soon(self._listen, process.stderr)
+                async with self._listening(process.stdout, process.stderr):
                     await self._attend(process, settings)
             finally:
                 self.pid = None
@@ -58,7 +55,8 @@ class WorkerProcess:
     def kill(self) -> None:
         """End it at once: it hangs."""
         if self.pid is not None:
-            os.kill(self.pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # it was faster
+                os.kill(self.pid, signal.SIGKILL)
 
     async def _attend(self, process: Process, settings: Settings) -> None:
         assert process.stdin is not None  # noqa: S101 - it is a pipe
@@ -71,19 +69,43 @@ class WorkerProcess:
             with anyio.CancelScope(shield=True):
                 await _end(process, settings.supervision.stop_s)
 
-    async def _listen(self, stream: ByteReceiveStream | None) -> None:
+    @asynccontextmanager
+    async def _listening(self, *streams: ByteReceiveStream | None) -> AsyncIterator[None]:
+        # Shielded: what it says while it stops is worth reading, too.
+        scopes = [anyio.CancelScope(shield=True) for _ in streams]
+        async with anyio.create_task_group() as tasks:
+            for stream, scope in zip(streams, scopes, strict=True):
+                tasks.start_soon(self._listen, stream, scope)
+            try:
+                yield
+            finally:
+                for scope in scopes:
+                    scope.deadline = anyio.current_time() + LAST_WORDS_S
+
+    async def _listen(self, stream: ByteReceiveStream | None, scope: anyio.CancelScope) -> None:
         assert stream is not None  # noqa: S101 - it is a pipe
-        lines = BufferedByteReceiveStream(stream)
-        # A line without end is given up on together with the rest of the stream.
-        over = (anyio.EndOfStream, anyio.IncompleteRead, anyio.DelimiterNotFound)
-        with anyio.CancelScope(shield=True), suppress(*over):
-            while True:
-                self._hear(await lines.receive_until(b"\n", MAX_LINE))
+        with scope:
+            async for line in _lines(stream):
+                self._hear(line)
 
     def _hear(self, line: bytes) -> None:
         event = log.pass_on(line, self.name)
         if event.get("event") in ("worker.fatal", "worker.failed"):
             self._reason = str(event.get("reason", ""))
+
+
+async def _lines(stream: ByteReceiveStream) -> AsyncIterator[bytes]:
+    """The lines of a stream, the last one also without its end."""
+    pending = b""
+    async for chunk in stream:
+        *whole, pending = (pending + chunk).split(b"\n")
+        for line in whole:
+            yield line
+        if len(pending) > MAX_LINE:
+            yield pending
+            pending = b""
+    if pending:
+        yield pending
 
 
 def _environment(settings: Settings) -> dict[str, str]:

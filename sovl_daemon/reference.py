@@ -8,11 +8,10 @@ the code. What code cannot say is written by hand: where the last column of a ta
 from __future__ import annotations
 
 import ast
-import importlib
+import json
 import re
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
@@ -35,13 +34,13 @@ from config.keys import range_text, unit
 from sovl_daemon.cli import app, daemon, exits
 from sovl_daemon.client import errors as client_errors
 from sovl_daemon.controls import Controls
+from sovl_daemon.log_events import LogEvent, log_events, name_of
 from sovl_daemon.registry import GROUP
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("agents", "bus", "config", "sovl_daemon")
 _PART = re.compile(r"(<!-- generated: (.+?) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 _ROW = re.compile(r"^\| `([^`]+)` \|.*?((?:[^|\\]|\\.)*) \|$", re.MULTILINE)
-_LEVELS = ("debug", "info", "warning", "error", "critical", "exception", "log")
 
 Kept = Mapping[str, str]
 """Hand-written meanings by the name in the first column."""
@@ -90,9 +89,9 @@ def _cell(text: object) -> str:
 
 
 def _prose(thing: Any) -> str:
-    """A docstring as Markdown, its paragraphs unfolded."""
+    """A docstring as Markdown: its paragraphs unfolded, and JSON's null for Python's None."""
     paragraphs = re.split(r"\n\s*\n", (thing.__doc__ or "").strip())
-    return "\n\n".join(" ".join(each.split()) for each in paragraphs)
+    return re.sub(r"\bNone\b", "null", "\n\n".join(" ".join(each.split()) for each in paragraphs))
 
 
 # Fields, from their JSON schema
@@ -111,20 +110,16 @@ def _fields(model: type[BaseModel], column: str) -> str:
 def _schema_table(schema: dict[str, Any], column: str) -> str:
     properties = schema.get("properties", {})
     if not properties:
-        return "It has none.\n"
+        return "No fields.\n"
     described = any("description" in each for each in properties.values())
     rows = []
     for name, each in properties.items():
-        default = f"`{_json(each.get('default'))}`" if "default" in each else "made up"
+        default = f"`{json.dumps(each.get('default', {}))}`"  # only objects are made by a factory
         needed = "required" if name in schema.get("required", ()) else default
         row = [f"`{name}`", _type(each), needed, _range(each)]
         rows.append([*row, _cell(each.get("description", ""))] if described else row)
     header = (column, "Type", "Default", "Allowed", *(("What it is",) if described else ()))
     return _table(*header, rows=rows)
-
-
-def _json(value: Any) -> str:
-    return {None: "null", True: "true", False: "false", "": '""'}.get(value, str(value))
 
 
 def _type(schema: dict[str, Any]) -> str:
@@ -142,23 +137,21 @@ def _type(schema: dict[str, Any]) -> str:
 
 
 _LIMITS = {
-    "minimum": "{} or more",
+    "minimum": "at least {}",
     "exclusiveMinimum": "above {}",
-    "maximum": "{} or less",
+    "maximum": "at most {}",
     "exclusiveMaximum": "below {}",
-    "minLength": "{} or more characters",
-    "maxLength": "{} or fewer characters",
-    "maxItems": "{} or fewer",
+    "minLength": "at least {} characters",
+    "maxLength": "at most {} characters",
+    "maxItems": "at most {}",
     "pattern": "`{}`",
 }
 
 
 def _range(schema: dict[str, Any]) -> str:
+    kinds = (schema, *schema.get("anyOf", ()))
     found = [
-        text.format(each[limit])
-        for each in (schema, *schema.get("anyOf", ()))
-        for limit, text in _LIMITS.items()
-        if limit in each
+        _LIMITS[limit].format(each[limit]) for each in kinds for limit in _LIMITS if limit in each
     ]
     return _cell(", ".join(found))
 
@@ -204,9 +197,9 @@ def error_codes() -> list[str]:
     shared = [text for name, text in vars(bus.errors).items() if name.isupper()]
     own = {
         call.args[0].value
-        for _, tree in _sources()
+        for tree in _sources()
         for call in ast.walk(tree)
-        if isinstance(call, ast.Call) and _name(call.func) == "CommandError" and call.args
+        if isinstance(call, ast.Call) and name_of(call.func) == "CommandError" and call.args
         if isinstance(call.args[0], ast.Constant)
     }
     return [*shared, *sorted(own - {*shared})]
@@ -266,10 +259,11 @@ def _control_commands(kept: Kept) -> str:
 
 
 def _command(spec: CommandSpec) -> str:
-    who = f"Agent `{spec.agent}`" + (", for other agents only." if spec.internal else ".")
+    whose = "" if spec.agent == Controls.name else f" Agent: `{spec.agent}`."
+    intro = f"### {spec.name}\n\n{spec.help}{whose}{' For other agents only.' * spec.internal}"
     if not spec.arguments.model_fields:
-        return f"### {spec.name}\n\n{spec.help} {who} No arguments.\n"
-    return f"### {spec.name}\n\n{spec.help} {who}\n\n{_fields(spec.arguments, 'Argument')}"
+        return f"{intro} No arguments.\n"
+    return f"{intro}\n\n{_fields(spec.arguments, 'Argument')}"
 
 
 def _cli(kept: Kept) -> str:
@@ -317,74 +311,24 @@ def _exits(kept: Kept) -> str:
 # The log
 
 
-@dataclass
-class LogEvent:
-    """What the code says of one event. `open` if a line may have fields found only at run time."""
-
-    levels: set[str] = field(default_factory=set)
-    fields: list[str] = field(default_factory=list)
-    open: bool = False
-
-    def note(self, call: ast.Call, level: str) -> None:
-        """Add what one call says."""
-        self.levels.add({"exception": "error", "log": "any"}.get(level, level))
-        names = [each.arg for each in call.keywords]
-        self.open = self.open or None in names
-        traces = ["exception"] if level == "exception" or "exc_info" in names else []
-        known = [name for name in names if name not in (None, "exc_info")]
-        new = [name for name in [*known, *traces] if name and name not in self.fields]
-        self.fields += new
-
-
-def log_events() -> dict[str, LogEvent]:
-    """Every event that the code logs, by name."""
-    found: dict[str, LogEvent] = {}
-    for _, tree in _sources():
-        functions = [each for each in ast.walk(tree) if isinstance(each, ast.FunctionDef | ast.AsyncFunctionDef)]
-        for function in functions:
-            for call, level in _log_calls(function):
-                for name in _event_names(call.args[level == "log"], function, tree):
-                    found.setdefault(name, LogEvent()).note(call, level)
-    return dict(sorted(found.items()))
-
-
-def _log_calls(function: ast.AST) -> Iterator[tuple[ast.Call, str]]:
-    for call in ast.walk(function):
-        if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute):
-            owner = call.func.value
-            name = _name(owner.func if isinstance(owner, ast.Call) else owner)
-            if call.func.attr in _LEVELS and name in ("log", "logger", "get_logger"):
-                yield call, call.func.attr
-
-
-def _event_names(event: ast.expr, function: Any, tree: ast.Module) -> list[str]:
-    """The name itself, or what is passed for it where it is the function's parameter."""
-    if isinstance(event, ast.Constant):
-        return [str(event.value)]
-    parameters = [each.arg for each in function.args.args if each.arg != "self"]
-    if _name(event) not in parameters:
-        return []  # a line of another process that is passed on
-    place = parameters.index(_name(event))
-    calls = (each for each in ast.walk(tree) if isinstance(each, ast.Call))
-    passed = (each.args[place] for each in calls if _name(each.func) == function.name)
-    return [str(each.value) for each in passed if isinstance(each, ast.Constant)]
-
-
-def _name(expression: ast.AST) -> str:
-    return getattr(expression, "attr", "") or getattr(expression, "id", "")
-
-
-def _sources() -> Iterator[tuple[Path, ast.Module]]:
+def _sources() -> Iterator[ast.Module]:
     for package in PACKAGES:
         for path in sorted((ROOT / package).rglob("*.py")):
-            yield path, ast.parse(_read(path))
+            yield ast.parse(_read(path))
+
+
+def logged() -> dict[str, LogEvent]:
+    """Every event that the daemon logs, by name."""
+    return log_events(_sources())
 
 
 def _log(kept: Kept) -> str:
     rows = []
-    for name, event in log_events().items():
+    for name, event in logged().items():
         names = [f"`{each}`" for each in event.fields] + ["…"] * event.open
-        rows.append([f"`{name}`", ", ".join(sorted(event.levels)), ", ".join(names), kept.get(name, "")])
+        rows.append(
+            [f"`{name}`", ", ".join(sorted(event.levels)), ", ".join(names), kept.get(name, "")]
+        )
     return _table("Event", "Level", "Fields", "Meaning", rows=rows)
 
 

@@ -109,6 +109,8 @@ class Supervisor:
         await child.ended.wait()
 
     async def _recover(self, tasks: TaskGroup, child: Child, why: str, *, fatal: bool) -> None:
+        if not child.ended.is_set():
+            return  # started again meanwhile, together with one that it leans on
         for agent in child.agents:
             self._router.agent_lost(agent, why)
         chance = random.random()  # noqa: S311 - jitter, not a secret

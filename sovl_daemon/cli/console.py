@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from prompt_toolkit import PromptSession
@@ -124,19 +125,14 @@ async def run_console(client: AsyncClient) -> None:
     console = Console(client, await client.control("commands"))
     paths = Paths.of(load())
     paths.ensure()
-    session: PromptSession[str] = PromptSession(
-        history=FileHistory(str(paths.state_dir / "console_history")),
-        completer=WordCompleter(console.words, sentence=True),
-        complete_while_typing=False,
-    )
-    interactive = sys.stdin.isatty()
-    if interactive:
+    read = _piped
+    if sys.stdin.isatty():
         state = await client.control("ping")
         render.console.print(f"SOVL is {state['state']}. Type help for commands, quit to leave.")
+        read = _typed(paths.state_dir / "console_history", console.words)
     while True:
         try:
-            line = await _read(session) if interactive else _piped()
-            await console.do(line)
+            await console.do(await read())
         except KeyboardInterrupt:
             continue  # Ctrl-C at the prompt clears the line
         except (EOFError, Leave):
@@ -150,12 +146,21 @@ async def run_console(client: AsyncClient) -> None:
             exits.complain(error)
 
 
-async def _read(session: PromptSession[str]) -> str:
-    with patch_stdout():
-        return await session.prompt_async("> ")
+def _typed(history: Path, words: list[str]) -> Callable[[], Awaitable[str]]:
+    session: PromptSession[str] = PromptSession(
+        history=FileHistory(str(history)),
+        completer=WordCompleter(words, sentence=True),
+        complete_while_typing=False,
+    )
+
+    async def read() -> str:
+        with patch_stdout():
+            return await session.prompt_async("> ")
+
+    return read
 
 
-def _piped() -> str:
+async def _piped() -> str:
     line = sys.stdin.readline()
     if not line:
         raise EOFError

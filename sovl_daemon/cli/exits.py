@@ -49,7 +49,7 @@ def exit_code(error: Exception) -> int:
     """The exit code for an error."""
     if isinstance(error, CommandError):
         return _OF_CODE.get(error.code, FAILED)
-    return getattr(error, "code", None) or _OF_TYPE.get(type(error), FAILED)
+    return _OF_TYPE.get(type(error), FAILED)
 
 
 def complain(error: Exception | str) -> None:

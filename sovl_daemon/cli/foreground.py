@@ -11,22 +11,16 @@ from types import FrameType
 from typing import NoReturn
 
 import anyio
+import typer
 
 from sovl_daemon.cli import render
 from sovl_daemon.client import AsyncClient, ClientError, DaemonDown
 from sovl_daemon.client.target import Target
 
 POLL_S = 0.1
+GRACE_S = 1.0  # between the end of its sockets and the end of its process
 
 Work = Callable[[AsyncClient], Awaitable[None]]
-
-
-class DaemonFailed(ClientError):
-    """The daemon ended before it was ready; it said why on standard error."""
-
-    def __init__(self, code: int) -> None:
-        super().__init__(f"the daemon ended with status {code}")
-        self.code = code
 
 
 def with_daemon(options: list[str], work: Work) -> None:
@@ -38,7 +32,13 @@ def with_daemon(options: list[str], work: Work) -> None:
         anyio.run(_talk, None, work)
         return
     with _daemon(options) as process:
-        anyio.run(_talk, process, work)
+        try:
+            anyio.run(_talk, process, work)
+        except ClientError:
+            # If it is the daemon that ended, it has said why.
+            if code := _ended(process):
+                raise typer.Exit(code) from None
+            raise
 
 
 def _is_running() -> bool:
@@ -73,26 +73,26 @@ def _leave(number: int, frame: FrameType | None) -> NoReturn:
 
 async def _talk(process: subprocess.Popen[bytes] | None, work: Work) -> None:
     async with await _connect(process) as client:
-        await _ready(client, process)
+        await _ready(client)
         await work(client)
 
 
 async def _connect(process: subprocess.Popen[bytes] | None) -> AsyncClient:
     """A client for a daemon that answers."""
     while True:
-        _check(process)
         try:
             async with AsyncClient(Target.find()):
                 return AsyncClient(Target.find(), source="sovl")
         except DaemonDown:
+            if process is None or process.poll() is not None:
+                raise
             await anyio.sleep(POLL_S)
 
 
-async def _ready(client: AsyncClient, process: subprocess.Popen[bytes] | None) -> None:
+async def _ready(client: AsyncClient) -> None:
     """Wait until the model answers, telling what it waits for."""
     with render.errors.status("starting") as spinner:
         while True:
-            _check(process)
             pong = await client.control("ping")
             if pong["state"] != "starting":
                 return
@@ -100,7 +100,9 @@ async def _ready(client: AsyncClient, process: subprocess.Popen[bytes] | None) -
             await anyio.sleep(POLL_S)
 
 
-def _check(process: subprocess.Popen[bytes] | None) -> None:
-    code = process.poll() if process is not None else None
-    if code is not None:
-        raise DaemonFailed(code)
+def _ended(process: subprocess.Popen[bytes]) -> int:
+    """The exit code of a daemon that ended by itself, 0 if it lives."""
+    try:
+        return process.wait(GRACE_S)
+    except subprocess.TimeoutExpired:
+        return 0

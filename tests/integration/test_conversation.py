@@ -1,0 +1,294 @@
+"""Talking to the real model, through the daemon, as users do."""
+
+import json
+import os
+import pty
+import signal
+import sqlite3
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import anyio
+import psutil
+import pytest
+
+from sovl_daemon.cli import exits
+from sovl_daemon.client import CommandError
+from tests.daemon import SOVL, Daemon, running, until
+
+pytestmark = [pytest.mark.model, pytest.mark.usefixtures("default_model")]
+PARIS = "What is the capital of France?"
+STORY = {"prompt": "Tell me a long story about the sea.", "max_tokens": 400}
+
+
+@pytest.fixture(scope="module")
+def daemon() -> Iterator[Daemon]:
+    with tempfile.TemporaryDirectory(prefix="sovl") as place, running(Path(place)) as found:
+        yield found
+
+
+def test_once_answers_and_stops(runtime: Path) -> None:
+    daemon = Daemon(runtime)
+    answer = daemon.sovl("run", "--once", PARIS, timeout=120)
+    assert answer.returncode == 0, answer.stderr
+    assert "Paris" in answer.stdout
+    assert daemon.sovl("ping").returncode == exits.DOWN
+
+
+def test_text_streams_and_adds_up(daemon: Daemon) -> None:
+    with daemon.client() as client:
+        *steps, result = client.stream("generate", prompt=PARIS, temperature=0)
+    assert "".join(step["text"] for step in steps) == result["text"]
+    assert "Paris" in result["text"]
+    assert len(steps) > 3
+    assert result["finish_reason"] == "stop"
+
+
+def test_seed_repeats_also_beside_others(daemon: Daemon) -> None:
+    args = {"prompt": "Invent a name for a cat.", "seed": 7, "max_tokens": 12}
+
+    async def several() -> list[str]:
+        texts: list[str] = []
+
+        async def one() -> None:
+            async with daemon.async_client() as client:
+                texts.append((await client.ask("generate", **args))["text"])
+
+        async with anyio.create_task_group() as tasks:
+            for _ in range(3):
+                tasks.start_soon(one)
+        return texts
+
+    alone = anyio.run(several)
+    assert len(set(alone)) == 1
+    with daemon.client() as client:
+        assert client.ask("generate", **{**args, "seed": 8})["text"] != alone[0]
+
+
+def test_options_change_the_answer(daemon: Daemon) -> None:
+    with daemon.client() as client:
+        free = client.ask("generate", prompt="Say something.", temperature=2, max_tokens=16, seed=1)
+        tied = [
+            client.ask("generate", prompt="Say something.", max_tokens=16, seed=1, **options)
+            for options in ({"temperature": 0}, {"temperature": 2, "top_k": 1})
+        ]
+        narrow = client.ask("generate", prompt="Say something.", top_p=1e-6, max_tokens=16)
+    assert tied[0]["text"] == tied[1]["text"] == narrow["text"] != free["text"]
+    assert free["tokens"] <= 16
+
+
+def test_conversation_goes_on_and_is_bounded(daemon: Daemon) -> None:
+    with daemon.client() as client:
+        first = client.ask("generate", prompt="Remember the number 1.", max_tokens=4)
+        lengths = [first["prompt_tokens"]]
+        for number in range(2, 9):
+            again = client.ask(
+                "generate",
+                prompt=f"Remember the number {number}.",
+                max_tokens=4,
+                conversation=first["conversation"],
+            )
+            lengths.append(again["prompt_tokens"])
+        fresh = client.ask("generate", prompt="Remember the number 1.", max_tokens=4)
+    assert lengths[:6] == sorted(set(lengths[:6])), "each turn adds to what the model sees"
+    assert lengths[6] <= lengths[5] + 4, "ten messages at most"
+    assert fresh["prompt_tokens"] == lengths[0]
+
+
+def test_cancelled_answer_ends_at_once_and_is_not_recorded(daemon: Daemon) -> None:
+    with daemon.client() as client:
+        before = client.ask("history", limit=1)
+        for step in client.stream("generate", **STORY):
+            if "text" in step:
+                break  # leaving cancels
+        for _ in until(5):
+            if client.control("status")["in_flight"] == 0:
+                break
+        assert client.control("status")["in_flight"] == 0
+        assert client.ask("history", limit=1) == before
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "complaint"),
+    [
+        (["generate", ""], exits.USAGE, "an empty prompt has no answer"),
+        (["generate", "x", "--temperature", "9"], exits.USAGE, "temperature: Input should be less"),
+        (["generate", "x", "--conversation", "a b"], exits.USAGE, "conversation: "),
+        (["generate", "word " * 3000], exits.USAGE, "prompt too long"),
+        (["generate", "x", "--deadline", "0.001"], exits.SLOW, "no answer before the deadline"),
+        (["call", "generte", "prompt=x"], exits.UNKNOWN_COMMAND, "did you mean generate?"),
+        (["call", "generate", "promt=x"], exits.USAGE, "did you mean prompt?"),
+        (["call", "generate", "x"], exits.USAGE, "write arguments as key=value"),
+        (["statsu"], exits.UNKNOWN_COMMAND, "did you mean stats?"),
+        (["config", "base_temprature"], exits.USAGE, "base_temperature"),
+        (["config", "base_temperature", "9"], exits.USAGE, "0.5 to 1.5"),
+        (["pause", "nobody"], exits.USAGE, "there are: "),
+        (["logs", "--level", "loud"], exits.USAGE, "is not one of"),
+    ],
+)
+def test_mistakes_are_one_line(daemon: Daemon, words: list[str], code: int, complaint: str) -> None:
+    answer = daemon.sovl(*words)
+    assert answer.returncode == code, answer.stderr
+    assert complaint in answer.stderr
+    assert len(answer.stderr.splitlines()) == 1
+
+
+def test_setting_takes_effect_at_once_and_stays(daemon: Daemon) -> None:
+    changed = json.loads(daemon.sovl("config", "max_new_tokens", "5", "--json").stdout)
+    assert (changed["before"], changed["value"], changed["restart"]) == (60, 5, False)
+    try:
+        with daemon.client() as client:
+            for _ in until(5):
+                if client.ask("generate", prompt="Tell me a long story.", temperature=0)["tokens"] == 5:
+                    break
+            assert client.ask("generate", prompt="Tell me a long story.", temperature=0)["tokens"] == 5
+        saved = json.loads((daemon.root / "sovl" / "config.json").read_text())
+        assert saved == {"generation": {"max_new_tokens": 5}}
+    finally:
+        daemon.sovl("config", "max_new_tokens", "60")
+
+
+def test_busy_is_said_so(daemon: Daemon) -> None:
+    def refused() -> CommandError:
+        async def flood() -> None:
+            async with daemon.async_client() as client, anyio.create_task_group() as tasks:
+                for _ in range(70):
+                    tasks.start_soon(lambda: client.ask("generate", **STORY))
+
+        with pytest.raises(ExceptionGroup) as caught:
+            anyio.run(flood)
+        return next(e for e in caught.value.exceptions if isinstance(e, CommandError))
+
+    error = refused()
+    assert error.code == "busy"
+    assert exits.exit_code(error) == exits.BUSY_NOW
+
+
+def test_killed_host_in_mid_answer(daemon: Daemon) -> None:
+    host = daemon.worker()
+    with daemon.client() as client:
+        with pytest.raises(CommandError) as caught:
+            for step in client.stream("generate", **STORY):
+                if "text" in step and host.is_running():
+                    killed = time.monotonic()
+                    host.kill()
+                    host.wait()
+        assert time.monotonic() - killed < 3
+        assert caught.value.code == "agent_lost"
+        assert "Paris" in client.ask("generate", prompt=PARIS, temperature=0)["text"]
+
+
+def test_killed_hub_loses_no_acknowledged_interaction(runtime: Path) -> None:
+    daemon = Daemon(runtime).start().wait()
+    acknowledged: list[int] = []
+
+    def talk() -> None:
+        try:
+            with daemon.client() as client:
+                while True:
+                    answer = client.ask("generate", prompt="Hi!", max_tokens=2)
+                    acknowledged.append(answer["interaction"])
+        except CommandError:
+            pass  # the hub is gone, as it should be
+
+    talker = threading.Thread(target=talk)
+    talker.start()
+    for _ in until(30):
+        if len(acknowledged) >= 5:
+            break
+    host = daemon.worker()
+    daemon.kill()
+    talker.join(10)
+    assert psutil.wait_procs([host], 3)[1] == [], "an orphan stayed"
+    daemon.start().wait()
+    with daemon.client() as client:
+        kept = {each["id"] for each in client.ask("history", limit=1000)["interactions"]}
+    daemon.stop()
+    assert len(acknowledged) >= 5
+    assert set(acknowledged) <= kept
+
+
+def test_dry_run_leaves_no_trace(runtime: Path) -> None:
+    with running(runtime, "--dry-run") as daemon, daemon.client() as client:
+        assert client.control("status")["dry_run"] is True
+        client.ask("generate", prompt="Hi!", max_tokens=3)
+        assert len(client.ask("history", limit=5)["interactions"]) == 1
+        with pytest.raises(CommandError, match="prompt too long"):
+            client.ask("generate", prompt="word " * 150)
+    assert not (runtime / "state" / "sovl.db").exists()
+
+
+def test_database_is_what_it_says(daemon: Daemon) -> None:
+    with daemon.client() as client:
+        answer = client.ask("generate", prompt=PARIS, temperature=0)
+    with sqlite3.connect(daemon.root / "state" / "sovl.db") as database:
+        row = database.execute(
+            "SELECT prompt, response, tokens FROM interactions WHERE id = ?",
+            (answer["interaction"],),
+        ).fetchone()
+    assert row == (PARIS, answer["text"], answer["tokens"])
+
+
+def test_console_talks_and_obeys(daemon: Daemon) -> None:
+    lines = f"\n   \n{PARIS}\nnew\nstatus\nhistory\nconfig base_temperature\npause nobody\nquit\n"
+    said = daemon.sovl("console", text=lines)
+    assert said.returncode == 0, said.stderr
+    assert "New conversation: " in said.stdout
+    assert "generator" in said.stdout
+    assert "controls_config.base_temperature = 0.7" in said.stdout
+    assert "no agent 'nobody'" in said.stderr
+
+
+def test_ctrl_c_cancels_the_answer_not_the_console(daemon: Daemon) -> None:
+    ours, theirs = pty.openpty()
+    console = subprocess.Popen(
+        [*SOVL, "console"],
+        env={**daemon.environment, "TERM": "dumb"},
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
+    )
+    screen = Screen(ours)
+    try:
+        screen.wait_for("Type help")
+        os.write(ours, b"generate Tell me a long story about the sea.\r")
+        for _ in until(20):
+            with daemon.client() as client:
+                if client.control("status")["in_flight"]:
+                    break
+        time.sleep(1)
+        console.send_signal(signal.SIGINT)
+        screen.wait_for("cancelled")
+        os.write(ours, b"ping\r")
+        screen.wait_for("uptime_s")
+        os.write(ours, b"quit\r")
+        assert console.wait(10) == 0
+    finally:
+        console.kill()
+
+
+class Screen:
+    """Reads a terminal in the background, as someone who looks at it would."""
+
+    def __init__(self, terminal: int) -> None:
+        self._terminal = terminal
+        self._text = ""
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        try:
+            while data := os.read(self._terminal, 65536):
+                self._text += data.decode(errors="replace")
+        except OSError:
+            return  # closed at the other end
+
+    def wait_for(self, text: str) -> None:
+        for _ in until(30):
+            if text in self._text:
+                return
+        raise AssertionError(f"{text!r} never showed:\n{self._text[-2000:]}")
