@@ -31,11 +31,13 @@ class GenerateArguments(Arguments):
     """A prompt and how to answer it. What is left out comes from the configuration."""
 
     prompt: str = Field(description="What to answer.")
-    max_tokens: int | None = Field(default=None, ge=1, le=4096, description="Longest answer.")
+    max_tokens: int | None = Field(default=None, ge=1, le=32_768, description="Longest answer.")
     temperature: float | None = Field(default=None, ge=0, le=2, description="0 is greedy.")
-    top_k: int | None = Field(default=None, ge=0, le=1000, description="0 is off.")
+    top_k: int | None = Field(default=None, ge=0, le=1_000_000, description="0 is off.")
     top_p: float | None = Field(default=None, ge=1e-6, le=1, description="1 is off.")
-    seed: int | None = Field(default=None, ge=0, description="Makes the answer repeatable.")
+    seed: int | None = Field(
+        default=None, ge=0, le=2**32 - 1, description="Makes the answer repeatable."
+    )
     conversation: str | None = Field(
         default=None,
         pattern=r"^[A-Za-z0-9_-]{1,64}$",

@@ -39,6 +39,22 @@ SECTIONS: tuple[str, ...] = tuple(dict.fromkeys(key.rpartition(".")[0] for key i
 """Every dotted section, nested ones after the section they are in."""
 
 
+_MANUAL = ("core_config.", "lora_config.", "training_config.", "controls_config.")
+_USED_OF_MANUAL = frozenset(
+    {
+        "core_config.base_model_name",
+        "training_config.dry_run",
+        "training_config.dry_run_params.max_length",
+        "controls_config.base_temperature",
+    }
+)
+
+
+def in_use(key: str) -> bool:
+    """Tell whether any part of SOVL uses a key already; the manuals promise more than there is."""
+    return not key.startswith(_MANUAL) or key in _USED_OF_MANUAL
+
+
 def needs_restart(key: str) -> bool:
     """Tell whether a new value of `key` takes effect only at the next start.
 

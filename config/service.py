@@ -263,7 +263,7 @@ class Generation(Section):
         50, "Sample among this many likeliest tokens; 0 for all.", unit="tokens", ge=0, le=1_000_000
     )
     top_p: float = key(
-        1.0,
+        0.9,
         "Sample among the likeliest tokens of this total probability.",
         unit="probability",
         gt=0,
@@ -273,14 +273,24 @@ class Generation(Section):
         None, "Seed of sampling; null for a new one each time.", unit="seed", ge=0, le=2**32 - 1
     )
     context_length: int = key(
-        2048, "Longest prompt with its history.", unit="tokens", ge=64, le=131_072
+        2048,
+        "Prompt with its history and answer together.",
+        unit="tokens",
+        restart=True,
+        ge=64,
+        le=131_072,
     )
     history_messages: int = key(
         10, "Messages of a conversation that are kept.", unit="messages", ge=0, le=1000
     )
     system_prompt: Text = key("", "Text before every conversation; may be empty.")
     max_concurrent: int = key(
-        8, "Conversations answered at the same time.", unit="conversations", ge=1, le=64
+        8,
+        "Conversations answered at the same time.",
+        unit="conversations",
+        restart=True,
+        ge=1,
+        le=64,
     )
 
 

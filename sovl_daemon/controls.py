@@ -12,7 +12,7 @@ from pydantic import Field
 from bus.commands import Arguments, CommandTable, NoArguments, command, commands_of
 from bus.errors import BAD_ARGUMENT, CommandError
 from bus.topics import HEALTH
-from config import ConfigError, get_value, needs_restart, resolve_key
+from config import ConfigError, get_value, in_use, needs_restart, resolve_key
 
 if TYPE_CHECKING:
     from sovl_daemon.hub import Hub
@@ -149,7 +149,13 @@ class Controls:
         before = get_value(self._hub.settings, key)
         _explained(self._hub.change_setting, key, args.value, args.save)
         value = get_value(self._hub.settings, key)
-        return {"key": key, "value": value, "before": before, "restart": needs_restart(key)}
+        return {
+            "key": key,
+            "value": value,
+            "before": before,
+            "restart": needs_restart(key),
+            "in_use": in_use(key),
+        }
 
     @command()
     def reload(self, args: NoArguments) -> dict[str, Any]:
