@@ -60,7 +60,9 @@ def _load(name: str, point: Any) -> type[Agent]:
     except Exception as error:  # a third party's module may fail in any way at all
         raise RegistryError(f"agents.{name}: cannot load {point.value}: {error}") from error
     if getattr(agent, "name", None) != name:
-        raise RegistryError(f"agents.{name}: {point.value} calls itself {agent.name!r}")
+        raise RegistryError(
+            f"agents.{name}: {point.value} calls itself {getattr(agent, 'name', None)!r}"
+        )
     return agent
 
 

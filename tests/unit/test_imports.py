@@ -1,0 +1,62 @@
+"""Imports point one way, and light things stay light."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+OURS = ("sovl_daemon", "agents", "bus", "config")
+LIBRARIES = ("sovl_daemon.engine", "sovl_daemon.models", "sovl_daemon.memory")
+ALLOWED = {
+    "config": ("config",),
+    "bus": ("bus", "config"),
+    "sovl_daemon/engine": ("sovl_daemon.engine",),
+    "sovl_daemon/models": ("sovl_daemon.models",),
+    "sovl_daemon/memory": ("sovl_daemon.memory",),
+    "sovl_daemon/client": ("sovl_daemon.client", "bus", "config"),
+    "agents": ("agents", "bus", "config", *LIBRARIES, "sovl_daemon.probes"),
+    "sovl_daemon": ("sovl_daemon", "bus", "config"),
+}
+
+
+def imported(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+
+
+@pytest.mark.parametrize("folder", ALLOWED)
+def test_imports_point_one_way(folder: str) -> None:
+    allowed = ALLOWED[folder]
+    for path in (ROOT / folder).rglob("*.py"):
+        for name in imported(path):
+            if name.split(".")[0] in OURS:
+                fits = any(name == each or name.startswith(each + ".") for each in allowed)
+                assert fits, f"{path.relative_to(ROOT)} imports {name}"
+
+
+def test_nothing_of_ours_is_a_pickle() -> None:
+    dangerous = {"pickle", "marshal", "shelve", "dill", "cloudpickle"}
+    for folder in OURS:
+        for path in (ROOT / folder).rglob("*.py"):
+            assert not dangerous & set(imported(path)), path
+
+
+@pytest.mark.parametrize(
+    "module",
+    ["sovl_daemon.client", "sovl_daemon.hub", "sovl_daemon.cli.app", "agents.generator"],
+)
+def test_light_modules_load_no_tensors(module: str) -> None:
+    check = (
+        f"import sys, {module}; print([m for m in ('torch', 'transformers') if m in sys.modules])"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", check], capture_output=True, text=True, check=True
+    )
+    assert found.stdout.strip() == "[]"

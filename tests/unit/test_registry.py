@@ -1,0 +1,57 @@
+"""Agents are found by entry point, in an order that the supervisor relies on."""
+
+import pytest
+
+from config import load
+from sovl_daemon import registry
+from sovl_daemon.registry import RegistryError, find_agents, processes
+
+
+def settings(**overrides: str):
+    return load(None, {key.replace("__", "."): value for key, value in overrides.items()}, {})
+
+
+def test_shipped_agents_in_start_order() -> None:
+    found = find_agents(settings())
+    assert list(found)[:3] == ["scribe", "health", "generator"]
+    assert processes(settings(), found)["host"] == ["generator"]
+    assert processes(settings(), found)["hub"][:2] == ["scribe", "health"]
+
+
+def test_disabled_agents_are_left_out() -> None:
+    assert "health" not in find_agents(settings(agents__disabled='["health"]'))
+
+
+@pytest.mark.parametrize("key", ["agents__disabled", "agents__placement"])
+def test_unknown_agents_are_named(key: str) -> None:
+    value = '["ghost"]' if key.endswith("disabled") else '{"ghost": "host"}'
+    with pytest.raises(RegistryError, match=r"no agent 'ghost' is installed; there are: .*scribe"):
+        find_agents(settings(**{key: value}))
+
+
+class _Point:
+    name = value = "broken"
+
+    def __init__(self, outcome: object) -> None:
+        self._outcome = outcome
+
+    def load(self) -> object:
+        if isinstance(self._outcome, Exception):
+            raise self._outcome
+        return self._outcome
+
+
+@pytest.mark.parametrize(
+    ("outcome", "complaint"),
+    [
+        (ImportError("no module named x"), "cannot load broken: no module named x"),
+        (type("Odd", (), {"name": "odd"}), "calls itself 'odd'"),
+        (type("Nameless", (), {}), "calls itself None"),
+    ],
+)
+def test_agents_that_do_not_load_are_named(
+    monkeypatch: pytest.MonkeyPatch, outcome: object, complaint: str
+) -> None:
+    monkeypatch.setattr(registry, "entry_points", lambda group: [_Point(outcome)])
+    with pytest.raises(RegistryError, match=complaint):
+        find_agents(settings(agents__placement="{}", agents__disabled="[]"))

@@ -1,0 +1,45 @@
+"""Typed words become arguments, the way one means them."""
+
+import pytest
+
+from agents.generator import GenerateArguments
+from bus.errors import CommandError
+from sovl_daemon.cli.words import parse_line, parse_pairs
+from sovl_daemon.controls import SetArguments
+
+GENERATE = GenerateArguments.model_json_schema()
+SET = SetArguments.model_json_schema()
+COUNT = {"properties": {"count": {"type": "integer"}, "name": {"type": "string"}}}
+
+
+@pytest.mark.parametrize(
+    ("rest", "schema", "args"),
+    [
+        ("", GENERATE, {}),
+        ("How are you?", GENERATE, {"prompt": "How are you?"}),
+        ("What's new?", GENERATE, {"prompt": "What's new?"}),
+        ("2 + 2 = 4, or a=b?", GENERATE, {"prompt": "2 + 2 = 4, or a=b?"}),
+        ('"How are you?" 20', GENERATE, {"prompt": "How are you?", "max_tokens": 20}),
+        ('"How are you?"', GENERATE, {"prompt": "How are you?"}),
+        ("5 five", COUNT, {"count": 5, "name": "five"}),
+        ("count=5 name=6", COUNT, {"count": 5, "name": 6}),
+    ],
+)
+def test_line(rest: str, schema: dict[str, object], args: dict[str, object]) -> None:
+    assert parse_line(rest, schema) == args
+
+
+def test_too_many_words_name_what_is_allowed() -> None:
+    with pytest.raises(CommandError, match="too many arguments, allowed: count, name"):
+        parse_line("1 2 3", COUNT)
+
+
+def test_pairs_are_json_or_text() -> None:
+    words = ["a=1", "b=true", "c=x=y", "d=", 'e={"f": [1]}']
+    assert parse_pairs(words) == {"a": 1, "b": True, "c": "x=y", "d": "", "e": {"f": [1]}}
+
+
+@pytest.mark.parametrize("word", ["x", "=1", ""])
+def test_other_words_are_refused(word: str) -> None:
+    with pytest.raises(CommandError, match="key=value"):
+        parse_pairs([word])
