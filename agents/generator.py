@@ -70,7 +70,9 @@ class Generator(Agent):
             await self.say(f"loading {name}")
             self._engine = await self._load(path)
         except ModelError as error:
-            raise FatalError(f"core_config.base_model_name: {error}") from None
+            raise FatalError(
+                f"core_config.base_model_name: {error}; see: sovl model list"
+            ) from None
         self.log.info("model.loaded", model=name, **self._engine.info())
 
     async def _load(self, path: Any) -> Engine:

@@ -22,7 +22,11 @@ log = structlog.get_logger(agent="supervisor")
 
 
 class GaveUp(Exception):
-    """A critical child cannot be kept alive."""
+    """A critical child cannot be kept alive; with `fatal`, starting anew would not help either."""
+
+    def __init__(self, message: str, *, fatal: bool) -> None:
+        super().__init__(message)
+        self.fatal = fatal
 
 
 @dataclass(eq=False)
@@ -116,7 +120,7 @@ class Supervisor:
         chance = random.random()  # noqa: S311 - jitter, not a secret
         delay = None if fatal else child.history.delay(time.monotonic(), chance)
         if delay is None:
-            self._give_up(child, why)
+            self._give_up(child, why, fatal=fatal)
             return
         log.warning("child.restarting", child=child.name, why=why, delay_s=round(delay, 3))
         affected = self._children[self._children.index(child) :]
@@ -128,12 +132,12 @@ class Supervisor:
             other.restarts += 1
             self._start(tasks, other, delay)
 
-    def _give_up(self, child: Child, why: str) -> None:
+    def _give_up(self, child: Child, why: str, *, fatal: bool) -> None:
         log.critical("child.given_up", child=child.name, why=why)
         for agent in child.agents:
             self._router.agent_failed(agent, why)
         if child.critical:
-            raise GaveUp(f"{child.name}: {why}")
+            raise GaveUp(f"{child.name}: {why}", fatal=fatal)
         self._children.remove(child)
 
     async def _watch(self) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from dataclasses import astuple
+from pathlib import Path
 from typing import Self
 
 import anyio
@@ -69,6 +71,9 @@ class Switchboard:
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
+        # A socket that is gone tells a client at once what a dead one tells only in time.
+        for address in astuple(self._local):
+            Path(address.removeprefix("ipc://")).unlink(missing_ok=True)
 
     async def run(self) -> None:
         """Serve until cancelled."""

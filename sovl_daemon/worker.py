@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import threading
+from io import FileIO
 from pathlib import Path
 
 import anyio
@@ -33,8 +34,10 @@ class Orders(BaseModel):
 
 def main() -> int:
     """Run the agents named in the orders until told to stop."""
-    orders = Orders.model_validate_json(sys.stdin.buffer.readline())
-    threading.Thread(target=_end_with_the_hub, daemon=True).start()
+    # Unbuffered: a thread that waits in a buffered read would abort the interpreter at its end.
+    stdin = FileIO(0, closefd=False)
+    orders = Orders.model_validate_json(stdin.readline())
+    threading.Thread(target=_end_with_the_hub, args=(stdin,), daemon=True).start()
     log.configure_worker(orders.settings.logging)
     _yield_to_others(orders.settings)
     code = 0
@@ -49,9 +52,9 @@ def main() -> int:
     return code
 
 
-def _end_with_the_hub() -> None:
+def _end_with_the_hub(stdin: FileIO) -> None:
     """Standard input closes when the hub is gone, even by kill -9."""
-    while sys.stdin.buffer.read(1):
+    while stdin.read(1):
         pass
     os._exit(0)
 

@@ -125,7 +125,7 @@ async def run_console(client: AsyncClient) -> None:
     console = Console(client, await client.control("commands"))
     paths = Paths.of(load())
     paths.ensure()
-    read = _piped
+    read: Callable[[], Awaitable[str]] = _piped
     if sys.stdin.isatty():
         state = await client.control("ping")
         render.console.print(f"SOVL is {state['state']}. Type help for commands, quit to leave.")

@@ -31,10 +31,8 @@ def run_daemon(config: Path | None, overrides: list[str]) -> int:
     code = 0
     try:
         anyio.run(hub.run)
-    except* (AlreadyRunning, RegistryError, KeyProblem, ConfigError) as errors:
-        code = _report(errors, EX_CONFIG)
-    except* GaveUp as errors:
-        code = _report(errors, exits.FAILED)
+    except* (AlreadyRunning, RegistryError, KeyProblem, ConfigError, GaveUp) as errors:
+        code = _report(errors)
     return code
 
 
@@ -48,10 +46,13 @@ def _pairs(overrides: list[str]) -> dict[str, str]:
     return pairs
 
 
-def _report(errors: BaseExceptionGroup[BaseException], code: int) -> int:
+def _report(errors: BaseExceptionGroup[BaseException]) -> int:
+    code = 0
     for error in _leaves(errors):
         exits.complain(str(error))
         structlog.get_logger(agent="hub").critical("hub.failed", reason=str(error))
+        hopeful = isinstance(error, GaveUp) and not error.fatal
+        code = max(code, exits.FAILED if hopeful else EX_CONFIG)
     return code
 
 

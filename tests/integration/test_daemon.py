@@ -3,11 +3,13 @@
 import json
 import os
 import signal
+from pathlib import Path
 
 import psutil
 import pytest
 
 from sovl_daemon.cli import exits
+from sovl_daemon.cli.daemon import EX_CONFIG
 from sovl_daemon.client import CommandError, DaemonDown
 from tests.daemon import Daemon, running, until
 
@@ -92,3 +94,12 @@ def test_crash_loop_gives_up_loudly(runtime, echo_package) -> None:
         assert answer.returncode == exits.FAILED
         assert "echo has failed" in answer.stderr
         assert any(e["event"] == "child.given_up" for e in daemon.events())
+
+
+def test_model_that_does_not_exist_ends_it_with_one_line(runtime: Path) -> None:
+    daemon = Daemon(runtime, **{"core_config.base_model_name": "no-such-model"})
+    answer = daemon.sovl("run", "--set=core_config.base_model_name=no-such-model")
+    assert answer.returncode == EX_CONFIG
+    assert len(answer.stderr.splitlines()) == 1
+    assert "core_config.base_model_name: " in answer.stderr
+    assert "sovl model list" in answer.stderr
