@@ -47,11 +47,13 @@ class Agent:
 
     Life: created → starting → ready ⇄ paused → stopping → stopped. Any exception ends it; the
     supervisor starts a new one. With `critical`, the daemon gives up when the supervisor does.
+    `home` is the process that it runs in unless the configuration places it elsewhere.
     `topics` are the prefixes of the events it follows. Keep the module light: the hub imports it
     for its commands even if it runs elsewhere, so heavy imports belong in `start`.
     """
 
     name: ClassVar[str]
+    home: ClassVar[str] = "hub"
     critical: ClassVar[bool] = False
     topics: ClassVar[tuple[str, ...]] = ()
 
@@ -145,7 +147,9 @@ class Agent:
         for each in self.middleware:
             each.state_changed(self, state)
         self._link.beat(state, detail, self._all_stats())
-        payload = AgentState(agent=self.name, state=state, detail=detail, pid=os.getpid())
+        payload = AgentState(
+            agent=self.name, state=state, detail=detail, process=self.process, pid=os.getpid()
+        )
         await self._publisher.publish(f"{AGENT}.{self.name}", payload, retain=True)
 
     async def _beat(self) -> None:

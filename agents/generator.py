@@ -56,6 +56,7 @@ class Generator(Agent):
     """Owns the engine. Runs in the model host."""
 
     name: ClassVar[str] = "generator"
+    home: ClassVar[str] = "host"
     critical: ClassVar[bool] = True
     _engine: Engine | None = None
 

@@ -36,8 +36,7 @@ class Health(Agent):
         """Learn from the agents' states which processes the daemon has."""
         state = event.payload
         if isinstance(state, AgentState) and state.pid not in self._pids.values():
-            process = self.settings.agents.placement.get(state.agent, "hub")
-            self._pids[process] = state.pid
+            self._pids[state.process] = state.pid
 
     def stats(self) -> dict[str, Any]:
         """Report the size of the daemon's processes in MB."""

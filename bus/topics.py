@@ -20,6 +20,7 @@ class AgentState(Payload, kind="agent.state"):
     agent: str
     state: str
     detail: str = ""
+    process: str
     pid: int
 
 

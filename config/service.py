@@ -298,9 +298,9 @@ class Agents(Section):
     """Which agents run, and in which process."""
 
     placement: dict[Name, Name] = key(
-        {"generator": "host"},
-        "Process of each agent, as agent name to process name. "
-        "Entries of several sources are joined.",
+        {},
+        "Process of an agent, as agent name to process name, where it is not to run in the one "
+        "it asks for. Entries of several sources are joined.",
         restart=True,
     )
     disabled: tuple[Name, ...] = key((), "Agents that do not run.", restart=True, lenient=True)

@@ -67,23 +67,28 @@ class Hub:
 
     def _children(self) -> list[Child]:
         children = []
-        for process, names in registry.processes(self.settings, self._agents).items():
-            groups = [[name] for name in names] if process == registry.HUB else [names]
-            for group in groups:
-                runner = self._runner(process, group)
-                critical = any(self._agents[name].critical for name in group)
-                title = group[0] if process == registry.HUB else process
-                history = policy(self.settings.supervision)
-                children.append(Child(title, group, critical, runner.run, runner.kill, history))
-                for name in group:
-                    self.router.seat(name)
+        for group in registry.groups(self.settings, self._agents):
+            runner = self._runner(group)
+            history = policy(self.settings.supervision)
+            children.append(
+                Child(
+                    group.title,
+                    list(group.agents),
+                    group.critical,
+                    runner.run,
+                    runner.kill,
+                    history,
+                )
+            )
+            for name in group.agents:
+                self.router.seat(name)
         return children
 
-    def _runner(self, process: str, agents: list[str]) -> WorkerProcess | _AgentTask:
-        if process == registry.HUB:
-            agent = self._agents[agents[0]]
+    def _runner(self, group: registry.Group) -> WorkerProcess | _AgentTask:
+        if group.process == registry.HUB:
+            agent = self._agents[group.title]
             return _AgentTask(lambda: agent(self.settings, self.paths, registry.HUB))
-        return WorkerProcess(process, agents, lambda: self.settings)
+        return WorkerProcess(group.process, list(group.agents), lambda: self.settings)
 
     # Life
 

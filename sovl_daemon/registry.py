@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import Any, ClassVar, Protocol
 
@@ -16,6 +17,7 @@ class Agent(Protocol):
     """What the daemon needs of an agent; `agents.base.Agent` has it."""
 
     name: ClassVar[str]
+    home: ClassVar[str]
     critical: ClassVar[bool]
 
     def __init__(self, settings: Settings, paths: Paths, process: str) -> None: ...
@@ -35,23 +37,14 @@ class RegistryError(Exception):
 
 
 def find_agents(settings: Settings) -> dict[str, type[Agent]]:
-    """All enabled agents by name, shipped ones first, in start order. Raises RegistryError."""
+    """All enabled agents by name. Raises RegistryError."""
     points = {point.name: point for point in entry_points(group=GROUP)}
     wanted = {*settings.agents.placement, *settings.agents.disabled}
     if unknown := sorted(wanted - points.keys()):
         known = ", ".join(sorted(points))
         raise RegistryError(f"agents: no agent {unknown[0]!r} is installed; there are: {known}")
-    return {
-        name: _load(name, points[name])
-        for name in sorted(points, key=_start_order)
-        if name not in settings.agents.disabled
-    }
-
-
-def _start_order(name: str) -> tuple[int, str]:
-    """What others lean on starts first: the supervisor restarts what was started after it."""
-    shipped = ("scribe", "health", "generator")
-    return (shipped.index(name), "") if name in shipped else (len(shipped), name)
+    enabled = sorted(points.keys() - set(settings.agents.disabled))
+    return {name: _load(name, points[name]) for name in enabled}
 
 
 def _load(name: str, point: Any) -> type[Agent]:
@@ -66,9 +59,32 @@ def _load(name: str, point: Any) -> type[Agent]:
     return agent
 
 
-def processes(settings: Settings, agents: dict[str, type[Agent]]) -> dict[str, list[str]]:
-    """Which agents run in which process, in start order. `hub` is this one."""
-    placed: dict[str, list[str]] = {}
-    for name in agents:
-        placed.setdefault(settings.agents.placement.get(name, HUB), []).append(name)
-    return placed
+@dataclass(frozen=True)
+class Group:
+    """Agents that live and die together: those of one worker process, or one inside the hub."""
+
+    process: str
+    agents: tuple[str, ...]
+    critical: bool
+
+    @property
+    def title(self) -> str:
+        """The name of the process, or of the agent inside the hub."""
+        return self.agents[0] if self.process == HUB else self.process
+
+
+def groups(settings: Settings, agents: dict[str, type[Agent]]) -> list[Group]:
+    """The agents in start order: what the daemon needs first, inside the hub first.
+
+    What starts later restarts with what started before it, so an agent that the daemon can do
+    without must not stand before one that it needs.
+    """
+    members: dict[tuple[str, str], list[str]] = {}
+    for name in sorted(agents):
+        process = settings.agents.placement.get(name, agents[name].home)
+        members.setdefault((process, name if process == HUB else ""), []).append(name)
+    found = [
+        Group(process, tuple(names), any(agents[name].critical for name in names))
+        for (process, _), names in members.items()
+    ]
+    return sorted(found, key=lambda group: (not group.critical, group.process != HUB, group.title))

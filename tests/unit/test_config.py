@@ -30,7 +30,7 @@ def test_defaults_stand_when_no_source_speaks(tmp_path: Path) -> None:
     assert settings.core_config.base_model_name == "smollm2-135m"
     assert settings.core_config.scaffold_model_name == "smollm2-135m"
     assert settings.lora_config.lora_target_modules == ("q_proj", "v_proj")
-    assert settings.agents.placement == {"generator": "host"}
+    assert settings.agents.placement == {}
 
 
 def test_the_file_beats_the_defaults(file: Path) -> None:

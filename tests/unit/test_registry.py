@@ -4,7 +4,7 @@ import pytest
 
 from config import load
 from sovl_daemon import registry
-from sovl_daemon.registry import RegistryError, find_agents, processes
+from sovl_daemon.registry import RegistryError, find_agents, groups
 
 
 def settings(**overrides: str):
@@ -12,10 +12,21 @@ def settings(**overrides: str):
 
 
 def test_shipped_agents_in_start_order() -> None:
-    found = find_agents(settings())
-    assert list(found)[:3] == ["scribe", "health", "generator"]
-    assert processes(settings(), found)["host"] == ["generator"]
-    assert processes(settings(), found)["hub"][:2] == ["scribe", "health"]
+    found = groups(settings(), find_agents(settings()))
+    assert [(group.title, group.process, group.critical) for group in found] == [
+        ("scribe", "hub", True),
+        ("host", "host", True),
+        ("health", "hub", False),
+    ]
+
+
+def test_agents_of_one_process_are_one_group() -> None:
+    together = settings(agents__placement='{"health": "host"}')
+    found = groups(together, find_agents(together))
+    assert [(group.title, group.agents) for group in found] == [
+        ("scribe", ("scribe",)),
+        ("host", ("generator", "health")),
+    ]
 
 
 def test_disabled_agents_are_left_out() -> None:
