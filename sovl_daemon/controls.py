@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from importlib.metadata import version
@@ -94,6 +95,7 @@ class Controls:
             "bus": self._hub.broker.stats(),
             "commands": self._hub.router.stats(),
             "control": dict(self._hub.responder.counters),
+            "hub": {"tasks": len(asyncio.all_tasks())},
             "agents": {seat.name: seat.stats for seat in self._hub.router.seats.values()},
         }
 

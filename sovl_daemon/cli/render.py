@@ -56,7 +56,7 @@ def status(data: dict[str, Any]) -> None:
 
 def stats(data: dict[str, Any]) -> None:
     """The counters of bus, commands, control and each agent."""
-    for section in ("bus", "commands", "control"):
+    for section in ("hub", "bus", "commands", "control"):
         console.print(f"[bold]{section}[/]")
         facts({f"  {key}": value for key, value in data[section].items()})
     for name, counters in data["agents"].items():
