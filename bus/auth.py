@@ -171,7 +171,10 @@ class Door:
 def open_door(
     address: str, *, queue: int, max_bytes: int, mode: int = 0o660, keys: KeyRing | None = None
 ) -> Door:
-    """Bind a door. tcp needs `keys` with a server pair, else KeyProblem is raised."""
+    """Bind a door. tcp needs `keys` with a server pair, else KeyProblem is raised.
+
+    Raises ConfigError when somebody else listens there.
+    """
     if not address.startswith("tcp://"):
         port = Port(zmq.ROUTER, queue=queue, max_bytes=max_bytes, router_mandatory=1)
         return Door(port.bind(address, mode=mode), address)
@@ -189,7 +192,13 @@ def open_door(
         curve_secretkey=secret,
         zap_domain=DOMAIN,
     )
-    return Door(port.bind(address), address, AllowList(keys))
+    try:
+        return Door(port.bind(address), address, AllowList(keys))
+    except zmq.ZMQError as error:
+        from config import ConfigError, Fault  # not light, and clients come here, too
+
+        problem = f"cannot listen at {address}: {error.strerror}; choose another address"
+        raise ConfigError([Fault("bus.listen", problem)]) from None
 
 
 class Authenticator:

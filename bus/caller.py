@@ -120,4 +120,5 @@ class Caller:
         """End every call with `error`: the connection is gone."""
         failure = Failure(code=error.code, message=error.message, detail=error.detail)
         for call in tuple(self._calls.values()):
+            call.cancel()  # should the command be read after all, nobody waits for it
             call.feed(Envelope.of(failure, correlation=call.id))

@@ -64,12 +64,17 @@ class CommandSpec:
 
 
 def _fault(arguments: type[Arguments], error: Any) -> str:
-    where = ".".join(str(part) for part in error["loc"])[:100] or "arguments"
+    where = shown(".".join(str(part) for part in error["loc"])) or "arguments"
     if error["type"] == "extra_forbidden":
         return f"{where}: unknown argument{_nearest(where, arguments.model_fields)}"
     if error["type"] == "missing":
         return f"{where}: is required"
     return f"{where}: {error['msg']}, got {error['input']!r:.80}"
+
+
+def shown(name: str) -> str:
+    """A name from outside as it may stand in a message of one line."""
+    return (name if name.isprintable() else ascii(name))[:100]
 
 
 def _nearest(word: str, known: Iterable[str]) -> str:
@@ -135,7 +140,9 @@ class CommandTable:
             close = difflib.get_close_matches(name, names, n=1)
             hint = f"did you mean {close[0]}?" if close else f"there are: {', '.join(names)}"
             raise CommandError(
-                BAD_COMMAND, f"{name}: no such command, {hint}", {"nearest": close, "known": names}
+                BAD_COMMAND,
+                f"{shown(name)}: no such command, {hint}",
+                {"nearest": close, "known": names},
             )
         return spec
 

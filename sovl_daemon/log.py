@@ -92,7 +92,8 @@ class _PrettySink(_StreamSink):
 
 def pretty(event: EventDict, render: structlog.dev.ConsoleRenderer) -> str:
     """One event as a line for people."""
-    shown = {key: value for key, value in event.items() if key not in ("order", "time")}
+    hidden = ("order", "time")
+    shown = {key: value for key, value in event.items() if key not in hidden and value != ""}
     clock = str(event.get("time", ""))[11:19]
     return str(render(None, "", {"timestamp": clock, **shown}))
 
@@ -193,7 +194,9 @@ def pass_on(line: bytes, process: str) -> dict[str, Any]:
         log.warning("process.output", text=text[:2000])
         return {}
     about = {key: event[key] for key in event.keys() - {"level", "event", "order"}}
-    logger = structlog.get_logger(**{"process": process, **about})
+    logger = structlog.get_logger().bind()
+    # Not as keywords: a field may have any name at all.
+    structlog.get_context(logger).update({**about, "process": process})
     logger.log(LEVELS[event["level"]], event["event"])
     return event
 

@@ -196,7 +196,7 @@ def error_codes() -> list[str]:
     """The codes of bus/errors.py, then those that only one agent uses."""
     shared = [text for name, text in vars(bus.errors).items() if name.isupper()]
     own = {
-        call.args[0].value
+        str(call.args[0].value)
         for tree in _sources()
         for call in ast.walk(tree)
         if isinstance(call, ast.Call) and name_of(call.func) == "CommandError" and call.args

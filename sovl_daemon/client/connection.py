@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Any, Self
 
 import anyio
 import zmq
-from zmq.utils.monitor import recv_monitor_message
 
-from bus.caller import Call, Caller
-from bus.envelope import Envelope, decode
-from bus.errors import AGENT_LOST, BadMessage, CommandError
+from bus.caller import Call
+from bus.errors import AGENT_LOST, CommandError
 from bus.port import Port
 from bus.subscriber import Subscriber
-from sovl_daemon.client.errors import ClientError, DaemonDown, DaemonSlow, WrongKey
+from sovl_daemon.client.channel import Channel
+from sovl_daemon.client.errors import ClientError
 from sovl_daemon.client.target import Target
 
 PATIENCE_S = 1.0
 WATCH_S = 1.0
 LOST_AFTER_S = 3.0
-LINGER_S = 0.5  # so that a last cancel still gets out
-QUEUE = 100_000
 
 
 class AsyncClient:
@@ -39,18 +37,14 @@ class AsyncClient:
     async def __aenter__(self) -> Self:
         self.target.check()
         endpoints = self.target.endpoints
-        self._control = self._port(endpoints.control)
-        self._commands = self._port(endpoints.commands)
-        self._monitor = self._control.socket.get_monitor_socket()
-        self._stack.callback(self._control.socket.disable_monitor)
-        self._controls = Caller(self._sender(self._control), source=self._source)
-        self._caller = Caller(self._sender(self._commands), source=self._source)
+        self._control = self._channel(endpoints.control, lambda: None)
+        self._commands = self._channel(endpoints.commands, self._fail_calls)
         tasks = await self._stack.enter_async_context(anyio.create_task_group())
         self._stack.callback(tasks.cancel_scope.cancel)
-        tasks.start_soon(self._receive, self._control, self._controls)
-        tasks.start_soon(self._receive, self._commands, self._caller)
+        tasks.start_soon(self._control.run)
+        tasks.start_soon(self._commands.run)
         try:
-            await self.control("ping")
+            await self._connect()
         except BaseException:
             await self._stack.aclose()
             raise
@@ -69,65 +63,49 @@ class AsyncClient:
         self, name: str, args: dict[str, Any] | None = None, *, deadline_s: float | None = None
     ) -> Call:
         """Start a command: `async with client.call(...) as call: async for step in call: ...`."""
-        return self._caller.call(name, args, deadline_s=deadline_s)
+        return self._commands.caller.call(name, args, deadline_s=deadline_s)
 
     async def ask(self, name: str, /, **args: Any) -> dict[str, Any]:
         """Run a command and return its result. Raises CommandError."""
-        return await self._caller.ask(name, **args)
+        return await self._commands.caller.ask(name, **args)
 
     async def control(
         self, name: str, /, *, timeout_s: float = PATIENCE_S, **args: Any
     ) -> dict[str, Any]:
         """Ask the hub itself (ping, status, stop …). Raises CommandError or ClientError."""
         with anyio.move_on_after(timeout_s):
-            return await self._controls.ask(name, **args)
-        raise self._diagnosis(timeout_s)
+            await self._control.up()
+            return await self._control.caller.ask(name, **args)
+        raise self._control.problem(timeout_s)
 
     def events(self, *topics: str) -> Subscriber:
         """Follow the events whose topic starts with one of `topics` (all without any)."""
         port = Port(zmq.DEALER, **self.target.options).connect(self.target.endpoints.events)
         return Subscriber(port, topics or ("",), name=self._source)
 
-    def _port(self, address: str) -> Port:
-        port = Port(zmq.DEALER, queue=QUEUE, max_bytes=-1, **self.target.options)
-        self._stack.callback(port.close, linger_s=LINGER_S)
-        return port.connect(address)
+    def _channel(self, address: str, on_lost: Callable[[], None]) -> Channel:
+        channel = Channel(self.target, address, source=self._source, on_lost=on_lost)
+        self._stack.callback(channel.close)
+        return channel
 
-    @staticmethod
-    def _sender(port: Port) -> Any:
-        def send(envelope: Envelope) -> None:
-            if not port.send_nowait(envelope.encode()):
-                raise DaemonSlow(f"the daemon left {QUEUE} messages unread")
-
-        return send
-
-    @staticmethod
-    async def _receive(port: Port, caller: Caller) -> None:
-        while True:
-            try:
-                caller.feed(decode((await port.receive())[-1]))
-            except BadMessage:
-                continue  # not of this version: the call's time-out tells
+    async def _connect(self) -> None:
+        await self.control("ping")
+        with anyio.move_on_after(PATIENCE_S):
+            await self._commands.up()
+            return
+        raise self._commands.problem(PATIENCE_S)
 
     async def _watch(self) -> None:
-        """End the calls under way when the daemon goes away."""
+        """End the calls under way when the daemon falls silent."""
         while True:
             await anyio.sleep(WATCH_S)
-            if not self._caller.busy:
+            if not self._commands.caller.busy:
                 continue
             try:
                 await self.control("ping", timeout_s=LOST_AFTER_S - WATCH_S)
             except ClientError as error:
-                self._caller.fail_all(CommandError(AGENT_LOST, f"connection lost: {error}"))
+                self._fail_calls(error)
 
-    def _diagnosis(self, waited_s: float) -> ClientError:
-        """What the socket's own events say about the silence."""
-        seen = set()
-        while self._monitor.poll(0):
-            seen.add(recv_monitor_message(self._monitor)["event"])
-        title = self.target.title
-        if zmq.EVENT_HANDSHAKE_SUCCEEDED in seen and zmq.EVENT_DISCONNECTED not in seen:
-            return DaemonSlow(f"the daemon at {title} gave no answer within {waited_s:g} s")
-        if zmq.EVENT_HANDSHAKE_SUCCEEDED not in seen and zmq.EVENT_CONNECTED in seen:
-            return WrongKey(f"{title} refused the keys; see: sovl keys allow")
-        return DaemonDown(f"no SOVL daemon answers at {title}; start it with: sovl run")
+    def _fail_calls(self, why: ClientError | None = None) -> None:
+        why = why or self._commands.problem(0)
+        self._commands.caller.fail_all(CommandError(AGENT_LOST, f"connection lost: {why}"))

@@ -1,0 +1,310 @@
+"""What the documents and examples show, done with a real daemon."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import zmq
+
+from sovl_daemon.client import CommandError
+from tests.conftest import ECHO
+from tests.daemon import Daemon, running, until
+from tests.unit.test_docs import ROOT, table, words
+
+EXAMPLES = ROOT / "examples"
+
+
+@pytest.fixture(scope="module")
+def daemon(echo_package: Path) -> Iterator[Daemon]:
+    """Return a daemon without a model, shared by the tests that leave it as it is."""
+    with (
+        tempfile.TemporaryDirectory(prefix="sovl") as root,
+        running(Path(root), packages=echo_package, **ECHO) as daemon,
+    ):
+        yield daemon
+
+
+@pytest.fixture(scope="module")
+def model_daemon(default_model: Path) -> Iterator[Daemon]:
+    """Return a daemon with the real model."""
+    with tempfile.TemporaryDirectory(prefix="sovl") as root:
+        settings = {"store.model_dir": str(default_model.parent), "host.device": "cpu"}
+        with running(Path(root), **settings) as daemon:
+            yield daemon
+
+
+def example(daemon: Daemon, name: str, *words: str, **options: Any) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-u", str(EXAMPLES / name), *words],
+        env={**os.environ, "SOVL_CONNECT": str(daemon.runtime_dir)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
+    )
+
+
+def ask(daemon: Daemon, *words: str) -> tuple[int, str, str]:
+    with example(daemon, "minimal_client.py", *words) as process:
+        out, err = process.communicate(timeout=60)
+    return process.returncode, out, err
+
+
+# The worked exchange
+
+
+def exchanges(name: str) -> list[tuple[list[str], list[str]]]:
+    """What is sent and what is received in each exchange that the document shows for a socket."""
+    blocks = re.findall(rf"```text {name}\n(.*?)```", (ROOT / "docs/protocol.md").read_text(), re.S)
+    assert blocks
+    return [
+        (re.findall(r"^> (.*)$", block, re.M), re.findall(r"^< (.*)$", block, re.M))
+        for block in blocks
+    ]
+
+
+@contextmanager
+def dealer(daemon: Daemon, name: str) -> Iterator["zmq.Socket[bytes]"]:
+    with zmq.Context.instance().socket(zmq.DEALER) as dealer:
+        dealer.linger = 0
+        dealer.rcvtimeo = 60_000
+        dealer.connect(f"ipc://{daemon.runtime_dir}/{name}.ipc")
+        yield dealer
+
+
+def shape(value: Any) -> Any:
+    """Names and types; of the text that tells kinds apart, the text itself."""
+    if isinstance(value, dict):
+        kept = ("kind", "correlation", "code", "source", "topic")
+        return {k: v if k in kept else shape(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [shape(each) for each in value]
+    return "number" if isinstance(value, int | float) else type(value).__name__
+
+
+def shapes(lines: list[Any]) -> list[Any]:
+    """The shapes of messages; how many pieces of progress came in a row does not matter."""
+    found = [shape(json.loads(line)) for line in lines]
+    same = [a == b and a["kind"] == "progress" for a, b in pairwise(found)]
+    return [each for each, repeated in zip(found, [*same, False], strict=True) if not repeated]
+
+
+def held(daemon: Daemon, name: str, sent: list[str], last: str) -> list[bytes]:
+    """Send the lines as they are; receive until a message of the kind `last`."""
+    received = []
+    with dealer(daemon, name) as line:
+        for each in sent:
+            line.send(each.encode())
+        while not received or json.loads(received[-1])["kind"] != last:
+            received.append(line.recv())
+    return received
+
+
+@pytest.mark.parametrize("name", ["control", "commands", "events"])
+def test_the_worked_exchange_is_real(daemon: Daemon, name: str) -> None:
+    for sent, expected in exchanges(name):
+        received = held(daemon, name, sent, json.loads(expected[-1])["kind"])
+        assert shapes(received) == shapes(expected)
+
+
+@pytest.mark.model
+def test_the_worked_answer_is_real(model_daemon: Daemon) -> None:
+    for sent, expected in exchanges("generate"):
+        received = held(model_daemon, "commands", sent, "result")
+        assert shapes(received) == shapes(expected)
+
+
+# Claims of the protocol
+
+
+def test_a_message_of_two_frames_gets_no_answer(daemon: Daemon) -> None:
+    ping = exchanges("control")[0][0][0].encode()
+    with dealer(daemon, "control") as line:
+        line.send_multipart([b"", ping])
+        line.send(ping)
+        assert json.loads(line.recv())["kind"] == "result"
+        assert not line.poll(200)
+
+
+def test_a_repeated_command_runs_once(daemon: Daemon) -> None:
+    command = {"name": "say", "args": {"text": "x", "pause_s": 0.3}}
+    message = json.dumps({"v": 1, "kind": "command", "id": "twice", "payload": command}).encode()
+    with dealer(daemon, "commands") as line:
+        line.send(message)
+        line.send(message)
+        kinds = [json.loads(line.recv())["kind"] for _ in range(3)]
+        assert kinds == ["accepted", "progress", "result"]
+        assert not line.poll(500)
+
+
+def test_a_message_that_is_too_large_closes_the_connection(daemon: Daemon) -> None:
+    with dealer(daemon, "commands") as line, line.get_monitor_socket() as monitor:
+        line.send(b"x" * 1_048_577)
+        events = []
+        while not events or events[-1] != zmq.EVENT_DISCONNECTED:
+            assert monitor.poll(5000), "still connected"
+            events.append(int.from_bytes(monitor.recv_multipart()[0][:2], sys.byteorder))
+        line.disable_monitor()
+
+
+def test_an_unsubscription_ends_the_events(daemon: Daemon) -> None:
+    with dealer(daemon, "events") as line:
+        for topics in (["hub."], []):
+            payload = {"topics": topics}
+            line.send_json({"v": 1, "kind": "subscribe", "id": "s", "payload": payload})
+        kinds = []
+        while line.poll(1500):  # longer than the time between two beats
+            kinds.append(json.loads(line.recv())["kind"])
+        assert kinds == ["welcome", "hub.state"]
+
+
+# Examples
+
+
+def test_minimal_client_streams_any_command(daemon: Daemon) -> None:
+    assert ask(daemon, "say", 'text="hey"', "times=3") == (0, "heyheyhey\n", "")
+
+
+def test_minimal_client_reports_errors(daemon: Daemon) -> None:
+    code, out, err = ask(daemon, "say", "times=3")
+    assert (code, out, err) == (1, "", "bad_argument: say: text: is required\n")
+
+
+def test_minimal_client_tells_that_no_daemon_is_there(runtime: Path) -> None:
+    code, _, err = ask(Daemon(runtime), "say", 'text="hey"')
+    assert code == 1
+    assert err == f"no daemon answers in {runtime}/run\n"
+
+
+@pytest.mark.model
+def test_minimal_client_answers_a_prompt(model_daemon: Daemon) -> None:
+    code, out, err = ask(model_daemon, "What is the capital of France?")
+    assert (code, err) == (0, "")
+    assert "France" in out or "Paris" in out
+
+
+def test_follow_events_prints_them_and_survives_a_restart(echo_daemon: Daemon) -> None:
+    with example(echo_daemon, "follow_events.py", "echo.", "hub.") as process:
+        assert process.stdout is not None
+        try:
+            state = json.loads(process.stdout.readline().split(" ", 2)[2])
+            assert state == {"state": "ready", "detail": ""}
+            assert ask(echo_daemon, "say", 'text="hey"')[0] == 0
+            assert process.stdout.readline() == 'echo.heard 1 {"text": "hey"}\n'
+            assert echo_daemon.stop() == 0
+            echo_daemon.start().wait()
+            for line in process.stdout:  # until it has subscribed again
+                if line.startswith("hub.state") and '"ready"' in line:
+                    break
+            assert ask(echo_daemon, "say", 'text="again"')[0] == 0
+            assert process.stdout.readline() == 'echo.heard 1 {"text": "again"}\n'
+        finally:
+            process.kill()
+
+
+def test_the_example_agent_works(runtime: Path, tmp_path: Path) -> None:
+    options = ["--quiet", "--no-deps", "--no-build-isolation", "--target", str(tmp_path)]
+    source = str(EXAMPLES / "sovl-tally")
+    subprocess.run([sys.executable, "-m", "pip", "install", *options, source], check=True)
+    settings = {"agents.disabled": ["generator"], "agents.placement": {"tally": "toys"}}
+    with running(runtime, packages=tmp_path, **settings) as daemon:
+        with daemon.client() as client:
+            first = client.ask("tally")
+            assert first["counts"]["agent.scribe"] >= 1
+            assert first["last"] == []
+            with pytest.raises(CommandError, match="was never heard"):
+                client.ask("tally", topic="nonsense")
+        assert daemon.stop() == 0
+        with daemon.start().wait().client() as client:
+            (piece, result) = client.stream("tally", topic="agent.scribe")
+            assert result["counts"]["agent.scribe"] > first["counts"]["agent.scribe"]
+            assert piece["text"] == f"agent.scribe: {result['counts']['agent.scribe']}\n"
+
+
+# Answers and the log
+
+
+def described(command: str) -> set[str]:
+    """The fields that the document names for a command's answer."""
+    current, fields = "", set[str]()
+    for name, field, _ in table("commands.md", "Command"):
+        current = words(name)[0] if name else current
+        if current == command:
+            fields |= {*words(field)}
+    return fields
+
+
+@pytest.mark.parametrize("command", ["ping", "status", "stats", "commands", "reload"])
+def test_control_answers_are_as_described(daemon: Daemon, command: str) -> None:
+    with daemon.client() as client:
+        assert set(client.control(command)) == described(command)
+
+
+def test_answers_about_settings_are_as_described(daemon: Daemon) -> None:
+    with daemon.client() as client:
+        one = client.control("config", key="logging.level")
+        assert {*client.control("config"), *one} == described("config")
+        answer = client.control("config_set", key="logging.level", value="info", save=False)
+        assert set(answer) == described("config_set")
+
+
+def test_answers_about_agents_are_as_described(daemon: Daemon) -> None:
+    with daemon.client() as client:
+        for command in ("pause", "resume"):
+            assert set(client.control(command, agent="echo")) == described(command)
+        assert set(client.ask("history")) == described("history")
+
+
+@pytest.mark.model
+def test_generate_answers_as_described(model_daemon: Daemon) -> None:
+    with model_daemon.client() as client:
+        assert set(client.ask("generate", prompt="Hi", max_tokens=2)) == described("generate")
+    check_log(model_daemon)
+
+
+def check_log(daemon: Daemon) -> set[str]:
+    """Compare every line of the log with the document; the names of the events in it."""
+    common = {words(row[0])[0] for row in table("logging.md", "Field")}
+    known = {
+        words(name)[0]: (words(levels), {*words(fields), *words(meaning)})
+        for name, levels, fields, meaning in table("logging.md", "Event")
+    }
+    always = {words(row[0])[0] for row in table("logging.md", "Field") if row[1] == "yes"}
+    for line in daemon.events():
+        name = str(line["event"])
+        assert always <= set(line), line
+        assert set(line) <= common | known[name][1], line
+    return {str(line["event"]) for line in daemon.events()}
+
+
+def test_the_log_is_as_described(runtime: Path, echo_package: Path) -> None:
+    settings = {**ECHO, "logging.level": "debug", "supervision.backoff_initial_s": 0.05}
+    with running(runtime, packages=echo_package, **settings) as daemon:
+        with daemon.client() as client:
+            client.ask("say", text="x")
+            client.control("config_set", key="logging.level", value="info", save=False)
+        assert daemon.process is not None
+        (runtime / "sovl").mkdir(exist_ok=True)
+        (runtime / "sovl" / "config.json").write_text("{")
+        daemon.process.send_signal(signal.SIGHUP)
+        daemon.worker().kill()
+        for _ in until(10):
+            if "child.restarting" in {line["event"] for line in daemon.events()}:
+                break
+        with daemon.wait().client() as client:
+            assert set(client.control("stop")) == described("stop")
+        assert daemon.process.wait(30) == 0
+        assert check_log(daemon) >= {
+            "agent.state", "child.restarting", "command.ended", "command.started",
+            "config.changed", "config.refused", "hub.state", "hub.stop_requested", "hub.stopped",
+        }  # fmt: skip

@@ -1,0 +1,126 @@
+"""Command tables: arguments are checked, and every fault is named."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import Field
+
+from bus.commands import (
+    MAX_FAULTS,
+    Arguments,
+    CommandSpec,
+    CommandTable,
+    command,
+    commands_of,
+)
+from bus.errors import BAD_ARGUMENT, BAD_COMMAND, CommandError
+
+
+class SayArguments(Arguments):
+    text: str = Field(max_length=5)
+    times: int = Field(default=1, ge=1, le=9)
+
+
+class Parrot:
+    name = "parrot"
+
+    @command(SayArguments)
+    async def say(self, args: SayArguments, job: object) -> dict[str, object]:
+        """Say it.
+
+        More than one line here.
+        """
+        return {}
+
+    @command(name="rest-now", internal=True)
+    async def rest(self, args: Arguments, job: object) -> dict[str, object]:
+        """Rest."""
+        return {}
+
+
+TABLE = CommandTable(commands_of(Parrot))
+SAY = TABLE.find("say", internal=False)
+
+
+def fault(spec: CommandSpec, args: dict[str, object]) -> CommandError:
+    with pytest.raises(CommandError) as caught:
+        spec.check(args)
+    assert caught.value.code == BAD_ARGUMENT
+    assert "\n" not in caught.value.message
+    return caught.value
+
+
+def test_a_command_is_what_its_method_says() -> None:
+    assert (SAY.agent, SAY.help, SAY.method, SAY.internal) == ("parrot", "Say it.", "say", False)
+    described = SAY.describe()
+    assert json.loads(json.dumps(described)) == described
+    assert set(described["arguments"]["properties"]) == {"text", "times"}
+
+
+def test_good_arguments_are_typed_and_defaults_left_out() -> None:
+    assert SAY.check({"text": "hi", "times": "3"}) == {"text": "hi", "times": 3}
+    assert SAY.check({"text": "hi"}) == {"text": "hi"}
+
+
+def test_all_faults_are_named_at_once() -> None:
+    error = fault(SAY, {"times": 10, "txt": "hi"})
+    assert error.message == (
+        "say: text: is required; "
+        "times: Input should be less than or equal to 9, got 10; "
+        "txt: unknown argument, did you mean text?"
+    )
+    assert error.detail["faults"] == error.message.removeprefix("say: ").split("; ")
+
+
+def test_a_thousand_faults_are_not_a_long_story() -> None:
+    error = fault(SAY, {f"a{number}": 1 for number in range(50_000)})
+    assert len(error.detail["faults"]) == MAX_FAULTS + 1
+    assert error.detail["faults"][-1].endswith("more")
+
+
+def test_large_values_and_names_are_not_said_back() -> None:
+    error = fault(SAY, {"text": "x" * 1_000_000, "y" * 1_000_000: 1})
+    assert len(error.message) < 1000
+
+
+@given(
+    st.dictionaries(
+        st.text(max_size=5) | st.sampled_from(["text", "times"]),
+        st.recursive(
+            st.none() | st.booleans() | st.floats() | st.integers() | st.text(),
+            lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+            max_leaves=5,
+        ),
+    )
+)
+def test_any_arguments_are_checked_or_refused(args: dict[str, object]) -> None:
+    try:
+        checked = SAY.check(args)
+    except CommandError as error:
+        assert error.code == BAD_ARGUMENT
+        assert "\n" not in error.message
+    else:
+        assert set(checked) <= {"text", "times"}
+
+
+def test_an_unknown_command_names_the_nearest() -> None:
+    with pytest.raises(CommandError, match="did you mean say") as caught:
+        TABLE.find("sey", internal=False)
+    assert caught.value.code == BAD_COMMAND
+    assert caught.value.detail == {"nearest": ["say"], "known": ["say"]}
+    with pytest.raises(CommandError, match="there are: say"):
+        TABLE.find("zzz", internal=False)
+
+
+def test_internal_commands_are_for_agents() -> None:
+    assert TABLE.find("rest-now", internal=True).method == "rest"
+    with pytest.raises(CommandError):
+        TABLE.find("rest-now", internal=False)
+    assert [spec.name for spec in TABLE.public()] == ["say"]
+
+
+def test_a_name_offered_twice_is_refused() -> None:
+    with pytest.raises(ValueError, match="offered by both parrot and parrot"):
+        CommandTable([SAY, SAY])

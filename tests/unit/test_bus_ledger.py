@@ -1,0 +1,131 @@
+"""The book of commands: whatever happens, each command is closed exactly once."""
+
+from collections import Counter
+
+import pytest
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
+
+from bus.envelope import Envelope
+from bus.errors import BUSY, DUPLICATE, CommandError
+from bus.ledger import Entry, Ledger
+from bus.messages import Command
+
+PER_AGENT, PER_CLIENT = 4, 3
+agents = st.sampled_from(["a", "b", "c"])
+clients = st.sampled_from(["x", "y", "z"])
+
+
+def entry(name: str, client: str = "x", agent: str = "a", deadline: float = 100.0) -> Entry:
+    return Entry(Envelope.of(Command(name="do"), message_id=name), client, agent, deadline)
+
+
+class Book(RuleBasedStateMachine):
+    """The ledger beside a plain dictionary of what should be in it."""
+
+    ids = Bundle("ids")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ledger = Ledger(per_agent=PER_AGENT, per_client=PER_CLIENT)
+        self.open: dict[str, Entry] = {}
+        self.made = 0
+        self.closed: Counter[str] = Counter()
+
+    @rule(target=ids, client=clients, agent=agents, deadline=st.integers(0, 20))
+    def admit(self, client: str, agent: str, deadline: int) -> str:
+        self.made += 1
+        new = entry(str(self.made), client, agent, deadline)
+        full = self.count(agent=agent) >= PER_AGENT or self.count(client=client) >= PER_CLIENT
+        try:
+            assert self.ledger.admit(new)
+        except CommandError as error:
+            assert error.code == BUSY
+            assert full
+        else:
+            assert not full
+            self.open[new.id] = new
+        return new.id
+
+    @rule(command_id=ids, client=clients)
+    def admit_again(self, command_id: str, client: str) -> None:
+        known = self.open.get(command_id)
+        if known is None:
+            return
+        if known.client == client:
+            assert not self.ledger.admit(entry(command_id, client))
+        else:
+            with pytest.raises(CommandError) as caught:
+                self.ledger.admit(entry(command_id, client))
+            assert caught.value.code == DUPLICATE
+
+    @rule(command_id=ids)
+    def run(self, command_id: str) -> None:
+        if found := self.ledger.get(command_id):
+            found.running = True
+
+    @rule(command_id=ids, by=st.integers(0, 20))
+    def cancel(self, command_id: str, by: int) -> None:
+        if found := self.ledger.get(command_id):
+            found.cancel_by = by
+
+    @rule(command_id=consumes(ids) | ids)
+    def close(self, command_id: str) -> None:
+        expected = self.open.pop(command_id, None)
+        assert self.ledger.close(command_id) is expected
+        assert self.ledger.close(command_id) is None
+        if expected is not None:
+            self.closed[command_id] += 1
+
+    @rule(now=st.integers(0, 20))
+    def expire(self, now: int) -> None:
+        late = {
+            each.id
+            for each in self.open.values()
+            if each.deadline <= now or (each.cancel_by is not None and each.cancel_by <= now)
+        }
+        assert {each.id for each in self.ledger.overdue(now)} == late
+        for command_id in late:
+            self.close(command_id)
+
+    def count(self, **wanted: str) -> int:
+        return sum(
+            all(getattr(each, name) == value for name, value in wanted.items())
+            for each in self.open.values()
+        )
+
+    @invariant()
+    def the_books_agree(self) -> None:
+        assert [each.id for each in self.ledger.all()] == list(self.open)
+        assert len(self.ledger) == len(self.open)
+        assert set(self.closed.values()) <= {1}
+        assert self.ledger.pending() == Counter(each.agent for each in self.open.values())
+        for client in "xyz":
+            mine = [each for each in self.open.values() if each.client == client]
+            assert self.ledger.of_client(client) == mine
+        for agent in "abc":
+            theirs = [each for each in self.open.values() if each.agent == agent]
+            assert self.ledger.of_agent(agent, running=True) == [e for e in theirs if e.running]
+            waits = [each for each in theirs if not each.running]
+            assert self.ledger.of_agent(agent, running=False) == waits
+
+    def teardown(self) -> None:
+        for command_id in list(self.open):
+            self.close(command_id)
+        assert self.ledger.pending() == {}
+        assert self.ledger._agents == self.ledger._clients == Counter()
+        assert len(self.ledger) == 0
+
+
+TestBook = Book.TestCase
+
+
+def test_the_limits_are_told() -> None:
+    ledger = Ledger(per_agent=2, per_client=1)
+    ledger.admit(entry("1", "x"))
+    with pytest.raises(CommandError, match="this client has 1 commands in flight, allowed 1"):
+        ledger.admit(entry("2", "x", "b"))
+    ledger.admit(entry("3", "y"))
+    with pytest.raises(CommandError, match="a has 2 commands in flight, allowed 2") as caught:
+        ledger.admit(entry("4", "z"))
+    assert caught.value.detail == {"in_flight": 2, "allowed": 2}
