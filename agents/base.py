@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import anyio
 import structlog
 from anyio.abc import TaskGroup
+from anyio.lowlevel import checkpoint
 
 from agents.middleware import Counters, Middleware, Trace
 from bus.commands import CommandSpec, commands_of
@@ -79,8 +80,7 @@ class Agent:
         """Get ready. Commands come once this returns."""
 
     async def run(self) -> None:
-        """Work in the background until cancelled."""
-        await anyio.sleep_forever()
+        """Work in the background; may end when there is nothing more to do."""
 
     async def stop(self) -> None:
         """Let go of what `start` took. Always called, also after a failure."""
@@ -123,6 +123,7 @@ class Agent:
                 self._link.register()
                 tasks.start_soon(self._follow)
                 await self.run()
+                await anyio.sleep_forever()  # without work in the background, commands still come
             finally:
                 with anyio.CancelScope(shield=True):
                     await self._enter("stopping")
@@ -173,30 +174,34 @@ class Agent:
                 continue
             match envelope.payload:
                 case Command() as command:
-                    tasks.start_soon(self._handle, envelope, command)
+                    # Made here, so that a cancel right behind the command finds it.
+                    scope = self._scopes[envelope.id] = anyio.CancelScope()
+                    tasks.start_soon(self._handle, envelope, command, scope)
                 case Cancel():
-                    if scope := self._scopes.get(envelope.correlation or ""):
-                        scope.cancel()
+                    if found := self._scopes.get(envelope.correlation or ""):
+                        found.cancel()
                 case Pause(paused=paused):
                     await self._enter("paused" if paused else "ready")
 
-    async def _handle(self, envelope: Envelope, command: Command) -> None:
+    async def _handle(self, envelope: Envelope, command: Command, scope: anyio.CancelScope) -> None:
         structlog.contextvars.bind_contextvars(correlation=envelope.id)
         job = Job(self._link, envelope, command)
         began = time.monotonic()
         for each in self.middleware:
             each.before_command(self, job)
-        answer = await self._answer(job, command)
+        answer = await self._answer(job, command, scope)
         error = CommandError(answer.code, answer.message) if isinstance(answer, Failure) else None
         for each in self.middleware:
             each.after_command(self, job, time.monotonic() - began, error)
         self._link.send(answer, job.id)
 
-    async def _answer(self, job: Job, command: Command) -> Result | Failure:
+    async def _answer(
+        self, job: Job, command: Command, scope: anyio.CancelScope
+    ) -> Result | Failure:
         spec = self._specs[command.name]
         try:
-            with anyio.CancelScope() as scope:
-                self._scopes[job.id] = scope
+            with scope:
+                await checkpoint()  # cancelled before it began
                 args = spec.arguments.model_validate(command.args)
                 data = await getattr(self, spec.method)(args, job)
                 return Result(data=data or {})

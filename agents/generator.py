@@ -14,7 +14,7 @@ from pydantic import Field, field_validator
 from agents.base import Agent, Job
 from bus.commands import Arguments, command
 from bus.envelope import new_id
-from bus.errors import BAD_ARGUMENT, CommandError, FatalError
+from bus.errors import BAD_ARGUMENT, ENGINE, CommandError, FatalError
 from config import Settings
 from sovl_daemon.engine.message import Message
 from sovl_daemon.engine.options import SamplingOptions
@@ -159,7 +159,7 @@ class Generator(Agent):
         except (OptionError, PromptTooLongError) as error:
             raise CommandError(BAD_ARGUMENT, f"prompt: {error}") from None
         except EngineError as error:
-            raise CommandError("engine", str(error)) from None
+            raise CommandError(ENGINE, str(error)) from None
         assert piece.summary is not None  # noqa: S101 - the last piece has one
         return "".join(parts), piece.summary
 

@@ -44,6 +44,7 @@ class _Subscriber:
     delivered: int = 0
     dropped: int = 0
     full_since: float | None = None
+    missed: dict[str, int] = field(default_factory=dict)
 
     def wants(self, topic: str) -> bool:
         return topic.startswith(self.prefixes)
@@ -122,7 +123,8 @@ class Broker:
         if retain:
             topic.last = stamped
         for subscriber in tuple(topic.subscribers):
-            self._deliver(subscriber, stamped)
+            if not self._deliver(subscriber, stamped):
+                subscriber.missed[name.decode()] = topic.seq
 
     def _new_topic(self, name: bytes) -> _Topic | None:
         if len(self._topics) >= MAX_TOPICS or not _TOPIC.fullmatch(name):
@@ -132,16 +134,20 @@ class Broker:
         topic = self._topics[name] = _Topic(subscribers=members)
         return topic
 
-    def _deliver(self, subscriber: _Subscriber, data: bytes) -> None:
+    def _deliver(self, subscriber: _Subscriber, data: bytes) -> bool:
         try:
             sent = subscriber.door.port.send_nowait(subscriber.route, data)
         except Unreachable:
             self._forget(subscriber)
-            return
+            return False
         if sent:
             subscriber.delivered += 1
             subscriber.full_since = None
-            return
+        else:
+            self._drop(subscriber)
+        return sent
+
+    def _drop(self, subscriber: _Subscriber) -> None:
         subscriber.dropped += 1
         self._dropped += 1
         now = time.monotonic()
@@ -195,14 +201,15 @@ class Broker:
         asyncio.get_running_loop().call_soon(self.publish, SubscriberCut.kind, cut)
 
     async def _beat(self) -> None:
-        beat = _message(Beat(epoch=self.epoch))
         while True:
             await anyio.sleep(BEAT_S)
             for subscriber in tuple(self._subscribers.values()):
                 if not subscriber.door.allows(subscriber.user):
                     self._cut_off(subscriber, "its key was revoked")
-                else:
-                    self._deliver(subscriber, beat)
+                elif self._deliver(
+                    subscriber, _message(Beat(epoch=self.epoch, missed=subscriber.missed))
+                ):
+                    subscriber.missed = {}
 
 
 def _message(payload: Payload) -> bytes:

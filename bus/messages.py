@@ -72,9 +72,14 @@ class Welcome(Payload, kind="welcome"):
 
 
 class Beat(Payload, kind="beat"):
-    """The broker is there and you are still subscribed. Sent each second."""
+    """The broker is there and you are still subscribed. Sent each second.
+
+    `missed`: of topics whose events you could not be sent since the last beat, the last sequence
+    number that you missed.
+    """
 
     epoch: str
+    missed: dict[str, int] = Field(default_factory=dict)
 
 
 class Register(Payload, kind="register"):

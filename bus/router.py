@@ -179,16 +179,17 @@ class CommandRouter:
         self, door: Door, handlers: dict[type[Payload], Callable[[Address, Envelope], None]]
     ) -> Callable[[bytes, bytes, str], None]:
         def hear(route: bytes, data: bytes, user: str) -> None:
-            address = Address(door, route)
+            address, asked = Address(door, route), None
             try:
                 envelope = decode(data)
+                asked = envelope.id
                 handler = handlers.get(type(envelope.payload))
                 if handler is None:
                     raise BadMessage(f"kind: {envelope.kind!r} is not spoken on this socket")
                 handler(address, envelope)
             except BadMessage as error:
                 self.counters["bad_messages"] += 1
-                self._send(address, _failure(CommandError(BAD_MESSAGE, str(error))))
+                self._send(address, _failure(CommandError(BAD_MESSAGE, str(error)), asked))
 
         return hear
 
@@ -203,6 +204,7 @@ class CommandRouter:
             self.counters["repeated"] += 1
             return
         self.counters["accepted"] += 1
+        log.debug("command.accepted", to=entry.agent, correlation=entry.id)
         self._send(client, _reply(Accepted(agent=entry.agent), envelope.id))
         seat = self.seat(entry.agent)
         if seat.address is None or seat.paused:
@@ -315,6 +317,7 @@ class CommandRouter:
 
     def _answer(self, entry: Entry, envelope: Envelope) -> None:
         self.counters["results" if envelope.kind == Result.kind else "errors"] += 1
+        log.debug("command.answered", answer=envelope.kind, correlation=entry.id)
         self._send(entry.client, envelope, final=True)
 
     def _send(self, address: Any, envelope: Envelope, *, final: bool = False) -> None:

@@ -93,7 +93,9 @@ class Subscriber:
             return
         if isinstance(envelope.payload, Welcome):
             self._greet(envelope.payload)
-        elif not isinstance(envelope.payload, Beat):
+        elif isinstance(envelope.payload, Beat):
+            self._account(envelope.payload)
+        else:
             self._note(envelope)
 
     def _greet(self, welcome: Welcome) -> None:
@@ -103,6 +105,12 @@ class Subscriber:
             for topic, seq in welcome.seqs.items():
                 self._check(topic, seq + 1)
         self._epoch, self._seqs = welcome.epoch, dict(welcome.seqs)
+
+    def _account(self, beat: Beat) -> None:
+        for topic, seq in beat.missed.items():
+            if seq > self._seqs.get(topic, 0):
+                self._check(topic, seq + 1)
+                self._seqs[topic] = seq
 
     def _note(self, envelope: Envelope) -> None:
         if envelope.seq > self._seqs.get(envelope.topic, 0):

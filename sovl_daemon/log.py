@@ -193,7 +193,7 @@ def pass_on(line: bytes, process: str) -> dict[str, Any]:
         log = structlog.get_logger(process=process, agent="supervisor")
         log.warning("process.output", text=text[:2000])
         return {}
-    about = {key: event[key] for key in event.keys() - {"level", "event", "order"}}
+    about = {key: event[key] for key in event if key not in ("level", "event", "order")}
     logger = structlog.get_logger().bind()
     # Not as keywords: a field may have any name at all.
     structlog.get_context(logger).update({**about, "process": process})

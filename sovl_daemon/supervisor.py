@@ -44,6 +44,7 @@ class Child:
     history: RestartHistory
     restarts: int = 0
     started: float = 0.0
+    silence: str = ""
     scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
     ended: anyio.Event = field(default_factory=anyio.Event)
 
@@ -89,7 +90,8 @@ class Supervisor:
         }
 
     def _start(self, tasks: TaskGroup, child: Child, delay: float) -> None:
-        child.scope, child.ended, child.started = anyio.CancelScope(), anyio.Event(), 0.0
+        child.scope, child.ended = anyio.CancelScope(), anyio.Event()
+        child.started, child.silence = 0.0, ""
         tasks.start_soon(self._live, child, delay)
 
     async def _live(self, child: Child, delay: float) -> None:
@@ -106,7 +108,7 @@ class Supervisor:
             why = _first(errors)
         child.ended.set()
         if not child.scope.cancel_called and not self._stopping:
-            self._deaths.send_nowait((child, why, fatal))
+            self._deaths.send_nowait((child, child.silence or why, fatal))
 
     async def _stop(self, child: Child) -> None:
         child.scope.cancel()
@@ -163,12 +165,15 @@ class Supervisor:
             seat = self._router.seat(agent)
             if seat.address is None:
                 limit, silent = self._settings.start_timeout_s, now - child.started
+                why = f"was not ready within {limit:g} s"
             else:
                 limit, silent = self._settings.dead_after_s, now - seat.seen
+                why = f"gave no sign of life for {limit:g} s"
             if silent > limit:
                 log.error("child.silent", child=child.name, silent_agent=agent, s=round(silent, 1))
                 child.started = 0.0  # once is enough
-                self._router.agent_lost(agent, f"it gave no sign of life for {limit:g} s")
+                child.silence = f"{agent} {why}"
+                self._router.agent_lost(agent, f"it {why}")
                 child.kill()
                 return
 

@@ -267,3 +267,23 @@ async def test_a_bad_subscription_is_refused(bus: Bus, frames: list[bytes]) -> N
     await has_come(lambda: bus.broker.stats()["refused"] + door.refused == 1)
     assert bus.broker.stats()["subscribers"] == []
     rude.close()
+
+
+async def test_a_lost_last_event_shows_at_the_next_beat(runtime: Path) -> None:
+    async with serving(runtime, queue=10) as bus:
+        reader = bus.subscriber("run", queue=10)
+        async with reader:
+            await reader.welcome(PATIENCE_S)
+            text = "x" * 50_000  # larger than what the kernel buffers
+            for number in range(200):
+                bus.step(number, text=text)
+            assert bus.broker.stats()["dropped"] > 0
+            last = 0
+            with anyio.fail_after(PATIENCE_S):
+                async for event in reader:
+                    if isinstance(event.payload, Gap):
+                        last += event.payload.missed or 0
+                    else:
+                        last += 1
+                    if last == 200:
+                        break

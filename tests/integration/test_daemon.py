@@ -7,6 +7,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import zmq
 
 from sovl_daemon.cli import exits
 from sovl_daemon.cli.daemon import EX_CONFIG
@@ -103,3 +104,23 @@ def test_model_that_does_not_exist_ends_it_with_one_line(runtime: Path) -> None:
     assert len(answer.stderr.splitlines()) == 1
     assert "core_config.base_model_name: " in answer.stderr
     assert "sovl model list" in answer.stderr
+
+
+def test_cancel_right_behind_its_command_is_heard(echo_daemon: Daemon) -> None:
+    with zmq.Context() as context, context.socket(zmq.DEALER) as socket:
+        socket.linger = 0
+        socket.connect(f"ipc://{echo_daemon.runtime_dir}/commands.ipc")
+        payload = {"name": "say", "args": {"text": "x", "times": 100, "pause_s": 1}}
+        for number in range(20):
+            name = f"quick{number}"
+            command = {"v": 1, "kind": "command", "id": name, "payload": payload}
+            cancel = {"v": 1, "kind": "cancel", "correlation": name, "payload": {}}
+            socket.send_json(command)
+            socket.send_json(cancel)
+        ends = []
+        while len(ends) < 20:
+            assert socket.poll(10_000)
+            reply = socket.recv_json()
+            if reply["kind"] == "error":
+                ends.append(reply["payload"]["message"])
+    assert set(ends) <= {"cancelled", "cancelled before it began"}
