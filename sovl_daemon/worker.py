@@ -17,7 +17,10 @@ import anyio
 import structlog
 from pydantic import BaseModel
 
+from bus.endpoints import Endpoints
 from bus.errors import FatalError
+from bus.subscriber import local_subscriber
+from bus.topics import CONFIG, ConfigChanged
 from config import Paths, Settings
 from sovl_daemon import log, registry
 
@@ -71,6 +74,7 @@ async def _serve(orders: Orders) -> None:
     available = registry.find_agents(orders.settings)
     paths = Paths.of(orders.settings)
     async with anyio.create_task_group() as tasks:
+        tasks.start_soon(_follow_log_level, paths, orders.process)
         for name in orders.agents:
             agent = available[name](orders.settings, paths, orders.process)
             tasks.start_soon(agent.serve)
@@ -78,6 +82,14 @@ async def _serve(orders: Orders) -> None:
             async for _ in signals:
                 break
         tasks.cancel_scope.cancel()
+
+
+async def _follow_log_level(paths: Paths, process: str) -> None:
+    address = Endpoints.local(paths.runtime_dir).events
+    async with local_subscriber(address, (CONFIG,), name=process, queue=100) as events:
+        async for event in events:
+            if isinstance(event.payload, ConfigChanged):
+                log.set_level(event.payload.settings["logging"]["level"])
 
 
 def _report(event: str, errors: BaseExceptionGroup[BaseException]) -> None:

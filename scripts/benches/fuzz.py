@@ -14,7 +14,7 @@ import psutil
 import zmq
 
 from benches.common import Bench, Goal, show
-from benches.soak import SETTINGS, echo_package
+from benches.soak import SETTINGS, echo_package, settled
 from tests.daemon import Daemon, running
 
 SOCKETS = {
@@ -25,7 +25,18 @@ SOCKETS = {
     "publish": zmq.PUSH,
 }
 LIMIT = 1 << 20  # bus.max_message_bytes
-GREETING = bytes([0xFF, 0, 0, 0, 0, 0, 0, 0, 1, 0x7F, 3, 1]) + b"NULL"
+GREETING = bytes([0xFF, 0, 0, 0, 0, 0, 0, 0, 1, 0x7F, 3, 1]) + b"NULL" + bytes(48)
+READY = b"\x05READY\x0bSocket-Type\x00\x00\x00\x06DEALER"
+HANDSHAKE = GREETING + bytes([4, len(READY)]) + READY
+HALVES = (
+    b"\xff",
+    GREETING[:16],
+    GREETING,
+    HANDSHAKE,
+    HANDSHAKE + b"\x00\xffhalf a message",
+    HANDSHAKE + b"\x01\x00" + b"\x00\xffand a half",
+    HANDSHAKE + b"\x02" + b"\x7f" * 8 + b"larger than any memory",
+)
 
 
 def valid(chance: random.Random) -> dict[str, object]:
@@ -45,13 +56,13 @@ def valid(chance: random.Random) -> dict[str, object]:
 def spoiled(chance: random.Random) -> bytes:
     """One frame of rubbish."""
     message = valid(chance)
-    match chance.randrange(9):
+    match chance.randrange(10):
         case 0:
             return chance.randbytes(chance.randrange(2000))
         case 1:
             return b""
         case 2:
-            return b"[" * 100_000
+            return bomb(chance)
         case 3:
             return json.dumps(message | {"v": chance.choice([0, 2, -1, "1", None, 1e99])}).encode()
         case 4:
@@ -67,10 +78,21 @@ def spoiled(chance: random.Random) -> bytes:
             return text[: chance.randrange(len(text))]
         case 7:
             return b"topic - " + json.dumps(message).encode() + chance.randbytes(10)
+        case 8:
+            return "\udcff".join(map(str, message)).encode(errors="surrogatepass")
         case _:
             return json.dumps(
                 message | {"payload": {"name": "x" * chance.randrange(5000)}}
             ).encode()
+
+
+def bomb(chance: random.Random) -> bytes:
+    """Small to send, and much work for who is careless."""
+    deep = "[" * 100_000
+    wide = ",".join(f'"a{number}":1' for number in range(chance.choice([100, 30_000])))
+    args = chance.choice([deep, deep + "]" * 100_000, f"{{{wide}}}", f'{{"times":1{"0" * 9999}}}'])
+    command = f'{{"v":1,"kind":"command","id":"b","payload":{{"name":"say","args":{args}}}}}'
+    return chance.choice([deep, command]).encode()
 
 
 def frames(chance: random.Random) -> list[bytes]:
@@ -86,7 +108,7 @@ def half_open(runtime_dir: Path, chance: random.Random) -> socket.socket:
     raw = socket.socket(socket.AF_UNIX)
     raw.settimeout(1)
     raw.connect(str(runtime_dir / f"{chance.choice(list(SOCKETS))}.ipc"))
-    raw.send(chance.choice([b"", GREETING, GREETING + bytes(48), chance.randbytes(300)]) or b"\xff")
+    raw.send(chance.choice([*HALVES, chance.randbytes(300)]))
     return raw
 
 
@@ -129,7 +151,7 @@ def fuzz(root: Path, packages: Path, *, seconds: float, seed: int) -> Bench:
         assert daemon.process is not None
         hub = psutil.Process(daemon.process.pid)
         list(attack(daemon.runtime_dir, min(1.0, seconds / 4), seed))  # fills caches and buffers
-        before, fds = hub.memory_info().rss, hub.num_fds()
+        before, fds = hub.memory_info().rss, settled(hub.num_fds)
         slowest = 0.0
         sent = 0
         for now in attack(daemon.runtime_dir, seconds, seed + 1):
@@ -144,7 +166,7 @@ def fuzz(root: Path, packages: Path, *, seconds: float, seed: int) -> Bench:
             restarts = sum(
                 child["restarts"] for child in client.control("status")["children"].values()
             )
-        after, fds_after = hub.memory_info().rss, hub.num_fds()
+        after, fds_after = hub.memory_info().rss, settled(hub.num_fds)
     refused = {
         "commands": stats["commands"]["refused_frames"] + stats["commands"]["bad_messages"],
         "events and publications": stats["bus"]["refused"],

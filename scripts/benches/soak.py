@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -149,11 +150,20 @@ def hub_size(daemon: Daemon) -> dict[str, float]:
         in_flight = client.control("status")["in_flight"]
     return {
         "rss_mb": hub.memory_info().rss / 1e6,
-        "fds": hub.num_fds(),
-        "threads": hub.num_threads(),
+        "fds": settled(hub.num_fds),
+        "threads": settled(hub.num_threads),
         "tasks": tasks,
         "in_flight": in_flight,
     }
+
+
+def settled(count: Callable[[], int]) -> int:
+    """The lowest of some readings: connections that just ended count for a moment longer."""
+    readings = []
+    for _ in range(20):
+        readings.append(count())
+        time.sleep(0.1)
+    return min(readings)
 
 
 def soak(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections import deque
@@ -41,24 +42,31 @@ def show_logs(*, follow: bool, lines: int, agent: str | None, level: str, as_jso
 
 def _follow(path: Path, file: TextIO) -> Iterator[str]:
     """New lines as they come; after a rotation, those of the new file."""
-    partial = ""
     while True:
-        chunk = file.readline()
-        if chunk.endswith("\n"):
-            yield partial + chunk
-            partial = ""
-            continue
-        partial += chunk
-        if not chunk and _rotated(path, file):
+        rotated = _rotated(path, file)  # asked first: what came before it is still read below
+        yield from _whole_lines(file)
+        if rotated:
             file = path.open(encoding="utf-8", errors="replace")
-            continue
-        time.sleep(POLL_S)
+        else:
+            time.sleep(POLL_S)
+
+
+def _whole_lines(file: TextIO) -> Iterator[str]:
+    """The lines that are complete; the beginning of one waits for its end."""
+    while True:
+        place = file.tell()
+        line = file.readline()
+        if not line.endswith("\n"):
+            file.seek(place)
+            return
+        yield line
 
 
 def _rotated(path: Path, file: TextIO) -> bool:
-    import os
-
-    return path.exists() and path.stat().st_ino != os.fstat(file.fileno()).st_ino
+    try:
+        return path.stat().st_ino != os.fstat(file.fileno()).st_ino
+    except FileNotFoundError:
+        return False  # in the middle of a rotation
 
 
 def _fits(line: str, agent: str | None, level: str) -> bool:
