@@ -42,6 +42,11 @@ class CommandSpec:
 
     def check(self, args: dict[str, Any]) -> dict[str, Any]:
         """`args` with types and ranges checked. Raises CommandError naming every fault."""
+        if len(args) > len(self.arguments.model_fields) + MAX_FAULTS:
+            known = ", ".join(self.arguments.model_fields) or "none"
+            raise CommandError(
+                BAD_ARGUMENT, f"{self.name}: {len(args)} arguments are too many, allowed: {known}"
+            )
         try:
             return self.arguments.model_validate(args).model_dump(mode="json", exclude_unset=True)
         except ValidationError as error:

@@ -192,16 +192,24 @@ def ping(daemon: Daemon) -> None:
         pass  # connecting is a ping
 
 
+def fuzz_somewhere(seconds: float, seed: int) -> Bench:
+    with tempfile.TemporaryDirectory(prefix="sovl") as root, tempfile.TemporaryDirectory() as pkg:
+        result = fuzz(Path(root), echo_package(Path(pkg)), seconds=seconds, seed=seed)
+    result.note = f"seed {seed}"
+    return result
+
+
+def run(quick: bool) -> Bench:
+    return fuzz_somewhere(6 if quick else 60, seed=int(time.time()))
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="./scripts/fuzz", description=__doc__)
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--seed", type=int, default=int(time.time()))
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="sovl") as root, tempfile.TemporaryDirectory() as pkg:
-        packages = echo_package(Path(pkg))
-        result = fuzz(Path(root), packages, seconds=options.seconds, seed=options.seed)
-    result.note = f"seed {options.seed}"
+    result = fuzz_somewhere(options.seconds, options.seed)
     show(result, options.json)
     return int(any(not goal.met for goal in result.goals))
 

@@ -171,13 +171,17 @@ def soak(
 ) -> Bench:
     """`kills`: how often per second the host is killed, and as often a client."""
     with running(root, packages=packages, **SETTINGS) as daemon:
+        assert daemon.process is not None
         warm_up(daemon, commands // 20)
         before = hub_size(daemon)
         crowd = Crowd(daemon.runtime_dir, clients, commands // clients)
         began = time.monotonic()
         host_kills = client_kills = 0
+        sizes = []
+        hub = psutil.Process(daemon.process.pid)
         while crowd.processes and time.monotonic() - began < timeout:
             time.sleep(1 / kills)
+            sizes.append(hub.memory_info().rss / 1e6)
             crowd.collect()
             client_kills += crowd.kill_one() if client_kills < clients else 0
             host_kills += kill_host(daemon)
@@ -187,7 +191,7 @@ def soak(
             process.kill()
         daemon.wait()
         time.sleep(3)
-        after = hub_size(daemon)
+        after = hub_size(daemon) | {"rss_mb halfway": sizes[len(sizes) // 2]}
     return judge(crowd.done, before, after, seconds, unfinished, host_kills, client_kills)
 
 
@@ -240,6 +244,16 @@ def judge(done, before, after, seconds, unfinished, host_kills, client_kills) ->
     return Bench("soak", rows, goals)
 
 
+def soak_somewhere(**options: float) -> Bench:
+    with tempfile.TemporaryDirectory(prefix="sovl") as root, tempfile.TemporaryDirectory() as pkg:
+        return soak(Path(root), echo_package(Path(pkg)), **options)
+
+
+def run(quick: bool) -> Bench:
+    commands = 10_000 if quick else 100_000
+    return soak_somewhere(commands=commands, clients=20, kills=0.3, timeout=900)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="./scripts/soak", description=__doc__)
     parser.add_argument("--commands", type=int, default=100_000)
@@ -248,15 +262,12 @@ def main() -> int:
     parser.add_argument("--timeout", type=float, default=900, help="seconds")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="sovl") as root, tempfile.TemporaryDirectory() as pkg:
-        result = soak(
-            Path(root),
-            echo_package(Path(pkg)),
-            commands=options.commands,
-            clients=options.clients,
-            kills=options.kills,
-            timeout=options.timeout,
-        )
+    result = soak_somewhere(
+        commands=options.commands,
+        clients=options.clients,
+        kills=options.kills,
+        timeout=options.timeout,
+    )
     show(result, options.json)
     return int(any(not goal.met for goal in result.goals))
 
