@@ -17,6 +17,10 @@ class FatalError(Exception):
     """An agent cannot run and starting it again would not help (a model that does not exist)."""
 
 
+class BindProblem(BusError):
+    """An address that cannot be listened on."""
+
+
 class CommandError(BusError):
     """A command that was not carried out.
 

@@ -16,6 +16,8 @@ from typing import Any
 
 import zmq
 
+from bus.errors import BindProblem
+
 IPC = "ipc://"
 BURST = 128  # messages taken in one turn before other tasks get theirs
 _MORE = zmq.NOBLOCK | zmq.SNDMORE
@@ -58,19 +60,19 @@ class Port:
         self._looking = False
 
     def bind(self, address: str, *, mode: int = 0o660) -> Port:
-        """Bind; an ipc socket file gets exactly the permissions `mode`.
+        """Bind; an ipc socket file gets exactly the permissions `mode`. Raises BindProblem.
 
         The caller holds the instance lock: binding a live ipc path would silently steal it.
         """
-        if not address.startswith(IPC):
-            self.socket.bind(address)
-            return self
         before = os.umask(0o777 & ~mode)
         try:
             self.socket.bind(address)
+        except zmq.ZMQError as error:
+            raise BindProblem(f"cannot listen on {address}: {zmq.strerror(error.errno)}") from None
         finally:
             os.umask(before)
-        Path(address.removeprefix(IPC)).chmod(mode)
+        if address.startswith(IPC):
+            Path(address.removeprefix(IPC)).chmod(mode)
         return self
 
     def connect(self, address: str) -> Port:

@@ -15,7 +15,6 @@ import anyio
 import filelock
 import structlog
 
-from bus.commands import CommandTable
 from bus.topics import CONFIG, HUB, ConfigChanged, HubState
 from config import Paths, Settings, changed, load, save, with_value
 from sovl_daemon import log, registry
@@ -52,12 +51,12 @@ class Hub:
     async def run(self) -> None:
         """Live until told to stop.
 
-        Raises AlreadyRunning, RegistryError, KeyProblem and ConfigError before anything starts,
-        and GaveUp when an agent that the daemon needs cannot be kept alive.
+        Raises AlreadyRunning, RegistryError, KeyProblem, BindProblem and ConfigError before
+        anything starts, and GaveUp when an agent that the daemon needs cannot be kept alive.
         """
         self.paths.ensure()
         self._agents = registry.find_agents(self.settings)
-        table = CommandTable(spec for agent in self._agents.values() for spec in agent.commands())
+        table = registry.command_table(self._agents)
         board = Switchboard(self.settings.bus, self.paths, table, Controls.table())
         close_s = self.settings.supervision.close_s
         with _instance_lock(self.paths.runtime_dir), board.open(Controls(self), close_s):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import Any, ClassVar, Protocol
 
-from bus.commands import CommandSpec
+from bus.commands import CommandSpec, CommandTable
 from config import Paths, Settings
 
 GROUP = "sovl.agents"
@@ -57,6 +57,14 @@ def _load(name: str, point: Any) -> type[Agent]:
             f"agents.{name}: {point.value} calls itself {getattr(agent, 'name', None)!r}"
         )
     return agent
+
+
+def command_table(agents: dict[str, type[Agent]]) -> CommandTable:
+    """The commands that the agents offer. Raises RegistryError when two offer the same."""
+    try:
+        return CommandTable(spec for agent in agents.values() for spec in agent.commands())
+    except ValueError as error:
+        raise RegistryError(f"agents: {error}; disable one with agents.disabled") from None
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import anyio
 import structlog
 
 from bus.auth import KeyProblem
+from bus.errors import BindProblem
 from config import ConfigError, Fault, Paths, default_path, load
 from sovl_daemon import log
 from sovl_daemon.cli import exits
@@ -19,6 +20,7 @@ from sovl_daemon.registry import RegistryError
 from sovl_daemon.supervisor import GaveUp
 
 EX_CONFIG = 78  # sysexits(3): starting again would not help, so systemd is told not to
+_EXPECTED = (AlreadyRunning, RegistryError, KeyProblem, BindProblem, ConfigError, GaveUp)
 
 
 def run_daemon(config: Path | None, overrides: list[str]) -> int:
@@ -31,7 +33,7 @@ def run_daemon(config: Path | None, overrides: list[str]) -> int:
     code = 0
     try:
         anyio.run(hub.run)
-    except* (AlreadyRunning, RegistryError, KeyProblem, ConfigError, GaveUp) as errors:
+    except* _EXPECTED as errors:
         code = _report(errors)
     return code
 

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 from pathlib import Path
 
 import psutil
@@ -107,20 +108,31 @@ def test_model_that_does_not_exist_ends_it_with_one_line(runtime: Path) -> None:
 
 
 def test_cancel_right_behind_its_command_is_heard(echo_daemon: Daemon) -> None:
-    with zmq.Context() as context, context.socket(zmq.DEALER) as socket:
-        socket.linger = 0
-        socket.connect(f"ipc://{echo_daemon.runtime_dir}/commands.ipc")
+    with zmq.Context() as context, context.socket(zmq.DEALER) as dealer:
+        dealer.linger = 0
+        dealer.connect(f"ipc://{echo_daemon.runtime_dir}/commands.ipc")
         payload = {"name": "say", "args": {"text": "x", "times": 100, "pause_s": 1}}
         for number in range(20):
             name = f"quick{number}"
             command = {"v": 1, "kind": "command", "id": name, "payload": payload}
             cancel = {"v": 1, "kind": "cancel", "correlation": name, "payload": {}}
-            socket.send_json(command)
-            socket.send_json(cancel)
+            dealer.send_json(command)
+            dealer.send_json(cancel)
         ends = []
         while len(ends) < 20:
-            assert socket.poll(10_000)
-            reply = socket.recv_json()
+            assert dealer.poll(10_000)
+            reply = dealer.recv_json()
             if reply["kind"] == "error":
                 ends.append(reply["payload"]["message"])
     assert set(ends) <= {"cancelled", "cancelled before it began"}
+
+
+def test_port_in_use_is_one_line(runtime: Path) -> None:
+    daemon = Daemon(runtime)
+    assert daemon.sovl("keys", "new", "server").returncode == 0
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        answer = daemon.sovl("run", f"--set=bus.listen=tcp://127.0.0.1:{port}")
+    assert answer.returncode == EX_CONFIG
+    assert answer.stderr.strip().endswith(f"tcp://127.0.0.1:{port}: Address already in use")
+    assert len(answer.stderr.splitlines()) == 1

@@ -4,7 +4,7 @@ import pytest
 
 from config import load
 from sovl_daemon import registry
-from sovl_daemon.registry import RegistryError, find_agents, groups
+from sovl_daemon.registry import RegistryError, command_table, find_agents, groups
 
 
 def settings(**overrides: str):
@@ -66,3 +66,10 @@ def test_agents_that_do_not_load_are_named(
     monkeypatch.setattr(registry, "entry_points", lambda group: [_Point(outcome)])
     with pytest.raises(RegistryError, match=complaint):
         find_agents(settings(agents__placement="{}", agents__disabled="[]"))
+
+
+def test_command_offered_twice_names_both() -> None:
+    shipped = find_agents(settings())
+    twin = type("Twin", (shipped["scribe"],), {"name": "twin"})
+    with pytest.raises(RegistryError, match=r"offered by both (twin and scribe|scribe and twin)"):
+        command_table({**shipped, "twin": twin})
