@@ -68,7 +68,9 @@ class Port:
         try:
             self.socket.bind(address)
         except zmq.ZMQError as error:
-            raise BindProblem(f"cannot listen on {address}: {zmq.strerror(error.errno)}") from None
+            raise BindProblem(
+                f"cannot listen on {address}: {zmq.strerror(error.errno or 0)}"
+            ) from None
         finally:
             os.umask(before)
         if address.startswith(IPC):

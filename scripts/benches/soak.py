@@ -191,7 +191,7 @@ def soak(
             process.kill()
         daemon.wait()
         time.sleep(3)
-        after = hub_size(daemon) | {"rss_mb halfway": sizes[len(sizes) // 2]}
+        after = hub_size(daemon) | {"peak_rss_mb": max(sizes)}
     return judge(crowd.done, before, after, seconds, unfinished, host_kills, client_kills)
 
 
