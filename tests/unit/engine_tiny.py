@@ -14,6 +14,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from sovl_daemon.engine.llama_finder import find_llama
 from sovl_daemon.engine.model import LoadedModel
 from sovl_daemon.engine.precision import DtypeChoice
 
@@ -65,10 +66,12 @@ def tiny_network(family: str, seed: int = 0) -> Any:
     return network.eval().requires_grad_(False)
 
 
-def tiny_model(family: str = "llama") -> LoadedModel:
-    """The network as the engine holds it."""
+def tiny_model(family: str = "llama", *, lean: bool = True) -> LoadedModel:
+    """The network as the engine holds it; not `lean`, it answers through transformers alone."""
     choice = DtypeChoice(torch.float32, "test")
-    return LoadedModel(tiny_network(family), torch.device("cpu"), choice, 128)
+    network = tiny_network(family)
+    fast = find_llama(network) if lean else None
+    return LoadedModel(network, torch.device("cpu"), choice, 128, fast)
 
 
 def byte_level_tokenizer(template: str | None = TEMPLATE) -> Any:
