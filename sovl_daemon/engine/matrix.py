@@ -19,7 +19,7 @@ _MANY_ROWS = 16
 # Both operators want the number of outputs in whole blocks.
 _OUTPUT_BLOCK = 16
 # Weights quantised at once, so that their float32 copies stay small beside the matrix.
-_QUANTISED_AT_ONCE = 2**20
+_QUANTISED_AT_ONCE = 2**18
 _PACKING_BLOCK = 64
 
 HAS_INT8 = hasattr(torch.ops.aten, "_weight_int8pack_mm")

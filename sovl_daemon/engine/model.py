@@ -14,6 +14,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
 from transformers.utils import logging as transformers_logging
 
+from sovl_daemon.engine.allocator import return_free_memory
 from sovl_daemon.engine.errors import (
     EngineOutOfMemoryError,
     ModelLoadError,
@@ -24,7 +25,15 @@ from sovl_daemon.engine.errors import (
 from sovl_daemon.engine.kernels import native_is_faster, native_kernels
 from sovl_daemon.engine.llama import Llama
 from sovl_daemon.engine.llama_finder import find_llama
-from sovl_daemon.engine.precision import HALF_DTYPES, DtypeChoice, choose_dtype
+from sovl_daemon.engine.master import Master
+from sovl_daemon.engine.precision import (
+    HALF_DTYPES,
+    DtypeChoice,
+    Precision,
+    choose_dtype,
+    unquantised,
+)
+from sovl_daemon.engine.switch import PrecisionSwitch, possible_precisions
 
 _WARM_UP_TOKENS = 16
 
@@ -35,7 +44,8 @@ class LoadedModel:
 
     `network` is a transformers causal LM; `max_context` is the number of positions it knows, None
     if it has no such limit; `lean` is its fast forward pass, None where there is only the
-    network's own. Use it from one thread only.
+    network's own; `master` are its weights as stored, None if they came from nowhere. Use it from
+    one thread only.
     """
 
     network: Any
@@ -43,6 +53,7 @@ class LoadedModel:
     precision: DtypeChoice
     max_context: int | None
     lean: Llama | None = None
+    master: Master | None = None
     native_one_token: bool = False
 
     @property
@@ -60,6 +71,30 @@ class LoadedModel:
         """Token ids that end a sequence, as the model's generation settings name them."""
         ids = self.network.generation_config.eos_token_id
         return frozenset([ids] if isinstance(ids, int) else ids or ())
+
+    @property
+    def precisions(self) -> list[Precision]:
+        """The precisions its weights can be held in, the one it was loaded in first."""
+        if self.lean is None or self.master is None:
+            return [unquantised(self.precision.dtype)]
+        return possible_precisions(self.lean)
+
+    def switch(self, precision: Precision) -> PrecisionSwitch | None:
+        """Return what will hold the weights in `precision`, None where there is but one.
+
+        Raises:
+            OptionError: this model cannot be held so here.
+
+        """
+        allowed = self.precisions
+        if precision not in allowed:
+            raise OptionError(
+                f"precision {precision!r} is not possible for this {type(self.network).__name__} "
+                f"on {self.device.type}: use {' or '.join(allowed)}"
+            )
+        if self.lean is None or self.master is None:
+            return None
+        return PrecisionSwitch(self.lean, self.master, precision)
 
     def new_cache(self) -> Any:
         """Return an empty key-value cache for one sequence."""
@@ -122,7 +157,9 @@ def load_model(
     network.eval().requires_grad_(False)
     text_config = config.get_text_config(decoder=True)
     max_context = getattr(text_config, "max_position_embeddings", None)
-    return LoadedModel(network, place, precision, max_context, find_llama(network))
+    lean = find_llama(network)
+    return_free_memory()
+    return LoadedModel(network, place, precision, max_context, lean, Master(path))
 
 
 def choose_device(asked: str) -> torch.device:

@@ -1,7 +1,7 @@
 """Which number format the weights are held in."""
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 
@@ -12,7 +12,6 @@ HALF_DTYPES = (torch.bfloat16, torch.float16)
 
 # "fp16" is whichever 16-bit format the model was loaded in.
 Precision = Literal["fp32", "fp16", "int8", "int4"]
-PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 
 @dataclass(frozen=True, slots=True)

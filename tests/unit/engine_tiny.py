@@ -110,10 +110,15 @@ def byte_fallback_tokenizer() -> Any:
 
 
 def save_tiny(
-    path: Path, family: str = "llama", *, seed: int = 0, template: str | None = TEMPLATE
+    path: Path,
+    family: str = "llama",
+    *,
+    seed: int = 0,
+    template: str | None = TEMPLATE,
+    dtype: torch.dtype = torch.float32,
 ) -> Path:
     """Write a model folder and return it."""
-    tiny_network(family, seed).save_pretrained(path)
+    tiny_network(family, seed).to(dtype).save_pretrained(path)
     byte_level_tokenizer(template).save_pretrained(path)
     return path
 
