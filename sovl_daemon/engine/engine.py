@@ -14,12 +14,15 @@ from sovl_daemon.engine.inbox import call
 from sovl_daemon.engine.message import Message
 from sovl_daemon.engine.model import LoadedModel, load_model
 from sovl_daemon.engine.options import SamplingOptions
+from sovl_daemon.engine.precision import Precision
 from sovl_daemon.engine.priority import Priority
+from sovl_daemon.engine.switch import PrecisionSwitch
 from sovl_daemon.engine.tensor_thread import TensorThread
 
 # The part of the context a long answer may claim from the prompt, at most.
 _ANSWER_SHARE = 4
 _MIN_CONTEXT = 16
+_BETWEEN_LAYERS_S = 0.002
 
 
 class Engine:
@@ -42,6 +45,13 @@ class Engine:
         self.thread = thread
         self.context_length = min(context_length, model.max_context or context_length)
         self._parameters = model.parameters
+        self._precision = model.precisions[0]
+        self._switching = anyio.Lock()
+
+    @property
+    def precision(self) -> Precision:
+        """What the weights are held in; "fp16" is whichever 16-bit format they were loaded in."""
+        return self._precision
 
     @classmethod
     async def load(
@@ -109,6 +119,24 @@ class Engine:
         text = self.tokenizer.answer_text()
         return Generation(self.thread, Request(decoding, text, len(prompt), priority))
 
+    async def set_precision(self, precision: Precision) -> None:
+        """Hold the weights in another precision; conversations go on, a layer and a token in turn.
+
+        Back in the precision the model was loaded in, every bit is as it was. A switch that fails
+        or is cancelled leaves the precision as it was.
+
+        Raises:
+            OptionError: the model cannot be held so here.
+            EngineOutOfMemoryError: there is no memory for the switch.
+            EngineStoppedError: the engine was closed.
+
+        """
+        async with self._switching:
+            switch = self.model.switch(precision)
+            if switch is not None:
+                await self._run(switch)
+            self._precision = precision
+
     def info(self) -> dict[str, str | int]:
         """Describe what is loaded and how."""
         return {
@@ -116,6 +144,7 @@ class Engine:
             "layers": self.model.layers,
             "dtype": str(self.model.precision.dtype).removeprefix("torch."),
             "dtype_reason": self.model.precision.reason,
+            "precision": self.precision,
             "device": str(self.model.device),
             "context_length": self.context_length,
         }
@@ -129,6 +158,18 @@ class Engine:
         # Shielded, or a cancelled owner would leave the thread running.
         with anyio.CancelScope(shield=True):
             await anyio.to_thread.run_sync(self.thread.stop)
+
+    async def _run(self, switch: PrecisionSwitch) -> None:
+        try:
+            more = True
+            while more:
+                more = await call(self.thread, switch.step, Priority.JUDGE)
+                # Time for the thread to take up a conversation's step before the next layer.
+                await anyio.sleep(_BETWEEN_LAYERS_S)
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                await call(self.thread, switch.roll_back, Priority.JUDGE)
+            raise
 
     def _prompt_limit(self, options: SamplingOptions) -> int:
         return self.context_length - min(

@@ -1,7 +1,8 @@
 """A frozen causal language model and its forward pass.
 
 This is the seam for fusion, quantisation and other caches: the decode loop asks for a cache and
-for the logits of the next token, nothing else.
+for the logits of the next token, nothing else. Llama-family models answer through a lean forward
+pass of our own, all others through transformers.
 """
 
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
 from transformers.utils import logging as transformers_logging
 
+from sovl_daemon.engine.allocator import return_free_memory
 from sovl_daemon.engine.errors import (
     EngineOutOfMemoryError,
     ModelLoadError,
@@ -21,7 +23,17 @@ from sovl_daemon.engine.errors import (
     is_out_of_memory,
 )
 from sovl_daemon.engine.kernels import native_is_faster, native_kernels
-from sovl_daemon.engine.precision import HALF_DTYPES, DtypeChoice, choose_dtype
+from sovl_daemon.engine.llama import Llama
+from sovl_daemon.engine.llama_finder import find_llama
+from sovl_daemon.engine.master import Master
+from sovl_daemon.engine.precision import (
+    HALF_DTYPES,
+    DtypeChoice,
+    Precision,
+    choose_dtype,
+    unquantised,
+)
+from sovl_daemon.engine.switch import PrecisionSwitch, possible_precisions
 
 _WARM_UP_TOKENS = 16
 
@@ -31,13 +43,17 @@ class LoadedModel:
     """A model in evaluation mode whose parameters take no gradient.
 
     `network` is a transformers causal LM; `max_context` is the number of positions it knows, None
-    if it has no such limit. Use it from one thread only.
+    if it has no such limit; `lean` is its fast forward pass, None where there is only the
+    network's own; `master` are its weights as stored, None if they came from nowhere. Use it from
+    one thread only.
     """
 
     network: Any
     device: torch.device
     precision: DtypeChoice
     max_context: int | None
+    lean: Llama | None = None
+    master: Master | None = None
     native_one_token: bool = False
 
     @property
@@ -56,14 +72,42 @@ class LoadedModel:
         ids = self.network.generation_config.eos_token_id
         return frozenset([ids] if isinstance(ids, int) else ids or ())
 
+    @property
+    def precisions(self) -> list[Precision]:
+        """The precisions its weights can be held in, the one it was loaded in first."""
+        if self.lean is None or self.master is None:
+            return [unquantised(self.precision.dtype)]
+        return possible_precisions(self.lean)
+
+    def switch(self, precision: Precision) -> PrecisionSwitch | None:
+        """Return what will hold the weights in `precision`, None where there is but one.
+
+        Raises:
+            OptionError: this model cannot be held so here.
+
+        """
+        allowed = self.precisions
+        if precision not in allowed:
+            raise OptionError(
+                f"precision {precision!r} is not possible for this {type(self.network).__name__} "
+                f"on {self.device.type}: use {' or '.join(allowed)}"
+            )
+        if self.lean is None or self.master is None:
+            return None
+        return PrecisionSwitch(self.lean, self.master, precision)
+
     def new_cache(self) -> Any:
         """Return an empty key-value cache for one sequence."""
+        if self.lean is not None:
+            return self.lean.new_cache()
         return DynamicCache(config=self.network.config)
 
     def forward(self, ids: Sequence[int], cache: Any) -> torch.Tensor:
         """Read `ids` after what `cache` holds; return the logits of the next token, (vocab,)."""
         native = self.native_one_token and len(ids) == 1
         with torch.inference_mode(), native_kernels(native):
+            if self.lean is not None:
+                return self.lean.forward(ids, cache)
             input_ids = torch.tensor([ids], device=self.device)  # (1, T)
             output = self.network(
                 input_ids=input_ids, past_key_values=cache, use_cache=True, logits_to_keep=1
@@ -113,7 +157,9 @@ def load_model(
     network.eval().requires_grad_(False)
     text_config = config.get_text_config(decoder=True)
     max_context = getattr(text_config, "max_position_embeddings", None)
-    return LoadedModel(network, place, precision, max_context)
+    lean = find_llama(network)
+    return_free_memory()
+    return LoadedModel(network, place, precision, max_context, lean, Master(path))
 
 
 def choose_device(asked: str) -> torch.device:

@@ -1,6 +1,7 @@
 """Which number format the weights are held in."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
@@ -8,6 +9,9 @@ from sovl_daemon.engine.errors import OptionError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 HALF_DTYPES = (torch.bfloat16, torch.float16)
+
+# "fp16" is whichever 16-bit format the model was loaded in.
+Precision = Literal["fp32", "fp16", "int8", "int4"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +36,11 @@ def choose_dtype(asked: str, stored: torch.dtype, device: torch.device) -> Dtype
     if device.type == "cpu":
         return _choose_on_cpu(stored, torch.backends.cpu.get_cpu_capability())
     return _choose_on_accelerator(stored, device)
+
+
+def unquantised(dtype: torch.dtype) -> Precision:
+    """Return the precision of a model whose weights are held in `dtype` as they are."""
+    return "fp32" if dtype == torch.float32 else "fp16"
 
 
 def _choose_on_cpu(stored: torch.dtype, capability: str) -> DtypeChoice:

@@ -14,6 +14,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from sovl_daemon.engine.llama_finder import find_llama
 from sovl_daemon.engine.model import LoadedModel
 from sovl_daemon.engine.precision import DtypeChoice
 
@@ -65,10 +66,12 @@ def tiny_network(family: str, seed: int = 0) -> Any:
     return network.eval().requires_grad_(False)
 
 
-def tiny_model(family: str = "llama") -> LoadedModel:
-    """The network as the engine holds it."""
+def tiny_model(family: str = "llama", *, lean: bool = True) -> LoadedModel:
+    """The network as the engine holds it; not `lean`, it answers through transformers alone."""
     choice = DtypeChoice(torch.float32, "test")
-    return LoadedModel(tiny_network(family), torch.device("cpu"), choice, 128)
+    network = tiny_network(family)
+    fast = find_llama(network) if lean else None
+    return LoadedModel(network, torch.device("cpu"), choice, 128, fast)
 
 
 def byte_level_tokenizer(template: str | None = TEMPLATE) -> Any:
@@ -107,10 +110,15 @@ def byte_fallback_tokenizer() -> Any:
 
 
 def save_tiny(
-    path: Path, family: str = "llama", *, seed: int = 0, template: str | None = TEMPLATE
+    path: Path,
+    family: str = "llama",
+    *,
+    seed: int = 0,
+    template: str | None = TEMPLATE,
+    dtype: torch.dtype = torch.float32,
 ) -> Path:
     """Write a model folder and return it."""
-    tiny_network(family, seed).save_pretrained(path)
+    tiny_network(family, seed).to(dtype).save_pretrained(path)
     byte_level_tokenizer(template).save_pretrained(path)
     return path
 

@@ -301,6 +301,7 @@ async def test_info(engine: Engine) -> None:
         "layers": 2,
         "dtype": "float32",
         "dtype_reason": "as configured",
+        "precision": "fp32",
         "device": "cpu",
         "context_length": 128,
     }

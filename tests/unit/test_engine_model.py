@@ -105,7 +105,7 @@ def test_a_folder_that_is_no_model_is_one_clear_line(tmp_path: Path, damage: Any
 
 
 def test_a_model_that_cannot_decode_is_told_at_warm_up() -> None:
-    model = tiny_model()
+    model = tiny_model("gpt2")
 
     def no_cache(input_ids: torch.Tensor) -> None:
         raise AssertionError("never called")

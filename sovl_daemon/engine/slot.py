@@ -1,0 +1,50 @@
+"""One matrix of the lean forward pass and the layers of the network it stands for."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from sovl_daemon.engine.matrix import Matrix, PlainMatrix, stack
+from sovl_daemon.engine.precision import Precision
+
+
+@dataclass(slots=True, eq=False)
+class Slot:
+    """A matrix that may be exchanged for the same in another precision.
+
+    `modules` are the network's layers whose weights it holds, one below the other; `names` those
+    weights in the model's file. As long as the matrix is plain, the network's weights are views of
+    it, so both are one in memory. Else the network's are those of the file, mapped.
+    """
+
+    names: tuple[str, ...]
+    modules: tuple[Any, ...]
+    matrix: Matrix
+    dtype: torch.dtype
+    tied: tuple[Any, ...] = ()
+
+    @classmethod
+    def take(
+        cls, names: Sequence[str], modules: Sequence[Any], precision: Precision, tied: Any = ()
+    ) -> "Slot":
+        """Take over the weights of `modules`, and of those `tied` to the first of them."""
+        weights = [module.weight.data for module in modules]
+        dtype = weights[0].dtype
+        slot = cls(
+            tuple(names), tuple(modules), PlainMatrix(weights[0], precision), dtype, tuple(tied)
+        )
+        slot.hold(weights, precision)
+        return slot
+
+    def hold(self, weights: Sequence[torch.Tensor], precision: Precision) -> None:
+        """Hold `weights`, as many as there are modules, in `precision`."""
+        matrix = stack([weight.to(self.dtype) for weight in weights], precision)
+        if isinstance(matrix, PlainMatrix):
+            weights = matrix.weight.split([len(weight) for weight in weights])
+        for module, weight in zip(self.modules, weights, strict=True):
+            module.weight = torch.nn.Parameter(weight, requires_grad=False)
+        for module in self.tied:
+            module.weight = self.modules[0].weight
+        self.matrix = matrix

@@ -1,0 +1,85 @@
+"""From one precision to another, a layer at a time, while the model goes on answering."""
+
+from collections.abc import Iterator
+
+import torch
+
+from sovl_daemon.engine.allocator import return_free_memory
+from sovl_daemon.engine.llama import Llama
+from sovl_daemon.engine.master import Master
+from sovl_daemon.engine.matrix import INT4_GROUP
+from sovl_daemon.engine.precision import Precision, unquantised
+from sovl_daemon.engine.slot import Slot
+
+
+class PrecisionSwitch:
+    """Exchanges the matrices of a model for the same in another precision, read from `master`.
+
+    Between two steps the model is whole and may be used, with some layers in each precision: what
+    flows between layers, and what a conversation's cache holds, has one format in all of them.
+    Every weight comes from the master, so the way back is exact. In memory is, at any time, one
+    matrix more than the model in the larger of the two precisions. `precision` is one of
+    `possible_precisions`.
+    """
+
+    def __init__(self, model: Llama, master: Master, precision: Precision) -> None:
+        self._master = master
+        self._precision = precision
+        self._head = model.head
+        self._layers = iter(_in_order(model, precision))
+        self._done: list[tuple[Slot, Precision]] = []
+
+    def step(self) -> bool:
+        """Switch the next layer; False when there is none left.
+
+        Raises:
+            MemoryError, RuntimeError: no memory; `roll_back` undoes the steps so far.
+
+        """
+        layer = next(self._layers, None)
+        for slot in layer or ():
+            before, after = slot.matrix.precision, self._for(slot)
+            if before != after:
+                self._hold(slot, after)
+                self._done.append((slot, before))
+        return_free_memory()
+        return layer is not None
+
+    def roll_back(self) -> None:
+        """Return every matrix that was switched to the precision it had."""
+        self._layers = iter(())
+        while self._done:
+            slot, precision = self._done[-1]
+            self._hold(slot, precision)
+            self._done.pop()
+        return_free_memory()
+
+    def _for(self, slot: Slot) -> Precision:
+        # 4 bits in the head alone cost SmolLM2-135M 4.7 % of perplexity, in all blocks 0.2 %.
+        return "int8" if slot is self._head and self._precision == "int4" else self._precision
+
+    def _hold(self, slot: Slot, precision: Precision) -> None:
+        with torch.no_grad():
+            slot.hold([self._master.tensor(name) for name in slot.names], precision)
+
+
+def possible_precisions(model: Llama) -> list[Precision]:
+    """Return the precisions `model` can be held in: the one it was loaded in first."""
+    plain: list[Precision] = [unquantised(model.head.dtype)]
+    # The packed kernels are a CPU's.
+    if model.norm.weight.device.type != "cpu":
+        return plain
+    grouped = all(width % INT4_GROUP == 0 for width in _widths(model))
+    return [*plain, "int8", "int4"] if grouped else [*plain, "int8"]
+
+
+def _widths(model: Llama) -> Iterator[int]:
+    return (
+        module.in_features for layer in model.slots() for slot in layer for module in slot.modules
+    )
+
+
+def _in_order(model: Llama, precision: Precision) -> list[tuple[Slot, ...]]:
+    """The head is the largest matrix: last where memory falls, first where it rises."""
+    layers = list(model.slots())
+    return layers[::-1] if precision == unquantised(model.head.dtype) else layers

@@ -1,0 +1,266 @@
+"""Switching the precision of a model that is in use."""
+
+import asyncio
+import gc
+import hashlib
+import threading
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+import torch
+
+from sovl_daemon.engine.engine import Engine
+from sovl_daemon.engine.errors import (
+    EngineOutOfMemoryError,
+    EngineStoppedError,
+    ModelLoadError,
+    OptionError,
+)
+from sovl_daemon.engine.kv_cache import KeyValueCache
+from sovl_daemon.engine.master import Master
+from sovl_daemon.engine.message import Message
+from sovl_daemon.engine.options import SamplingOptions
+from sovl_daemon.engine.precision import Precision
+from sovl_daemon.engine.slot import Slot
+from tests.unit.engine_tiny import save_tiny
+
+HELLO = [Message("user", "What is the capital of France?")]
+GREEDY = SamplingOptions(temperature=0, max_new_tokens=12)
+LONG = SamplingOptions(temperature=1, seed=1, max_new_tokens=100)
+
+
+@pytest.fixture
+async def engine(tmp_path: Path) -> AsyncIterator[Engine]:
+    folder = save_tiny(tmp_path, dtype=torch.bfloat16)
+    loaded = await Engine.load(folder, device="cpu", dtype="bfloat16")
+    loaded.tokenizer.stop_ids = frozenset()
+    yield loaded
+    await loaded.close()
+
+
+def slots(engine: Engine) -> list[Slot]:
+    assert engine.model.lean is not None
+    return [slot for layer in engine.model.lean.slots() for slot in layer]
+
+
+def held(engine: Engine) -> set[str]:
+    return {slot.matrix.precision for slot in slots(engine)}
+
+
+def digest(engine: Engine) -> str:
+    """Of every bit that the forward pass uses, and of every weight of the network."""
+    tensors = [tensor for slot in slots(engine) for tensor in slot.matrix.tensors()]
+    tensors += [parameter.data for parameter in engine.model.network.parameters()]
+    whole = hashlib.sha256()
+    for tensor in tensors:
+        whole.update(tensor.contiguous().view(torch.uint8).numpy().tobytes())
+    return whole.hexdigest()
+
+
+def held_bytes(engine: Engine) -> int:
+    tensors = [tensor for slot in slots(engine) for tensor in slot.matrix.tensors()]
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+async def answer(engine: Engine) -> str:
+    return "".join([piece.text async for piece in engine.generate(HELLO, GREEDY)])
+
+
+@pytest.mark.parametrize("precision", ["int8", "int4"])
+async def test_there_and_back_is_bit_identical(engine: Engine, precision: Precision) -> None:
+    before, text, size = digest(engine), await answer(engine), held_bytes(engine)
+    assert engine.precision == "fp16"
+    await engine.set_precision(precision)
+    assert (engine.precision, held(engine)) == (precision, {precision, "int8"})
+    assert engine.info()["precision"] == precision
+    assert held_bytes(engine) < 0.6 * size
+    assert await answer(engine)
+    await engine.set_precision("fp16")
+    assert (engine.precision, held(engine)) == ("fp16", {"fp16"})
+    assert digest(engine) == before
+    assert await answer(engine) == text
+
+
+@pytest.mark.parametrize("precision", ["int8", "int4"])
+async def test_the_logits_stay_close(engine: Engine, precision: Precision) -> None:
+    ids = engine.tokenizer.encode(HELLO, 100)
+    exact = engine.model.forward(ids, engine.model.new_cache()).float()
+    await engine.set_precision(precision)
+    close = engine.model.forward(ids, engine.model.new_cache()).float()
+    error = float((close - exact).norm() / exact.norm())
+    assert 0 < error < {"int8": 0.1, "int4": 0.5}[precision]
+
+
+async def test_the_network_has_the_files_weights_meanwhile(engine: Engine) -> None:
+    network = engine.model.network
+    ids = torch.tensor([[5, 6, 7]])
+    before = network(ids).logits
+    pointers = {parameter.data_ptr() for parameter in network.parameters()}
+    await engine.set_precision("int4")
+    # Those of norms and embedding are no matrices and stay where they are.
+    kept = pointers & {parameter.data_ptr() for parameter in network.parameters()}
+    assert len(kept) == 2 * 2 + 1 + 1
+    torch.testing.assert_close(network(ids).logits, before)
+
+
+async def test_a_hundred_cycles_leave_nothing_behind(engine: Engine) -> None:
+    before, size = digest(engine), held_bytes(engine)
+    counts = []
+    for _ in range(100):
+        await engine.set_precision("int8")
+        await engine.set_precision("int4")
+        await engine.set_precision("fp16")
+        gc.collect()
+        counts.append(sum(isinstance(each, torch.Tensor) for each in gc.get_objects()))
+    assert digest(engine) == before
+    assert held_bytes(engine) == size
+    assert counts[-1] <= counts[0]
+
+
+async def test_a_conversation_goes_on_through_the_switch(engine: Engine) -> None:
+    assert engine.model.lean is not None
+    order: list[str] = []
+    queued = threading.Event()
+    forward, hold = engine.model.lean.forward, Slot.hold
+
+    def watched_forward(ids: Sequence[int], cache: KeyValueCache) -> Any:
+        order.append("token")
+        # The second token waits for the switch, which could miss the whole answer otherwise.
+        assert len(order) != 3 or queued.wait(20)
+        return forward(ids, cache)
+
+    def watched_hold(slot: Slot, *args: Any) -> None:
+        order.append("matrix")
+        hold(slot, *args)
+
+    engine.model.lean.forward = watched_forward  # type: ignore[method-assign]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Slot, "hold", watched_hold)
+        generation = engine.generate(HELLO, LONG)
+        pieces = [await anext(generation)]
+        asyncio.get_running_loop().call_later(0.1, queued.set)
+        await engine.set_precision("int4")
+        pieces += [piece async for piece in generation]
+    assert pieces[-1].summary is not None
+    assert pieces[-1].summary.finish_reason == "length"
+    first, last = order.index("matrix"), len(order) - order[::-1].index("matrix")
+    assert order.count("matrix") == 9
+    assert order[first:last].count("token") >= 1
+
+
+@pytest.mark.parametrize("start", ["fp16", "int8"])
+async def test_no_memory_in_mid_switch_leaves_the_old_precision(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, start: Precision
+) -> None:
+    await engine.set_precision(start)
+    before, text = digest(engine), await answer(engine)
+    generation = engine.generate(HELLO, GREEDY)
+    pieces = [await anext(generation)]
+    hold, calls = Slot.hold, []
+
+    def scarce(slot: Slot, *args: Any) -> None:
+        calls.append(slot)
+        if len(calls) == 7:
+            raise MemoryError("injected")
+        hold(slot, *args)
+
+    monkeypatch.setattr(Slot, "hold", scarce)
+    with pytest.raises(EngineOutOfMemoryError, match="injected"):
+        await engine.set_precision("int4")
+    # Six were switched, the seventh failed, and the six came back.
+    assert len(calls) == 13
+    assert (engine.precision, held(engine)) == (start, {start})
+    assert digest(engine) == before
+    pieces += [piece async for piece in generation]
+    assert sum(piece.tokens for piece in pieces) == 12
+    assert await answer(engine) == text
+
+
+async def test_a_cancelled_switch_is_rolled_back(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, hold, scope = digest(engine), Slot.hold, anyio.CancelScope()
+    loop = asyncio.get_running_loop()
+    calls = []
+
+    def cancelling(slot: Slot, *args: Any) -> None:
+        calls.append(slot)
+        loop.call_soon_threadsafe(scope.cancel)
+        hold(slot, *args)
+
+    monkeypatch.setattr(Slot, "hold", cancelling)
+    with scope:
+        await engine.set_precision("int8")
+    assert scope.cancelled_caught
+    assert calls
+    assert (engine.precision, digest(engine)) == ("fp16", before)
+
+
+async def test_two_switches_at_once_come_one_after_the_other(engine: Engine) -> None:
+    await asyncio.gather(*(engine.set_precision(each) for each in ("int8", "int4", "int8")))
+    assert (engine.precision, held(engine)) == ("int8", {"int8"})
+
+
+async def test_a_closed_engine_refuses(tmp_path: Path) -> None:
+    engine = await Engine.load(save_tiny(tmp_path), device="cpu", dtype="bfloat16")
+    await engine.close()
+    with pytest.raises(EngineStoppedError):
+        await engine.set_precision("int8")
+    assert engine.precision == "fp16"
+
+
+@pytest.mark.parametrize(
+    ("family", "dtype", "asked", "allowed"),
+    [
+        ("llama", "float32", "fp16", "fp32 or int8 or int4"),
+        ("llama", "bfloat16", "int3", "fp16 or int8 or int4"),
+        ("gpt2", "bfloat16", "int8", "fp16"),
+    ],
+)
+async def test_what_is_not_possible_is_refused(
+    tmp_path: Path, family: str, dtype: str, asked: Any, allowed: str
+) -> None:
+    engine = await Engine.load(save_tiny(tmp_path, family), device="cpu", dtype=dtype)
+    try:
+        with pytest.raises(
+            OptionError, match=f"'{asked}' is not possible .* on cpu: use {allowed}$"
+        ):
+            await engine.set_precision(asked)
+        await engine.set_precision(engine.precision)
+        assert await answer(engine)
+    finally:
+        await engine.close()
+
+
+async def test_weights_stored_in_another_format_come_back_the_same(tmp_path: Path) -> None:
+    """A float32 file, held in float16: the master is converted the same way each time."""
+    engine = await Engine.load(save_tiny(tmp_path), device="cpu", dtype="float16")
+    try:
+        before = digest(engine)
+        for precision in ("int8", "int4", "fp16"):
+            await engine.set_precision(precision)
+            assert await answer(engine)
+        assert digest(engine) == before
+    finally:
+        await engine.close()
+
+
+def test_the_master_reads_shards_and_names_what_is_missing(tmp_path: Path) -> None:
+    from tests.unit.engine_tiny import tiny_network
+
+    network = tiny_network("llama")
+    network.save_pretrained(tmp_path, max_shard_size="50KB")
+    assert len(list(tmp_path.glob("*.safetensors"))) > 1
+    master = Master(tmp_path)
+    for name, weight in network.state_dict().items():
+        assert torch.equal(master.tensor(name), weight)
+    with pytest.raises(ModelLoadError, match=r"lack model\.nothing: pull the model again"):
+        master.tensor("model.nothing")
+
+
+def test_a_folder_without_weights_has_no_master(tmp_path: Path) -> None:
+    with pytest.raises(ModelLoadError, match="cannot read the weights"):
+        Master(tmp_path)
