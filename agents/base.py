@@ -88,6 +88,9 @@ class Agent:
     async def on_event(self, event: Envelope) -> None:
         """An event of one of `topics` came."""
 
+    async def on_settings(self, before: Settings) -> None:
+        """Act on changed settings: `self.settings` are the new ones."""
+
     def alive(self) -> bool:
         """Whether the work itself still moves; False withholds the heartbeat."""
         return True
@@ -215,6 +218,10 @@ class Agent:
         finally:
             self._scopes.pop(job.id, None)
 
+    async def _take_settings(self, event: ConfigChanged) -> None:
+        before, self.settings = self.settings, Settings.model_validate(event.settings)
+        await self.on_settings(before)
+
     async def _follow(self) -> None:
         queue = self.settings.bus.subscriber_queue
         topics = (CONFIG, *self.topics)
@@ -223,7 +230,7 @@ class Agent:
         ) as events:
             async for event in events:
                 if isinstance(event.payload, ConfigChanged):
-                    self.settings = Settings.model_validate(event.payload.settings)
+                    await self._take_settings(event.payload)
                 elif isinstance(event.payload, Gap):
                     self.log.warning("agent.events_missed", **event.payload.model_dump())
                 if event.topic.startswith(self.topics):

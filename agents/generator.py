@@ -75,6 +75,29 @@ class Generator(Agent):
                 f"core_config.base_model_name: {error}; see: sovl model list"
             ) from None
         self.log.info("model.loaded", model=name, **self._engine.info())
+        await self._hold_precision(self._engine)
+
+    async def on_settings(self, before: Settings) -> None:
+        """Switch the precision while conversations go on."""
+        if self._engine is not None:
+            await self._hold_precision(self._engine)
+
+    async def _hold_precision(self, engine: Engine) -> None:
+        from sovl_daemon.engine.errors import EngineError
+
+        wanted = self.settings.core_config.quantization
+        # "fp16" stands for not quantised: some CPUs compute in 32 bits.
+        precision = engine.model.precisions[0] if wanted == "fp16" else wanted
+        if precision == engine.precision:
+            return
+        began = time.monotonic()
+        try:
+            await engine.set_precision(precision)
+        except EngineError as error:
+            self.log.error("precision.refused", precision=wanted, reason=str(error))
+            return
+        seconds = round(time.monotonic() - began, 3)
+        self.log.info("precision.switched", precision=precision, seconds=seconds)
 
     async def _load(self, path: Any) -> Engine:
         await anyio.to_thread.run_sync(_import_engine)  # seconds that must not silence us

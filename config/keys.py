@@ -43,6 +43,7 @@ _MANUAL = ("core_config.", "lora_config.", "training_config.", "controls_config.
 _USED_OF_MANUAL = frozenset(
     {
         "core_config.base_model_name",
+        "core_config.quantization",
         "training_config.dry_run",
         "training_config.dry_run_params.max_length",
         "controls_config.base_temperature",

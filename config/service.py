@@ -283,7 +283,11 @@ class Generation(Section):
     history_messages: int = key(
         10, "Messages of a conversation that are kept.", unit="messages", ge=0, le=1000
     )
-    system_prompt: Text = key("", "Text before every conversation; may be empty.")
+    # Without it SmolLM2-135M begins its answers in other languages, and often wanders off.
+    system_prompt: Text = key(
+        "You are a helpful assistant. Answer in one short English sentence.",
+        "Text before every conversation; empty for that of the model's own template.",
+    )
     max_concurrent: int = key(
         8,
         "Conversations answered at the same time.",

@@ -297,3 +297,37 @@ class Screen:
             if text in self._text:
                 return
         raise AssertionError(f"{text!r} never showed:\n{self._text[-2000:]}")
+
+
+def test_precision_switches_while_it_talks(daemon: Daemon) -> None:
+    def switched(to: str) -> None:
+        daemon.sovl("config", "quantization", to)
+        for _ in until(30):
+            events = [e for e in daemon.events() if e["event"] == "precision.switched"]
+            if events and events[-1]["precision"] == to:
+                return
+        raise AssertionError(f"never switched to {to}")
+
+    with daemon.client() as client:
+        before = client.ask("generate", prompt=PARIS, temperature=0)
+        try:
+            for to in ("int8", "int4"):
+                talk = client.stream("generate", **STORY)
+                next(talk)
+                switched(to)
+                *_, told = talk
+                assert told["finish_reason"] in ("length", "stop")
+                assert told["tokens"] > 20
+                assert "Paris" in client.ask("generate", prompt=PARIS, temperature=0)["text"]
+        finally:
+            switched("fp16")
+        again = client.ask("generate", prompt=PARIS, temperature=0)
+    assert again["text"] == before["text"]
+    assert again["confidence"] == before["confidence"], "back again is exact"
+
+
+def test_precision_holds_from_the_start(runtime: Path) -> None:
+    with running(runtime, **{"core_config.quantization": "int8"}) as daemon:
+        assert any(e.get("precision") == "int8" for e in daemon.events())
+        with daemon.client() as client:
+            assert "Paris" in client.ask("generate", prompt=PARIS, temperature=0)["text"]
