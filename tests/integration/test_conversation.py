@@ -21,7 +21,7 @@ from sovl_daemon.client import CommandError
 from tests.daemon import SOVL, Daemon, running, until
 
 pytestmark = [pytest.mark.model, pytest.mark.usefixtures("default_model")]
-PARIS = "What is the capital of France?"
+PARIS = "Tell me the capital of France."
 STORY = {"prompt": "Tell me a long story about the sea.", "max_tokens": 400}
 
 
