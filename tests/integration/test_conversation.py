@@ -143,9 +143,14 @@ def test_setting_takes_effect_at_once_and_stays(daemon: Daemon) -> None:
     try:
         with daemon.client() as client:
             for _ in until(5):
-                if client.ask("generate", prompt="Tell me a long story.", temperature=0)["tokens"] == 5:
+                if (
+                    client.ask("generate", prompt="Tell me a long story.", temperature=0)["tokens"]
+                    == 5
+                ):
                     break
-            assert client.ask("generate", prompt="Tell me a long story.", temperature=0)["tokens"] == 5
+            assert (
+                client.ask("generate", prompt="Tell me a long story.", temperature=0)["tokens"] == 5
+            )
         saved = json.loads((daemon.root / "sovl" / "config.json").read_text())
         assert saved == {"generation": {"max_new_tokens": 5}}
     finally:
