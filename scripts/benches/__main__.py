@@ -7,7 +7,7 @@ from pathlib import Path
 
 from benches import common
 
-NAMES = ("bus", "responsive", "soak", "fuzz")
+NAMES = ("bus", "responsive", "soak", "fuzz", "generate", "precision")
 REPORT = Path(__file__).parents[2] / "docs" / "benchmarks.md"
 
 

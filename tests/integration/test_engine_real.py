@@ -58,7 +58,8 @@ async def told(engine: Engine, question: str, options: SamplingOptions) -> tuple
 async def test_it_knows_paris_and_stops_by_itself(default_model: Path, dtype: str) -> None:
     engine = await Engine.load(default_model, device="cpu", dtype=dtype)
     try:
-        text, summary = await told(engine, QUESTIONS[0], GREEDY)
+        # Asked QUESTIONS[0] it begins with "The" or "L'", 15 to 14 %: rounding decides.
+        text, summary = await told(engine, "Tell me the capital of France.", GREEDY)
     finally:
         await engine.close()
     assert "Paris" in text
