@@ -113,7 +113,7 @@ class Generator(Agent):
                 max_concurrent=self.settings.generation.max_concurrent,
             )
         except EngineError as error:
-            raise FatalError(f"core_config.base_model_name: {error}") from None
+            raise FatalError(str(error)) from None
 
     async def stop(self) -> None:
         """End the tensor thread after its current step."""

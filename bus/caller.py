@@ -9,9 +9,11 @@ from typing import Any, Self
 
 import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
+from pydantic import ValidationError
+from pydantic_core import PydanticSerializationError
 
 from bus.envelope import Envelope
-from bus.errors import CommandError
+from bus.errors import BAD_ARGUMENT, CommandError
 from bus.messages import Accepted, Cancel, Command, Failure, Progress, Result
 
 Send = Callable[[Envelope], None]
@@ -95,9 +97,15 @@ class Caller:
         self, name: str, args: dict[str, Any] | None = None, *, deadline_s: float | None = None
     ) -> Call:
         """Start a command."""
-        payload = Command(name=name, args=args or {}, deadline_s=deadline_s)
-        command = Envelope.of(payload, source=self._source)
-        call = Call(command, self._send, self._forget)
+        try:
+            payload = Command(name=name, args=args or {}, deadline_s=deadline_s)
+            command = Envelope.of(payload, source=self._source)
+            call = Call(command, self._send, self._forget)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            raise CommandError(BAD_ARGUMENT, f"{first['loc'][0]}: {first['msg']}") from None
+        except PydanticSerializationError as error:
+            raise CommandError(BAD_ARGUMENT, f"arguments: not valid text: {error}") from None
         self._calls[call.id] = call
         return call
 

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Callable
 from functools import partial
+from importlib.metadata import version as distribution_version
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -49,6 +50,12 @@ Settings = Annotated[
 ]
 
 
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"sovl {distribution_version('sovl-daemon')}")  # noqa: T201 - this is the command line
+        raise typer.Exit
+
+
 @app.callback()
 def connection(
     connect: Annotated[
@@ -59,6 +66,10 @@ def connection(
     server_key: Annotated[
         Path | None, typer.Option(help="The daemon's server.key file, for tcp.")
     ] = None,
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
+    ] = False,
 ) -> None:
     """Say which daemon is meant; the default is this user's own."""
     chosen = {"SOVL_CONNECT": connect, "SOVL_KEY": key, "SOVL_SERVER_KEY": server_key}

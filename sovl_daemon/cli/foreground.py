@@ -91,12 +91,17 @@ async def _connect(process: subprocess.Popen[bytes] | None) -> AsyncClient:
 
 async def _ready(client: AsyncClient) -> None:
     """Wait until the model answers, telling what it waits for."""
+    told = ""
     with render.errors.status("starting") as spinner:
         while True:
             pong = await client.control("ping")
             if pong["state"] != "starting":
                 return
             spinner.update(render.escape(f"starting: {pong['detail']}"))
+            stage = pong["detail"].rstrip("0123456789 %")
+            if stage != told and not render.errors.is_terminal:
+                render.errors.print(f"starting: {stage}", soft_wrap=True, markup=False)
+                told = stage
             await anyio.sleep(POLL_S)
 
 

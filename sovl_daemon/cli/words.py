@@ -32,8 +32,8 @@ def parse_line(rest: str, schema: dict[str, Any]) -> dict[str, Any]:
     """What follows a command's name, by the JSON schema of its arguments.
 
     Words fill the arguments in order, or name them (`key=value`). Where the first argument is
-    text, it takes the whole line unless that is quoted: `generate How are you?` and
-    `generate "How are you?" 20` both do what one means. Raises CommandError.
+    text that must be given, it takes the whole line unless that is quoted: `generate How are you?`
+    and `generate "How are you?" 20` both do what one means. Raises CommandError.
     """
     properties = schema.get("properties", {})
     names = list(properties)
@@ -43,10 +43,11 @@ def parse_line(rest: str, schema: dict[str, Any]) -> dict[str, Any]:
         words = shlex.split(rest)
     except ValueError:  # an apostrophe, most likely
         words = [rest]
-    if names and _is_text(properties[names[0]]) and rest[0] not in "\"'":
-        return {names[0]: rest}
     if all(word.partition("=")[0] in names and "=" in word for word in words):
         return parse_pairs(words)
+    free = names[:1] == schema.get("required", [])[:1] != [] and _is_text(properties[names[0]])
+    if free and rest[0] not in "\"'":
+        return {names[0]: rest}
     if len(words) > len(names):
         allowed = ", ".join(names) or "none"
         raise CommandError(BAD_ARGUMENT, f"too many arguments, allowed: {allowed}")

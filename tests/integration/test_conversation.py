@@ -120,6 +120,8 @@ def test_cancelled_answer_ends_at_once_and_is_not_recorded(daemon: Daemon) -> No
         (["generate", "x", "--conversation", "a b"], exits.USAGE, "conversation: "),
         (["generate", "word " * 3000], exits.USAGE, "prompt too long"),
         (["generate", "x", "--deadline", "0.001"], exits.SLOW, "no answer before the deadline"),
+        (["generate", "x", "--deadline", "-1"], exits.USAGE, "deadline_s: "),
+        (["generate", "x", "--deadline", "nan"], exits.USAGE, "deadline_s: "),
         (["call", "generte", "prompt=x"], exits.UNKNOWN_COMMAND, "did you mean generate?"),
         (["call", "generate", "promt=x"], exits.USAGE, "did you mean prompt?"),
         (["call", "generate", "x"], exits.USAGE, "write arguments as key=value"),

@@ -3,12 +3,15 @@
 import pytest
 
 from agents.generator import GenerateArguments
+from agents.scribe import HistoryArguments
 from bus.errors import CommandError
 from sovl_daemon.cli.words import parse_line, parse_pairs
 from sovl_daemon.controls import SetArguments
 
 GENERATE = GenerateArguments.model_json_schema()
 SET = SetArguments.model_json_schema()
+HISTORY = HistoryArguments.model_json_schema()
+TEXT = {"properties": {"text": {"type": "string"}}, "required": ["text"]}
 COUNT = {"properties": {"count": {"type": "integer"}, "name": {"type": "string"}}}
 
 
@@ -21,6 +24,9 @@ COUNT = {"properties": {"count": {"type": "integer"}, "name": {"type": "string"}
         ("2 + 2 = 4, or a=b?", GENERATE, {"prompt": "2 + 2 = 4, or a=b?"}),
         ('"How are you?" 20', GENERATE, {"prompt": "How are you?", "max_tokens": 20}),
         ('"How are you?"', GENERATE, {"prompt": "How are you?"}),
+        ("count=5 and more", TEXT, {"text": "count=5 and more"}),
+        ("limit=1", HISTORY, {"limit": 1}),
+        ("abc 3", HISTORY, {"conversation": "abc", "limit": 3}),
         ("5 five", COUNT, {"count": 5, "name": "five"}),
         ("count=5 name=6", COUNT, {"count": 5, "name": 6}),
     ],
