@@ -23,11 +23,11 @@ def test_sample_of_ourselves() -> None:
 
 def test_anonymous_memory_grows_with_what_is_held() -> None:
     before = anonymous_bytes(os.getpid())
-    held = bytearray(os.urandom(1)) * 50_000_000
+    held = bytearray(b"x") * 400_000_000  # far more than what may be freed meanwhile
     after = anonymous_bytes(os.getpid())
     assert before is not None
     assert after is not None
-    assert after - before > 40_000_000
+    assert after - before > 300_000_000
     del held
 
 
