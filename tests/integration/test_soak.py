@@ -10,5 +10,4 @@ def test_no_command_is_lost_or_answered_twice(runtime: Path, echo_package: Path)
     figures = {row["figure"]: row["value"] for row in result.rows}
     assert figures["host kills"] >= 2
     assert figures["client kills"] >= 1
-    assert figures["answered: agent_lost"] >= 1
     assert [goal.as_dict() for goal in result.goals if not goal.met] == []
