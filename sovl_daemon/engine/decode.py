@@ -11,6 +11,7 @@ from sovl_daemon.engine.errors import OptionError
 from sovl_daemon.engine.options import SamplingOptions
 from sovl_daemon.engine.piece import FinishReason
 from sovl_daemon.engine.sampling import Sampler
+from sovl_daemon.engine.span import Span
 
 # Short enough that another conversation's next token does not wait long behind a prompt.
 PREFILL_CHUNK = 128
@@ -22,8 +23,8 @@ class LanguageModel(Protocol):
     def new_cache(self) -> Any:
         """Return an empty key-value cache for one sequence."""
 
-    def forward(self, ids: Sequence[int], cache: Any) -> torch.Tensor:
-        """Read `ids` after what `cache` holds; return the logits of the next token, (vocab,)."""
+    def forward(self, spans: Sequence[Span]) -> torch.Tensor:
+        """Read each span after what its cache holds; return the next tokens' logits, (B, vocab)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +83,7 @@ class Decoding:
         if self._cache is None:
             self._cache = self._model.new_cache()
         unread = self._ids[self._read : self._read + self._chunk]
-        logits = self._model.forward(unread, self._cache)
+        logits = self._model.forward([Span(unread, self._cache)])[0]
         self._read += len(unread)
         return self._choose(logits) if self._read == len(self._ids) else None
 

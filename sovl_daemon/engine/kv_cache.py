@@ -1,8 +1,46 @@
-"""Keys and values of one sequence in preallocated memory."""
+"""Keys and values that a conversation's tokens have left behind."""
+
+from typing import Any, Protocol
 
 import torch
+from transformers import DynamicCache
 
 _SMALLEST = 64
+
+
+class Cache(Protocol):
+    """What a model has read of one conversation.
+
+    `length` is the number of positions; `memory` is what the scaffold remembers of them, None
+    where nothing steers the base.
+    """
+
+    memory: Any
+
+    @property
+    def length(self) -> int:
+        """Number of positions read."""
+
+    def truncate(self, length: int) -> None:
+        """Forget the positions from `length` on."""
+
+
+class NetworkCache:
+    """The cache of a network of transformers, for one sequence."""
+
+    def __init__(self, config: Any) -> None:
+        self.memory: Any = None
+        self.dynamic = DynamicCache(config=config)
+
+    @property
+    def length(self) -> int:
+        """Number of positions read."""
+        return int(self.dynamic.get_seq_length())
+
+    def truncate(self, length: int) -> None:
+        """Forget the positions from `length` on."""
+        if length < self.length:
+            self.dynamic.crop(length - self.length)
 
 
 class KeyValueCache:
@@ -16,6 +54,7 @@ class KeyValueCache:
         self, layers: int, heads: int, head_dim: int, like: torch.Tensor, limit: int | None
     ) -> None:
         self.length = 0
+        self.memory: Any = None
         self._heads = heads
         self._limit = limit
         self._layers = [like.new_empty(2 * heads, 0, head_dim) for _ in range(layers)]
@@ -37,6 +76,10 @@ class KeyValueCache:
     def advance(self, count: int) -> None:
         """Count `count` positions, which every layer has been given, as seen."""
         self.length += count
+
+    def truncate(self, length: int) -> None:
+        """Forget the positions from `length` on; their memory stays for those that follow."""
+        self.length = min(self.length, length)
 
     def _grown(self, store: torch.Tensor, needed: int) -> torch.Tensor:
         capacity = max(_SMALLEST, 1 << (needed - 1).bit_length())

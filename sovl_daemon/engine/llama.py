@@ -1,8 +1,9 @@
-"""The forward pass of Llama-family models, stripped to what one conversation needs.
+"""The forward pass of Llama-family models, stripped to what conversations need.
 
 The same sums as transformers' network in the same order, up to rounding: matrices that share
-their input are one, nothing is converted, attention reads a preallocated cache, and only the last
-position gets logits.
+their input are one, nothing is converted, attention reads preallocated caches, and only the last
+position of each conversation gets logits. The new tokens of several conversations are rows of the
+same matrices, one below the other, so that each weight is read once for all of them.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -14,9 +15,7 @@ from torch.nn import functional
 from sovl_daemon.engine.kv_cache import KeyValueCache
 from sovl_daemon.engine.rotary import RotaryTable, rotate
 from sovl_daemon.engine.slot import Slot
-
-# Hidden states (T, hidden) and the conversation's cache in, hidden states out.
-AfterBlock = Callable[[torch.Tensor, KeyValueCache], torch.Tensor]
+from sovl_daemon.engine.span import Span
 
 
 class RmsNorm:
@@ -71,13 +70,25 @@ class Heads:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
-    """What all blocks share in one forward pass."""
+class Rows:
+    """The rows of the hidden states that belong to one conversation."""
 
+    where: slice
     cache: KeyValueCache
+    mask: torch.Tensor | None
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What all blocks share in one forward pass over N tokens; `rows` cover them in order."""
+
+    rows: tuple[Rows, ...]
     cos: torch.Tensor
     sin: torch.Tensor
-    mask: torch.Tensor | None
+
+
+# Hidden states (N, hidden) behind a block in, hidden states out.
+AfterBlock = Callable[[torch.Tensor, Step], torch.Tensor]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -94,7 +105,7 @@ class Block:
     down: Slot
 
     def __call__(self, x: torch.Tensor, step: Step) -> torch.Tensor:
-        """Map the hidden states (T, hidden) to those after this block."""
+        """Map the hidden states (N, hidden) to those after this block."""
         x = x + self.out.matrix(self._attention(self.before_attention(x), step))
         gate, up = self.gate_up.matrix(self.before_mlp(x)).chunk(2, -1)
         return x + self.down.matrix(functional.silu(gate).mul_(up))
@@ -106,8 +117,12 @@ class Block:
     def _attention(self, x: torch.Tensor, step: Step) -> torch.Tensor:
         qkv = self.qkv.matrix(x).view(len(x), -1, self.heads.size)
         qkv = rotate(qkv, step.cos, step.sin)
-        keys, values = step.cache.append(self.index, qkv[:, self.heads.queries :])
-        return self.heads.attend(qkv[:, : self.heads.queries], keys, values, step.mask)
+        parts = [self._attend(qkv[rows.where], rows) for rows in step.rows]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def _attend(self, qkv: torch.Tensor, rows: Rows) -> torch.Tensor:
+        keys, values = rows.cache.append(self.index, qkv[:, self.heads.queries :])
+        return self.heads.attend(qkv[:, : self.heads.queries], keys, values, rows.mask)
 
 
 class Llama:
@@ -145,25 +160,41 @@ class Llama:
         like = self.norm.weight
         return KeyValueCache(len(self.blocks), heads.keys, heads.size, like, self._limit)
 
-    def forward(self, ids: Sequence[int], cache: KeyValueCache) -> torch.Tensor:
-        """Read `ids` after what `cache` holds; return the logits of the next token, (vocab,)."""
-        x = self.embed(ids)
-        step = self.step(len(ids), cache)
+    def forward(self, spans: Sequence[Span]) -> torch.Tensor:
+        """Read each span after what its cache holds; return the next tokens' logits, (B, vocab)."""
+        x, step = self.read(spans)
+        if len(x) > len(spans):
+            x = x[[rows.where.stop - 1 for rows in step.rows]]
+        return self.head.matrix(self.norm(x))
+
+    def read(self, spans: Sequence[Span]) -> tuple[torch.Tensor, Step]:
+        """Read each span after what its cache holds; return the last block's output (N, hidden)."""
+        x = self.embed([id_ for span in spans for id_ in span.ids])
+        step = self.step(spans)
         for block in self.blocks:
             x = block(x, step)
             if block.index in self.after_block:
-                x = self.after_block[block.index](x, cache)
-        cache.advance(len(ids))
-        return self.head.matrix(self.norm(x[-1:]))[0]
+                x = self.after_block[block.index](x, step)
+        for span in spans:
+            span.cache.advance(len(span.ids))
+        return x, step
 
     def embed(self, ids: Sequence[int]) -> torch.Tensor:
-        """Return the hidden states (T, hidden) that the first block reads."""
+        """Return the hidden states (N, hidden) that the first block reads."""
         weight = self._embedding.weight
         # The rows first: where the model is quantised, the table is only mapped from its file.
         return weight[torch.tensor(ids, device=weight.device)].to(self.head.dtype)
 
-    def step(self, count: int, cache: KeyValueCache) -> Step:
-        """Return what the blocks need to read `count` positions after those in `cache`."""
-        cos, sin = self._rotary.rows(cache.length, count)
-        mask = self.blocks[0].heads.mask(count, cache.length, cos.device)
-        return Step(cache, cos, sin, mask)
+    def step(self, spans: Sequence[Span]) -> Step:
+        """Return what the blocks need to read `spans`."""
+        device = self.norm.weight.device
+        rows: list[Rows] = []
+        positions: list[int] = []
+        start = 0
+        for span in spans:
+            count, seen = len(span.ids), span.cache.length
+            mask = self.blocks[0].heads.mask(count, seen, device)
+            rows.append(Rows(slice(start, start + count), span.cache, mask))
+            positions.extend(range(seen, seen + count))
+            start += count
+        return Step(tuple(rows), *self._rotary.rows(positions))

@@ -13,6 +13,7 @@ from sovl_daemon.engine.llama import Block, Heads, Llama, RmsNorm
 from sovl_daemon.engine.precision import Precision, unquantised
 from sovl_daemon.engine.rotary import RotaryTable
 from sovl_daemon.engine.slot import Slot
+from sovl_daemon.engine.span import Span
 
 _BODY = {"embed_tokens", "layers", "norm", "rotary_emb"}
 _BLOCK = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}
@@ -48,7 +49,7 @@ def _agree(network: Any, lean: Llama) -> bool:
         output_hidden_states=True,
     )
     states = [state[0] for state in output.hidden_states]  # the last is behind the norm
-    step = lean.step(len(ids), lean.new_cache())
+    step = lean.step([Span(ids, lean.new_cache())])
     after = [block(x, step) for block, x in zip(lean.blocks, states, strict=False)]
     ours = [lean.embed(ids), *after[:-1], lean.norm(after[-1]), lean.head.matrix(states[-1])]
     theirs = [*states, output.logits[0]]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
+from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
 from sovl_daemon.engine.allocator import return_free_memory
@@ -23,6 +23,7 @@ from sovl_daemon.engine.errors import (
     is_out_of_memory,
 )
 from sovl_daemon.engine.kernels import native_is_faster, native_kernels
+from sovl_daemon.engine.kv_cache import Cache, NetworkCache
 from sovl_daemon.engine.llama import Llama
 from sovl_daemon.engine.llama_finder import find_llama
 from sovl_daemon.engine.master import Master
@@ -33,6 +34,7 @@ from sovl_daemon.engine.precision import (
     choose_dtype,
     unquantised,
 )
+from sovl_daemon.engine.span import Span
 from sovl_daemon.engine.switch import PrecisionSwitch, possible_precisions
 
 _WARM_UP_TOKENS = 16
@@ -96,23 +98,27 @@ class LoadedModel:
             return None
         return PrecisionSwitch(self.lean, self.master, precision)
 
-    def new_cache(self) -> Any:
-        """Return an empty key-value cache for one sequence."""
-        if self.lean is not None:
-            return self.lean.new_cache()
-        return DynamicCache(config=self.network.config)
+    def new_cache(self) -> Cache:
+        """Return an empty cache for one conversation."""
+        return self.lean.new_cache() if self.lean is not None else NetworkCache(self.network.config)
 
-    def forward(self, ids: Sequence[int], cache: Any) -> torch.Tensor:
-        """Read `ids` after what `cache` holds; return the logits of the next token, (vocab,)."""
-        native = self.native_one_token and len(ids) == 1
-        with torch.inference_mode(), native_kernels(native):
+    def forward(self, spans: Sequence[Span]) -> torch.Tensor:
+        """Read each span after what its cache holds; return the next tokens' logits, (B, vocab)."""
+        one_row = len(spans) == len(spans[0].ids) == 1
+        with torch.inference_mode(), native_kernels(self.native_one_token and one_row):
             if self.lean is not None:
-                return self.lean.forward(ids, cache)
-            input_ids = torch.tensor([ids], device=self.device)  # (1, T)
-            output = self.network(
-                input_ids=input_ids, past_key_values=cache, use_cache=True, logits_to_keep=1
-            )
-            return output.logits[0, -1]
+                return self.lean.forward(spans)
+            return torch.stack([self._read(span) for span in spans])
+
+    def _read(self, span: Span) -> torch.Tensor:
+        output = self.network(
+            input_ids=torch.tensor([span.ids], device=self.device),  # (1, T)
+            past_key_values=span.cache.dynamic,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        logits: torch.Tensor = output.logits[0, -1]
+        return logits
 
     def warm_up(self) -> None:
         """Run a short prompt and a few tokens, so that the first answer finds everything ready.
@@ -123,10 +129,11 @@ class LoadedModel:
         """
         try:
             cache = self.new_cache()
-            self.forward([0] * _WARM_UP_TOKENS, cache)
-            self.forward([0], cache)
+            self.forward([Span([0] * _WARM_UP_TOKENS, cache)])
+            token = Span([0], cache)
+            self.forward([token])
             if self.device.type == "cpu" and self.precision.dtype in HALF_DTYPES:
-                self.native_one_token = native_is_faster(lambda: self.forward([0], cache))
+                self.native_one_token = native_is_faster(lambda: self.forward([token]))
         except (TypeError, ValueError, NotImplementedError, AttributeError) as error:
             name = type(self.network).__name__
             raise ModelLoadError(

@@ -1,5 +1,6 @@
 """Rotary position embedding (Su et al. 2021), as tables."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -20,12 +21,13 @@ class RotaryTable:
         self._like = like
         self._cos, self._sin = self._tables(1)
 
-    def rows(self, start: int, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return cosines and sines (count, heads, head_dim) from position `start` on."""
-        end = start + count
+    def rows(self, positions: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return cosines and sines (N, heads, head_dim) of N positions."""
+        end = max(positions) + 1
         if end > len(self._cos):
             self._cos, self._sin = self._tables(1 << (end - 1).bit_length())
-        return self._spread(self._cos[start:end], 1), self._spread(self._sin[start:end], 0)
+        where = torch.tensor(positions, device=self._cos.device)
+        return self._spread(self._cos[where], 1), self._spread(self._sin[where], 0)
 
     def _spread(self, table: torch.Tensor, still: float) -> torch.Tensor:
         turned = table[:, None].expand(-1, self._rotated, -1)

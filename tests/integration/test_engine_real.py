@@ -13,7 +13,7 @@ from sovl_daemon.engine.message import Message
 from sovl_daemon.engine.model import load_model
 from sovl_daemon.engine.options import SamplingOptions
 from sovl_daemon.engine.piece import Summary
-from tests.unit.engine_tiny import generated
+from tests.unit.engine_tiny import generated, read
 
 pytestmark = pytest.mark.model
 
@@ -85,9 +85,9 @@ def test_the_automatic_format_agrees_with_full_precision(
     half = load_model(default_model, device="cpu", dtype="auto", threads=1)
     half.warm_up()
     prompt = chats.encode([Message("user", QUESTIONS[0])], 2000)
-    exact = model.forward(prompt, model.new_cache()).log_softmax(0)
+    exact = read(model, prompt).log_softmax(0)
     cache = half.new_cache()
-    half.forward(prompt[:-1], cache)
-    close = half.forward(prompt[-1:], cache).float().log_softmax(0)
+    read(half, prompt[:-1], cache)
+    close = read(half, prompt[-1:], cache).float().log_softmax(0)
     divergence = torch.nn.functional.kl_div(close, exact, log_target=True, reduction="sum")
     assert 0 <= float(divergence) < 0.05

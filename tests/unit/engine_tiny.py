@@ -17,6 +17,7 @@ from transformers import (
 from sovl_daemon.engine.llama_finder import find_llama
 from sovl_daemon.engine.model import LoadedModel
 from sovl_daemon.engine.precision import DtypeChoice
+from sovl_daemon.engine.span import Span
 
 torch.set_num_threads(1)
 
@@ -72,6 +73,11 @@ def tiny_model(family: str = "llama", *, lean: bool = True) -> LoadedModel:
     network = tiny_network(family)
     fast = find_llama(network) if lean else None
     return LoadedModel(network, torch.device("cpu"), choice, 128, fast)
+
+
+def read(model: LoadedModel, ids: Sequence[int], cache: Any = None) -> torch.Tensor:
+    """The logits (vocab,) behind `ids`, after what `cache` holds."""
+    return model.forward([Span(ids, cache or model.new_cache())])[0]
 
 
 def byte_level_tokenizer(template: str | None = TEMPLATE) -> Any:

@@ -22,6 +22,7 @@ from sovl_daemon.engine.message import Message
 from sovl_daemon.engine.options import SamplingOptions
 from sovl_daemon.engine.piece import Piece
 from sovl_daemon.engine.priority import Priority
+from sovl_daemon.engine.span import Span
 from tests.unit.engine_tiny import generated, save_tiny
 
 HELLO = [Message("user", "What is the capital of France?")]
@@ -64,12 +65,12 @@ class Watched:
         self._caches.append(self._model.new_cache())
         return self._caches[-1]
 
-    def forward(self, ids: Sequence[int], cache: Any) -> Any:
-        (turn,) = (i for i, known in enumerate(self._caches) if known is cache)
+    def forward(self, spans: Sequence[Span]) -> Any:
+        (turn,) = (i for i, known in enumerate(self._caches) if known is spans[0].cache)
         self.turns.append(turn)
         if len(self.turns) > self.pause_after:
             assert self.resumed.wait(20)
-        return self._model.forward(ids, cache)
+        return self._model.forward(spans)
 
 
 async def until(condition: Callable[[], bool]) -> None:

@@ -5,10 +5,10 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from sovl_daemon.engine.kv_cache import KeyValueCache
-from sovl_daemon.engine.llama import RmsNorm
+from sovl_daemon.engine.llama import RmsNorm, Step
 from sovl_daemon.engine.llama_finder import find_llama
-from tests.unit.engine_tiny import VOCABULARY, tiny_model, tiny_network
+from sovl_daemon.engine.span import Span
+from tests.unit.engine_tiny import VOCABULARY, read, tiny_model, tiny_network
 
 IDS = [5, 7, 300, 2, 9, 41, 8]
 
@@ -32,7 +32,7 @@ def test_the_lean_pass_gives_the_networks_logits() -> None:
     fast, slow = lean.new_cache(), plain.new_cache()
     for part in (IDS[:4], IDS[4:6], IDS[6:]):
         torch.testing.assert_close(
-            lean.forward(part, fast), plain.forward(part, slow), atol=1e-4, rtol=1e-4
+            read(lean, part, fast), read(plain, part, slow), atol=1e-4, rtol=1e-4
         )
 
 
@@ -54,7 +54,7 @@ def test_every_shape_of_the_family_is_found(changes: dict[str, Any]) -> None:
     lean = find_llama(network)
     assert lean is not None
     with torch.no_grad():
-        logits = lean.forward(IDS, lean.new_cache())
+        logits = lean.forward([Span(IDS, lean.new_cache())])[0]
     torch.testing.assert_close(logits, expected, atol=1e-4, rtol=1e-4)
 
 
@@ -113,20 +113,43 @@ def test_the_networks_weights_are_those_of_the_lean_pass() -> None:
 def test_a_hook_may_add_behind_a_block() -> None:
     model = tiny_model()
     assert model.lean is not None
-    plain = model.forward(IDS, model.new_cache())
+    plain = read(model, IDS)
     seen: list[tuple[tuple[int, ...], Any]] = []
 
-    def add(x: torch.Tensor, cache: KeyValueCache) -> torch.Tensor:
-        seen.append((tuple(x.shape), cache))
+    def add(x: torch.Tensor, step: Step) -> torch.Tensor:
+        seen.append((tuple(x.shape), step.rows[0].cache))
         return x + 1
 
     model.lean.after_block[0] = add
     cache = model.new_cache()
-    changed = model.forward(IDS, cache)
+    changed = read(model, IDS, cache)
     assert seen == [((len(IDS), 32), cache)]
     assert not torch.allclose(changed, plain)
     del model.lean.after_block[0]
-    assert torch.equal(model.forward(IDS, model.new_cache()), plain)
+    assert torch.equal(read(model, IDS), plain)
+
+
+@pytest.mark.parametrize("lean", [True, False])
+def test_conversations_read_together_read_as_if_alone(lean: bool) -> None:
+    model = tiny_model(lean=lean)
+    texts = [[3, 4, 5, 6], [9], [8, 7, 300, 2, 9]]
+    together, alone = ([model.new_cache() for _ in texts] for _ in range(2))
+    for count in (1, 2):
+        spans = [Span(ids[-count:], cache) for ids, cache in zip(texts, together, strict=True)]
+        logits = model.forward(spans)
+        for span, own, row in zip(spans, alone, logits, strict=True):
+            torch.testing.assert_close(row, read(model, span.ids, own), atol=1e-4, rtol=1e-4)
+            assert span.cache.length == own.length
+
+
+@pytest.mark.parametrize("lean", [True, False])
+def test_a_truncated_cache_has_forgotten_the_rest(lean: bool) -> None:
+    model = tiny_model(lean=lean)
+    cache = model.new_cache()
+    read(model, IDS, cache)
+    cache.truncate(3)
+    assert cache.length == 3
+    torch.testing.assert_close(read(model, [1, 2], cache), read(model, [*IDS[:3], 1, 2]))
 
 
 @pytest.mark.parametrize("rows", [1, 5])

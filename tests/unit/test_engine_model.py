@@ -9,7 +9,7 @@ from sovl_daemon.engine.errors import ModelLoadError, OptionError
 from sovl_daemon.engine.kernels import native_is_faster, native_kernels
 from sovl_daemon.engine.model import choose_device, load_model
 from sovl_daemon.engine.precision import _choose_on_cpu, choose_dtype
-from tests.unit.engine_tiny import save_tiny, tiny_model
+from tests.unit.engine_tiny import read, save_tiny, tiny_model
 
 CPU = torch.device("cpu")
 
@@ -35,9 +35,9 @@ def test_every_format_decodes_after_warm_up(tmp_path: Path, dtype: str) -> None:
     model = load_model(save_tiny(tmp_path), device="cpu", dtype=dtype)
     model.warm_up()
     cache = model.new_cache()
-    model.forward([3, 4], cache)
-    one_token = model.forward([5], cache)
-    whole = model.forward([3, 4, 5], model.new_cache())
+    read(model, [3, 4], cache)
+    one_token = read(model, [5], cache)
+    whole = read(model, [3, 4, 5])
     assert one_token.dtype == getattr(torch, dtype)
     torch.testing.assert_close(one_token, whole, atol=0.1, rtol=0.05)
 

@@ -19,13 +19,13 @@ from sovl_daemon.engine.errors import (
     ModelLoadError,
     OptionError,
 )
-from sovl_daemon.engine.kv_cache import KeyValueCache
 from sovl_daemon.engine.master import Master
 from sovl_daemon.engine.message import Message
 from sovl_daemon.engine.options import SamplingOptions
 from sovl_daemon.engine.precision import Precision
 from sovl_daemon.engine.slot import Slot
-from tests.unit.engine_tiny import save_tiny
+from sovl_daemon.engine.span import Span
+from tests.unit.engine_tiny import read, save_tiny
 
 HELLO = [Message("user", "What is the capital of France?")]
 GREEDY = SamplingOptions(temperature=0, max_new_tokens=12)
@@ -87,9 +87,9 @@ async def test_there_and_back_is_bit_identical(engine: Engine, precision: Precis
 @pytest.mark.parametrize("precision", ["int8", "int4"])
 async def test_the_logits_stay_close(engine: Engine, precision: Precision) -> None:
     ids = engine.tokenizer.encode(HELLO, 100)
-    exact = engine.model.forward(ids, engine.model.new_cache()).float()
+    exact = read(engine.model, ids).float()
     await engine.set_precision(precision)
-    close = engine.model.forward(ids, engine.model.new_cache()).float()
+    close = read(engine.model, ids).float()
     error = float((close - exact).norm() / exact.norm())
     assert 0 < error < {"int8": 0.1, "int4": 0.5}[precision]
 
@@ -126,11 +126,11 @@ async def test_a_conversation_goes_on_through_the_switch(engine: Engine) -> None
     queued = threading.Event()
     forward, hold = engine.model.lean.forward, Slot.hold
 
-    def watched_forward(ids: Sequence[int], cache: KeyValueCache) -> Any:
+    def watched_forward(spans: Sequence[Span]) -> Any:
         order.append("token")
         # The second token waits for the switch, which could miss the whole answer otherwise.
         assert len(order) != 3 or queued.wait(20)
-        return forward(ids, cache)
+        return forward(spans)
 
     def watched_hold(slot: Slot, *args: Any) -> None:
         order.append("matrix")
