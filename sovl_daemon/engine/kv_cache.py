@@ -41,6 +41,8 @@ class NetworkCache:
         """Forget the positions from `length` on."""
         if length < self.length:
             self.dynamic.crop(length - self.length)
+        if self.memory is not None:
+            self.memory.truncate(length)
 
 
 class KeyValueCache:
@@ -78,8 +80,10 @@ class KeyValueCache:
         self.length += count
 
     def truncate(self, length: int) -> None:
-        """Forget the positions from `length` on; their memory stays for those that follow."""
+        """Forget the positions from `length` on."""
         self.length = min(self.length, length)
+        if self.memory is not None:
+            self.memory.truncate(length)
 
     def _grown(self, store: torch.Tensor, needed: int) -> torch.Tensor:
         capacity = max(_SMALLEST, 1 << (needed - 1).bit_length())

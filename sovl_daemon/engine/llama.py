@@ -8,6 +8,7 @@ same matrices, one below the other, so that each weight is read once for all of 
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch.nn import functional
@@ -71,10 +72,14 @@ class Heads:
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """The rows of the hidden states that belong to one conversation."""
+    """The rows of the hidden states that belong to one conversation.
+
+    The first of them is at position `start` of what `cache` holds.
+    """
 
     where: slice
-    cache: KeyValueCache
+    cache: Any
+    start: int
     mask: torch.Tensor | None
 
 
@@ -87,8 +92,8 @@ class Step:
     sin: torch.Tensor
 
 
-# Hidden states (N, hidden) behind a block in, hidden states out.
-AfterBlock = Callable[[torch.Tensor, Step], torch.Tensor]
+# Hidden states (N, hidden) behind a block and whose they are in, hidden states out.
+AfterBlock = Callable[[torch.Tensor, Sequence[Rows]], torch.Tensor]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -149,6 +154,10 @@ class Llama:
         self._rotary = rotary
         self._limit = limit
 
+    def with_blocks(self, blocks: Sequence[Block]) -> "Llama":
+        """Return one that has other blocks, and shares all the rest."""
+        return Llama(self._embedding, blocks, self.norm, self.head, self._rotary, self._limit)
+
     def slots(self) -> Iterator[tuple[Slot, ...]]:
         """Return the matrices of each layer; the last is the head."""
         yield from (block.slots() for block in self.blocks)
@@ -174,7 +183,7 @@ class Llama:
         for block in self.blocks:
             x = block(x, step)
             if block.index in self.after_block:
-                x = self.after_block[block.index](x, step)
+                x = self.after_block[block.index](x, step.rows)
         for span in spans:
             span.cache.advance(len(span.ids))
         return x, step
@@ -194,7 +203,7 @@ class Llama:
         for span in spans:
             count, seen = len(span.ids), span.cache.length
             mask = self.blocks[0].heads.mask(count, seen, device)
-            rows.append(Rows(slice(start, start + count), span.cache, mask))
+            rows.append(Rows(slice(start, start + count), span.cache, seen, mask))
             positions.extend(range(seen, seen + count))
             start += count
         return Step(tuple(rows), *self._rotary.rows(positions))

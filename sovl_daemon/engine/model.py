@@ -5,10 +5,11 @@ for the logits of the next token, nothing else. Llama-family models answer throu
 pass of our own, all others through transformers.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -24,7 +25,7 @@ from sovl_daemon.engine.errors import (
 )
 from sovl_daemon.engine.kernels import native_is_faster, native_kernels
 from sovl_daemon.engine.kv_cache import Cache, NetworkCache
-from sovl_daemon.engine.llama import Llama
+from sovl_daemon.engine.llama import AfterBlock, Llama, Rows
 from sovl_daemon.engine.llama_finder import find_llama
 from sovl_daemon.engine.master import Master
 from sovl_daemon.engine.precision import (
@@ -40,13 +41,25 @@ from sovl_daemon.engine.switch import PrecisionSwitch, possible_precisions
 _WARM_UP_TOKENS = 16
 
 
+class Steering(Protocol):
+    """What steers the model from outside, and what that needs to know."""
+
+    @property
+    def stamp(self) -> int:
+        """A number that changes when what conversations remember is out of date; 0 is unsteered."""
+
+    def listen(self, prompt: Sequence[int], cache: Cache, *, since: int) -> None:
+        """Hear of a prompt, as far as it is about to be read; steer from `since` on."""
+
+
 @dataclass(slots=True, eq=False)
 class LoadedModel:
     """A model in evaluation mode whose parameters take no gradient.
 
     `network` is a transformers causal LM; `max_context` is the number of positions it knows, None
     if it has no such limit; `lean` is its fast forward pass, None where there is only the
-    network's own; `master` are its weights as stored, None if they came from nowhere. Use it from
+    network's own; `master` are its weights as stored, None if they came from nowhere; `fusion` is
+    what steers it. Use it from
     one thread only.
     """
 
@@ -57,6 +70,8 @@ class LoadedModel:
     lean: Llama | None = None
     master: Master | None = None
     native_one_token: bool = False
+    fusion: "Steering | None" = None
+    _reading: Sequence[Rows] = ()
 
     @property
     def parameters(self) -> int:
@@ -98,6 +113,16 @@ class LoadedModel:
             return None
         return PrecisionSwitch(self.lean, self.master, precision)
 
+    @property
+    def width(self) -> int:
+        """Size of a hidden state."""
+        return int(self.network.get_input_embeddings().weight.shape[1])
+
+    @property
+    def stamp(self) -> int:
+        """A number that changes when caches of conversations are out of date."""
+        return self.fusion.stamp if self.fusion is not None else 0
+
     def new_cache(self) -> Cache:
         """Return an empty cache for one conversation."""
         return self.lean.new_cache() if self.lean is not None else NetworkCache(self.network.config)
@@ -110,7 +135,14 @@ class LoadedModel:
                 return self.lean.forward(spans)
             return torch.stack([self._read(span) for span in spans])
 
+    def listen(self, prompt: Sequence[int], cache: Cache, *, since: int) -> None:
+        """Let what steers the model hear of a prompt before it is read; steer from `since` on."""
+        if self.fusion is not None:
+            with torch.inference_mode():
+                self.fusion.listen(prompt, cache, since=since)
+
     def _read(self, span: Span) -> torch.Tensor:
+        self._reading = [Rows(slice(0, len(span.ids)), span.cache, span.cache.length, None)]
         output = self.network(
             input_ids=torch.tensor([span.ids], device=self.device),  # (1, T)
             past_key_values=span.cache.dynamic,
@@ -119,6 +151,29 @@ class LoadedModel:
         )
         logits: torch.Tensor = output.logits[0, -1]
         return logits
+
+    def add_after_block(self, index: int, function: AfterBlock) -> Callable[[], object]:
+        """Let `function` change the hidden states behind the block `index`; return what ends that.
+
+        Only one function at a time may do so.
+        """
+        if self.lean is None:
+            block = self._blocks()[index]
+            hook = block.register_forward_hook(partial(self._after_block, function))
+            return lambda: hook.remove()
+        after_block = self.lean.after_block
+        after_block[index] = function
+        return partial(after_block.pop, index)
+
+    def _blocks(self) -> Any:
+        """Find the decoder blocks by structure: as many modules in a list as there are layers."""
+        lists = (each for each in self.network.modules() if isinstance(each, torch.nn.ModuleList))
+        return next(each for each in lists if len(each) == self.layers)
+
+    def _after_block(self, function: AfterBlock, block: Any, inputs: Any, output: Any) -> Any:
+        if isinstance(output, torch.Tensor):
+            return function(output[0], self._reading)[None]
+        return (function(output[0][0], self._reading)[None], *output[1:])
 
     def warm_up(self) -> None:
         """Run a short prompt and a few tokens, so that the first answer finds everything ready.
