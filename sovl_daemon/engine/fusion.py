@@ -7,7 +7,6 @@ base's residual stream. Base and scaffold keep their modules and the names of th
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from functools import partial
-from typing import Any
 
 import torch
 from torch import nn
@@ -20,6 +19,7 @@ from sovl_daemon.engine.llama import Rows
 from sovl_daemon.engine.model import LoadedModel
 from sovl_daemon.engine.scaffold import Scaffold
 from sovl_daemon.engine.scaffold_memory import ScaffoldMemory
+from sovl_daemon.engine.token_map import TokenMap
 
 RANK = 128
 HEADS = 4
@@ -38,7 +38,7 @@ class Fusion:
         self,
         base: LoadedModel,
         scaffold: Scaffold,
-        tokens: Any = None,
+        tokens: TokenMap | None = None,
         *,
         rank: int = RANK,
         heads: int = HEADS,
