@@ -174,17 +174,23 @@ async def _answer(
 @app.command()
 def call(
     name: Annotated[str, typer.Argument(help="A command of the daemon; see: sovl commands")],
-    arguments: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE ...")] = None,
+    arguments: Annotated[
+        list[str] | None, typer.Argument(metavar="[VALUE | KEY=VALUE] ...")
+    ] = None,
     deadline: Annotated[float | None, typer.Option(help="Give up after so many seconds.")] = None,
     as_json: Json = False,
 ) -> None:
     """Run any command of the daemon, also those of agents that others wrote."""
-    from sovl_daemon.cli.words import parse_pairs
+    import shlex
+
+    from sovl_daemon.cli.words import parse_line
 
     async def ask(client: AsyncClient) -> None:
-        args = parse_pairs(arguments or [])
+        known = (await client.control("commands"))["commands"]
+        schemas = {spec["name"]: spec["arguments"] for spec in known}
+        args = parse_line(shlex.join(arguments or []), schemas.get(name, {}))
         async with client.call(name, args, deadline_s=deadline) as call:
-            render.show(await call.result(), as_json=as_json)
+            render.show(await call.result(), as_json=as_json, view=render.told)
 
     with exits.one_line_errors():
         _with_client(ask)

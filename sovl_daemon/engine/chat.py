@@ -34,6 +34,11 @@ class ChatTokenizer:
         own = [tokenizer.eos_token_id, None if self._plain else self._end_of_turn()]
         self.stop_ids = stop_ids | {id_ for id_ in own if id_ is not None}
 
+    @property
+    def tokenizer(self) -> Any:
+        """The tokenizer of transformers."""
+        return self._tokenizer
+
     @classmethod
     def load(cls, path: Path, *, stop_ids: frozenset[int] = frozenset()) -> "ChatTokenizer":
         """Load the tokenizer in the folder `path`; nothing is downloaded.

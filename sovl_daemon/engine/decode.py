@@ -26,6 +26,9 @@ class LanguageModel(Protocol):
     def forward(self, spans: Sequence[Span]) -> torch.Tensor:
         """Read each span after what its cache holds; return the next tokens' logits, (B, vocab)."""
 
+    def listen(self, prompt: Sequence[int], cache: Any, *, since: int) -> None:
+        """Hear of a prompt, as far as it is about to be read; its end is at position `since`."""
+
 
 @dataclass(frozen=True, slots=True)
 class Token:
@@ -66,6 +69,7 @@ class Decoding:
         self.finish_reason: FinishReason | None = None
         self._model = model
         self._ids = list(prompt)
+        self._last = len(prompt) - 1
         self._read = 0
         self._cache: Any = None
         self._sampler = Sampler(options)
@@ -83,6 +87,9 @@ class Decoding:
         if self._cache is None:
             self._cache = self._model.new_cache()
         unread = self._ids[self._read : self._read + self._chunk]
+        if self._read <= self._last:
+            heard = self._ids[: self._read + len(unread)]
+            self._model.listen(heard, self._cache, since=self._last)
         logits = self._model.forward([Span(unread, self._cache)])[0]
         self._read += len(unread)
         return self._choose(logits) if self._read == len(self._ids) else None

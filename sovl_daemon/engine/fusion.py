@@ -6,6 +6,7 @@ base's residual stream. Base and scaffold keep their modules and the names of th
 
 from collections.abc import Callable, Sequence
 from copy import deepcopy
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -21,8 +22,14 @@ from sovl_daemon.engine.scaffold import Scaffold
 from sovl_daemon.engine.scaffold_memory import ScaffoldMemory
 from sovl_daemon.engine.token_map import TokenMap
 
-RANK = 128
-HEADS = 4
+
+@dataclass(frozen=True, slots=True)
+class Steering:
+    """Which layers steer, how strongly, and whether the scaffold reads with its adapters."""
+
+    layers: tuple[int, ...]
+    influence: Influence
+    adapters: bool = True
 
 
 class Fusion:
@@ -40,9 +47,9 @@ class Fusion:
         scaffold: Scaffold,
         tokens: TokenMap | None = None,
         *,
-        rank: int = RANK,
-        heads: int = HEADS,
-        seed: int = 0,
+        rank: int,
+        heads: int,
+        seed: int,
     ) -> None:
         self.scaffold = scaffold
         self.tokens = tokens
@@ -54,13 +61,19 @@ class Fusion:
         self._seed = seed
         self._working: dict[int, CrossAttention] = {}
         self._removers: list[Callable[[], object]] = []
-        self._generation = 0
+        self._generation = 1
+        self._adapters_on = True
         base.fusion = self
 
     @property
     def active(self) -> tuple[int, ...]:
         """The layers that steer the base at the moment."""
         return tuple(self._working)
+
+    @property
+    def steering(self) -> Steering:
+        """What was last chosen."""
+        return Steering(self.layers, self.influence, self._adapters_on)
 
     @property
     def stamp(self) -> int:
@@ -78,6 +91,22 @@ class Fusion:
         weights = influence.over(chosen)
         self.layers, self.influence = chosen, influence
         self._connect(weights)
+
+    def take(self, steering: Steering) -> None:
+        """Take all that may be chosen at once; errors as of `set`."""
+        self.set(steering.layers, steering.influence)
+        self.use_adapters(steering.adapters)
+
+    def use_adapters(self, on: bool) -> None:
+        """Let the scaffold read with its adapters, or as the plain model it was."""
+        if on == self._adapters_on:
+            return
+        self._adapters_on = on
+        if on:
+            self.scaffold.adapters.enable_adapter_layers()
+        else:
+            self.scaffold.adapters.disable_adapter_layers()
+        self.refresh()
 
     def refresh(self) -> None:
         """Take up new values of the adapters and of `attentions`."""

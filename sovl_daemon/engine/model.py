@@ -41,7 +41,7 @@ from sovl_daemon.engine.switch import PrecisionSwitch, possible_precisions
 _WARM_UP_TOKENS = 16
 
 
-class Steering(Protocol):
+class Steers(Protocol):
     """What steers the model from outside, and what that needs to know."""
 
     @property
@@ -58,9 +58,8 @@ class LoadedModel:
 
     `network` is a transformers causal LM; `max_context` is the number of positions it knows, None
     if it has no such limit; `lean` is its fast forward pass, None where there is only the
-    network's own; `master` are its weights as stored, None if they came from nowhere; `fusion` is
-    what steers it. Use it from
-    one thread only.
+    network's own; `master` are its weights as stored and `path` their folder, None if they
+    came from nowhere; `fusion` is what steers it. Use it from one thread only.
     """
 
     network: Any
@@ -69,8 +68,9 @@ class LoadedModel:
     max_context: int | None
     lean: Llama | None = None
     master: Master | None = None
+    path: Path | None = None
     native_one_token: bool = False
-    fusion: "Steering | None" = None
+    fusion: "Steers | None" = None
     _reading: Sequence[Rows] = ()
 
     @property
@@ -221,7 +221,7 @@ def load_model(
     max_context = getattr(text_config, "max_position_embeddings", None)
     lean = find_llama(network)
     return_free_memory()
-    return LoadedModel(network, place, precision, max_context, lean, Master(path))
+    return LoadedModel(network, place, precision, max_context, lean, Master(path), path)
 
 
 def choose_device(asked: str) -> torch.device:

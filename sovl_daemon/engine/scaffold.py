@@ -7,19 +7,36 @@ precision they are, so that only the adapters take memory. Every other runs thro
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
+from sovl_daemon.engine.chat import ChatTokenizer
 from sovl_daemon.engine.errors import OptionError
 from sovl_daemon.engine.kv_cache import Cache, NetworkCache
 from sovl_daemon.engine.llama import Block, Llama
 from sovl_daemon.engine.lora import ADAPTER, LoraOptions, add_lora, choose_targets, lora_layers
-from sovl_daemon.engine.model import LoadedModel
+from sovl_daemon.engine.model import LoadedModel, load_model
 from sovl_daemon.engine.slot import Slot
 from sovl_daemon.engine.span import Span
+from sovl_daemon.engine.token_map import TokenMap, identical
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FusionOptions:
+    """How scaffold and cross-attention are made; the same `seed` gives the same start."""
+
+    lora: LoraOptions
+    heads: int = 4
+    head_size: int = 32
+    seed: int = 42
+
+    def shape(self) -> dict[str, int]:
+        """Return what the attentions need."""
+        return {"rank": self.heads * self.head_size, "heads": self.heads, "seed": self.seed}
 
 
 class Scaffold(Protocol):
@@ -34,6 +51,28 @@ class Scaffold(Protocol):
 
     def read(self, ids: Sequence[int], cache: Any) -> torch.Tensor:
         """Read `ids` after what `cache` holds; return their hidden states (T, width)."""
+
+
+def load_scaffold(
+    path: Path, options: FusionOptions, base: LoadedModel, chat: ChatTokenizer
+) -> tuple[Scaffold, TokenMap | None]:
+    """Load the scaffold in the folder `path`, and what translates for it if it needs that.
+
+    A base that runs through the lean pass is its own scaffold where `path` is its folder.
+
+    Raises:
+        ModelLoadError: the folder holds no such model, or one that cannot be loaded.
+        OptionError: the adapters do not fit on it.
+
+    """
+    if base.lean is not None and base.path is not None and path.samefile(base.path):
+        return make_scaffold(base, options.lora, seed=options.seed), None
+    dtype = str(base.precision.dtype).removeprefix("torch.")
+    threads = torch.get_num_threads()
+    model = load_model(path, device=str(base.device), dtype=dtype, threads=threads)
+    theirs = ChatTokenizer.load(path).tokenizer
+    tokens = None if identical(chat.tokenizer, theirs) else TokenMap(chat.tokenizer, theirs)
+    return make_scaffold(model, options.lora, seed=options.seed), tokens
 
 
 def make_scaffold(model: LoadedModel, options: LoraOptions, *, seed: int) -> Scaffold:

@@ -65,6 +65,9 @@ class Watched:
         self._caches.append(self._model.new_cache())
         return self._caches[-1]
 
+    def listen(self, prompt: Sequence[int], cache: Any, *, since: int) -> None:
+        self._model.listen(prompt, cache, since=since)
+
     def forward(self, spans: Sequence[Span]) -> Any:
         (turn,) = (i for i, known in enumerate(self._caches) if known is spans[0].cache)
         self.turns.append(turn)
@@ -116,8 +119,8 @@ async def test_the_summary_has_the_figures(engine: Engine) -> None:
     assert summary.seconds_to_first_token is not None
     assert summary.seconds_to_first_token > 0
     assert summary.tokens_per_second > 0
-    assert summary.mean_probability is not None
-    assert 0 < summary.mean_probability <= 1
+    assert len(summary.probabilities) == 12
+    assert all(0 < each <= 1 for each in summary.probabilities)
 
 
 async def test_a_stop_token_is_not_part_of_the_answer(engine: Engine) -> None:
@@ -239,7 +242,7 @@ async def test_cancel_before_the_start_runs_nothing(engine: Engine) -> None:
     (last,) = [piece async for piece in generation]
     assert last.summary is not None
     assert (last.summary.finish_reason, last.summary.generated_tokens) == ("cancelled", 0)
-    assert last.summary.mean_probability is None
+    assert last.summary.probabilities == ()
 
 
 async def test_the_event_loop_stays_free_during_a_long_step(engine: Engine) -> None:
