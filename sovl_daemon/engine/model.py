@@ -79,6 +79,15 @@ class LoadedModel:
         return sum(parameter.numel() for parameter in self.network.parameters())
 
     @property
+    def weight_bytes(self) -> int:
+        """Memory of the weights as they are held now; what is only mapped from a file is none."""
+        slots = [slot for layer in (self.lean.slots() if self.lean else ()) for slot in layer]
+        held = [tensor for slot in slots for tensor in slot.matrix.tensors()]
+        shared = {id(module.weight) for slot in slots for module in slot.modules}
+        held += [each for each in self.network.parameters() if id(each) not in shared]
+        return sum(tensor.numel() * tensor.element_size() for tensor in held)
+
+    @property
     def layers(self) -> int:
         """Number of decoder blocks."""
         return int(self.network.config.get_text_config(decoder=True).num_hidden_layers)
@@ -143,12 +152,15 @@ class LoadedModel:
 
     def _read(self, span: Span) -> torch.Tensor:
         self._reading = [Rows(slice(0, len(span.ids)), span.cache, span.cache.length, None)]
-        output = self.network(
-            input_ids=torch.tensor([span.ids], device=self.device),  # (1, T)
-            past_key_values=span.cache.dynamic,
-            use_cache=True,
-            logits_to_keep=1,
-        )
+        try:
+            output = self.network(
+                input_ids=torch.tensor([span.ids], device=self.device),  # (1, T)
+                past_key_values=span.cache.dynamic,
+                use_cache=True,
+                logits_to_keep=1,
+            )
+        finally:
+            self._reading = ()  # another pass through the network is not about this cache
         logits: torch.Tensor = output.logits[0, -1]
         return logits
 
