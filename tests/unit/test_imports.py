@@ -60,6 +60,8 @@ def test_nothing_of_ours_is_a_pickle() -> None:
         "sovl_daemon.client",
         "sovl_daemon.hub",
         "sovl_daemon.cli.app",
+        "sovl_daemon.engine.repetition",
+        "sovl_daemon.engine.token_map",
         "sovl_daemon.mind.temperament",
         "agents.generator",
     ],
