@@ -183,12 +183,14 @@ def call(
     """Run any command of the daemon, also those of agents that others wrote."""
     import shlex
 
-    from sovl_daemon.cli.words import parse_line
+    from sovl_daemon.cli.words import parse_line, parse_pairs
 
     async def ask(client: AsyncClient) -> None:
+        words = arguments or []
         known = (await client.control("commands"))["commands"]
-        schemas = {spec["name"]: spec["arguments"] for spec in known}
-        args = parse_line(shlex.join(arguments or []), schemas.get(name, {}))
+        schema = next((spec["arguments"] for spec in known if spec["name"] == name), None)
+        named = schema is None or any("=" in word for word in words)
+        args = parse_pairs(words) if named else parse_line(shlex.join(words), schema or {})
         async with client.call(name, args, deadline_s=deadline) as call:
             render.show(await call.result(), as_json=as_json, view=render.told)
 
