@@ -108,11 +108,12 @@ def _build(network: Any, precision: Precision) -> Llama:
     heads = _heads(body.layers[0].self_attn)
     blocks = [_block(index, heads, block, precision) for index, block in enumerate(body.layers)]
     head_name = "model.embed_tokens.weight" if tied else "lm_head.weight"
+    also = [body.embed_tokens] if tied else []
     return Llama(
         body.embed_tokens,
         blocks,
         _norm(body.norm),
-        Slot.take([head_name], [head], precision, [body.embed_tokens] if tied else []),
+        Slot.take([head_name], [head], precision, also, few_rows=True),
         RotaryTable(body.rotary_emb, heads.queries + heads.keys, heads.keys, body.norm.weight),
         getattr(network.config, "max_position_embeddings", None),
     )

@@ -4,23 +4,22 @@ The packed matmuls are private operators of torch. Each has a plain equal beside
 over where the operator is missing: it multiplies by the dequantised matrix.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
 from torch.nn import functional
 
+from sovl_daemon.engine import quantise
 from sovl_daemon.engine.precision import Precision
+from sovl_daemon.engine.quantise import INT4_GROUP
+from sovl_daemon.engine.vnni_matrix import HAS_VNNI, VnniMatrix
 
-INT4_GROUP = 32
 # Rows from which multiplying by the dequantised matrix is faster than the packed operator
 # (measured with 576 x 3072 in bfloat16: at 16 rows 0.39 against 0.43 ms, at 128 8.0 against 1.4).
 _MANY_ROWS = 16
 # Both operators want the number of outputs in whole blocks.
 _OUTPUT_BLOCK = 16
-# Weights quantised at once, so that their float32 copies stay small beside the matrix.
-_QUANTISED_AT_ONCE = 2**18
-_PACKING_BLOCK = 64
 
 HAS_INT8 = hasattr(torch.ops.aten, "_weight_int8pack_mm")
 HAS_INT4 = hasattr(torch.ops.aten, "_weight_int4pack_mm_for_cpu")
@@ -55,18 +54,22 @@ class PlainMatrix:
 
 
 class Int8Matrix:
-    """8 bits a weight and a scale for each output; `kernel` asks for torch's packed operator."""
+    """8 bits a weight and a scale for each output; `kernel` asks for torch's packed operator.
+
+    `parts` are the weights, one below the other, to be taken as `dtype`.
+    """
 
     precision: Precision = "int8"
 
-    def __init__(self, weight: torch.Tensor, *, kernel: bool = HAS_INT8) -> None:
-        self.kernel = kernel and _kernel_takes(weight)
-        self.values = torch.empty_like(
-            weight, dtype=torch.int8, memory_format=torch.contiguous_format
-        )
-        self.scales = weight.new_empty(len(weight))  # (out,)
-        for rows in _chunks(weight):
-            self.values[rows], self.scales[rows] = quantise_int8(weight[rows])
+    def __init__(
+        self, parts: Sequence[torch.Tensor], dtype: torch.dtype, *, kernel: bool = HAS_INT8
+    ) -> None:
+        out, width = _shape(parts)
+        self.kernel = kernel and out % _OUTPUT_BLOCK == 0
+        self.values = torch.empty(out, width, dtype=torch.int8, device=parts[0].device)
+        self.scales = parts[0].new_empty(out, dtype=dtype)
+        for rows, weight in quantise.chunks(parts, dtype):
+            self.values[rows], self.scales[rows] = quantise.int8(weight)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """Return x @ weights.T, (rows, in) -> (rows, out)."""
@@ -81,17 +84,22 @@ class Int8Matrix:
 
 
 class Int4Matrix:
-    """4 bits a weight, scale and zero point for each 32 of them along a row."""
+    """4 bits a weight, scale and zero point for each 32 of them along a row.
+
+    `parts` are the weights, one below the other, to be taken as `dtype`.
+    """
 
     precision: Precision = "int4"
 
-    def __init__(self, weight: torch.Tensor, *, kernel: bool = HAS_INT4) -> None:
-        out, width = weight.shape
-        self.kernel = kernel and _kernel_takes(weight)
+    def __init__(
+        self, parts: Sequence[torch.Tensor], dtype: torch.dtype, *, kernel: bool = HAS_INT4
+    ) -> None:
+        out, width = _shape(parts)
+        self.kernel = kernel and out % _OUTPUT_BLOCK == 0
         self.values = torch.empty(out, width // 2, dtype=torch.uint8)
-        self.scales = weight.new_empty(width // INT4_GROUP, out, 2)  # scale, zero
-        for rows in _chunks(weight):
-            values, self.scales[:, rows] = quantise_int4(weight[rows])
+        self.scales = torch.empty(width // INT4_GROUP, out, 2, dtype=dtype)  # scale, zero
+        for rows, weight in quantise.chunks(parts, dtype):
+            values, self.scales[:, rows] = quantise.int4(weight)
             self.values[rows] = self._pack(values)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
@@ -120,46 +128,28 @@ class Int4Matrix:
         return (groups * scale + zero).view(len(values), -1)
 
 
-def stack(parts: Sequence[torch.Tensor], precision: Precision) -> Matrix:
-    """Hold matrices of one width, one below the other, in `precision`; nothing shares memory."""
-    if precision in ("fp32", "fp16"):
-        return PlainMatrix(torch.cat(list(parts)), precision)
-    whole = parts[0] if len(parts) == 1 else torch.cat(list(parts))
-    return Int8Matrix(whole) if precision == "int8" else Int4Matrix(whole)
+def stack(
+    parts: Sequence[torch.Tensor], dtype: torch.dtype, precision: Precision, *, few_rows: bool
+) -> Matrix:
+    """Hold matrices of one width, one below the other; nothing shares memory with `parts`.
 
-
-def quantise_int8(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return int8 values (out, in) and scales (out,), with weight close to values * scales."""
-    exact = weight.float()
-    # Rounded to the format of the scales first, so that the values make up for it.
-    scales = (exact.abs().amax(1) / 127).to(weight.dtype).clamp_min(_tiny(weight))
-    values = (exact / scales.float()[:, None]).round_().clamp_(-127, 127)
-    return values.to(torch.int8), scales
-
-
-def quantise_int4(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return values 0..15 (out, in) as int32, and scale and zero point (in / 32, out, 2).
-
-    In each group of 32 the weights are close to (values - 8) * scale + zero.
+    They are taken as `dtype`, then held in `precision`. `few_rows` tells that they will rarely
+    multiply more than some ten rows at once.
     """
-    groups = weight.float().view(len(weight), -1, INT4_GROUP)
-    low, high = groups.aminmax(dim=-1, keepdim=True)
-    scale = ((high - low) / 15).to(weight.dtype).clamp_min(_tiny(weight))
-    zero = (low + 8 * scale.float()).to(weight.dtype)
-    values = (groups - zero.float()).div_(scale.float()).round_().add_(8).clamp_(0, 15)
-    scales = torch.cat((scale, zero), -1).transpose(0, 1)
-    return values.view(len(weight), -1).to(torch.int32), scales
+    if precision in ("fp32", "fp16"):
+        return PlainMatrix(_joined(parts, dtype), precision)
+    if precision == "int4":
+        return Int4Matrix(parts, dtype)
+    # Over a long prompt it is the slower one, and there is no fast way back to its weights.
+    return (VnniMatrix if HAS_VNNI and few_rows else Int8Matrix)(parts, dtype)
 
 
-def _kernel_takes(weight: torch.Tensor) -> bool:
-    return len(weight) % _OUTPUT_BLOCK == 0
+def _joined(parts: Sequence[torch.Tensor], dtype: torch.dtype) -> torch.Tensor:
+    whole = parts[0].new_empty(_shape(parts), dtype=dtype)
+    for rows, part in zip(whole.split([len(part) for part in parts]), parts, strict=True):
+        rows.copy_(part)
+    return whole
 
 
-def _tiny(weight: torch.Tensor) -> float:
-    return float(torch.finfo(weight.dtype).tiny)
-
-
-def _chunks(weight: torch.Tensor) -> Iterator[slice]:
-    blocks = _QUANTISED_AT_ONCE // (weight.shape[1] * _PACKING_BLOCK)
-    rows = max(blocks, 1) * _PACKING_BLOCK
-    return (slice(start, start + rows) for start in range(0, len(weight), rows))
+def _shape(parts: Sequence[torch.Tensor]) -> tuple[int, int]:
+    return sum(map(len, parts)), parts[0].shape[1]

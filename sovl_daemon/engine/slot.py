@@ -16,7 +16,8 @@ class Slot:
 
     `modules` are the network's layers whose weights it holds, one below the other; `names` those
     weights in the model's file. As long as the matrix is plain, the network's weights are views of
-    it, so both are one in memory. Else the network's are those of the file, mapped.
+    it, so both are one in memory. Else the network's are those of the file, mapped. `few_rows` as
+    in `stack`.
     """
 
     names: tuple[str, ...]
@@ -24,23 +25,29 @@ class Slot:
     matrix: Matrix
     dtype: torch.dtype
     tied: tuple[Any, ...] = ()
+    few_rows: bool = False
 
     @classmethod
     def take(
-        cls, names: Sequence[str], modules: Sequence[Any], precision: Precision, tied: Any = ()
+        cls,
+        names: Sequence[str],
+        modules: Sequence[Any],
+        precision: Precision,
+        tied: Sequence[Any] = (),
+        *,
+        few_rows: bool = False,
     ) -> "Slot":
         """Take over the weights of `modules`, and of those `tied` to the first of them."""
         weights = [module.weight.data for module in modules]
         dtype = weights[0].dtype
-        slot = cls(
-            tuple(names), tuple(modules), PlainMatrix(weights[0], precision), dtype, tuple(tied)
-        )
+        plain = PlainMatrix(weights[0], precision)
+        slot = cls(tuple(names), tuple(modules), plain, dtype, tuple(tied), few_rows)
         slot.hold(weights, precision)
         return slot
 
     def hold(self, weights: Sequence[torch.Tensor], precision: Precision) -> None:
         """Hold `weights`, as many as there are modules, in `precision`."""
-        matrix = stack([weight.to(self.dtype) for weight in weights], precision)
+        matrix = stack(weights, self.dtype, precision, few_rows=self.few_rows)
         if isinstance(matrix, PlainMatrix):
             weights = matrix.weight.split([len(weight) for weight in weights])
         for module, weight in zip(self.modules, weights, strict=True):

@@ -7,8 +7,8 @@ import torch
 from sovl_daemon.engine.allocator import return_free_memory
 from sovl_daemon.engine.llama import Llama
 from sovl_daemon.engine.master import Master
-from sovl_daemon.engine.matrix import INT4_GROUP
 from sovl_daemon.engine.precision import Precision, unquantised
+from sovl_daemon.engine.quantise import INT4_GROUP
 from sovl_daemon.engine.slot import Slot
 
 

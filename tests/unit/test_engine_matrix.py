@@ -1,16 +1,9 @@
 import pytest
 import torch
 
-from sovl_daemon.engine.matrix import (
-    HAS_INT4,
-    HAS_INT8,
-    Int4Matrix,
-    Int8Matrix,
-    Matrix,
-    quantise_int4,
-    quantise_int8,
-    stack,
-)
+from sovl_daemon.engine import quantise
+from sovl_daemon.engine.matrix import HAS_INT4, HAS_INT8, Int4Matrix, Int8Matrix, Matrix, stack
+from sovl_daemon.engine.precision import Precision
 
 
 def weights(out: int = 192, width: int = 64, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
@@ -30,7 +23,7 @@ def test_packed_and_plain_multiply_alike(
 ) -> None:
     weight = weights(dtype=dtype)
     x = torch.randn(rows, 64).to(dtype)
-    packed, plain = kind(weight), kind(weight, kernel=False)
+    packed, plain = kind([weight], dtype), kind([weight], dtype, kernel=False)
     assert packed.kernel
     assert not plain.kernel
     assert packed(x).dtype == dtype
@@ -51,7 +44,7 @@ def test_the_product_is_close_to_the_exact_one(
     weight = weights(dtype=torch.float32)
     x = torch.randn(4, 64)
     exact = x @ weight.T
-    assert float((kind(weight)(x) - exact).norm() / exact.norm()) < error
+    assert float((kind([weight], torch.float32)(x) - exact).norm() / exact.norm()) < error
 
 
 @pytest.mark.parametrize("kind", [Int8Matrix, Int4Matrix])
@@ -59,25 +52,27 @@ def test_quantised_in_chunks_is_as_in_one(
     kind: type[Int8Matrix] | type[Int4Matrix], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     weight = weights(out=208)
-    whole = kind(weight).tensors()
-    monkeypatch.setattr("sovl_daemon.engine.matrix._QUANTISED_AT_ONCE", 1)
-    for chunked, expected in zip(kind(weight).tensors(), whole, strict=True):
-        assert torch.equal(chunked, expected)
+    whole = kind([weight], weight.dtype)
+    monkeypatch.setattr("sovl_daemon.engine.quantise._AT_ONCE", 1)
+    # The borders of the parts are not those of the chunks.
+    chunked = kind(weight.split([70, 8, 130]), weight.dtype)
+    for tensor, expected in zip(chunked.tensors(), whole.tensors(), strict=True):
+        assert torch.equal(tensor, expected)
 
 
 @pytest.mark.parametrize("kind", [Int8Matrix, Int4Matrix])
 def test_the_weights_are_left_as_they_are(kind: type[Int8Matrix] | type[Int4Matrix]) -> None:
     weight = weights(dtype=torch.float32)
-    kind(weight)
+    kind([weight], torch.float32)
     assert torch.equal(weight, weights(dtype=torch.float32))
 
 
 def test_rounding_is_at_most_half_a_step() -> None:
     weight = weights(dtype=torch.float32)
-    values, scales = quantise_int8(weight)
+    values, scales = quantise.int8(weight)
     error = (values * scales[:, None] - weight).abs()
     assert bool((error <= 0.501 * scales[:, None]).all())
-    nibbles, pairs = quantise_int4(weight)
+    nibbles, pairs = quantise.int4(weight)
     scale, zero = pairs.transpose(0, 1).unbind(-1)
     near = (nibbles.view(192, 2, 32) - 8) * scale[..., None] + zero[..., None]
     assert (int(nibbles.min()), int(nibbles.max())) == (0, 15)
@@ -90,20 +85,31 @@ def test_a_size_the_operator_refuses_is_multiplied_plainly(
     kind: type[Int8Matrix] | type[Int4Matrix], out: int
 ) -> None:
     weight = weights(out=out)
-    matrix = kind(weight)
+    matrix = kind([weight], weight.dtype)
     x = torch.randn(2, 64).to(torch.bfloat16)
     assert not matrix.kernel
     exact = x.float() @ weight.float().T
     assert float((matrix(x) - exact).norm() / exact.norm()) < 0.15
 
 
+@pytest.mark.parametrize("precision", ["fp16", "int8", "int4"])
+def test_weights_of_another_format_are_converted_first(precision: Precision) -> None:
+    parts = weights(dtype=torch.float32).split([64, 128])
+    converted = [part.to(torch.bfloat16) for part in parts]
+    for few_rows in (True, False):
+        taken = stack(parts, torch.bfloat16, precision, few_rows=few_rows)
+        expected = stack(converted, torch.bfloat16, precision, few_rows=few_rows)
+        for tensor, other in zip(taken.tensors(), expected.tensors(), strict=True):
+            assert torch.equal(tensor, other)
+
+
 @pytest.mark.parametrize(
     ("precision", "size"),
     [("fp32", 4), ("int8", 1 + 4 / 64), ("int4", 0.5 + 2 * 4 / 32)],
 )
-def test_stacked_parts_are_one_matrix_of_its_own(precision: str, size: float) -> None:
+def test_stacked_parts_are_one_matrix_of_its_own(precision: Precision, size: float) -> None:
     parts = list(weights(dtype=torch.float32).split([64, 32, 96]))
-    matrix: Matrix = stack(parts, precision)  # type: ignore[arg-type]
+    matrix: Matrix = stack(parts, torch.float32, precision, few_rows=False)
     x = torch.randn(1, 64)
     before = matrix(x)
     expected = torch.cat([x @ part.T for part in parts], 1)
