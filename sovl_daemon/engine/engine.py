@@ -6,6 +6,7 @@ from pathlib import Path
 import anyio
 import anyio.to_thread
 
+from sovl_daemon.engine.answering import Answering
 from sovl_daemon.engine.chat import ChatTokenizer
 from sovl_daemon.engine.decode import Decoding
 from sovl_daemon.engine.errors import OptionError
@@ -15,6 +16,7 @@ from sovl_daemon.engine.message import Message
 from sovl_daemon.engine.model import LoadedModel, load_model
 from sovl_daemon.engine.options import SamplingOptions
 from sovl_daemon.engine.precision import Precision
+from sovl_daemon.engine.prefix_cache import PrefixCache
 from sovl_daemon.engine.priority import Priority
 from sovl_daemon.engine.switch import PrecisionSwitch
 from sovl_daemon.engine.tensor_thread import TensorThread
@@ -39,11 +41,14 @@ class Engine:
         thread: TensorThread,
         *,
         context_length: int,
+        max_concurrent: int = 8,
     ) -> None:
         self.model = model
         self.tokenizer = tokenizer
         self.thread = thread
         self.context_length = min(context_length, model.max_context or context_length)
+        self._caches = PrefixCache(model)
+        self._answering = Answering(model, self._caches, thread, max_concurrent)
         self._parameters = model.parameters
         self._precision = model.precisions[0]
         self._switching = anyio.Lock()
@@ -66,7 +71,7 @@ class Engine:
     ) -> "Engine":
         """Load the model in the folder `path` and warm it up, without blocking the event loop.
 
-        `max_concurrent` conversations take turns, the others wait.
+        `max_concurrent` conversations advance together, the others wait.
 
         Raises:
             ModelLoadError: the folder holds no model that can be run.
@@ -81,8 +86,14 @@ class Engine:
             )
         # Not on the tensor thread: a long load would look like a hung step.
         model, tokenizer = await anyio.to_thread.run_sync(_load, path, device, dtype, threads)
-        thread = TensorThread(max_concurrent=max_concurrent)
-        engine = cls(model, tokenizer, thread, context_length=context_length)
+        thread = TensorThread()
+        engine = cls(
+            model,
+            tokenizer,
+            thread,
+            context_length=context_length,
+            max_concurrent=max_concurrent,
+        )
         try:
             await call(thread, model.warm_up, Priority.JUDGE)
         except BaseException:
@@ -110,14 +121,14 @@ class Engine:
         options = options or SamplingOptions()
         prompt = self.tokenizer.encode(messages, self._prompt_limit(options))
         decoding = Decoding(
-            self.model,
+            self._caches,
             prompt,
             options,
             stop_ids=self.tokenizer.stop_ids,
             context_length=self.context_length,
         )
         text = self.tokenizer.answer_text()
-        return Generation(self.thread, Request(decoding, text, len(prompt), priority))
+        return Generation(self._answering, Request(decoding, text, len(prompt), priority))
 
     async def set_precision(self, precision: Precision) -> None:
         """Hold the weights in another precision; conversations go on, a layer and a token in turn.

@@ -5,12 +5,12 @@ from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 
+from sovl_daemon.engine.answering import Answer, Answering
 from sovl_daemon.engine.decode import Decoding, Token
 from sovl_daemon.engine.errors import JobCancelledError
 from sovl_daemon.engine.inbox import Inbox
 from sovl_daemon.engine.piece import FinishReason, Piece, Summary
 from sovl_daemon.engine.priority import Priority
-from sovl_daemon.engine.tensor_thread import Job, TensorThread
 from sovl_daemon.engine.text_stream import AnswerText
 
 
@@ -31,12 +31,12 @@ class Generation(AsyncIterator[Piece]):
     step and frees the cache: `async with contextlib.aclosing(generation)` makes that prompt.
     """
 
-    def __init__(self, thread: TensorThread, request: Request) -> None:
+    def __init__(self, answering: Answering, request: Request) -> None:
         self.prompt_tokens = request.prompt_tokens
-        self._thread = thread
+        self._answering = answering
         self._request = request
         self._started = time.perf_counter()
-        self._job: Job[Token] | None = None
+        self._answer: Answer | None = None
         self._cancelled = False
         self._pieces = self._make_pieces()
 
@@ -50,8 +50,8 @@ class Generation(AsyncIterator[Piece]):
     def cancel(self) -> None:
         """End the work within one step; the iteration goes on to the summary ("cancelled")."""
         self._cancelled = True
-        if self._job is not None:
-            self._thread.cancel(self._job)
+        if self._answer is not None:
+            self._answering.cancel(self._answer)
 
     async def _make_pieces(self) -> AsyncGenerator[Piece]:
         text = self._request.text
@@ -74,15 +74,15 @@ class Generation(AsyncIterator[Piece]):
         if self._cancelled:
             return
         inbox: Inbox[Token] = Inbox()
-        steps = self._request.decoding.steps()
-        self._job = self._thread.submit(steps, inbox, self._request.priority)
+        request = self._request
+        self._answer = self._answering.start(request.decoding, inbox, request.priority)
         try:
             async for token in inbox:
                 yield token
         except JobCancelledError:
             return
         finally:
-            self._thread.cancel(self._job)
+            self._answering.cancel(self._answer)
 
 
 def summarise(

@@ -5,7 +5,7 @@ for the logits of the next token, nothing else. Llama-family models answer throu
 pass of our own, all others through transformers.
 """
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,6 +81,11 @@ class LoadedModel:
             return [unquantised(self.precision.dtype)]
         return possible_precisions(self.lean)
 
+    @property
+    def stamp(self) -> Hashable:
+        """Whatever else but the ids decides what a cache holds; another stamp, other caches."""
+        return 0
+
     def switch(self, precision: Precision) -> PrecisionSwitch | None:
         """Return what will hold the weights in `precision`, None where there is but one.
 
@@ -108,9 +113,13 @@ class LoadedModel:
         with torch.inference_mode(), native_kernels(self.native_one_token and one_row):
             if self.lean is not None:
                 return self.lean.forward(spans)
-            return torch.stack([self._read(span) for span in spans])
+            logits = torch.stack([self._read(span) for span in spans])
+        for span in spans:
+            span.cache.advance(len(span.ids))
+        return logits
 
     def _read(self, span: Span) -> torch.Tensor:
+        span.cache.truncate(span.cache.length)  # a failed pass may have left more
         output = self.network(
             input_ids=torch.tensor([span.ids], device=self.device),  # (1, T)
             past_key_values=span.cache.dynamic,

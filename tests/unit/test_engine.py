@@ -9,6 +9,7 @@ from typing import Any
 import anyio
 import pytest
 
+from sovl_daemon.engine.answering import Answer
 from sovl_daemon.engine.engine import Engine
 from sovl_daemon.engine.errors import (
     EngineStoppedError,
@@ -23,7 +24,7 @@ from sovl_daemon.engine.options import SamplingOptions
 from sovl_daemon.engine.piece import Piece
 from sovl_daemon.engine.priority import Priority
 from sovl_daemon.engine.span import Span
-from tests.unit.engine_tiny import generated, save_tiny
+from tests.unit.engine_tiny import generated, save_tiny, tokens
 
 HELLO = [Message("user", "What is the capital of France?")]
 GREEDY = SamplingOptions(temperature=0, max_new_tokens=12)
@@ -51,23 +52,25 @@ async def answer(engine: Engine, options: SamplingOptions = GREEDY) -> tuple[str
 
 
 class Watched:
-    """The model, with a record of whose turn each step was, and a step that waits when told."""
+    """The model, with a record of who took part in each step, and a step that waits when told."""
+
+    stamp = 0
 
     def __init__(self, engine: Engine) -> None:
-        self.turns: list[int] = []
+        self.turns: list[list[int]] = []
         self.pause_after = 10**6
         self.resumed = threading.Event()
         self._model = engine.model
         self._caches: list[Any] = []
-        engine.model = self  # type: ignore[assignment]
+        engine._answering.model = self
+        engine._caches._model = self
 
     def new_cache(self) -> Any:
         self._caches.append(self._model.new_cache())
         return self._caches[-1]
 
     def forward(self, spans: Sequence[Span]) -> Any:
-        (turn,) = (i for i, known in enumerate(self._caches) if known is spans[0].cache)
-        self.turns.append(turn)
+        self.turns.append([self._caches.index(span.cache) for span in spans])
         if len(self.turns) > self.pause_after:
             assert self.resumed.wait(20)
         return self._model.forward(spans)
@@ -79,21 +82,25 @@ async def until(condition: Callable[[], bool]) -> None:
             await anyio.sleep(0.005)
 
 
-def waiting(engine: Engine, count: int) -> Callable[[], bool]:
-    """Whether so many conversations have not had a turn yet."""
-    return lambda: len(engine.thread._queue._lanes[Priority.CONVERSATION].waiting) == count
+def waiting(engine: Engine, count: int, priority: Priority = Priority.CONVERSATION) -> Any:
+    """Whether so many conversations have not begun yet."""
+    return lambda: len(engine._answering._lanes[priority]._waiting) == count
 
 
-def live_jobs(engine: Engine) -> int:
-    """How many jobs are not over and not cancelled."""
-    lanes = engine.thread._queue._lanes.values()
-    return sum(len(lane.running) + len(lane.waiting) for lane in lanes)
+def answers(engine: Engine) -> list[Answer]:
+    """Those that are not over."""
+    lanes = engine._answering._lanes.values()
+    return [each for lane in lanes for each in (*lane._running.values(), *lane._waiting)]
 
 
 def idle(engine: Engine) -> Callable[[], bool]:
-    """Whether no job is left, not even a cancelled one, and no step is running."""
+    """Whether no answer and no job is left, and no step is running."""
+    queue = engine.thread._queue
     return lambda: (
-        not live_jobs(engine) and not engine.thread._queue._cancelled and engine.stalled_for() == 0
+        not answers(engine)
+        and not any(queue._lanes.values())
+        and not queue._cancelled
+        and engine.stalled_for() == 0
     )
 
 
@@ -122,16 +129,15 @@ async def test_the_summary_has_the_figures(engine: Engine) -> None:
 
 async def test_a_stop_token_is_not_part_of_the_answer(engine: Engine) -> None:
     text, _ = await answer(engine)
-    generation = engine.generate(HELLO, GREEDY)
-    ids = generation._request.decoding
-    tokens = [token.id for token in ids.steps() if token is not None]
-    engine.tokenizer.stop_ids = frozenset({tokens[5]})
+    decoding = engine.generate(HELLO, GREEDY)._request.decoding
+    ids = [token.id for token in tokens(engine.model, decoding)]
+    engine.tokenizer.stop_ids = frozenset({ids[5]})
     stopped, pieces = await answer(engine)
     summary = pieces[-1].summary
     assert summary is not None
-    first = tokens.index(tokens[5])
+    first = ids.index(ids[5])
     assert (summary.finish_reason, summary.generated_tokens) == ("stop", first)
-    assert stopped == engine.tokenizer.decode(tokens[:first])
+    assert stopped == engine.tokenizer.decode(ids[:first])
     assert text.startswith(stopped)
     assert sum(piece.tokens for piece in pieces) == first
 
@@ -152,7 +158,7 @@ def paused(engine: Engine) -> Watched:
     return watched
 
 
-async def test_conversations_take_turns_and_the_surplus_waits(engine: Engine) -> None:
+async def test_conversations_advance_together_and_the_surplus_waits(engine: Engine) -> None:
     watched, gate = Watched(engine), threading.Event()
     holder = asyncio.create_task(hold(engine, gate))
     await until(lambda: engine.stalled_for() > 0)
@@ -160,7 +166,8 @@ async def test_conversations_take_turns_and_the_surplus_waits(engine: Engine) ->
     await until(waiting(engine, 3))
     gate.set()
     await asyncio.gather(holder, *talks)
-    assert watched.turns == [0, 1] * 12 + [2] * 12
+    # A prompt a step, and two at a time: the third comes when the first is done.
+    assert watched.turns == [[0]] + [[0, 1]] * 11 + [[1, 2]] + [[2]] * 11
 
 
 async def test_a_judge_overtakes_a_conversation(engine: Engine, paused: Watched) -> None:
@@ -168,12 +175,12 @@ async def test_a_judge_overtakes_a_conversation(engine: Engine, paused: Watched)
     await until(lambda: len(paused.turns) == 6)
     judge = engine.generate(HELLO, GREEDY, priority=Priority.JUDGE)
     judging = asyncio.create_task(anext(judge))
-    await until(lambda: bool(engine.thread._queue._lanes[Priority.JUDGE].waiting))
+    await until(waiting(engine, 1, Priority.JUDGE))
     paused.resumed.set()
     await judging
     assert [piece async for piece in judge][-1].summary is not None
     await talk
-    assert paused.turns == [0] * 6 + [1] * 12 + [0] * 6
+    assert paused.turns == [[0]] * 6 + [[1]] * 12 + [[0]] * 6
 
 
 async def test_cancelling_the_consumer_frees_the_cache(engine: Engine, paused: Watched) -> None:
@@ -215,7 +222,7 @@ async def test_leaving_the_loop_ends_the_job(engine: Engine, paused: Watched) ->
     async for _ in engine.generate(HELLO, LONG):
         break
     gc.collect()
-    await until(lambda: live_jobs(engine) == 0)
+    await until(lambda: all(a.cancelled for a in answers(engine)))
     paused.resumed.set()
     await until(idle(engine))
     assert len(paused.turns) <= 6

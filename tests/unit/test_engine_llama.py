@@ -117,7 +117,7 @@ def test_a_hook_may_add_behind_a_block() -> None:
     seen: list[tuple[tuple[int, ...], Any]] = []
 
     def add(x: torch.Tensor, step: Step) -> torch.Tensor:
-        seen.append((tuple(x.shape), step.rows[0].cache))
+        seen.append((tuple(x.shape), step.rows[0].span.cache))
         return x + 1
 
     model.lean.after_block[0] = add
