@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:  # torch is loaded in `start`, so that the hub can import this
     from sovl_daemon.engine.engine import Engine
     from sovl_daemon.engine.piece import Summary
 
+MB = 2**20
 REPORT_S = 0.5  # how often the progress of loading is told
 
 
@@ -36,7 +37,10 @@ class GenerateArguments(Arguments):
     top_k: int | None = Field(default=None, ge=0, le=1_000_000, description="0 is off.")
     top_p: float | None = Field(default=None, ge=1e-6, le=1, description="1 is off.")
     seed: int | None = Field(
-        default=None, ge=0, le=2**32 - 1, description="Makes the answer repeatable."
+        default=None,
+        ge=0,
+        le=2**32 - 1,
+        description="Makes the answer repeatable, but for what rounding decides.",
     )
     conversation: str | None = Field(
         default=None,
@@ -75,12 +79,19 @@ class Generator(Agent):
                 f"core_config.base_model_name: {error}; see: sovl model list"
             ) from None
         self.log.info("model.loaded", model=name, **self._engine.info())
-        await self._hold_precision(self._engine)
+        await self._apply_settings(self._engine)
 
     async def on_settings(self, before: Settings) -> None:
-        """Switch the precision while conversations go on."""
+        """Switch the precision while conversations go on, and size the prefix cache."""
         if self._engine is not None:
-            await self._hold_precision(self._engine)
+            await self._apply_settings(self._engine)
+
+    async def _apply_settings(self, engine: Engine) -> None:
+        from sovl_daemon.engine.errors import EngineStoppedError
+
+        with suppress(EngineStoppedError):  # then there is nothing to keep
+            await engine.resize_prefix_cache(self.settings.generation.prefix_cache_mb * MB)
+        await self._hold_precision(engine)
 
     async def _hold_precision(self, engine: Engine) -> None:
         from sovl_daemon.engine.errors import EngineError
@@ -146,6 +157,7 @@ class Generator(Agent):
             "interaction": recorded["interaction"],
             "finish_reason": summary.finish_reason,
             "prompt_tokens": summary.prompt_tokens,
+            "cached_tokens": summary.cached_tokens,
             "tokens": summary.generated_tokens,
             "first_token_s": summary.seconds_to_first_token,
             "tokens_per_s": round(summary.tokens_per_second, 2),

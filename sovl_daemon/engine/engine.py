@@ -1,6 +1,7 @@
 """The engine: a model, its tokenizer and the thread that owns them."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -147,6 +148,15 @@ class Engine:
             if switch is not None:
                 await self._run(switch)
             self._precision = precision
+
+    async def resize_prefix_cache(self, max_bytes: int) -> None:
+        """Keep up to so many bytes of what ended answers have read, for prompts that begin alike.
+
+        Raises:
+            EngineStoppedError: the engine was closed.
+
+        """
+        await call(self.thread, partial(self._caches.resize, max_bytes), Priority.JUDGE)
 
     def info(self) -> dict[str, str | int]:
         """Describe what is loaded and how."""

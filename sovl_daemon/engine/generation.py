@@ -67,7 +67,7 @@ class Generation(AsyncIterator[Piece]):
                     shown = len(tokens)
                 if text.stopped:
                     break
-        summary = summarise(tokens, self._started, self.prompt_tokens, stopped=text.stopped)
+        summary = summarise(tokens, self._started, self._request, stopped=text.stopped)
         yield Piece(text.finish(), summary.generated_tokens - shown, summary)
 
     async def _tokens(self) -> AsyncGenerator[Token]:
@@ -86,7 +86,7 @@ class Generation(AsyncIterator[Piece]):
 
 
 def summarise(
-    tokens: Sequence[Token], started: float, prompt_tokens: int, *, stopped: bool = False
+    tokens: Sequence[Token], started: float, request: Request, *, stopped: bool = False
 ) -> Summary:
     """Return the figures of an answer of which `tokens` came; `stopped` by a stop text."""
     last_reason = tokens[-1].finish_reason if tokens else None
@@ -94,7 +94,8 @@ def summarise(
     seconds = tokens[-1].at - tokens[0].at if tokens else 0.0
     return Summary(
         finish_reason=reason,
-        prompt_tokens=prompt_tokens,
+        prompt_tokens=request.prompt_tokens,
+        cached_tokens=request.decoding.cached_tokens,
         generated_tokens=len(tokens) - (last_reason == "stop"),
         seconds_to_first_token=tokens[0].at - started if tokens else None,
         tokens_per_second=(len(tokens) - 1) / seconds if seconds > 0 else 0.0,

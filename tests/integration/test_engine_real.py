@@ -1,6 +1,7 @@
 """The engine with the real default model."""
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +140,33 @@ async def test_seeds_hold_beside_other_conversations(model: Any, chats: Any) -> 
         await engine.close()
     assert [text for text, _ in beside] == alone
     assert len(set(alone)) == 3
+
+
+async def test_the_next_turn_reads_only_what_is_new(model: Any, chats: Any) -> None:
+    engine = Engine(model, chats, TensorThread(), context_length=2048)
+    turns = [QUESTIONS[6], "And then?", "How does it end?"]
+    try:
+        anew = await conversation(engine, turns)
+        await engine.resize_prefix_cache(64 * 2**20)
+        kept = await conversation(engine, turns)
+    finally:
+        await engine.close()
+    assert [text for text, _ in kept] == [text for text, _ in anew]
+    assert {summary.cached_tokens for _, summary in anew} == {0}
+    (_, first), (_, second), (_, third) = kept
+    assert second.cached_tokens >= first.prompt_tokens + first.generated_tokens - 4
+    # Its answer has " M", "aver", which the tokenizer would write " Ma", "ver".
+    assert third.cached_tokens >= second.prompt_tokens
+
+
+async def conversation(engine: Engine, turns: Sequence[str]) -> list[tuple[str, Summary]]:
+    messages: list[Message] = []
+    made = []
+    for turn in turns:
+        messages.append(Message("user", turn))
+        made.append(await whole(engine.generate(messages, GREEDY)))
+        messages.append(Message("assistant", made[-1][0]))
+    return made
 
 
 def test_the_automatic_format_agrees_with_full_precision(

@@ -16,6 +16,7 @@ from transformers import (
 
 from sovl_daemon.engine.batch import advance
 from sovl_daemon.engine.decode import Decoding, Token
+from sovl_daemon.engine.language_model import LanguageModel
 from sovl_daemon.engine.llama_finder import find_llama
 from sovl_daemon.engine.model import LoadedModel
 from sovl_daemon.engine.precision import DtypeChoice
@@ -82,7 +83,7 @@ def read(model: LoadedModel, ids: Sequence[int], cache: Any = None) -> torch.Ten
     return model.forward([Span(ids, cache or model.new_cache())])[0]
 
 
-def tokens(model: LoadedModel, decoding: Decoding) -> Iterator[Token]:
+def tokens(model: LanguageModel, decoding: Decoding) -> Iterator[Token]:
     """The tokens of one answer that nothing runs beside."""
     while decoding.finish_reason is None:
         for outcome in advance(model, decoding._caches, [decoding]).values():

@@ -21,7 +21,7 @@ from sovl_daemon.engine.errors import (
 from sovl_daemon.engine.inbox import call
 from sovl_daemon.engine.message import Message
 from sovl_daemon.engine.options import SamplingOptions
-from sovl_daemon.engine.piece import Piece
+from sovl_daemon.engine.piece import Piece, Summary
 from sovl_daemon.engine.priority import Priority
 from sovl_daemon.engine.span import Span
 from tests.unit.engine_tiny import generated, save_tiny, tokens
@@ -160,8 +160,7 @@ def paused(engine: Engine) -> Watched:
 
 async def test_conversations_advance_together_and_the_surplus_waits(engine: Engine) -> None:
     watched, gate = Watched(engine), threading.Event()
-    holder = asyncio.create_task(hold(engine, gate))
-    await until(lambda: engine.stalled_for() > 0)
+    holder = await held(engine, gate)
     talks = [asyncio.create_task(answer(engine)) for _ in range(3)]
     await until(waiting(engine, 3))
     gate.set()
@@ -203,8 +202,7 @@ async def test_cancelling_the_consumer_frees_the_cache(engine: Engine, paused: W
 
 async def test_a_timeout_before_the_first_turn_runs_nothing(engine: Engine) -> None:
     watched, gate = Watched(engine), threading.Event()
-    holder = asyncio.create_task(hold(engine, gate))
-    await until(lambda: engine.stalled_for() > 0)
+    holder = await held(engine, gate)
     with anyio.move_on_after(0.05) as scope:
         await answer(engine)
     assert scope.cancelled_caught
@@ -214,8 +212,17 @@ async def test_a_timeout_before_the_first_turn_runs_nothing(engine: Engine) -> N
     assert watched.turns == []
 
 
-async def hold(engine: Engine, gate: threading.Event) -> None:
-    await call(engine.thread, lambda: gate.wait(20), Priority.JUDGE)
+async def held(engine: Engine, gate: threading.Event) -> asyncio.Task[bool]:
+    """Keep the tensor thread in one step until the gate opens; return when it is in there."""
+    entered = threading.Event()
+
+    def step() -> bool:
+        entered.set()
+        return gate.wait(20)
+
+    holder = asyncio.create_task(call(engine.thread, step, Priority.JUDGE))
+    await until(entered.is_set)
+    return holder
 
 
 async def test_leaving_the_loop_ends_the_job(engine: Engine, paused: Watched) -> None:
@@ -251,7 +258,7 @@ async def test_cancel_before_the_start_runs_nothing(engine: Engine) -> None:
 
 async def test_the_event_loop_stays_free_during_a_long_step(engine: Engine) -> None:
     gate = threading.Event()
-    holder = asyncio.create_task(hold(engine, gate))
+    holder = await held(engine, gate)
     # Were the loop blocked by the step, this could not be seen before the gate gives up.
     await until(lambda: engine.stalled_for() > 0.1)
     assert not holder.done()
@@ -276,6 +283,36 @@ async def test_a_damaged_model_is_an_error_for_the_consumer(engine: Engine) -> N
         await answer(engine)
     weight.copy_(kept)
     assert (await answer(engine))[0]
+
+
+async def summary_of(engine: Engine, messages: list[Message]) -> tuple[str, Summary]:
+    pieces = [piece async for piece in engine.generate(messages, GREEDY)]
+    summary = pieces[-1].summary
+    assert summary is not None
+    return "".join(piece.text for piece in pieces), summary
+
+
+async def test_the_next_turn_reads_only_what_is_new(engine: Engine) -> None:
+    question = [Message("user", "What is the fox?")]
+    followed = [*question, Message("assistant", "The fox"), Message("user", "Why?")]
+    texts, cached = [], []
+    for max_bytes in (0, 2**20, 0):
+        await engine.resize_prefix_cache(max_bytes)
+        texts.append([(await summary_of(engine, each))[0] for each in (question, followed)])
+        cached.append((await summary_of(engine, followed))[1].cached_tokens)
+    assert texts[0] == texts[1] == texts[2]
+    assert cached == [0, len(engine.tokenizer.encode(followed, 1000)) - 1, 0]
+    assert engine._caches.nbytes == 0
+
+
+async def test_a_cancelled_answer_is_of_use_to_the_next(engine: Engine) -> None:
+    await engine.resize_prefix_cache(2**20)
+    generation = engine.generate(HELLO, LONG)
+    await anext(generation)
+    await generation.aclose()
+    await until(idle(engine))
+    _, summary = await summary_of(engine, HELLO)
+    assert summary.cached_tokens == summary.prompt_tokens - 1
 
 
 async def test_close_while_busy(engine: Engine, paused: Watched) -> None:
