@@ -10,16 +10,19 @@ from typing import Any, ClassVar
 
 import anyio
 import structlog
+import zmq
 from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint
 
 from agents.middleware import Counters, Middleware, Trace
+from bus.caller import Caller
 from bus.commands import CommandSpec, commands_of
 from bus.endpoints import Endpoints
-from bus.envelope import Envelope, Payload
+from bus.envelope import Envelope, Payload, decode
 from bus.errors import CANCELLED, INTERNAL, BadMessage, CommandError
 from bus.link import AgentLink
 from bus.messages import Cancel, Command, Failure, Pause, Progress, Result
+from bus.port import Port
 from bus.publisher import Publisher
 from bus.subscriber import Gap, local_subscriber
 from bus.topics import AGENT, CONFIG, AgentState, ConfigChanged
@@ -111,6 +114,23 @@ class Agent:
     async def ask(self, command: str, /, **args: Any) -> dict[str, Any]:
         """Run a command of another agent. Raises CommandError."""
         return await self._link.caller.ask(command, **args)
+
+    async def control(self, command: str, /, **args: Any) -> dict[str, Any]:
+        """Ask the hub itself, as a client may: `config_set`, for one. Raises CommandError."""
+        port = Port(zmq.DEALER).connect(self._endpoints.control)
+
+        def send(envelope: Envelope) -> None:
+            port.send_nowait(envelope.encode())
+
+        caller = Caller(send, source=self.name)
+        try:
+            async with caller.call(command, args) as call:
+                while True:
+                    reply = decode((await port.receive())[-1])
+                    if caller.feed(reply) and isinstance(reply.payload, Result | Failure):
+                        return await call.result()
+        finally:
+            port.close()
 
     # The life of an agent
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from contextlib import aclosing, suppress
+from collections.abc import Sequence
+from contextlib import aclosing
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -12,19 +13,20 @@ import anyio.from_thread
 from pydantic import Field, field_validator
 
 from agents.base import Agent, Job
+from agents.tuning import Tuning
 from bus.commands import Arguments, command
 from bus.envelope import new_id
 from bus.errors import BAD_ARGUMENT, ENGINE, CommandError, FatalError
 from config import Settings
 from sovl_daemon.engine.message import Message
 from sovl_daemon.engine.options import SamplingOptions
+from sovl_daemon.mind.confidence import answer_confidence
 from sovl_daemon.models import ModelError, ModelStore, Progress
 
 if TYPE_CHECKING:  # torch is loaded in `start`, so that the hub can import this module
     from sovl_daemon.engine.engine import Engine
     from sovl_daemon.engine.piece import Summary
 
-MB = 2**20
 REPORT_S = 0.5  # how often the progress of loading is told
 
 
@@ -56,13 +58,12 @@ class GenerateArguments(Arguments):
         return prompt
 
 
-class Generator(Agent):
+class Generator(Tuning):
     """Owns the engine. Runs in the model host."""
 
     name: ClassVar[str] = "generator"
     home: ClassVar[str] = "host"
     critical: ClassVar[bool] = True
-    _engine: Engine | None = None
 
     async def start(self) -> None:
         """Get the model (pulling it if need be) and load it. Raises FatalError if there is none."""
@@ -73,42 +74,17 @@ class Generator(Agent):
         try:
             path = await anyio.to_thread.run_sync(partial(store.resolve, name, reporter.progress))
             await self.say(f"loading {name}")
-            self._engine = await self._load(path)
+            self.engine = await self._load(path)
         except ModelError as error:
             raise FatalError(
                 f"core_config.base_model_name: {error}; see: sovl model list"
             ) from None
-        self.log.info("model.loaded", model=name, **self._engine.info())
-        await self._apply_settings(self._engine)
+        self.log.info("model.loaded", model=name, **self.engine.info())
+        await self.tune(self.settings)
 
-    async def on_settings(self, before: Settings) -> None:
-        """Switch the precision while conversations go on, and size the prefix cache."""
-        if self._engine is not None:
-            await self._apply_settings(self._engine)
-
-    async def _apply_settings(self, engine: Engine) -> None:
-        from sovl_daemon.engine.errors import EngineStoppedError
-
-        with suppress(EngineStoppedError):  # then there is nothing to keep
-            await engine.resize_prefix_cache(self.settings.generation.prefix_cache_mb * MB)
-        await self._hold_precision(engine)
-
-    async def _hold_precision(self, engine: Engine) -> None:
-        from sovl_daemon.engine.errors import EngineError
-
-        wanted = self.settings.core_config.quantization
-        # "fp16" stands for not quantised: some CPUs compute in 32 bits.
-        precision = engine.model.precisions[0] if wanted == "fp16" else wanted
-        if precision == engine.precision:
-            return
-        began = time.monotonic()
-        try:
-            await engine.set_precision(precision)
-        except EngineError as error:
-            self.log.error("precision.refused", precision=wanted, reason=str(error))
-            return
-        seconds = round(time.monotonic() - began, 3)
-        self.log.info("precision.switched", precision=precision, seconds=seconds)
+    async def run(self) -> None:
+        """Put the scaffold beside the base, while prompts are answered already."""
+        await self.fuse()
 
     async def _load(self, path: Any) -> Engine:
         await anyio.to_thread.run_sync(_import_engine)  # seconds that must not silence us
@@ -128,12 +104,12 @@ class Generator(Agent):
 
     async def stop(self) -> None:
         """End the tensor thread after its current step."""
-        if self._engine is not None:
-            await self._engine.close()
+        if self.engine is not None:
+            await self.engine.close()
 
     def alive(self) -> bool:
         """Report a hung tensor step as death, so that the hub restarts the host."""
-        return self._engine is None or self._engine.stalled_for() < self.settings.host.stall_s
+        return self.engine is None or self.engine.stalled_for() < self.settings.host.stall_s
 
     @command(GenerateArguments)
     async def generate(self, args: GenerateArguments, job: Job) -> dict[str, Any]:
@@ -141,7 +117,9 @@ class Generator(Agent):
         conversation = args.conversation or new_id()
         began = time.monotonic()
         messages = await self._messages(args.prompt, conversation)
-        text, summary = await self._speak(messages, args, job)
+        text, summary, prompt = await self._speak(messages, args, job)
+        confidence = answer_confidence(summary.probabilities)
+        await self.lived(prompt, confidence)
         recorded = await self.ask(
             "record",
             command=job.id,
@@ -149,7 +127,7 @@ class Generator(Agent):
             prompt=args.prompt,
             response=text,
             tokens=summary.generated_tokens,
-            confidence=summary.mean_probability,
+            confidence=confidence,
         )
         return {
             "text": text,
@@ -161,7 +139,7 @@ class Generator(Agent):
             "tokens": summary.generated_tokens,
             "first_token_s": summary.seconds_to_first_token,
             "tokens_per_s": round(summary.tokens_per_second, 2),
-            "confidence": summary.mean_probability,
+            "confidence": confidence,
             "seconds": round(time.monotonic() - began, 3),
         }
 
@@ -180,13 +158,15 @@ class Generator(Agent):
 
     async def _speak(
         self, messages: list[Message], args: GenerateArguments, job: Job
-    ) -> tuple[str, Summary]:
-        assert self._engine is not None  # noqa: S101 - commands come after start
+    ) -> tuple[str, Summary, Sequence[int]]:
+        assert self.engine is not None  # noqa: S101 - commands come after start
         from sovl_daemon.engine.errors import EngineError, OptionError, PromptTooLongError
 
         parts = []
         try:
-            async with aclosing(self._engine.generate(messages, self._options(args))) as pieces:
+            check = self.settings.controls_config.enable_repetition_check
+            generation = self.engine.generate(messages, self._options(args), stop_repetition=check)
+            async with aclosing(generation) as pieces:
                 async for piece in pieces:
                     if piece.text:
                         parts.append(piece.text)
@@ -196,7 +176,7 @@ class Generator(Agent):
         except EngineError as error:
             raise CommandError(ENGINE, str(error)) from None
         assert piece.summary is not None  # noqa: S101 - the last piece has one
-        return "".join(parts), piece.summary
+        return "".join(parts), piece.summary, generation.prompt
 
     def _options(self, args: GenerateArguments) -> SamplingOptions:
         defaults = self.settings.generation

@@ -4,6 +4,7 @@ import os
 import re
 from typing import Annotated, Literal
 
+from annotated_types import Ge, Le
 from pydantic import ValidationInfo, field_validator
 
 from config.section import AbsolutePath, Name, Section, Text, key, matching, refuse
@@ -26,6 +27,9 @@ Device = Annotated[
         'one of "auto", "cpu", "cuda", "cuda:N"',
     ),
 ]
+
+
+Weight = Annotated[float, Ge(0), Le(1)]
 
 
 class Bus(Section):
@@ -252,6 +256,23 @@ class Store(Section):
         "Directory of the models; null for models in the cache directory.",
         restart=True,
         lenient=True,
+    )
+
+
+class Fusion(Section):
+    """How strongly the scaffold steers the base, and the shape of the cross-attention."""
+
+    weight: float = key(1.0, "Influence of every fused layer.", unit="weight", ge=0, le=1)
+    layer_weights: tuple[Weight, ...] = key(
+        (),
+        "Influence of each fused layer, one number for each; empty for weight in all of them.",
+        unit="weight",
+        lenient=True,
+    )
+    blend: float = key(1.0, "Share of the fused against the plain state.", unit="ratio", ge=0, le=1)
+    heads: int = key(4, "Heads of the cross-attention.", unit="heads", restart=True, ge=1, le=256)
+    head_size: int = key(
+        32, "Width of each of them.", unit="dimensions", restart=True, ge=1, le=1024
     )
 
 

@@ -4,7 +4,17 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from config.controls import ControlsConfig
 from config.mind import CoreConfig, LoraConfig, TrainingConfig
-from config.service import Agents, Bus, Generation, Health, Host, Logging, Store, Supervision
+from config.service import (
+    Agents,
+    Bus,
+    Fusion,
+    Generation,
+    Health,
+    Host,
+    Logging,
+    Store,
+    Supervision,
+)
 
 
 class Settings(BaseSettings):
@@ -22,6 +32,7 @@ class Settings(BaseSettings):
     training_config: TrainingConfig = TrainingConfig()
     controls_config: ControlsConfig = ControlsConfig()
     generation: Generation = Generation()
+    fusion: Fusion = Fusion()
     agents: Agents = Agents()
     bus: Bus = Bus()
     host: Host = Host()

@@ -150,7 +150,8 @@ _LIMITS = {
 
 def _range(schema: dict[str, Any]) -> str:
     kinds = (schema, *schema.get("anyOf", ()))
-    found = [
+    found = [f"`{word}`" for each in kinds for word in each.get("enum", ())]
+    found += [
         _LIMITS[limit].format(each[limit]) for each in kinds for limit in _LIMITS if limit in each
     ]
     return _cell(", ".join(found))

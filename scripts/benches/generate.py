@@ -17,25 +17,42 @@ from transformers import AutoModelForCausalLM
 from benches.common import Bench, Goal, median
 from benches.default_model import default_model
 from sovl_daemon.engine.decode import Decoding
+from sovl_daemon.engine.fusion import Fusion
+from sovl_daemon.engine.influence import Influence
+from sovl_daemon.engine.lora import LoraOptions
 from sovl_daemon.engine.model import LoadedModel, load_model
 from sovl_daemon.engine.options import SamplingOptions
 from sovl_daemon.engine.precision import Precision
 from sovl_daemon.engine.prefix_cache import PrefixCache
+from sovl_daemon.engine.scaffold import make_scaffold
 from sovl_daemon.models.catalogue import CATALOGUE, DEFAULT_MODEL
 from tests.unit.engine_tiny import tokens as tokens_of
 
 THREADS = 2
 ROUNDS = 5
+FUSED = (5, 7)  # the default
 PROMPT = list(range(100, 130))
 HOME = Path(__file__).parents[2] / ".venv-bench"
 PYTHON = HOME / "bin" / "python"
 Pace = Callable[[int], float]
 
 
-def pace_of(model: LoadedModel, precision: Precision) -> Pace:
+def steered(model: LoadedModel) -> LoadedModel:
+    """With the model itself as scaffold, and an influence as after training on FUSED layers."""
+    options = LoraOptions()
+    fusion = Fusion(model, make_scaffold(model, options, seed=0), rank=128, heads=4, seed=0)
+    for layer in FUSED:
+        torch.nn.init.normal_(fusion.attention(layer).output.weight, std=0.01)
+    fusion.refresh()
+    return model
+
+
+def pace_of(model: LoadedModel, precision: Precision, fused: bool = False) -> Pace:
     """Ours; it switches to `precision` before each round."""
 
     def pace(tokens: int) -> float:
+        if isinstance(model.fusion, Fusion):
+            model.fusion.set(FUSED if fused else (), Influence())
         switch = model.switch(precision)
         while switch is not None and switch.step():
             pass
@@ -127,12 +144,16 @@ def run(quick: bool) -> Bench:
     tokens, rounds = (32, 2) if quick else (128, ROUNDS)
     half = load_model(path, device="cpu", dtype="bfloat16", threads=THREADS)
     half.warm_up()
+    steered(half)
     full = load_model(path, device="cpu", dtype="float32", threads=THREADS)
     paces = {
         "ours fp32": pace_of(full, "fp32"),
         "ours bf16": pace_of(half, "fp16"),
         "ours int8": pace_of(half, "int8"),
         "ours int4": pace_of(half, "int4"),
+        "fused bf16": pace_of(half, "fp16", fused=True),
+        "fused int8": pace_of(half, "int8", fused=True),
+        "fused int4": pace_of(half, "int4", fused=True),
         "transformers fp32": transformers_pace(path, torch.float32),
         "transformers bf16": transformers_pace(path, torch.bfloat16),
         "transformers fp16": transformers_pace(path, torch.float16),
@@ -165,6 +186,14 @@ def compare(paces: dict[str, Pace], tokens: int, rounds: int) -> Bench:
         pairs = zip(best("ours"), best(start), strict=True)
         return median([ours / theirs for ours, theirs in pairs])
 
+    def fused_over_plain() -> float:
+        """In each precision, paired by round; the worst of them."""
+        ratios = []
+        for precision in ("bf16", "int8", "int4"):
+            pairs = zip(found[f"fused {precision}"], found[f"ours {precision}"], strict=True)
+            ratios.append(median([fused / plain for fused, plain in pairs]))
+        return min(ratios)
+
     rows: list[dict[str, object]] = [
         {"engine": name, "tokens_per_s": median(all_), "best": max(all_)}
         for name, all_ in found.items()
@@ -172,6 +201,7 @@ def compare(paces: dict[str, Pace], tokens: int, rounds: int) -> Bench:
     goals = [
         Goal("plain_over_transformers", over("transformers"), ">=", 2),
         Goal("plain_over_llama_cpp", over("llama.cpp"), ">=", 1),
+        Goal("fused_over_plain", fused_over_plain(), ">=", 0.85),
     ]
     note = (
         f"One conversation, {THREADS} threads, {tokens} tokens; medians of rounds in turn. Goals: "

@@ -7,7 +7,6 @@ import threading
 import time
 from pathlib import Path
 from pydoc_data.topics import topics
-from typing import Any
 
 import anyio
 import torch
@@ -16,6 +15,8 @@ from benches.common import Bench, Goal, median
 from benches.default_model import default_model
 from sovl_daemon.engine.allocator import return_free_memory
 from sovl_daemon.engine.engine import Engine
+from sovl_daemon.engine.model import LoadedModel
+from sovl_daemon.engine.perplexity import perplexity as readings
 from tests.unit.engine_tiny import save_tiny
 
 WINDOW = 512
@@ -55,20 +56,10 @@ def digest(engine: Engine) -> str:
     return whole.hexdigest()
 
 
-def perplexity(model: Any, ids: list[int]) -> float:
+def perplexity(model: LoadedModel, ids: list[int]) -> float:
     """Of text read in windows of WINDOW tokens, each from its start."""
-    losses = []
-    with torch.inference_mode():
-        for start in range(0, len(ids) - WINDOW + 1, WINDOW):
-            window = ids[start : start + WINDOW]
-            step = model.step(WINDOW, model.new_cache())
-            x = model.embed(window)
-            for block in model.blocks:
-                x = block(x, step)
-            logits = model.head.matrix(model.norm(x[:-1])).float()
-            target = torch.tensor(window[1:])
-            losses.append(float(torch.nn.functional.cross_entropy(logits, target)))
-    return float(torch.tensor(losses).mean().exp())
+    *_, last = readings(model, ids, window=WINDOW)
+    return last.perplexity
 
 
 async def everything_loaded(path: Path) -> None:
@@ -94,7 +85,7 @@ async def measure(path: Path, quick: bool) -> Bench:
         sum(p.numel() * p.element_size() for p in engine.model.network.parameters()) / 2**20
     )
     mb: dict[str, list[float]] = {"fp16": [first_mb - base], "int8": [], "int4": []}
-    ppl = {"fp16": perplexity(engine.model.lean, ids)}
+    ppl = {"fp16": perplexity(engine.model, ids)}
     seconds, extras = [], []
     for precision in ROUTE:
         at_start = anonymous_mb()
@@ -106,7 +97,7 @@ async def measure(path: Path, quick: bool) -> Bench:
         extras.append(peak.mb - max(at_start, now))
         mb[precision].append(now - base)
         if precision not in ppl:
-            ppl[precision] = perplexity(engine.model.lean, ids)
+            ppl[precision] = perplexity(engine.model, ids)
             return_free_memory()
     same = digest(engine) == before
     await engine.close()

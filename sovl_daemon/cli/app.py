@@ -174,17 +174,25 @@ async def _answer(
 @app.command()
 def call(
     name: Annotated[str, typer.Argument(help="A command of the daemon; see: sovl commands")],
-    arguments: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE ...")] = None,
+    arguments: Annotated[
+        list[str] | None, typer.Argument(metavar="[VALUE | KEY=VALUE] ...")
+    ] = None,
     deadline: Annotated[float | None, typer.Option(help="Give up after so many seconds.")] = None,
     as_json: Json = False,
 ) -> None:
     """Run any command of the daemon, also those of agents that others wrote."""
-    from sovl_daemon.cli.words import parse_pairs
+    import shlex
+
+    from sovl_daemon.cli.words import parse_line, parse_pairs
 
     async def ask(client: AsyncClient) -> None:
-        args = parse_pairs(arguments or [])
+        words = arguments or []
+        known = (await client.control("commands"))["commands"]
+        schema = next((spec["arguments"] for spec in known if spec["name"] == name), None)
+        named = schema is None or any("=" in word for word in words)
+        args = parse_pairs(words) if named else parse_line(shlex.join(words), schema or {})
         async with client.call(name, args, deadline_s=deadline) as call:
-            render.show(await call.result(), as_json=as_json)
+            render.show(await call.result(), as_json=as_json, view=render.told)
 
     with exits.one_line_errors():
         _with_client(ask)

@@ -96,7 +96,7 @@ class Console:
                     sys.stdout.write("\n")
                 result = await call.result()
         if not streamed:
-            render.facts(result)
+            render.told(result)
 
     async def _ask_hub(self, name: str, rest: str) -> None:
         key, _, value = rest.partition(" ")

@@ -1,4 +1,4 @@
-"""`sovl model`: pull, list, verify and remove models."""
+"""`sovl model`: pull, list, verify, evaluate and remove models."""
 
 import json
 import sys
@@ -16,6 +16,8 @@ from rich.progress import Progress as Bars
 from rich.table import Table
 
 from config import ConfigError, Paths, load
+from sovl_daemon.cli import exits
+from sovl_daemon.engine.errors import EngineError, OptionError
 from sovl_daemon.models import (
     DEFAULT_MODEL,
     Manifest,
@@ -25,9 +27,12 @@ from sovl_daemon.models import (
     ProgressCallback,
     ignore_progress,
 )
+from sovl_daemon.models.progress import begin
 
 app = typer.Typer(
-    name="model", help="Pull, list, verify and remove language models.", no_args_is_help=True
+    name="model",
+    help="Pull, list, verify, evaluate and remove language models.",
+    no_args_is_help=True,
 )
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
@@ -93,6 +98,48 @@ def verify(
         raise typer.Exit(1)
 
 
+@app.command("eval")
+def evaluate(
+    name: Annotated[
+        str | None, typer.Argument(help="Model [default: the configured base].")
+    ] = None,
+    precision: Annotated[
+        str, typer.Option(help="What to hold the weights in; fp16 is as they are.")
+    ] = "fp16,int8,int4",
+    text: Annotated[
+        Path | None, typer.Option(help="Text file to read [default: Python's help topics].")
+    ] = None,
+    windows: Annotated[
+        int, typer.Option(min=1, max=100_000, help="At most so many windows of 512 tokens.")
+    ] = 16,
+    model_dir: ModelDir = None,
+    as_json: Json = False,
+) -> None:
+    """Measure what each precision of a model costs in perplexity, and its weights in memory."""
+    with _one_line_errors():
+        settings = load()
+        folder = _store(model_dir).path(name or settings.core_config.base_model_name)
+        with _progress(as_json=False) as report:
+            begin("starting the engine", report)
+            from sovl_daemon.cli import evaluation  # loads torch: only this command pays for it
+
+            found = evaluation.evaluate(
+                folder,
+                evaluation.parse_precisions(precision),
+                evaluation.read_text(text, windows),
+                windows=windows,
+                device=settings.host.device,
+                threads=settings.host.tensor_threads(),
+                report=report,
+            )
+        if as_json:
+            typer.echo(json.dumps(asdict(found)))
+        else:
+            evaluation.show(found)
+        if found.failed:
+            raise typer.Exit(exits.FAILED)
+
+
 @app.command()
 def remove(
     name: Annotated[str, typer.Argument(help="Model to remove.")],
@@ -115,9 +162,9 @@ def _store(model_dir: Path | None) -> ModelStore:
 def _one_line_errors() -> Iterator[None]:
     try:
         yield
-    except (ModelError, ConfigError, OSError) as error:
+    except (ModelError, ConfigError, EngineError, OSError) as error:
         typer.echo(f"sovl model: {error}", err=True)
-        raise typer.Exit(1) from error
+        raise typer.Exit(exits.USAGE if isinstance(error, OptionError) else exits.FAILED) from error
     except KeyboardInterrupt as error:
         typer.echo("sovl model: interrupted; nothing unfinished was kept", err=True)
         raise typer.Exit(INTERRUPTED) from error

@@ -29,6 +29,14 @@ def facts(data: dict[str, Any]) -> None:
     console.print(table)
 
 
+def told(data: dict[str, Any]) -> None:
+    """What a command has to say, in its own words where it has any."""
+    if "text" in data:
+        console.print(escape(data["text"]))
+    else:
+        facts(data)
+
+
 def escape(text: object) -> str:
     """Text that rich shall not take for markup."""
     return str(text).replace("[", "\\[")

@@ -45,9 +45,10 @@ def parse_line(rest: str, schema: dict[str, Any]) -> dict[str, Any]:
         words = [rest]
     if all(word.partition("=")[0] in names and "=" in word for word in words):
         return parse_pairs(words)
-    free = names[:1] == schema.get("required", [])[:1] != [] and _is_text(properties[names[0]])
+    free = names[:1] == schema.get("required", [])[:1] != [] and _is_free_text(properties[names[0]])
     if free and rest[0] not in "\"'":
         return {names[0]: rest}
+    words = _gathered(words, names, properties)
     if len(words) > len(names):
         allowed = ", ".join(names) or "none"
         raise CommandError(BAD_ARGUMENT, f"too many arguments, allowed: {allowed}")
@@ -55,9 +56,21 @@ def parse_line(rest: str, schema: dict[str, Any]) -> dict[str, Any]:
     return {name: _typed(word, properties[name]) for name, word in values}
 
 
+def _gathered(words: list[str], names: list[str], properties: dict[str, Any]) -> list[str]:
+    """A last argument that is a list takes all the words that are left, as JSON."""
+    rest = words[len(names) - 1 :]
+    if not names or properties[names[-1]].get("type") != "array" or not rest:
+        return words
+    return [*words[: len(names) - 1], json.dumps([parse_value(word) for word in rest])]
+
+
 def _is_text(prop: dict[str, Any]) -> bool:
     kinds = [prop, *prop.get("anyOf", [])]
     return any(kind.get("type") == "string" for kind in kinds)
+
+
+def _is_free_text(prop: dict[str, Any]) -> bool:
+    return _is_text(prop) and not {"enum", "const"} & prop.keys()
 
 
 def _typed(word: str, prop: dict[str, Any]) -> Any:

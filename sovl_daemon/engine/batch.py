@@ -1,16 +1,19 @@
 """Answers that advance together: one forward pass reads the new tokens of all of them."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import TypeVar
 
 import torch
 
 from sovl_daemon.engine.decode import Decoding, Token
-from sovl_daemon.engine.errors import is_out_of_memory, settled
+from sovl_daemon.engine.errors import EngineOutOfMemoryError, is_out_of_memory, settled
 from sovl_daemon.engine.language_model import LanguageModel
 from sovl_daemon.engine.prefix_cache import PrefixCache
 from sovl_daemon.engine.sampling import Choice, choose
 from sovl_daemon.engine.span import Span
 
+T = TypeVar("T")
 Outcome = Token | BaseException
 
 
@@ -21,11 +24,16 @@ def advance(
 
     An error is of its decoding alone.
     """
-    taking = taking_part(decodings)
-    rows = read(model, caches, [decoding.span() for decoding in taking])
     outcomes: dict[Decoding, Outcome] = {}
+    spans: dict[Decoding, Span] = {}
     ready: dict[Decoding, torch.Tensor] = {}
-    for decoding, row in zip(taking, rows, strict=True):
+    for decoding in taking_part(decodings):
+        span = _attempt(caches, partial(_next, model, decoding))
+        if isinstance(span, BaseException):
+            outcomes[decoding] = span
+        else:
+            spans[decoding] = span
+    for decoding, row in zip(spans, read(model, caches, list(spans.values())), strict=True):
         if isinstance(row, BaseException):
             outcomes[decoding] = row
         elif decoding.read:
@@ -51,20 +59,39 @@ def read(
     Where the shared pass fails, each span is tried alone; if it was for want of memory, with that
     which `caches` kept.
     """
+    if not spans:
+        return []
+    rows = _once(caches, partial(model.forward, spans))
+    if not isinstance(rows, BaseException):
+        return list(rows.unbind(0))
+    # Whose fault it is shows when each is alone.
+    alone = [_once(caches, partial(model.forward, [span])) for span in spans]
+    return [row if isinstance(row, BaseException) else row[0] for row in alone]
+
+
+def _next(model: LanguageModel, decoding: Decoding) -> Span:
+    """Return what to read next, after what steers the model has heard of it."""
+    span = decoding.span()
+    if decoding.reading:
+        heard = decoding.ids[: span.cache.length + len(span.ids)]
+        model.listen(heard, span.cache, since=decoding.last)
+    return span
+
+
+def _attempt(caches: PrefixCache, work: Callable[[], T]) -> T | BaseException:
+    """Try once more where there was no memory the first time."""
+    result = _once(caches, work)
+    again = isinstance(result, EngineOutOfMemoryError)
+    return _once(caches, work) if again else result
+
+
+def _once(caches: PrefixCache, work: Callable[[], T]) -> T | BaseException:
+    """Return what comes of `work`, an error too; want of memory frees what `caches` kept."""
     try:
-        rows: Sequence[torch.Tensor] = model.forward(spans).unbind(0)
-        return rows
-    except Exception as error:  # Whose fault it is shows when each is alone.
-        settled(error)
+        return work()
+    except Exception as error:  # Whatever it is, others need not suffer from it.
         if is_out_of_memory(error):
             caches.clear()
-    return [_read_alone(model, span) for span in spans]
-
-
-def _read_alone(model: LanguageModel, span: Span) -> torch.Tensor | BaseException:
-    try:
-        return model.forward([span])[0]
-    except Exception as error:  # Whatever it is, it is this one's, and the others go on.
         return settled(error)
 
 

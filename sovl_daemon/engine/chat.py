@@ -34,6 +34,11 @@ class ChatTokenizer:
         own = [tokenizer.eos_token_id, None if self._plain else self._end_of_turn()]
         self.stop_ids = stop_ids | {id_ for id_ in own if id_ is not None}
 
+    @property
+    def tokenizer(self) -> Any:
+        """The tokenizer of transformers."""
+        return self._tokenizer
+
     @classmethod
     def load(cls, path: Path, *, stop_ids: frozenset[int] = frozenset()) -> "ChatTokenizer":
         """Load the tokenizer in the folder `path`; nothing is downloaded.
@@ -78,6 +83,11 @@ class ChatTokenizer:
             raise PromptTooLongError(len(ids), limit)
         return ids
 
+    def encode_text(self, text: str) -> list[int]:
+        """Return the token ids of `text` alone, however many."""
+        # Not verbose: what is too long for the model is expected here, and shortened by others.
+        return list(self._tokenizer.encode(text, add_special_tokens=False, verbose=False))
+
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of `ids` without special tokens."""
         return str(
@@ -95,7 +105,7 @@ class ChatTokenizer:
         turns = [{"role": each.role, "content": self._defuse(each.content)} for each in messages]
         if self._plain:
             return list(self._tokenizer.encode(_dialogue(turns), verbose=False))
-        return self._encode(self._render(turns, add_generation_prompt=True))
+        return self.encode_text(self._render(turns, add_generation_prompt=True))
 
     def _render(self, turns: list[dict[str, str]], **options: bool) -> str:
         try:
@@ -105,10 +115,6 @@ class ChatTokenizer:
                 f"the model's chat template refuses these messages: {first_line(error)}"
             ) from error
         return str(text)
-
-    def _encode(self, text: str) -> list[int]:
-        # Not verbose: a history that is too long is expected here, and shortened.
-        return list(self._tokenizer.encode(text, add_special_tokens=False, verbose=False))
 
     def _defuse(self, content: str) -> str:
         """Break up special tokens in what people write, or a message could end its own turn."""
@@ -123,7 +129,7 @@ class ChatTokenizer:
             {"role": "assistant", "content": "answer"},
         ]
         after = self._render(turns).rpartition("answer")[2].strip()
-        ids = self._encode(after)
+        ids = self.encode_text(after)
         return ids[0] if ids and ids[0] in self._specials else None
 
 

@@ -35,8 +35,8 @@ class Decoding:
     """A prompt being read, then an answer being written: what to read next, and what came of it.
 
     `caches` lend it a cache and take it back; `stop_ids` end the answer; `context_length` bounds
-    prompt and answer together. `cached_tokens` of the prompt were not read, as their keys and
-    values were kept.
+    prompt and answer together. `last` is the position of the prompt's end; `cached_tokens` of the
+    prompt were not read, as their keys and values were kept.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Decoding:
         self._caches = caches
         self._cache: Cache | None = None
         self._stamp = caches.stamp
-        self._prompt_tokens = len(prompt)
+        self.last = len(prompt) - 1
         self._stop_ids = stop_ids
         self._end = min(len(prompt) + options.max_new_tokens, context_length)
         self._chunk = prefill_chunk
@@ -69,7 +69,7 @@ class Decoding:
     @property
     def reading(self) -> bool:
         """Whether the answer has not begun yet."""
-        return len(self.ids) == self._prompt_tokens
+        return len(self.ids) == self.last + 1
 
     @property
     def read(self) -> bool:

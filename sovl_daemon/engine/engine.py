@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import anyio
 import anyio.to_thread
@@ -19,8 +20,13 @@ from sovl_daemon.engine.options import SamplingOptions
 from sovl_daemon.engine.precision import Precision
 from sovl_daemon.engine.prefix_cache import PrefixCache
 from sovl_daemon.engine.priority import Priority
+from sovl_daemon.engine.repetition import Repetition
 from sovl_daemon.engine.switch import PrecisionSwitch
 from sovl_daemon.engine.tensor_thread import TensorThread
+
+if TYPE_CHECKING:  # peft takes seconds to load: conversations need not wait for it
+    from sovl_daemon.engine.fusion import Fusion, Steering
+    from sovl_daemon.engine.scaffold import FusionOptions
 
 # The part of the context a long answer may claim from the prompt, at most.
 _ANSWER_SHARE = 4
@@ -47,6 +53,7 @@ class Engine:
         self.model = model
         self.tokenizer = tokenizer
         self.thread = thread
+        self.fusion: Fusion | None = None
         self.context_length = min(context_length, model.max_context or context_length)
         self._caches = PrefixCache(model)
         self._answering = Answering(model, self._caches, thread, max_concurrent)
@@ -108,10 +115,12 @@ class Engine:
         options: SamplingOptions | None = None,
         *,
         priority: Priority = Priority.CONVERSATION,
+        stop_repetition: bool = False,
     ) -> Generation:
         """Answer the last message; iterate the result for the pieces of the answer.
 
-        A history that is too long loses its oldest turns.
+        A history that is too long loses its oldest turns. With `stop_repetition` the answer ends
+        where it begins to say the same again.
 
         Raises:
             OptionError: there is no user message, or the chat template refuses the messages.
@@ -129,7 +138,9 @@ class Engine:
             context_length=self.context_length,
         )
         text = self.tokenizer.answer_text()
-        return Generation(self._answering, Request(decoding, text, len(prompt), priority))
+        repetition = Repetition() if stop_repetition else None
+        request = Request(decoding, text, prompt, priority, repetition)
+        return Generation(self._answering, request)
 
     async def set_precision(self, precision: Precision) -> None:
         """Hold the weights in another precision; conversations go on, a layer and a token in turn.
@@ -157,6 +168,45 @@ class Engine:
 
         """
         await call(self.thread, partial(self._caches.resize, max_bytes), Priority.JUDGE)
+
+    async def fuse(self, scaffold: Path, options: "FusionOptions") -> str:
+        """Put the model in the folder `scaffold` beside the base; fresh, it changes nothing yet.
+
+        Returns what was decided for the user on the way, empty if nothing. Conversations go on.
+
+        Raises:
+            ModelLoadError: the folder holds no model that can be run.
+            OptionError: the adapters do not fit on it.
+            EngineOutOfMemoryError: it does not fit.
+
+        """
+        from sovl_daemon.engine.fusion import Fusion
+        from sovl_daemon.engine.scaffold import load_scaffold
+
+        load = partial(load_scaffold, scaffold, options, self.model, self.tokenizer)
+        made, tokens = await anyio.to_thread.run_sync(load)
+        make = partial(Fusion, self.model, made, tokens, **options.shape())
+        self.fusion = await call(self.thread, make, Priority.JUDGE)
+        return made.note
+
+    async def steer(self, steering: "Steering") -> None:
+        """Choose the fused layers and how strongly they steer; holds from the next token on.
+
+        Raises:
+            OptionError: the base has no such layer, or the weights do not fit; nothing changes.
+            EngineStoppedError: the engine was closed.
+
+        """
+        if self.fusion is not None:
+            await call(self.thread, partial(self.fusion.take, steering), Priority.JUDGE)
+
+    async def reinforce(
+        self, prompt: Sequence[int], confidence: float, *, strength: float, decay: float
+    ) -> None:
+        """Let the token map, where there is one, learn from an answer; see TokenMap.reinforce."""
+        if self.fusion is not None and (tokens := self.fusion.tokens) is not None:
+            learn = partial(tokens.reinforce, prompt, confidence, strength=strength, decay=decay)
+            await call(self.thread, learn, Priority.JUDGE)
 
     def info(self) -> dict[str, str | int]:
         """Describe what is loaded and how."""

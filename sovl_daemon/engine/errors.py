@@ -30,6 +30,10 @@ class PromptTooLongError(EngineError):
         self.limit = limit
 
 
+class StateError(EngineError, ValueError):
+    """A saved state is damaged or belongs to something else."""
+
+
 class NonFiniteLogitsError(EngineError):
     """The model produced NaN or infinity instead of a distribution over tokens."""
 

@@ -11,6 +11,7 @@ from sovl_daemon.engine.errors import JobCancelledError
 from sovl_daemon.engine.inbox import Inbox
 from sovl_daemon.engine.piece import FinishReason, Piece, Summary
 from sovl_daemon.engine.priority import Priority
+from sovl_daemon.engine.repetition import Repetition
 from sovl_daemon.engine.text_stream import AnswerText
 
 
@@ -20,8 +21,9 @@ class Request:
 
     decoding: Decoding
     text: AnswerText
-    prompt_tokens: int
+    prompt: Sequence[int]
     priority: Priority
+    repetition: Repetition | None = None
 
 
 class Generation(AsyncIterator[Piece]):
@@ -32,7 +34,7 @@ class Generation(AsyncIterator[Piece]):
     """
 
     def __init__(self, answering: Answering, request: Request) -> None:
-        self.prompt_tokens = request.prompt_tokens
+        self.prompt = request.prompt
         self._answering = answering
         self._request = request
         self._started = time.perf_counter()
@@ -54,21 +56,15 @@ class Generation(AsyncIterator[Piece]):
             self._answering.cancel(self._answer)
 
     async def _make_pieces(self) -> AsyncGenerator[Piece]:
-        text = self._request.text
-        tokens: list[Token] = []
-        shown = 0
+        writer = Writer(self._request.text, self._request.repetition)
         async with aclosing(self._tokens()) as arriving:
             async for token in arriving:
-                tokens.append(token)
-                if token.finish_reason == "stop":
+                if piece := writer.push(token):
+                    yield piece
+                if writer.stopped:
                     break
-                if piece := text.push(token.id):
-                    yield Piece(piece, len(tokens) - shown)
-                    shown = len(tokens)
-                if text.stopped:
-                    break
-        summary = summarise(tokens, self._started, self._request, stopped=text.stopped)
-        yield Piece(text.finish(), summary.generated_tokens - shown, summary)
+        cached = self._request.decoding.cached_tokens
+        yield writer.finish(self._started, len(self.prompt), cached)
 
     async def _tokens(self) -> AsyncGenerator[Token]:
         if self._cancelled:
@@ -85,19 +81,75 @@ class Generation(AsyncIterator[Piece]):
             self._answering.cancel(self._answer)
 
 
+class Writer:
+    """Makes pieces of tokens, and notices what ends an answer besides its stop token."""
+
+    def __init__(self, text: AnswerText, repetition: Repetition | None) -> None:
+        self.stopped: FinishReason | None = None
+        self._text = text
+        self._repetition = repetition
+        self._tokens: list[Token] = []
+        self._held: list[int] = []  # may turn out to be said for the second time
+        self._shown = 0
+
+    def push(self, token: Token) -> Piece | None:
+        """Take a token; return what may be shown now, if anything."""
+        self._tokens.append(token)
+        if token.finish_reason == "stop":
+            self.stopped = "stop"
+            return None
+        self._held.append(token.id)
+        if self._repetition is not None:
+            if self._repetition.push(token.id):
+                self.stopped = "repetition"
+                self._held.clear()
+                return None
+            if self._repetition.repeated:
+                return None
+        return self._piece(self._release())
+
+    def finish(self, started: float, prompt_tokens: int, cached_tokens: int = 0) -> Piece:
+        """Return what is left to show, with the figures."""
+        rest = self._release() + self._text.finish()
+        reason = self.stopped
+        summary = summarise(self._tokens, started, prompt_tokens, cached_tokens, reason=reason)
+        return Piece(rest, summary.generated_tokens - self._shown, summary)
+
+    def _release(self) -> str:
+        text = "".join(self._text.push(id_) for id_ in self._held)
+        self._held.clear()
+        if self._text.stopped:
+            self.stopped = "stop"
+        return text
+
+    def _piece(self, text: str) -> Piece | None:
+        if not text:
+            return None
+        count = len(self._tokens) - self._shown
+        self._shown = len(self._tokens)
+        return Piece(text, count)
+
+
 def summarise(
-    tokens: Sequence[Token], started: float, request: Request, *, stopped: bool = False
+    tokens: Sequence[Token],
+    started: float,
+    prompt_tokens: int,
+    cached_tokens: int,
+    *,
+    reason: FinishReason | None = None,
 ) -> Summary:
-    """Return the figures of an answer of which `tokens` came; `stopped` by a stop text."""
+    """Return the figures of an answer of which `tokens` came, ended for `reason` if one is known.
+
+    The tokens that a repetition dropped from the text count as generated.
+    """
     last_reason = tokens[-1].finish_reason if tokens else None
-    reason: FinishReason = "stop" if stopped else last_reason or "cancelled"
     seconds = tokens[-1].at - tokens[0].at if tokens else 0.0
     return Summary(
-        finish_reason=reason,
-        prompt_tokens=request.prompt_tokens,
-        cached_tokens=request.decoding.cached_tokens,
+        finish_reason=reason or last_reason or "cancelled",
+        prompt_tokens=prompt_tokens,
+        cached_tokens=cached_tokens,
         generated_tokens=len(tokens) - (last_reason == "stop"),
         seconds_to_first_token=tokens[0].at - started if tokens else None,
         tokens_per_second=(len(tokens) - 1) / seconds if seconds > 0 else 0.0,
-        mean_probability=sum(t.probability for t in tokens) / len(tokens) if tokens else None,
+        probabilities=tuple(token.probability for token in tokens),
     )

@@ -17,7 +17,7 @@ class Cache(Protocol):
 
     `length` is the number of positions, which moves at the end of a forward pass only, so one that
     fails leaves no trace; `memory` is what the scaffold remembers of them, None where nothing
-    steers the base; `nbytes` is the size of what is held.
+    steers the base. It goes wherever the cache goes.
     """
 
     memory: Any
@@ -25,7 +25,7 @@ class Cache(Protocol):
 
     @property
     def nbytes(self) -> int:
-        """Bytes of keys and values."""
+        """Bytes of keys, values and memory."""
 
     def advance(self, count: int) -> None:
         """Count `count` positions, which every layer has been given, as read."""
@@ -55,22 +55,22 @@ class NetworkCache:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of every tensor in it."""
+        """Bytes of every tensor in it, and of the memory."""
         held = (value for layer in self.dynamic.layers for value in vars(layer).values())
-        return sum(value.nbytes for value in held if isinstance(value, torch.Tensor))
+        own: int = sum(value.nbytes for value in held if isinstance(value, torch.Tensor))
+        return own + _nbytes(self.memory)
 
     def advance(self, count: int) -> None:
         """Count `count` positions, which every layer has been given, as read."""
         self.length += count
 
-    def truncate(self, length: int) -> None:
-        """Forget the positions from `length` on, and what a failed forward pass has left behind.
+    def settle(self) -> None:
+        """Forget what a failed forward pass has left behind the last position.
 
         Raises:
             CacheError: a layer cannot do so: its state is of all positions, or of the last ones.
 
         """
-        self.length = min(self.length, length)
         for layer in self.dynamic.layers:
             surplus = layer.get_seq_length() - self.length
             try:
@@ -82,6 +82,13 @@ class NetworkCache:
                     f"({first_line(error)}): begin again with an empty cache"
                 ) from error
 
+    def truncate(self, length: int) -> None:
+        """Forget the positions from `length` on; raises CacheError as `settle` does."""
+        self.length = min(self.length, length)
+        self.settle()
+        if self.memory is not None:
+            self.memory.truncate(length)
+
     def fork(self, length: int) -> "NetworkCache":
         """Return a cache of the first `length` positions, with memory of its own.
 
@@ -89,12 +96,17 @@ class NetworkCache:
             CacheError: what follows them cannot be forgotten.
 
         """
-        made = copy.deepcopy(self)
-        made.truncate(length)
+        made = copy.copy(self)
+        made.length = min(self.length, length)
+        made.dynamic = copy.deepcopy(self.dynamic)
+        made.settle()
+        made.memory = _forked(self.memory, length)
         return made
 
     def compact(self) -> None:
-        """Do nothing: it grows with each position and is never larger than needed."""
+        """Make the memory compact; the rest is never larger than needed."""
+        if self.memory is not None:
+            self.memory.compact()
 
 
 class KeyValueCache:
@@ -119,8 +131,8 @@ class KeyValueCache:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of keys and values, with the room for more."""
-        return int(self.pack[:, self.row].nbytes)
+        """Bytes of keys and values, with the room for more, and of the memory."""
+        return int(self.pack[:, self.row].nbytes) + _nbytes(self.memory)
 
     def reserve(self, count: int) -> None:
         """Make room for `count` more positions."""
@@ -135,19 +147,24 @@ class KeyValueCache:
     def truncate(self, length: int) -> None:
         """Forget the positions from `length` on."""
         # No room is kept behind them: it may be that of the cache this one was forked from.
-        self.pack, self.row, self.length = self._first(min(self.length, length))
+        self.pack, self.row, self.length = self._first(length), 0, min(self.length, length)
+        if self.memory is not None:
+            self.memory.truncate(length)
 
     def fork(self, length: int) -> "KeyValueCache":
         """Return a cache of the first `length` positions; shared until the fork needs room."""
-        pack, _, length = self._first(min(self.length, length))
-        return KeyValueCache(pack, self._limit, length)
+        made = KeyValueCache(self._first(length), self._limit, min(self.length, length))
+        made.memory = _forked(self.memory, length)
+        return made
 
     def compact(self) -> None:
         """Hold no more memory than the positions need."""
         self._move(self.length)
+        if self.memory is not None:
+            self.memory.compact()
 
-    def _first(self, length: int) -> tuple[torch.Tensor, int, int]:
-        return self.pack[:, self.row : self.row + 1, :, :length], 0, length
+    def _first(self, length: int) -> torch.Tensor:
+        return self.pack[:, self.row : self.row + 1, :, : min(self.length, length)]
 
     def _move(self, capacity: int) -> None:
         layers, _, heads, _, size = self.pack.shape
@@ -178,3 +195,11 @@ def put_together(caches: Sequence[KeyValueCache], pack: torch.Tensor) -> None:
     for row, cache in enumerate(caches):
         pack[:, row, :, : cache.length] = cache.pack[:, cache.row, :, : cache.length]
         cache.pack, cache.row = pack, row
+
+
+def _nbytes(memory: Any) -> int:
+    return 0 if memory is None else int(memory.nbytes)
+
+
+def _forked(memory: Any, length: int) -> Any:
+    return None if memory is None else memory.fork(length)

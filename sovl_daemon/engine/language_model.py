@@ -19,6 +19,9 @@ class LanguageModel(Protocol):
     def new_cache(self) -> Cache:
         """Return an empty key-value cache for one sequence."""
 
+    def listen(self, prompt: Sequence[int], cache: Cache, *, since: int) -> None:
+        """Hear of a prompt, as far as it is about to be read; its end is at position `since`."""
+
     def forward(self, spans: Sequence[Span]) -> torch.Tensor:
         """Read each span after what its cache holds; return the next tokens' logits, (B, vocab).
 

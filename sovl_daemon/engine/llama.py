@@ -8,6 +8,7 @@ same matrices, one below the other, so that each weight is read once for all of 
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch.nn import functional
@@ -38,10 +39,19 @@ class RmsNorm:
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """The rows of the hidden states that belong to one conversation."""
+    """The rows of the hidden states that belong to one conversation.
+
+    The first of them is at position `start` of the conversation.
+    """
 
     where: slice
     span: Span
+    start: int
+
+    @property
+    def cache(self) -> Any:
+        """What the conversation has read so far."""
+        return self.span.cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +67,8 @@ class Step:
     sin: torch.Tensor
 
 
-# Hidden states (N, hidden) behind a block in, hidden states out.
-AfterBlock = Callable[[torch.Tensor, Step], torch.Tensor]
+# Hidden states (N, hidden) behind a block and whose they are in, hidden states out.
+AfterBlock = Callable[[torch.Tensor, Sequence[Rows]], torch.Tensor]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -116,6 +126,10 @@ class Llama:
         self._rotary = rotary
         self._limit = limit
 
+    def with_blocks(self, blocks: Sequence[Block]) -> "Llama":
+        """Return one that has other blocks, and shares all the rest."""
+        return Llama(self._embedding, blocks, self.norm, self.head, self._rotary, self._limit)
+
     def slots(self) -> Iterator[tuple[Slot, ...]]:
         """Return the matrices of each layer; the last is the head."""
         yield from (block.slots() for block in self.blocks)
@@ -146,7 +160,7 @@ class Llama:
         for block in self.blocks:
             x = block(x, step)
             if block.index in self.after_block:
-                x = self.after_block[block.index](x, step)
+                x = self.after_block[block.index](x, step.rows)
         for span in spans:
             span.cache.advance(len(span.ids))
         return x, step
@@ -166,6 +180,6 @@ class Llama:
             parts.append(self.blocks[0].heads.part(group, len(positions)))
             for span in group:
                 start, seen, count = len(positions), span.cache.length, len(span.ids)
-                rows.append(Rows(slice(start, start + count), span))
+                rows.append(Rows(slice(start, start + count), span, seen))
                 positions.extend(range(seen, seen + count))
         return Step(tuple(rows), tuple(parts), *self._rotary.rows(positions))

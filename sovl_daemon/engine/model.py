@@ -5,10 +5,11 @@ for the logits of the next token, nothing else. Llama-family models answer throu
 pass of our own, all others through transformers.
 """
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -24,7 +25,7 @@ from sovl_daemon.engine.errors import (
 )
 from sovl_daemon.engine.kernels import native_is_faster, native_kernels
 from sovl_daemon.engine.kv_cache import Cache, NetworkCache
-from sovl_daemon.engine.llama import Llama
+from sovl_daemon.engine.llama import AfterBlock, Llama, Rows
 from sovl_daemon.engine.llama_finder import find_llama
 from sovl_daemon.engine.master import Master
 from sovl_daemon.engine.precision import (
@@ -40,14 +41,25 @@ from sovl_daemon.engine.switch import PrecisionSwitch, possible_precisions
 _WARM_UP_TOKENS = 16
 
 
+class Steers(Protocol):
+    """What steers the model from outside, and what that needs to know."""
+
+    @property
+    def stamp(self) -> int:
+        """A number that changes when what conversations remember is out of date; 0 is unsteered."""
+
+    def listen(self, prompt: Sequence[int], cache: Cache, *, since: int) -> None:
+        """Hear of a prompt, as far as it is about to be read; steer from `since` on."""
+
+
 @dataclass(slots=True, eq=False)
 class LoadedModel:
     """A model in evaluation mode whose parameters take no gradient.
 
     `network` is a transformers causal LM; `max_context` is the number of positions it knows, None
     if it has no such limit; `lean` is its fast forward pass, None where there is only the
-    network's own; `master` are its weights as stored, None if they came from nowhere. Use it from
-    one thread only.
+    network's own; `master` are its weights as stored and `path` their folder, None if they
+    came from nowhere; `fusion` is what steers it. Use it from one thread only.
     """
 
     network: Any
@@ -56,12 +68,24 @@ class LoadedModel:
     max_context: int | None
     lean: Llama | None = None
     master: Master | None = None
+    path: Path | None = None
     native_one_token: bool = False
+    fusion: "Steers | None" = None
+    _reading: Sequence[Rows] = ()
 
     @property
     def parameters(self) -> int:
         """Number of parameters; tied ones count once."""
         return sum(parameter.numel() for parameter in self.network.parameters())
+
+    @property
+    def weight_bytes(self) -> int:
+        """Memory of the weights as they are held now; what is only mapped from a file is none."""
+        slots = [slot for layer in (self.lean.slots() if self.lean else ()) for slot in layer]
+        held = [tensor for slot in slots for tensor in slot.matrix.tensors()]
+        shared = {id(module.weight) for slot in slots for module in slot.modules}
+        held += [each for each in self.network.parameters() if id(each) not in shared]
+        return sum(tensor.numel() * tensor.element_size() for tensor in held)
 
     @property
     def layers(self) -> int:
@@ -81,11 +105,6 @@ class LoadedModel:
             return [unquantised(self.precision.dtype)]
         return possible_precisions(self.lean)
 
-    @property
-    def stamp(self) -> Hashable:
-        """Whatever else but the ids decides what a cache holds; another stamp, other caches."""
-        return 0
-
     def switch(self, precision: Precision) -> PrecisionSwitch | None:
         """Return what will hold the weights in `precision`, None where there is but one.
 
@@ -103,6 +122,16 @@ class LoadedModel:
             return None
         return PrecisionSwitch(self.lean, self.master, precision)
 
+    @property
+    def width(self) -> int:
+        """Size of a hidden state."""
+        return int(self.network.get_input_embeddings().weight.shape[1])
+
+    @property
+    def stamp(self) -> int:
+        """A number that changes when caches of conversations are out of date."""
+        return self.fusion.stamp if self.fusion is not None else 0
+
     def new_cache(self) -> Cache:
         """Return an empty cache for one conversation."""
         return self.lean.new_cache() if self.lean is not None else NetworkCache(self.network.config)
@@ -118,16 +147,49 @@ class LoadedModel:
             span.cache.advance(len(span.ids))
         return logits
 
+    def listen(self, prompt: Sequence[int], cache: Cache, *, since: int) -> None:
+        """Let what steers the model hear of a prompt before it is read; steer from `since` on."""
+        if self.fusion is not None:
+            with torch.inference_mode():
+                self.fusion.listen(prompt, cache, since=since)
+
     def _read(self, span: Span) -> torch.Tensor:
-        span.cache.truncate(span.cache.length)  # a failed pass may have left more
-        output = self.network(
-            input_ids=torch.tensor([span.ids], device=self.device),  # (1, T)
-            past_key_values=span.cache.dynamic,
-            use_cache=True,
-            logits_to_keep=1,
-        )
+        span.cache.settle()  # a failed pass may have left something
+        self._reading = [Rows(slice(0, len(span.ids)), span, span.cache.length)]
+        try:
+            output = self.network(
+                input_ids=torch.tensor([span.ids], device=self.device),  # (1, T)
+                past_key_values=span.cache.dynamic,
+                use_cache=True,
+                logits_to_keep=1,
+            )
+        finally:
+            self._reading = ()  # another pass through the network is not about this cache
         logits: torch.Tensor = output.logits[0, -1]
         return logits
+
+    def add_after_block(self, index: int, function: AfterBlock) -> Callable[[], object]:
+        """Let `function` change the hidden states behind the block `index`; return what ends that.
+
+        Only one function at a time may do so.
+        """
+        if self.lean is None:
+            block = self._blocks()[index]
+            hook = block.register_forward_hook(partial(self._after_block, function))
+            return lambda: hook.remove()
+        after_block = self.lean.after_block
+        after_block[index] = function
+        return partial(after_block.pop, index)
+
+    def _blocks(self) -> Any:
+        """Find the decoder blocks by structure: as many modules in a list as there are layers."""
+        lists = (each for each in self.network.modules() if isinstance(each, torch.nn.ModuleList))
+        return next(each for each in lists if len(each) == self.layers)
+
+    def _after_block(self, function: AfterBlock, block: Any, inputs: Any, output: Any) -> Any:
+        if isinstance(output, torch.Tensor):
+            return function(output[0], self._reading)[None]
+        return (function(output[0][0], self._reading)[None], *output[1:])
 
     def warm_up(self) -> None:
         """Run a short prompt and a few tokens, so that the first answer finds everything ready.
@@ -175,7 +237,7 @@ def load_model(
     max_context = getattr(text_config, "max_position_embeddings", None)
     lean = find_llama(network)
     return_free_memory()
-    return LoadedModel(network, place, precision, max_context, lean, Master(path))
+    return LoadedModel(network, place, precision, max_context, lean, Master(path), path)
 
 
 def choose_device(asked: str) -> torch.device:

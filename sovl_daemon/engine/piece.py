@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-FinishReason = Literal["stop", "length", "cancelled"]
+FinishReason = Literal["stop", "length", "repetition", "cancelled"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,8 +13,8 @@ class Summary:
     `cached_tokens` of the prompt were not read, because an earlier answer had read them.
     `generated_tokens` leaves out the stop token. `seconds_to_first_token` counts from the request,
     waiting included; None if there was no token. `tokens_per_second` is the pace after the first
-    token, 0.0 with fewer than two. `mean_probability` is the mean, over all steps, of the
-    likeliest token's probability in the model's own distribution; None if there was no step.
+    token, 0.0 with fewer than two. `probabilities` are, for each step, the likeliest token's in the
+    model's own distribution.
     """
 
     finish_reason: FinishReason
@@ -23,7 +23,7 @@ class Summary:
     generated_tokens: int
     seconds_to_first_token: float | None
     tokens_per_second: float
-    mean_probability: float | None
+    probabilities: tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True)

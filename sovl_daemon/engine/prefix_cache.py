@@ -67,20 +67,24 @@ class PrefixCache:
 
     def keep(self, ids: Sequence[int], cache: Cache, stamp: Hashable) -> None:
         """Take back a cache that has read a prefix of `ids` under `stamp`."""
-        ids = ids[: cache.length]
-        if stamp != self.stamp or len(ids) < _SHORTEST or not self._max_bytes:
+        if stamp != self.stamp or cache.length < _SHORTEST or not self._max_bytes:
             return
         try:
-            cache.compact()
+            _tidy(cache)
+        except CacheError:
+            return
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
             self.clear()
             return
-        # An entry that the new one begins with could serve nothing better.
-        self._entries = [each for each in self._entries if each.ids != ids[: len(each.ids)]]
-        self._entries.append(_Entry(ids, cache, stamp))
+        self._add(_Entry(ids[: cache.length], cache, stamp))
         self._evict()
+
+    def _add(self, new: _Entry) -> None:
+        # An entry that the new one begins with could serve nothing better.
+        self._entries = [each for each in self._entries if each.ids != new.ids[: len(each.ids)]]
+        self._entries.append(new)
 
     def _found(self, prompt: Sequence[int]) -> Iterator[tuple[int, _Entry]]:
         # The last position must be read for its logits.
@@ -93,6 +97,14 @@ class PrefixCache:
     def _evict(self) -> None:
         while self._entries and self.nbytes > self._max_bytes:
             self._entries.pop(0)
+
+
+def _tidy(cache: Cache) -> None:
+    """Forget what a later prompt would not read so, and hold no more memory than needed."""
+    if cache.memory is not None:
+        # A prompt is read as the plain base reads it; what was steered is not.
+        cache.truncate(cache.memory.since)
+    cache.compact()
 
 
 def common_length(a: Sequence[int], b: Sequence[int]) -> int:

@@ -7,13 +7,19 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 from sovl_daemon.engine.engine import Engine
+from sovl_daemon.engine.fusion import Fusion
 from sovl_daemon.engine.generation import Generation
+from sovl_daemon.engine.influence import Influence
+from sovl_daemon.engine.lora import LoraOptions
 from sovl_daemon.engine.message import Message
-from sovl_daemon.engine.model import load_model
+from sovl_daemon.engine.model import LoadedModel, load_model
 from sovl_daemon.engine.options import SamplingOptions
 from sovl_daemon.engine.piece import Summary
+from sovl_daemon.engine.precision import DtypeChoice
+from sovl_daemon.engine.scaffold import make_scaffold
 from sovl_daemon.engine.tensor_thread import TensorThread
 from tests.unit.engine_tiny import generated, read
 
@@ -102,7 +108,7 @@ async def test_greedy_answers_are_those_of_generate(
         await asyncio.gather(*(whole(generation) for generation in generations))
     finally:
         await engine.close()
-    ours = [each._request.decoding.ids[each.prompt_tokens :] for each in generations]
+    ours = [each._request.decoding.ids[len(each.prompt) :] for each in generations]
     assert ours == expected
 
 
@@ -181,3 +187,31 @@ def test_the_automatic_format_agrees_with_full_precision(
     close = read(half, prompt[-1:], cache).float().log_softmax(0)
     divergence = torch.nn.functional.kl_div(close, exact, log_target=True, reduction="sum")
     assert 0 <= float(divergence) < 0.05
+
+
+def test_fusion_is_exact_when_off_and_steers_when_on(default_model: Path, model: Any) -> None:
+    """Through transformers' own forward pass, bit for bit; the scaffold is the model itself."""
+    network = AutoModelForCausalLM.from_pretrained(default_model, dtype=torch.float32)
+    base = LoadedModel(network, torch.device("cpu"), DtypeChoice(torch.float32, "test"), 2048)
+    ids = list(range(200, 240))
+    expected = network(torch.tensor([ids]), use_cache=True, logits_to_keep=1).logits[0, -1]
+    scaffold = make_scaffold(model, LoraOptions(), seed=0)
+    fusion = Fusion(base, scaffold, rank=128, heads=4, seed=0)
+
+    def logits() -> torch.Tensor:
+        cache = base.new_cache()
+        base.listen(ids, cache, since=len(ids) - 1)
+        return read(base, ids, cache)
+
+    fusion.set([5, 7], Influence())
+    assert torch.equal(logits(), expected)  # fresh
+    for layer in (5, 7):
+        torch.nn.init.normal_(fusion.attention(layer).output.weight, std=0.1)
+    fusion.refresh()
+    assert fusion.active == (5, 7)
+    assert not torch.equal(logits(), expected)
+    fusion.set([5, 7], Influence(weight=0))
+    assert torch.equal(logits(), expected)
+    fusion.set([5, 7], Influence())
+    fusion.unload()
+    assert torch.equal(logits(), expected)

@@ -40,7 +40,7 @@ def of_kind(kind: Any, field: FieldInfo) -> st.SearchStrategy[Any]:
         return st.sampled_from(get_args(kind))
     if get_origin(kind) is tuple:
         item = members(get_args(kind)[0])[0]
-        items = numbers(item, field) if item is int else NAME
+        items = numbers(item, field) if item in (int, float) else NAME
         return st.lists(items, max_size=4, unique=True, min_size=1).map(tuple)
     if get_origin(kind) is dict:
         return st.dictionaries(NAME, NAME, max_size=3)

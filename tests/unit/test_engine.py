@@ -69,6 +69,12 @@ class Watched:
         self._caches.append(self._model.new_cache())
         return self._caches[-1]
 
+    def listen(self, prompt: Sequence[int], cache: Any, *, since: int) -> None:
+        self._model.listen(prompt, cache, since=since)
+
+    def listen(self, prompt: Sequence[int], cache: Any, *, since: int) -> None:
+        pass
+
     def forward(self, spans: Sequence[Span]) -> Any:
         self.turns.append([self._caches.index(span.cache) for span in spans])
         if len(self.turns) > self.pause_after:
@@ -123,8 +129,8 @@ async def test_the_summary_has_the_figures(engine: Engine) -> None:
     assert summary.seconds_to_first_token is not None
     assert summary.seconds_to_first_token > 0
     assert summary.tokens_per_second > 0
-    assert summary.mean_probability is not None
-    assert 0 < summary.mean_probability <= 1
+    assert len(summary.probabilities) == 12
+    assert all(0 < each <= 1 for each in summary.probabilities)
 
 
 async def test_a_stop_token_is_not_part_of_the_answer(engine: Engine) -> None:
@@ -253,7 +259,7 @@ async def test_cancel_before_the_start_runs_nothing(engine: Engine) -> None:
     (last,) = [piece async for piece in generation]
     assert last.summary is not None
     assert (last.summary.finish_reason, last.summary.generated_tokens) == ("cancelled", 0)
-    assert last.summary.mean_probability is None
+    assert last.summary.probabilities == ()
 
 
 async def test_the_event_loop_stays_free_during_a_long_step(engine: Engine) -> None:

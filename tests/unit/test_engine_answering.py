@@ -1,5 +1,6 @@
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -59,6 +60,9 @@ class Model:
 
     def new_cache(self) -> Cache:
         return self.whole.new_cache()
+
+    def listen(self, prompt: Sequence[int], cache: Any, *, since: int) -> None:
+        pass
 
     def forward(self, spans: Sequence[Span]) -> torch.Tensor:
         assert self.opened.wait(WAIT)

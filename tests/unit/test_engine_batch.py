@@ -1,5 +1,6 @@
 from collections.abc import Hashable, Sequence
 from functools import cache
+from typing import Any
 
 import pytest
 import torch
@@ -63,6 +64,9 @@ class Damaged:
 
     def new_cache(self) -> Cache:
         return self._whole.new_cache()
+
+    def listen(self, prompt: Sequence[int], cache: Any, *, since: int) -> None:
+        pass
 
     def forward(self, spans: Sequence[Span]) -> torch.Tensor:
         self.passes.append(len(spans))

@@ -96,7 +96,7 @@ def test_a_template_that_refuses_is_a_clear_error(chat: ChatTokenizer) -> None:
 
 def test_the_plain_answer_stops_at_the_next_turn(plain: ChatTokenizer) -> None:
     answer = plain.answer_text()
-    ids = plain._encode(" Paris.\nUser: more")
+    ids = plain.encode_text(" Paris.\nUser: more")
     text = "".join(answer.push(id_) for id_ in ids) + answer.finish()
     assert (text, answer.stopped) == ("Paris.", True)
 

@@ -1,11 +1,11 @@
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from sovl_daemon.engine.llama import RmsNorm, Step
+from sovl_daemon.engine.llama import RmsNorm, Rows
 from sovl_daemon.engine.llama_finder import find_llama
 from sovl_daemon.engine.span import Span
 from tests.unit.engine_tiny import VOCABULARY, read, tiny_model, tiny_network
@@ -110,22 +110,22 @@ def test_the_networks_weights_are_those_of_the_lean_pass() -> None:
     }
 
 
-def test_a_hook_may_add_behind_a_block() -> None:
-    model = tiny_model()
-    assert model.lean is not None
+@pytest.mark.parametrize(("family", "lean"), [("llama", True), ("llama", False), ("gpt2", False)])
+def test_a_hook_may_add_behind_a_block(family: str, lean: bool) -> None:
+    model = tiny_model(family, lean=lean)
     plain = read(model, IDS)
     seen: list[tuple[tuple[int, ...], Any]] = []
 
-    def add(x: torch.Tensor, step: Step) -> torch.Tensor:
-        seen.append((tuple(x.shape), step.rows[0].span.cache))
+    def add(x: torch.Tensor, rows: Sequence[Rows]) -> torch.Tensor:
+        seen.append((tuple(x.shape), rows[0].cache))
         return x + 1
 
-    model.lean.after_block[0] = add
+    remove = model.add_after_block(0, add)
     cache = model.new_cache()
     changed = read(model, IDS, cache)
     assert seen == [((len(IDS), 32), cache)]
     assert not torch.allclose(changed, plain)
-    del model.lean.after_block[0]
+    remove()
     assert torch.equal(read(model, IDS), plain)
 
 

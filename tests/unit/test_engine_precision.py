@@ -106,18 +106,25 @@ async def test_the_network_has_the_files_weights_meanwhile(engine: Engine) -> No
     torch.testing.assert_close(network(ids).logits, before)
 
 
+def live_tensors() -> int:
+    gc.collect()
+    return sum(isinstance(each, torch.Tensor) for each in gc.get_objects())
+
+
+async def cycle(engine: Engine) -> None:
+    for precision in ("int8", "int4", "fp16"):
+        await engine.set_precision(precision)
+
+
 async def test_a_hundred_cycles_leave_nothing_behind(engine: Engine) -> None:
     before, size = digest(engine), held_bytes(engine)
-    counts = []
-    for _ in range(100):
-        await engine.set_precision("int8")
-        await engine.set_precision("int4")
-        await engine.set_precision("fp16")
-        gc.collect()
-        counts.append(sum(isinstance(each, torch.Tensor) for each in gc.get_objects()))
+    await cycle(engine)
+    after_one = live_tensors()
+    for _ in range(99):
+        await cycle(engine)
     assert digest(engine) == before
     assert held_bytes(engine) == size
-    assert counts[-1] <= counts[0]
+    assert live_tensors() <= after_one
 
 
 async def test_a_conversation_goes_on_through_the_switch(engine: Engine) -> None:

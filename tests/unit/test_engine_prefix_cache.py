@@ -32,6 +32,9 @@ class Watched:
     def new_cache(self) -> Cache:
         return self.whole.new_cache()
 
+    def listen(self, prompt: Sequence[int], cache: Any, *, since: int) -> None:
+        pass
+
     def forward(self, spans: Sequence[Span]) -> torch.Tensor:
         self.read.append(sum(len(span.ids) for span in spans))
         return self.whole.forward(spans)

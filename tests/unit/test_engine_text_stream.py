@@ -35,7 +35,7 @@ TEXTS = st.text(st.one_of(st.sampled_from(LETTERS), st.characters(codec="utf-8")
 @settings(max_examples=400, deadline=None)
 def test_pieces_join_to_the_whole_text(kind: str, text: str) -> None:
     chat = tokenizer(kind)
-    ids = chat._encode(text)
+    ids = chat.encode_text(text)
     pieces = streamed(kind, ids)
     assert "".join(pieces) == chat.decode(ids)
     if "\N{REPLACEMENT CHARACTER}" not in text:
@@ -53,14 +53,14 @@ def test_pieces_join_to_the_whole_for_any_tokens(kind: str, data: st.DataObject)
 
 
 def test_half_a_character_is_held_until_it_is_whole() -> None:
-    ids = tokenizer("bytes")._encode("語👍")
+    ids = tokenizer("bytes").encode_text("語👍")
     pieces = streamed("bytes", ids)
     assert len(ids) > 2
     assert [piece for piece in pieces if piece] == ["語", "👍"]
 
 
 def test_an_answer_cut_inside_a_character_shows_it() -> None:
-    ids = tokenizer("bytes")._encode("👍")[:-1]
+    ids = tokenizer("bytes").encode_text("👍")[:-1]
     assert streamed("bytes", ids)[-1] == "\N{REPLACEMENT CHARACTER}"
 
 

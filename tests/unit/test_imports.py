@@ -10,13 +10,19 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 OURS = ("sovl_daemon", "agents", "bus", "config")
-LIBRARIES = ("sovl_daemon.engine", "sovl_daemon.models", "sovl_daemon.memory")
+LIBRARIES = (
+    "sovl_daemon.engine",
+    "sovl_daemon.models",
+    "sovl_daemon.memory",
+    "sovl_daemon.mind",
+)
 ALLOWED = {
     "config": ("config",),
     "bus": ("bus", "config"),
     "sovl_daemon/engine": ("sovl_daemon.engine",),
     "sovl_daemon/models": ("sovl_daemon.models",),
     "sovl_daemon/memory": ("sovl_daemon.memory",),
+    "sovl_daemon/mind": ("sovl_daemon.mind", "config"),
     "sovl_daemon/client": ("sovl_daemon.client", "bus", "config"),
     "agents": ("agents", "bus", "config", *LIBRARIES, "sovl_daemon.probes"),
     "sovl_daemon": ("sovl_daemon", "bus", "config"),
@@ -50,7 +56,15 @@ def test_nothing_of_ours_is_a_pickle() -> None:
 
 @pytest.mark.parametrize(
     "module",
-    ["sovl_daemon.client", "sovl_daemon.hub", "sovl_daemon.cli.app", "agents.generator"],
+    [
+        "sovl_daemon.client",
+        "sovl_daemon.hub",
+        "sovl_daemon.cli.app",
+        "sovl_daemon.engine.repetition",
+        "sovl_daemon.engine.token_map",
+        "sovl_daemon.mind.temperament",
+        "agents.generator",
+    ],
 )
 def test_light_modules_load_no_tensors(module: str) -> None:
     check = (

@@ -4,6 +4,7 @@ import pytest
 
 from agents.generator import GenerateArguments
 from agents.scribe import HistoryArguments
+from agents.tuning import CrossArguments, TuneArguments
 from bus.errors import CommandError
 from sovl_daemon.cli.words import parse_line, parse_pairs
 from sovl_daemon.controls import SetArguments
@@ -11,6 +12,8 @@ from sovl_daemon.controls import SetArguments
 GENERATE = GenerateArguments.model_json_schema()
 SET = SetArguments.model_json_schema()
 HISTORY = HistoryArguments.model_json_schema()
+CROSS = CrossArguments.model_json_schema()
+TUNE = TuneArguments.model_json_schema()
 TEXT = {"properties": {"text": {"type": "string"}}, "required": ["text"]}
 COUNT = {"properties": {"count": {"type": "integer"}, "name": {"type": "string"}}}
 
@@ -27,6 +30,11 @@ COUNT = {"properties": {"count": {"type": "integer"}, "name": {"type": "string"}
         ("count=5 and more", TEXT, {"text": "count=5 and more"}),
         ("limit=1", HISTORY, {"limit": 1}),
         ("abc 3", HISTORY, {"conversation": "abc", "limit": 3}),
+        ("cross", TUNE, {"what": "cross"}),
+        ("cross 0.8", TUNE, {"what": "cross", "weight": 0.8}),
+        ("off", CROSS, {"what": "off"}),
+        ("weight 0.7", CROSS, {"what": "weight", "values": [0.7]}),
+        ("layers 0.5 0.6 0.7", CROSS, {"what": "layers", "values": [0.5, 0.6, 0.7]}),
         ("5 five", COUNT, {"count": 5, "name": "five"}),
         ("count=5 name=6", COUNT, {"count": 5, "name": 6}),
     ],

@@ -1,0 +1,293 @@
+"""Tuning the engine while it answers: precision, fused layers, and how strongly they steer.
+
+What the manuals' words change is a setting like any other: first the engine takes it, and only
+then it is kept, so a change that is refused leaves nothing half changed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import anyio
+import anyio.to_thread
+from pydantic import Field
+
+from agents.base import Agent, Job
+from bus.commands import Arguments, NoArguments, command
+from bus.errors import BAD_ARGUMENT, CommandError
+from config import ConfigError, Settings, with_value
+from sovl_daemon.mind.history import History
+from sovl_daemon.mind.influence import influence
+from sovl_daemon.mind.temperament import Temperament, updated
+from sovl_daemon.models import ModelError, ModelStore
+
+if TYPE_CHECKING:  # torch is loaded when an agent starts, so that the hub can import this module
+    from sovl_daemon.engine.engine import Engine
+    from sovl_daemon.engine.fusion import Steering
+    from sovl_daemon.engine.scaffold import FusionOptions
+
+_TOKEN_MAP_STRENGTH = 1.0
+_MB = 2**20
+
+
+class CrossArguments(Arguments):
+    """What to change of the scaffold's influence, and the new values where it needs some."""
+
+    what: Literal["weight", "blend", "layers", "confidence", "temperament", "off"] = Field(
+        description="weight and blend take one number, layers one for each fused layer; "
+        "confidence and temperament make the weight follow them, off makes it steady."
+    )
+    values: list[float] = Field(default=[], description="Numbers from 0 to 1.", max_length=1024)
+
+
+class TuneArguments(Arguments):
+    """What to tune."""
+
+    what: Literal["cross"] = Field(description="cross: the weight of cross-attention.")
+    weight: float | None = Field(
+        default=None, ge=0, le=1, description="New weight; shown when left out."
+    )
+
+
+class Tuning(Agent):
+    """The part of an agent that holds an engine to what is configured."""
+
+    engine: Engine | None = None
+    _confidences = History()
+    _temperament = Temperament()
+
+    async def on_settings(self, before: Settings) -> None:
+        """Follow settings that changed elsewhere; what the engine refuses is logged."""
+        await self.tune(self.settings)
+
+    async def tune(self, settings: Settings) -> None:
+        """Hold the engine to `settings` as far as it can; the rest is logged."""
+        from sovl_daemon.engine.errors import EngineError
+
+        for hold in (self._size_prefix_cache, self._hold_precision, self._steer):
+            try:
+                await hold(settings)
+            except EngineError as error:
+                self.log.error("tuning.refused", reason=str(error))
+
+    async def fuse(self) -> None:
+        """Put the scaffold beside the base; without one it goes on, and says why."""
+        assert self.engine is not None  # noqa: S101 - called by `run`
+        await anyio.to_thread.run_sync(_import_fusion)  # seconds that must not silence us
+        from sovl_daemon.engine.errors import EngineError
+
+        name = self.settings.core_config.scaffold_model_name
+        store = ModelStore(self.paths.model_dir)
+        try:
+            path = await anyio.to_thread.run_sync(store.resolve, name)
+            note = await self.engine.fuse(path, _fusion_options(self.settings))
+            await self._steer(self.settings)
+        except (EngineError, ModelError) as error:
+            self.log.error("scaffold.refused", scaffold=name, reason=str(error))
+            return
+        if note:
+            self.log.warning("scaffold.adapters", reason=note)
+        fusion = self.engine.fusion
+        self.log.info("scaffold.ready", scaffold=name, layers=fusion.layers if fusion else ())
+
+    async def lived(self, prompt: Sequence[int], confidence: float) -> None:
+        """Take in how an answer to the token ids `prompt` went."""
+        controls = self.settings.controls_config
+        self._confidences = self._confidences.resized(controls.confidence_history_maxlen)
+        self._confidences = self._confidences.add(confidence)
+        # Exposure is counted once there is training: until then it is a life that begins.
+        self._temperament = updated(self._temperament, self._confidences.mean, 0, controls)
+        if self.engine is None or self.engine.fusion is None:
+            return
+        if controls.use_token_map_memory:
+            await self.engine.reinforce(
+                prompt, confidence, strength=_TOKEN_MAP_STRENGTH, decay=controls.memory_decay_rate
+            )
+        await self._steer(self.settings)
+
+    @command()
+    async def int8(self, args: NoArguments, job: Job) -> dict[str, Any]:
+        """Hold the weights in 8 bits, at once and while conversations go on."""
+        return await self._switch("int8")
+
+    @command()
+    async def int4(self, args: NoArguments, job: Job) -> dict[str, Any]:
+        """Hold the weights in 4 bits, at once and while conversations go on."""
+        return await self._switch("int4")
+
+    @command()
+    async def fp16(self, args: NoArguments, job: Job) -> dict[str, Any]:
+        """Hold the weights as they were loaded, bit for bit."""
+        return await self._switch("fp16")
+
+    @command()
+    async def dynamic(self, args: NoArguments, job: Job) -> dict[str, Any]:
+        """Choose the fused layers by layer_selection_mode."""
+        return await self._choose_layers(True)
+
+    @command()
+    async def fixed(self, args: NoArguments, job: Job) -> dict[str, Any]:
+        """Fuse the layers named by cross_attn_layers."""
+        return await self._choose_layers(False)
+
+    @command(CrossArguments)
+    async def cross(self, args: CrossArguments, job: Job) -> dict[str, Any]:
+        """Tune how the scaffold steers the base."""
+        await self._change(_cross_settings(args))
+        return self._influence()
+
+    @command(TuneArguments, name="tune")
+    async def tune_cross(self, args: TuneArguments, job: Job) -> dict[str, Any]:
+        """Set the weight of cross-attention, or show it."""
+        if args.weight is not None:
+            await self._change(_cross_settings(CrossArguments(what="weight", values=[args.weight])))
+        return self._influence()
+
+    async def _switch(self, precision: str) -> dict[str, Any]:
+        began = time.monotonic()
+        await self._change({"core_config.quantization": f'"{precision}"'})
+        seconds = round(time.monotonic() - began, 3)
+        return {"text": f"Precision: {precision}, after {seconds} s", "seconds": seconds}
+
+    async def _choose_layers(self, dynamic: bool) -> dict[str, Any]:
+        await self._change({"core_config.use_dynamic_layers": str(dynamic).lower()})
+        layers = list(_layers(self.settings, self._base_layers()))
+        kind = "Dynamic" if dynamic else "Fixed"
+        return {"text": f"{kind} layers: {', '.join(map(str, layers))}", "layers": layers}
+
+    def _influence(self) -> dict[str, Any]:
+        fusion, controls = self.settings.fusion, self.settings.controls_config
+        mode = controls.dynamic_cross_attn_mode if controls.enable_dynamic_cross_attention else None
+        weight = "per-layer" if fusion.layer_weights else f"{fusion.weight:.2f}"
+        return {
+            "text": f"Scaffold influence: weight={weight}, blend_strength={fusion.blend:.2f}, "
+            f"dynamic={mode or 'off'}",
+            "weight": fusion.weight,
+            "layer_weights": list(fusion.layer_weights),
+            "blend": fusion.blend,
+            "dynamic": mode,
+        }
+
+    async def _change(self, values: dict[str, str]) -> None:
+        """Set keys to values written as JSON. Raises CommandError, and nothing is changed."""
+        from sovl_daemon.engine.errors import EngineError
+
+        before, settings = self.settings, self.settings
+        try:
+            for key, value in values.items():
+                settings = with_value(settings, key, value)
+            await self._hold_precision(settings)
+            await self._steer(settings)
+        except (ConfigError, EngineError) as error:
+            await self.tune(before)
+            raise CommandError(BAD_ARGUMENT, str(error)) from None
+        self.settings = settings
+        for key, value in values.items():
+            await self.control("config_set", key=key, value=value)
+
+    async def _size_prefix_cache(self, settings: Settings) -> None:
+        """Keep as much of ended answers as configured. Raises EngineError."""
+        if self.engine is not None:
+            await self.engine.resize_prefix_cache(settings.generation.prefix_cache_mb * _MB)
+
+    async def _hold_precision(self, settings: Settings) -> None:
+        """Hold the weights as configured. Raises EngineError."""
+        if self.engine is None:
+            return
+        wanted = settings.core_config.quantization
+        # "fp16" stands for not quantised: some CPUs compute in 32 bits.
+        precision = self.engine.model.precisions[0] if wanted == "fp16" else wanted
+        if precision == self.engine.precision:
+            return
+        began = time.monotonic()
+        await self.engine.set_precision(precision)
+        seconds = round(time.monotonic() - began, 3)
+        self.log.info("precision.switched", precision=precision, seconds=seconds)
+
+    async def _steer(self, settings: Settings) -> None:
+        """Steer as configured. Raises EngineError."""
+        if self.engine is not None and self.engine.fusion is not None:
+            wanted = self._steering(settings)
+            if wanted != self.engine.fusion.steering:
+                await self.engine.steer(wanted)
+
+    def _steering(self, settings: Settings) -> Steering:
+        from sovl_daemon.engine.fusion import Steering
+        from sovl_daemon.engine.influence import Influence
+
+        controls, fusion = settings.controls_config, settings.fusion
+        on = controls.enable_cross_attention and controls.use_scaffold_memory
+        if not on:
+            return Steering((), Influence())
+        mode = controls.dynamic_cross_attn_mode if controls.enable_dynamic_cross_attention else None
+        return Steering(
+            _layers(settings, self._base_layers()),
+            Influence(
+                weight=fusion.weight,
+                layer_weights=fusion.layer_weights,
+                cap=controls.scaffold_weight_cap,
+                blend=fusion.blend,
+                factor=influence(mode, self._confidences.mean, self._temperament.score),
+            ),
+            controls.enable_lora_adapters,
+        )
+
+    def _base_layers(self) -> int:
+        assert self.engine is not None  # noqa: S101 - commands come after start
+        return self.engine.model.layers
+
+
+def _layers(settings: Settings, count: int) -> tuple[int, ...]:
+    """The layers of a base of `count` layers that are configured. Raises OptionError."""
+    from sovl_daemon.engine.layer_choice import existing, third
+
+    core = settings.core_config
+    if not core.use_dynamic_layers:
+        return existing(core.cross_attn_layers, count)
+    if core.layer_selection_mode == "custom":
+        return existing(core.custom_layers, count)
+    return third(core.layer_selection_mode, count)
+
+
+def _cross_settings(args: CrossArguments) -> dict[str, str]:
+    """The keys that a `cross` command sets, with their values as JSON. Raises CommandError."""
+    mode = "controls_config.dynamic_cross_attn_mode"
+    if args.what in ("weight", "blend") and len(args.values) != 1:
+        raise CommandError(BAD_ARGUMENT, f"values: {args.what} takes one number from 0 to 1")
+    match args.what:
+        case "weight":
+            return {"fusion.weight": str(args.values[0]), "fusion.layer_weights": "[]"}
+        case "blend":
+            return {"fusion.blend": str(args.values[0])}
+        case "layers":
+            return {"fusion.layer_weights": str(args.values)}
+    if args.values:
+        raise CommandError(BAD_ARGUMENT, f"values: {args.what} takes none")
+    if args.what == "off":
+        return {mode: "null"}
+    return {mode: f'"{args.what}"', "controls_config.enable_dynamic_cross_attention": "true"}
+
+
+def _fusion_options(settings: Settings) -> FusionOptions:
+    from sovl_daemon.engine.lora import LoraOptions
+    from sovl_daemon.engine.scaffold import FusionOptions
+
+    lora = settings.lora_config
+    return FusionOptions(
+        lora=LoraOptions(
+            rank=lora.lora_rank,
+            alpha=lora.lora_alpha,
+            dropout=lora.lora_dropout,
+            targets=lora.lora_target_modules,
+        ),
+        heads=settings.fusion.heads,
+        head_size=settings.fusion.head_size,
+        seed=settings.core_config.random_seed,
+    )
+
+
+def _import_fusion() -> None:
+    import sovl_daemon.engine.fusion
+    import sovl_daemon.engine.scaffold  # noqa: F401 - for the side effect of being loaded

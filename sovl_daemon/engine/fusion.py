@@ -1,0 +1,217 @@
+"""The scaffold's influence on the base: cross-attention behind chosen blocks.
+
+Composition of two frozen models as in CALM (Bansal et al. 2024): what the layers add goes onto the
+base's residual stream. Base and scaffold keep their modules and the names of their weights.
+"""
+
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import nn
+
+from sovl_daemon.engine.cross_attention import CrossAttention, KeysValues
+from sovl_daemon.engine.influence import Influence
+from sovl_daemon.engine.kv_cache import Cache
+from sovl_daemon.engine.layer_choice import existing
+from sovl_daemon.engine.llama import Rows
+from sovl_daemon.engine.model import LoadedModel
+from sovl_daemon.engine.scaffold import Scaffold
+from sovl_daemon.engine.scaffold_memory import ScaffoldMemory
+from sovl_daemon.engine.token_map import TokenMap
+
+
+@dataclass(frozen=True, slots=True)
+class Steering:
+    """Which layers steer, how strongly, and whether the scaffold reads with its adapters."""
+
+    layers: tuple[int, ...]
+    influence: Influence
+    adapters: bool = True
+
+
+class Fusion:
+    """Steers `base` by what `scaffold` remembers of the conversation.
+
+    `tokens` translates where the two have different vocabularies. `attentions` holds the trainable
+    layers, float32, by the index of the base's layer; each is made when its layer is first chosen,
+    the same for the same seed. Layers that have learned nothing, or weigh nothing, cost nothing:
+    the base runs as if there were no fusion, bit for bit. Use it from the tensor thread only.
+    """
+
+    def __init__(
+        self,
+        base: LoadedModel,
+        scaffold: Scaffold,
+        tokens: TokenMap | None = None,
+        *,
+        rank: int,
+        heads: int,
+        seed: int,
+    ) -> None:
+        self.scaffold = scaffold
+        self.tokens = tokens
+        self.attentions = nn.ModuleDict()
+        self.layers: tuple[int, ...] = ()
+        self.influence = Influence()
+        self._base = base
+        self._shape = {"rank": rank, "heads": heads}
+        self._seed = seed
+        self._working: dict[int, CrossAttention] = {}
+        self._removers: list[Callable[[], object]] = []
+        self._generation = 1
+        self._adapters_on = True
+        base.fusion = self
+
+    @property
+    def active(self) -> tuple[int, ...]:
+        """The layers that steer the base at the moment."""
+        return tuple(self._working)
+
+    @property
+    def steering(self) -> Steering:
+        """What was last chosen."""
+        return Steering(self.layers, self.influence, self._adapters_on)
+
+    @property
+    def stamp(self) -> int:
+        """A number that changes when what conversations remember is out of date; 0 is unsteered."""
+        return self._generation if self._working else 0
+
+    def set(self, layers: Sequence[int], influence: Influence) -> None:
+        """Choose the layers and how strongly they steer; holds from the next token on.
+
+        Raises:
+            OptionError: the base has no such layer, or the weights do not fit; nothing changes.
+
+        """
+        chosen = existing(layers, self._base.layers)
+        weights = influence.over(chosen)
+        self.layers, self.influence = chosen, influence
+        self._connect(weights)
+
+    def take(self, steering: Steering) -> None:
+        """Take all that may be chosen at once; errors as of `set`."""
+        self.set(steering.layers, steering.influence)
+        self.use_adapters(steering.adapters)
+
+    def use_adapters(self, on: bool) -> None:
+        """Let the scaffold read with its adapters, or as the plain model it was."""
+        if on == self._adapters_on:
+            return
+        self._adapters_on = on
+        if on:
+            self.scaffold.adapters.enable_adapter_layers()
+        else:
+            self.scaffold.adapters.disable_adapter_layers()
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Take up new values of the adapters and of `attentions`."""
+        self._generation += 1
+        self._working.clear()
+        self._connect(self.influence.over(self.layers))
+
+    def unload(self) -> None:
+        """Leave the base as it was before."""
+        self._disconnect()
+        self._base.fusion = None
+
+    def listen(self, prompt: Sequence[int], cache: Cache, *, since: int) -> None:
+        """Let the scaffold read `prompt` as far as it has not; steer from position `since` on."""
+        if not self._working:
+            return
+        if cache.memory is None:
+            cache.memory = self._new_memory()
+        memory: ScaffoldMemory = cache.memory
+        memory.since = since
+        unread = prompt[memory.length :]
+        if unread:
+            ids, weights, counts = self._translated(unread)
+            memory.append(self.scaffold.read(ids, memory.cache), weights, counts)
+
+    def attention(self, layer: int) -> CrossAttention:
+        """Return the trainable attention behind a layer, a fresh one if there was none."""
+        name = str(layer)
+        if name not in self.attentions:
+            self.attentions[name] = self._fresh(layer)
+        found: CrossAttention = self.attentions[name]
+        return found
+
+    def _fresh(self, layer: int) -> CrossAttention:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self._seed + layer)
+            made = CrossAttention(self._base.width, self.scaffold.width, **self._shape)
+        made.to(self._base.device)
+        return made
+
+    def _connect(self, weights: dict[int, float]) -> None:
+        self._disconnect()
+        for layer, weight in weights.items():
+            trained = self.attention(layer)
+            if weight == 0 or trained.fresh:
+                self._working.pop(layer, None)
+                continue
+            working = self._working.get(layer) or self._copy(trained)
+            self._working[layer] = working
+            steer = partial(self._steer, working, weight)
+            self._removers.append(self._base.add_after_block(layer, steer))
+        self._working = {layer: self._working[layer] for layer in weights if layer in self._working}
+
+    def _disconnect(self) -> None:
+        while self._removers:
+            self._removers.pop()()
+
+    def _copy(self, trained: CrossAttention) -> CrossAttention:
+        """What answers: frozen, in the base's number format."""
+        working: CrossAttention = deepcopy(trained).to(self._base.precision.dtype)
+        working.eval().requires_grad_(False)
+        return working
+
+    def _steer(
+        self, attention: CrossAttention, weight: float, x: torch.Tensor, rows: Sequence[Rows]
+    ) -> torch.Tensor:
+        """Add to the hidden states x (N, width) what the conversations' memories give."""
+        wheres, memories = _steered(attention, rows)
+        if not wheres:
+            return x
+        added = attention(x, wheres, memories) * weight
+        if len(added) == len(x):
+            return x + added
+        x = x.clone()
+        for where, part in zip(
+            wheres, added.split([w.stop - w.start for w in wheres]), strict=True
+        ):
+            x[where] += part
+        return x
+
+    def _new_memory(self) -> ScaffoldMemory:
+        like = next(self._base.network.parameters())
+        hidden = torch.empty(0, self.scaffold.width, dtype=self._base.precision.dtype)
+        return ScaffoldMemory(self.scaffold.new_cache(), hidden.to(like.device))
+
+    def _translated(self, ids: Sequence[int]) -> tuple[Sequence[int], list[float], list[int]]:
+        if self.tokens is None:
+            return ids, [1.0] * len(ids), [1] * len(ids)
+        parts = [self.tokens.expand([id_]) for id_ in ids]
+        scaffold_ids = [id_ for part, _ in parts for id_ in part]
+        weights = [weight for _, part in parts for weight in part]
+        return scaffold_ids, weights, [len(part) for part, _ in parts]
+
+
+def _steered(
+    attention: CrossAttention, rows: Sequence[Rows]
+) -> tuple[list[slice], list[KeysValues]]:
+    """Return the rows that look into a memory, and the memories."""
+    wheres, memories = [], []
+    for each in rows:
+        memory: ScaffoldMemory | None = each.cache.memory
+        if memory is None or not len(memory.hidden):
+            continue
+        first = each.where.start + max(0, memory.since - each.start)
+        if first < each.where.stop:
+            wheres.append(slice(first, each.where.stop))
+            memories.append(memory.seen_by(attention, attention.project))
+    return wheres, memories

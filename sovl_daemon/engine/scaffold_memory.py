@@ -1,0 +1,91 @@
+"""What the scaffold remembers of one conversation."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from sovl_daemon.engine.cross_attention import KeysValues
+
+
+@dataclass(slots=True, eq=False)
+class ScaffoldMemory:
+    """The scaffold's hidden states (S, width) over what the base has been told.
+
+    `cache` is the scaffold's own; `ends` tells, for each position of the base, how many of the S
+    states are of it or before it; `weights` are those of the token map. The base's positions from
+    `since` on look into the memory: the end of the prompt and the answer. Those before it are
+    read as the plain base reads them.
+    """
+
+    cache: Any
+    hidden: torch.Tensor
+    ends: list[int] = field(default_factory=list)
+    weights: list[float] = field(default_factory=list)
+    since: int = 0
+    _seen: dict[object, KeysValues] = field(default_factory=dict)
+
+    @property
+    def length(self) -> int:
+        """Number of the base's positions it covers."""
+        return len(self.ends)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its tensors."""
+        views = [tensor for seen in self._seen.values() for tensor in (seen.keys, seen.values)]
+        sizes = [tensor.numel() * tensor.element_size() for tensor in (self.hidden, *views)]
+        total: int = sum(sizes) + self.cache.nbytes
+        return total
+
+    def append(self, hidden: torch.Tensor, weights: Sequence[float], counts: Sequence[int]) -> None:
+        """Add states (T, width) with their weights; `counts` of them belong to each position."""
+        self.hidden = torch.cat((self.hidden, hidden))
+        self.weights += weights
+        for count in counts:
+            self.ends.append((self.ends[-1] if self.ends else 0) + count)
+        self._seen.clear()
+
+    def truncate(self, length: int) -> None:
+        """Forget the base's positions from `length` on."""
+        if length >= self.length:
+            return
+        del self.ends[length:]
+        kept = self.ends[-1] if self.ends else 0
+        self.hidden = self.hidden[:kept].clone()
+        del self.weights[kept:]
+        self.cache.truncate(kept)
+        self._seen.clear()
+
+    def fork(self, length: int) -> "ScaffoldMemory":
+        """Return a memory of the first `length` positions; neither hears of the other's new ones.
+
+        Raises:
+            CacheError: the scaffold cannot forget what follows them.
+
+        """
+        ends = self.ends[:length]
+        kept = ends[-1] if ends else 0
+        return ScaffoldMemory(
+            self.cache.fork(kept), self.hidden[:kept], ends, self.weights[:kept], self.since
+        )
+
+    def compact(self) -> None:
+        """Hold no more than what cannot be made again quickly."""
+        self.cache.compact()
+        self._seen.clear()
+
+    def seen_by(
+        self, layer: object, project: Callable[[torch.Tensor, torch.Tensor | None], KeysValues]
+    ) -> KeysValues:
+        """Return keys and values for `layer`, projected when it asks for the first time."""
+        if layer not in self._seen:
+            self._seen[layer] = project(self.hidden, self._bias())
+        return self._seen[layer]
+
+    def _bias(self) -> torch.Tensor | None:
+        """Return the logarithms of the weights (1, S): a weight multiplies the attention."""
+        if all(weight == 1 for weight in self.weights):
+            return None
+        return torch.tensor([self.weights], device=self.hidden.device).log().to(self.hidden.dtype)

@@ -1,0 +1,115 @@
+"""What a token stands for, in bytes, and which tokens bytes take, in any tokenizer's alphabet.
+
+Text would not do: a token may be a part of a character, and decoding one token alone loses the
+space before it where that is a mark of the alphabet. Both ways go past normalizer and
+pre-tokenizer, which belong to the beginning of a text and not to the middle of one.
+"""
+
+import re
+from typing import Any, Protocol
+
+_BYTE_SPACE, _MARKED_SPACE = "\u0120", "\u2581"  # Ġ and ▁
+_ONE_BYTE = re.compile(r"<0x([0-9A-F]{2})>")
+
+
+class TokenBytes(Protocol):
+    """One alphabet, both ways."""
+
+    def read(self, token: str) -> bytes:
+        """Return the bytes that a token, as the vocabulary writes it, stands for."""
+
+    def write(self, data: bytes) -> list[int]:
+        """Return the ids of tokens for `data`; none for what the vocabulary has no token for."""
+
+
+def token_bytes(tokenizer: Any) -> TokenBytes:
+    """Return the alphabet of a tokenizer of transformers, known by how it writes a space."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None and _stands_for_space(tokenizer, _BYTE_SPACE):
+        return ByteLevel(backend.model)
+    if backend is not None and _stands_for_space(tokenizer, _MARKED_SPACE):
+        return MarkedSpace(backend.model)
+    return PlainText(tokenizer)
+
+
+class ByteLevel:
+    """A character for each byte, as GPT-2 (Radford et al. 2019) and most since have it.
+
+    `model` is the one inside a tokenizer of the library tokenizers.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        self._characters = _byte_characters()
+        self._bytes = {character: byte for byte, character in enumerate(self._characters)}
+
+    def read(self, token: str) -> bytes:
+        """Return the bytes of `token`."""
+        if any(character not in self._bytes for character in token):
+            return token.encode(errors="replace")
+        return bytes(self._bytes[character] for character in token)
+
+    def write(self, data: bytes) -> list[int]:
+        """Return the ids that the merges make of `data`."""
+        text = "".join(self._characters[byte] for byte in data)
+        return [token.id for token in self._model.tokenize(text)]
+
+
+class MarkedSpace:
+    """Characters, a mark for the space, and perhaps tokens of one byte, as Llama 2 has it.
+
+    `model` is the one inside a tokenizer of the library tokenizers.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+
+    def read(self, token: str) -> bytes:
+        """Return the bytes of `token`."""
+        byte = _ONE_BYTE.fullmatch(token)
+        if byte:
+            return bytes.fromhex(byte[1])
+        return token.replace(_MARKED_SPACE, " ").encode(errors="replace")
+
+    def write(self, data: bytes) -> list[int]:
+        """Return the ids of `data`, byte by byte if it is no text."""
+        try:
+            text = data.decode()
+        except UnicodeDecodeError:
+            found = [self._model.token_to_id(f"<0x{byte:02X}>") for byte in data]
+            return [id_ for id_ in found if id_ is not None]
+        return [token.id for token in self._model.tokenize(text.replace(" ", _MARKED_SPACE))]
+
+
+class PlainText:
+    """Any other alphabet, through the tokenizer's own ways to and from text."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+
+    def read(self, token: str) -> bytes:
+        """Return the text of `token`, encoded."""
+        text: str = self._tokenizer.convert_tokens_to_string([token])
+        return text.encode(errors="replace")
+
+    def write(self, data: bytes) -> list[int]:
+        """Return the ids of `data` read as text; bytes that are no character become U+FFFD."""
+        text = data.decode(errors="replace")
+        return list(
+            self._tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+        )
+
+
+def _stands_for_space(tokenizer: Any, character: str) -> bool:
+    id_ = tokenizer.get_vocab().get(character)
+    if id_ is None:
+        return False
+    # Twice, because some decoders take away a space at the beginning.
+    return " " in tokenizer.decode([id_, id_], clean_up_tokenization_spaces=False)
+
+
+def _byte_characters() -> list[str]:
+    """The character of each byte: itself where it can be seen, else one from 256 on, in order."""
+    seen = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    unseen = [byte for byte in range(256) if byte not in seen]
+    return [chr(byte if byte in seen else 256 + unseen.index(byte)) for byte in range(256)]
