@@ -72,9 +72,6 @@ class Watched:
     def listen(self, prompt: Sequence[int], cache: Any, *, since: int) -> None:
         self._model.listen(prompt, cache, since=since)
 
-    def listen(self, prompt: Sequence[int], cache: Any, *, since: int) -> None:
-        pass
-
     def forward(self, spans: Sequence[Span]) -> Any:
         self.turns.append([self._caches.index(span.cache) for span in spans])
         if len(self.turns) > self.pause_after:
