@@ -223,7 +223,7 @@ def test_a_cancelled_answer_is_kept_up_to_where_it_came(model: Watched) -> None:
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("can't allocate memory")])
 def test_no_memory_to_keep_an_answer_is_no_error(model: Watched, error: Exception) -> None:
     class Full:
-        length = 30
+        length, memory = 30, None
 
         def compact(self) -> None:
             raise error
@@ -237,7 +237,7 @@ def test_no_memory_to_keep_an_answer_is_no_error(model: Watched, error: Exceptio
 
 def test_a_cache_that_cannot_forget_is_dropped(model: Watched) -> None:
     class Rigid:
-        length, nbytes = 40, 1
+        length, nbytes, memory = 40, 1, None
         forks = 0
 
         def compact(self) -> None:
