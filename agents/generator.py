@@ -39,7 +39,10 @@ class GenerateArguments(Arguments):
     top_k: int | None = Field(default=None, ge=0, le=1_000_000, description="0 is off.")
     top_p: float | None = Field(default=None, ge=1e-6, le=1, description="1 is off.")
     seed: int | None = Field(
-        default=None, ge=0, le=2**32 - 1, description="Makes the answer repeatable."
+        default=None,
+        ge=0,
+        le=2**32 - 1,
+        description="Makes the answer repeatable, but for what rounding decides.",
     )
     conversation: str | None = Field(
         default=None,
@@ -132,6 +135,7 @@ class Generator(Tuning):
             "interaction": recorded["interaction"],
             "finish_reason": summary.finish_reason,
             "prompt_tokens": summary.prompt_tokens,
+            "cached_tokens": summary.cached_tokens,
             "tokens": summary.generated_tokens,
             "first_token_s": summary.seconds_to_first_token,
             "tokens_per_s": round(summary.tokens_per_second, 2),

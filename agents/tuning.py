@@ -29,6 +29,7 @@ if TYPE_CHECKING:  # torch is loaded when an agent starts, so that the hub can i
     from sovl_daemon.engine.scaffold import FusionOptions
 
 _TOKEN_MAP_STRENGTH = 1.0
+_MB = 2**20
 
 
 class CrossArguments(Arguments):
@@ -65,7 +66,7 @@ class Tuning(Agent):
         """Hold the engine to `settings` as far as it can; the rest is logged."""
         from sovl_daemon.engine.errors import EngineError
 
-        for hold in (self._hold_precision, self._steer):
+        for hold in (self._size_prefix_cache, self._hold_precision, self._steer):
             try:
                 await hold(settings)
             except EngineError as error:
@@ -185,6 +186,11 @@ class Tuning(Agent):
         self.settings = settings
         for key, value in values.items():
             await self.control("config_set", key=key, value=value)
+
+    async def _size_prefix_cache(self, settings: Settings) -> None:
+        """Keep as much of ended answers as configured. Raises EngineError."""
+        if self.engine is not None:
+            await self.engine.resize_prefix_cache(settings.generation.prefix_cache_mb * _MB)
 
     async def _hold_precision(self, settings: Settings) -> None:
         """Hold the weights as configured. Raises EngineError."""

@@ -309,6 +309,14 @@ class Generation(Section):
         "You are a helpful assistant. Answer in one short English sentence.",
         "Text before every conversation; empty for that of the model's own template.",
     )
+    prefix_cache_mb: int = key(
+        64,
+        "Memory for what was read in ended answers, so that the next prompt of a conversation "
+        "is not read from its start; 0 for none.",
+        unit="MB",
+        ge=0,
+        le=1_000_000,
+    )
     max_concurrent: int = key(
         8,
         "Conversations answered at the same time.",

@@ -23,8 +23,10 @@ from sovl_daemon.engine.lora import LoraOptions
 from sovl_daemon.engine.model import LoadedModel, load_model
 from sovl_daemon.engine.options import SamplingOptions
 from sovl_daemon.engine.precision import Precision
+from sovl_daemon.engine.prefix_cache import PrefixCache
 from sovl_daemon.engine.scaffold import make_scaffold
 from sovl_daemon.models.catalogue import CATALOGUE, DEFAULT_MODEL
+from tests.unit.engine_tiny import tokens as tokens_of
 
 THREADS = 2
 ROUNDS = 5
@@ -55,8 +57,10 @@ def pace_of(model: LoadedModel, precision: Precision, fused: bool = False) -> Pa
         while switch is not None and switch.step():
             pass
         options = SamplingOptions(temperature=0, max_new_tokens=tokens)
-        running = Decoding(model, PROMPT, options, stop_ids=frozenset(), context_length=2048)
-        times = [token.at for token in running.steps() if token is not None]
+        running = Decoding(
+            PrefixCache(model), PROMPT, options, stop_ids=frozenset(), context_length=2048
+        )
+        times = [token.at for token in tokens_of(model, running)]
         return (len(times) - 1) / (times[-1] - times[0])
 
     return pace

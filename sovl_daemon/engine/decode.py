@@ -1,33 +1,19 @@
-"""One running generation, step by step; it knows token ids only."""
+"""One answer, step by step; it knows token ids only."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
-
-import torch
 
 from sovl_daemon.engine.errors import OptionError
+from sovl_daemon.engine.kv_cache import Cache
 from sovl_daemon.engine.options import SamplingOptions
 from sovl_daemon.engine.piece import FinishReason
-from sovl_daemon.engine.sampling import Sampler
+from sovl_daemon.engine.prefix_cache import PrefixCache
+from sovl_daemon.engine.sampling import Choice, Sampler
 from sovl_daemon.engine.span import Span
 
 # Short enough that another conversation's next token does not wait long behind a prompt.
 PREFILL_CHUNK = 128
-
-
-class LanguageModel(Protocol):
-    """What decoding needs from a model."""
-
-    def new_cache(self) -> Any:
-        """Return an empty key-value cache for one sequence."""
-
-    def forward(self, spans: Sequence[Span]) -> torch.Tensor:
-        """Read each span after what its cache holds; return the next tokens' logits, (B, vocab)."""
-
-    def listen(self, prompt: Sequence[int], cache: Any, *, since: int) -> None:
-        """Hear of a prompt, as far as it is about to be read; its end is at position `since`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,14 +32,16 @@ class Token:
 
 
 class Decoding:
-    """A prompt being read, then an answer being written, one forward pass a step.
+    """A prompt being read, then an answer being written: what to read next, and what came of it.
 
-    `stop_ids` end the answer; `context_length` bounds prompt and answer together.
+    `caches` lend it a cache and take it back; `stop_ids` end the answer; `context_length` bounds
+    prompt and answer together. `last` is the position of the prompt's end; `cached_tokens` of the
+    prompt were not read, as their keys and values were kept.
     """
 
     def __init__(
         self,
-        model: LanguageModel,
+        caches: PrefixCache,
         prompt: Sequence[int],
         options: SamplingOptions,
         *,
@@ -67,51 +55,50 @@ class Decoding:
                 "so that an answer fits into the context"
             )
         self.finish_reason: FinishReason | None = None
-        self._model = model
-        self._ids = list(prompt)
-        self._last = len(prompt) - 1
-        self._read = 0
-        self._cache: Any = None
-        self._sampler = Sampler(options)
+        self.sampler = Sampler(options)
+        self.ids = list(prompt)
+        self.cached_tokens = 0
+        self._caches = caches
+        self._cache: Cache | None = None
+        self._stamp = caches.stamp
+        self.last = len(prompt) - 1
         self._stop_ids = stop_ids
         self._end = min(len(prompt) + options.max_new_tokens, context_length)
         self._chunk = prefill_chunk
 
-    def step(self) -> Token | None:
-        """Run one forward pass; None while there is more of the prompt to read.
+    @property
+    def reading(self) -> bool:
+        """Whether the answer has not begun yet."""
+        return len(self.ids) == self.last + 1
 
-        Raises:
-            NonFiniteLogitsError: the model's output is not a distribution.
+    @property
+    def read(self) -> bool:
+        """Whether all of `ids` is read, so that the logits are those of the next token."""
+        return self._cache is not None and self._cache.length == len(self.ids)
 
-        """
+    def span(self) -> Span:
+        """Return what to read next: a chunk of the prompt, or the last token of the answer."""
         if self._cache is None:
-            self._cache = self._model.new_cache()
-        unread = self._ids[self._read : self._read + self._chunk]
-        if self._read <= self._last:
-            heard = self._ids[: self._read + len(unread)]
-            self._model.listen(heard, self._cache, since=self._last)
-        logits = self._model.forward([Span(unread, self._cache)])[0]
-        self._read += len(unread)
-        return self._choose(logits) if self._read == len(self._ids) else None
+            self._stamp = self._caches.stamp
+            self._cache = self._caches.take(self.ids)
+            self.cached_tokens = self._cache.length
+        start = self._cache.length
+        return Span(self.ids[start : start + self._chunk], self._cache)
 
-    def steps(self) -> Iterator[Token | None]:
-        """Run to the end, one step each time the iterator is advanced; closing it cancels."""
-        try:
-            while self.finish_reason is None:
-                yield self.step()
-        finally:
-            self.close()
+    def push(self, choice: Choice) -> Token:
+        """Add the token that was chosen when all was read."""
+        self.ids.append(choice.id)
+        self.finish_reason = self._finish_reason(choice.id)
+        return Token(choice.id, choice.probability, time.perf_counter(), self.finish_reason)
 
-    def close(self) -> None:
-        """Free the cache; what is not finished by now is cancelled."""
+    def close(self, *, keep: bool = True) -> None:
+        """Give the cache back, to be kept or not; what is not finished by now is cancelled."""
         self.finish_reason = self.finish_reason or "cancelled"
-        self._cache = None
+        cache, self._cache = self._cache, None
+        if keep and cache is not None:
+            self._caches.keep(self.ids, cache, self._stamp)
 
-    def _choose(self, logits: torch.Tensor) -> Token:
-        id_, probability = self._sampler.choose(logits, self._ids)
-        self._ids.append(id_)
+    def _finish_reason(self, id_: int) -> FinishReason | None:
         if id_ in self._stop_ids:
-            self.finish_reason = "stop"
-        elif len(self._ids) >= self._end:
-            self.finish_reason = "length"
-        return Token(id_, probability, time.perf_counter(), self.finish_reason)
+            return "stop"
+        return "length" if len(self.ids) >= self._end else None

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import anyio
 import anyio.to_thread
 
+from sovl_daemon.engine.answering import Answering
 from sovl_daemon.engine.chat import ChatTokenizer
 from sovl_daemon.engine.decode import Decoding
 from sovl_daemon.engine.errors import OptionError
@@ -17,6 +18,7 @@ from sovl_daemon.engine.message import Message
 from sovl_daemon.engine.model import LoadedModel, load_model
 from sovl_daemon.engine.options import SamplingOptions
 from sovl_daemon.engine.precision import Precision
+from sovl_daemon.engine.prefix_cache import PrefixCache
 from sovl_daemon.engine.priority import Priority
 from sovl_daemon.engine.repetition import Repetition
 from sovl_daemon.engine.switch import PrecisionSwitch
@@ -46,12 +48,15 @@ class Engine:
         thread: TensorThread,
         *,
         context_length: int,
+        max_concurrent: int = 8,
     ) -> None:
         self.model = model
         self.tokenizer = tokenizer
         self.thread = thread
         self.fusion: Fusion | None = None
         self.context_length = min(context_length, model.max_context or context_length)
+        self._caches = PrefixCache(model)
+        self._answering = Answering(model, self._caches, thread, max_concurrent)
         self._parameters = model.parameters
         self._precision = model.precisions[0]
         self._switching = anyio.Lock()
@@ -74,7 +79,7 @@ class Engine:
     ) -> "Engine":
         """Load the model in the folder `path` and warm it up, without blocking the event loop.
 
-        `max_concurrent` conversations take turns, the others wait.
+        `max_concurrent` conversations advance together, the others wait.
 
         Raises:
             ModelLoadError: the folder holds no model that can be run.
@@ -89,8 +94,14 @@ class Engine:
             )
         # Not on the tensor thread: a long load would look like a hung step.
         model, tokenizer = await anyio.to_thread.run_sync(_load, path, device, dtype, threads)
-        thread = TensorThread(max_concurrent=max_concurrent)
-        engine = cls(model, tokenizer, thread, context_length=context_length)
+        thread = TensorThread()
+        engine = cls(
+            model,
+            tokenizer,
+            thread,
+            context_length=context_length,
+            max_concurrent=max_concurrent,
+        )
         try:
             await call(thread, model.warm_up, Priority.JUDGE)
         except BaseException:
@@ -120,7 +131,7 @@ class Engine:
         options = options or SamplingOptions()
         prompt = self.tokenizer.encode(messages, self._prompt_limit(options))
         decoding = Decoding(
-            self.model,
+            self._caches,
             prompt,
             options,
             stop_ids=self.tokenizer.stop_ids,
@@ -129,7 +140,7 @@ class Engine:
         text = self.tokenizer.answer_text()
         repetition = Repetition() if stop_repetition else None
         request = Request(decoding, text, prompt, priority, repetition)
-        return Generation(self.thread, request)
+        return Generation(self._answering, request)
 
     async def set_precision(self, precision: Precision) -> None:
         """Hold the weights in another precision; conversations go on, a layer and a token in turn.
@@ -148,6 +159,15 @@ class Engine:
             if switch is not None:
                 await self._run(switch)
             self._precision = precision
+
+    async def resize_prefix_cache(self, max_bytes: int) -> None:
+        """Keep up to so many bytes of what ended answers have read, for prompts that begin alike.
+
+        Raises:
+            EngineStoppedError: the engine was closed.
+
+        """
+        await call(self.thread, partial(self._caches.resize, max_bytes), Priority.JUDGE)
 
     async def fuse(self, scaffold: Path, options: "FusionOptions") -> str:
         """Put the model in the folder `scaffold` beside the base; fresh, it changes nothing yet.

@@ -1,6 +1,7 @@
 """What can go wrong in the engine; each message is one line that says what to do next."""
 
 import re
+import traceback
 
 _OUT_OF_MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory", re.IGNORECASE)
 
@@ -41,6 +42,10 @@ class EngineOutOfMemoryError(EngineError):
     """A step found no memory; the job it belonged to is gone, the engine goes on."""
 
 
+class CacheError(EngineError):
+    """A model's cache cannot forget its last positions."""
+
+
 class JobCancelledError(EngineError):
     """The job was cancelled before it was done."""
 
@@ -62,3 +67,14 @@ def is_out_of_memory(error: BaseException) -> bool:
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's text, or its type if it has none."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def settled(error: BaseException) -> BaseException:
+    """Return `error`, clearly told if it is out of memory, without the tensors its frames hold."""
+    # The traceback stays readable.
+    traceback.clear_frames(error.__traceback__)
+    if isinstance(error, EngineOutOfMemoryError) or not is_out_of_memory(error):
+        return error
+    return EngineOutOfMemoryError(
+        f"out of memory ({first_line(error)}): shorten the context or free memory"
+    )

@@ -5,13 +5,13 @@ from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 
+from sovl_daemon.engine.answering import Answer, Answering
 from sovl_daemon.engine.decode import Decoding, Token
 from sovl_daemon.engine.errors import JobCancelledError
 from sovl_daemon.engine.inbox import Inbox
 from sovl_daemon.engine.piece import FinishReason, Piece, Summary
 from sovl_daemon.engine.priority import Priority
 from sovl_daemon.engine.repetition import Repetition
-from sovl_daemon.engine.tensor_thread import Job, TensorThread
 from sovl_daemon.engine.text_stream import AnswerText
 
 
@@ -33,12 +33,12 @@ class Generation(AsyncIterator[Piece]):
     step and frees the cache: `async with contextlib.aclosing(generation)` makes that prompt.
     """
 
-    def __init__(self, thread: TensorThread, request: Request) -> None:
+    def __init__(self, answering: Answering, request: Request) -> None:
         self.prompt = request.prompt
-        self._thread = thread
+        self._answering = answering
         self._request = request
         self._started = time.perf_counter()
-        self._job: Job[Token] | None = None
+        self._answer: Answer | None = None
         self._cancelled = False
         self._pieces = self._make_pieces()
 
@@ -52,8 +52,8 @@ class Generation(AsyncIterator[Piece]):
     def cancel(self) -> None:
         """End the work within one step; the iteration goes on to the summary ("cancelled")."""
         self._cancelled = True
-        if self._job is not None:
-            self._thread.cancel(self._job)
+        if self._answer is not None:
+            self._answering.cancel(self._answer)
 
     async def _make_pieces(self) -> AsyncGenerator[Piece]:
         writer = Writer(self._request.text, self._request.repetition)
@@ -63,21 +63,22 @@ class Generation(AsyncIterator[Piece]):
                     yield piece
                 if writer.stopped:
                     break
-        yield writer.finish(self._started, len(self.prompt))
+        cached = self._request.decoding.cached_tokens
+        yield writer.finish(self._started, len(self.prompt), cached)
 
     async def _tokens(self) -> AsyncGenerator[Token]:
         if self._cancelled:
             return
         inbox: Inbox[Token] = Inbox()
-        steps = self._request.decoding.steps()
-        self._job = self._thread.submit(steps, inbox, self._request.priority)
+        request = self._request
+        self._answer = self._answering.start(request.decoding, inbox, request.priority)
         try:
             async for token in inbox:
                 yield token
         except JobCancelledError:
             return
         finally:
-            self._thread.cancel(self._job)
+            self._answering.cancel(self._answer)
 
 
 class Writer:
@@ -107,10 +108,11 @@ class Writer:
                 return None
         return self._piece(self._release())
 
-    def finish(self, started: float, prompt_tokens: int) -> Piece:
+    def finish(self, started: float, prompt_tokens: int, cached_tokens: int = 0) -> Piece:
         """Return what is left to show, with the figures."""
         rest = self._release() + self._text.finish()
-        summary = summarise(self._tokens, started, prompt_tokens, reason=self.stopped)
+        reason = self.stopped
+        summary = summarise(self._tokens, started, prompt_tokens, cached_tokens, reason=reason)
         return Piece(rest, summary.generated_tokens - self._shown, summary)
 
     def _release(self) -> str:
@@ -132,6 +134,7 @@ def summarise(
     tokens: Sequence[Token],
     started: float,
     prompt_tokens: int,
+    cached_tokens: int,
     *,
     reason: FinishReason | None = None,
 ) -> Summary:
@@ -144,6 +147,7 @@ def summarise(
     return Summary(
         finish_reason=reason or last_reason or "cancelled",
         prompt_tokens=prompt_tokens,
+        cached_tokens=cached_tokens,
         generated_tokens=len(tokens) - (last_reason == "stop"),
         seconds_to_first_token=tokens[0].at - started if tokens else None,
         tokens_per_second=(len(tokens) - 1) / seconds if seconds > 0 else 0.0,

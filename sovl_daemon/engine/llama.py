@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
+from sovl_daemon.engine.attention import Heads, Part, groups
 from sovl_daemon.engine.kv_cache import KeyValueCache
 from sovl_daemon.engine.rotary import RotaryTable, rotate
 from sovl_daemon.engine.slot import Slot
@@ -37,57 +38,31 @@ class RmsNorm:
 
 
 @dataclass(frozen=True, slots=True)
-class Heads:
-    """How the attention of a model is divided."""
-
-    queries: int
-    keys: int
-    size: int
-    scale: float
-
-    def attend(
-        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None
-    ) -> torch.Tensor:
-        """Return the attention's output (T, queries * size).
-
-        `q` is (T, queries, size), `k` and `v` are (keys, S, size), `mask` (group * T, S) or None.
-        Queries that share keys are laid out as rows of one head, so keys need no repetition.
-        """
-        count, group = len(q), self.queries // self.keys
-        rows = q.reshape(count, self.keys, group, self.size).permute(1, 2, 0, 3)
-        rows = rows.reshape(1, self.keys, group * count, self.size)
-        out = functional.scaled_dot_product_attention(
-            rows, k[None], v[None], attn_mask=mask, scale=self.scale
-        )
-        out = out.view(self.keys, group, count, self.size).permute(2, 0, 1, 3)
-        return out.reshape(count, self.queries * self.size)
-
-    def mask(self, count: int, seen: int, device: torch.device) -> torch.Tensor | None:
-        """Return which of seen + count positions each of the `count` new ones may look at."""
-        if count == 1:
-            return None
-        allowed = torch.ones(count, seen + count, dtype=torch.bool, device=device).tril(seen)
-        return allowed.repeat(self.queries // self.keys, 1)
-
-
-@dataclass(frozen=True, slots=True)
 class Rows:
     """The rows of the hidden states that belong to one conversation.
 
-    The first of them is at position `start` of what `cache` holds.
+    The first of them is at position `start` of the conversation.
     """
 
     where: slice
-    cache: Any
+    span: Span
     start: int
-    mask: torch.Tensor | None
+
+    @property
+    def cache(self) -> Any:
+        """What the conversation has read so far."""
+        return self.span.cache
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What all blocks share in one forward pass over N tokens; `rows` cover them in order."""
+    """What all blocks share in one forward pass over N tokens; `rows` cover them in order.
+
+    `parts` cover the same rows, conversations together where their attention is one call.
+    """
 
     rows: tuple[Rows, ...]
+    parts: tuple[Part, ...]
     cos: torch.Tensor
     sin: torch.Tensor
 
@@ -122,12 +97,9 @@ class Block:
     def _attention(self, x: torch.Tensor, step: Step) -> torch.Tensor:
         qkv = self.qkv.matrix(x).view(len(x), -1, self.heads.size)
         qkv = rotate(qkv, step.cos, step.sin)
-        parts = [self._attend(qkv[rows.where], rows) for rows in step.rows]
+        heads, index = self.heads, self.index
+        parts = [heads.attend(qkv[part.where], index, part) for part in step.parts]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
-
-    def _attend(self, qkv: torch.Tensor, rows: Rows) -> torch.Tensor:
-        keys, values = rows.cache.append(self.index, qkv[:, self.heads.queries :])
-        return self.heads.attend(qkv[:, : self.heads.queries], keys, values, rows.mask)
 
 
 class Llama:
@@ -165,21 +137,26 @@ class Llama:
 
     def new_cache(self) -> KeyValueCache:
         """Return an empty cache for one sequence."""
-        heads = self.blocks[0].heads
-        like = self.norm.weight
-        return KeyValueCache(len(self.blocks), heads.keys, heads.size, like, self._limit)
+        heads, like = self.blocks[0].heads, self.norm.weight
+        pack = like.new_empty(len(self.blocks), 1, 2 * heads.keys, 0, heads.size)
+        return KeyValueCache(pack, self._limit)
 
     def forward(self, spans: Sequence[Span]) -> torch.Tensor:
         """Read each span after what its cache holds; return the next tokens' logits, (B, vocab)."""
         x, step = self.read(spans)
-        if len(x) > len(spans):
-            x = x[[rows.where.stop - 1 for rows in step.rows]]
+        last = {id(rows.span): rows.where.stop - 1 for rows in step.rows}
+        wanted = [last[id(span)] for span in spans]
+        if wanted != list(range(len(x))):
+            x = x[wanted]
         return self.head.matrix(self.norm(x))
 
     def read(self, spans: Sequence[Span]) -> tuple[torch.Tensor, Step]:
-        """Read each span after what its cache holds; return the last block's output (N, hidden)."""
-        x = self.embed([id_ for span in spans for id_ in span.ids])
+        """Read each span after what its cache holds; return the last block's output (N, hidden).
+
+        Its rows lie as `Step.rows` says, which need not be the order of the spans.
+        """
         step = self.step(spans)
+        x = self.embed([id_ for rows in step.rows for id_ in rows.span.ids])
         for block in self.blocks:
             x = block(x, step)
             if block.index in self.after_block:
@@ -196,14 +173,13 @@ class Llama:
 
     def step(self, spans: Sequence[Span]) -> Step:
         """Return what the blocks need to read `spans`."""
-        device = self.norm.weight.device
         rows: list[Rows] = []
+        parts: list[Part] = []
         positions: list[int] = []
-        start = 0
-        for span in spans:
-            count, seen = len(span.ids), span.cache.length
-            mask = self.blocks[0].heads.mask(count, seen, device)
-            rows.append(Rows(slice(start, start + count), span.cache, seen, mask))
-            positions.extend(range(seen, seen + count))
-            start += count
-        return Step(tuple(rows), *self._rotary.rows(positions))
+        for group in groups(spans):
+            parts.append(self.blocks[0].heads.part(group, len(positions)))
+            for span in group:
+                start, seen, count = len(positions), span.cache.length, len(span.ids)
+                rows.append(Rows(slice(start, start + count), span, seen))
+                positions.extend(range(seen, seen + count))
+        return Step(tuple(rows), tuple(parts), *self._rotary.rows(positions))

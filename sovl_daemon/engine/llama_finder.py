@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from sovl_daemon.engine.llama import Block, Heads, Llama, RmsNorm
+from sovl_daemon.engine.attention import Heads
+from sovl_daemon.engine.llama import Block, Llama, RmsNorm
 from sovl_daemon.engine.precision import Precision, unquantised
 from sovl_daemon.engine.rotary import RotaryTable
 from sovl_daemon.engine.slot import Slot

@@ -142,7 +142,10 @@ class LoadedModel:
         with torch.inference_mode(), native_kernels(self.native_one_token and one_row):
             if self.lean is not None:
                 return self.lean.forward(spans)
-            return torch.stack([self._read(span) for span in spans])
+            logits = torch.stack([self._read(span) for span in spans])
+        for span in spans:
+            span.cache.advance(len(span.ids))
+        return logits
 
     def listen(self, prompt: Sequence[int], cache: Cache, *, since: int) -> None:
         """Let what steers the model hear of a prompt before it is read; steer from `since` on."""
@@ -151,7 +154,8 @@ class LoadedModel:
                 self.fusion.listen(prompt, cache, since=since)
 
     def _read(self, span: Span) -> torch.Tensor:
-        self._reading = [Rows(slice(0, len(span.ids)), span.cache, span.cache.length, None)]
+        span.cache.settle()  # a failed pass may have left something
+        self._reading = [Rows(slice(0, len(span.ids)), span, span.cache.length)]
         try:
             output = self.network(
                 input_ids=torch.tensor([span.ids], device=self.device),  # (1, T)

@@ -1,10 +1,12 @@
-"""From logits to the next token.
+"""From logits to the next tokens of several answers.
 
 The steps and their order are those of transformers' generate: repetition penalty (Keskar et al.
-2019, CTRL), temperature, top-k, nucleus (Holtzman et al. 2020).
+2019, CTRL), temperature, top-k, nucleus (Holtzman et al. 2020). What is alike for several rows is
+done for all at once.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 
@@ -13,65 +15,79 @@ from sovl_daemon.engine.options import SamplingOptions
 
 
 class Sampler:
-    """Chooses the tokens of one answer.
+    """How one answer is sampled: its options and a random generator of its own.
 
-    It draws from a random generator of its own, so a seed gives the same answer whatever runs
-    beside it. The generator stays on the CPU: one number a token, the same on every device.
+    The generator stays on the CPU: one number a token, the same on every device and whatever runs
+    beside it. So a seed gives the same answer from the same logits; but in 16 bits the rounding of
+    a row of logits may depend on what is read beside it.
     """
 
     def __init__(self, options: SamplingOptions) -> None:
-        self._options = options
+        self.options = options
         self._generator = torch.Generator()
         if options.seed is None:
             self._generator.seed()
         else:
             self._generator.manual_seed(options.seed)
 
-    def choose(self, logits: torch.Tensor, history: Sequence[int]) -> tuple[int, float]:
-        """Return the next token id and the model's own highest probability at this step.
+    @property
+    def greedy(self) -> bool:
+        """Whether it takes the likeliest token and draws nothing."""
+        return self.options.temperature == 0
 
-        `logits` is (vocab,); `history` holds the ids of prompt and answer so far. The probability
-        is of the plain distribution, before penalty, temperature and truncation.
-
-        Raises:
-            NonFiniteLogitsError: the logits are not a distribution.
-
-        """
-        logits = logits.float()
-        probability = highest_probability(logits)
-        logits = penalise(logits, history, self._options.repetition_penalty)
-        if self._options.temperature == 0:
-            return int(logits.argmax()), probability
-        probabilities, ids = candidates(logits, self._options)
-        return int(ids[self._draw(probabilities)]), probability
-
-    def _draw(self, probabilities: torch.Tensor) -> int:
-        """Inverse of the cumulative distribution at one uniform number."""
-        cumulative = probabilities.cumsum(0)
-        point = torch.rand((), generator=self._generator).to(cumulative.device) * cumulative[-1]
-        # Rounding may put the point on the total itself, which no index lies beyond.
-        index = int(torch.searchsorted(cumulative, point, right=True))
-        return min(index, len(cumulative) - 1)
+    def point(self) -> torch.Tensor:
+        """Return the next random number, uniform in [0, 1)."""
+        return torch.rand((), generator=self._generator)
 
 
-def highest_probability(logits: torch.Tensor) -> float:
-    """Return max(softmax(logits)) in (0, 1].
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A token id, and the likeliest token's probability in the model's own distribution.
 
-    Raises:
-        NonFiniteLogitsError: a NaN, an infinity, or nothing but minus infinity.
-
+    That is the plain distribution, before penalty, temperature and truncation.
     """
-    highest = float(torch.exp(logits.max() - logits.logsumexp(0)))
-    if not 0 < highest <= 1.001:
-        raise NonFiniteLogitsError(
+
+    id: int
+    probability: float
+
+
+def choose(
+    logits: torch.Tensor, samplers: Sequence[Sampler], histories: Sequence[Sequence[int]]
+) -> list[Choice | NonFiniteLogitsError]:
+    """Choose a token for each row of `logits` (B, vocab); an error where a row is no distribution.
+
+    `histories` hold the ids of prompt and answer so far.
+    """
+    logits = logits.float()
+    probabilities = highest_probabilities(logits)
+    logits = _penalised(logits, samplers, histories)
+    ids: list[int] = logits.argmax(1).tolist()
+    for rows in _alike(samplers, probabilities):
+        chosen = [samplers[row] for row in rows]
+        for row, id_ in zip(rows, draw(logits[rows], chosen), strict=True):
+            ids[row] = id_
+    return [
+        NonFiniteLogitsError(
             "the model's logits are not finite: its weights are damaged or the number format is "
             "too narrow for it; try dtype float32"
         )
-    return min(highest, 1.0)
+        if probability is None
+        else Choice(id_, probability)
+        for id_, probability in zip(ids, probabilities, strict=True)
+    ]
+
+
+def highest_probabilities(logits: torch.Tensor) -> list[float | None]:
+    """Return max(softmax(row)) in (0, 1] for each row (B, vocab).
+
+    None where a row has a NaN, an infinity, or nothing but minus infinity.
+    """
+    highest: list[float] = torch.exp(logits.amax(1) - logits.logsumexp(1)).tolist()
+    return [min(each, 1.0) if 0 < each <= 1.001 else None for each in highest]
 
 
 def penalise(logits: torch.Tensor, history: Sequence[int], penalty: float) -> torch.Tensor:
-    """Divide positive and multiply negative logits of tokens in `history` by `penalty`."""
+    """Divide positive and multiply negative logits (vocab,) of tokens in `history` by `penalty`."""
     if penalty == 1 or not history:
         return logits
     seen = torch.tensor(history, device=logits.device)
@@ -79,17 +95,52 @@ def penalise(logits: torch.Tensor, history: Sequence[int], penalty: float) -> to
     return logits.scatter(0, seen, torch.where(scores < 0, scores * penalty, scores / penalty))
 
 
-def candidates(logits: torch.Tensor, options: SamplingOptions) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return probabilities (n,) and token ids (n,) that top-k and top-p leave, likeliest first.
+def draw(logits: torch.Tensor, samplers: Sequence[Sampler]) -> list[int]:
+    """Draw a token for each row (n, vocab); the samplers have one top_k, and temperatures above 0.
 
-    The probabilities do not sum to 1 after top-p. `options.temperature` must be above 0.
+    By the inverse of the cumulative distribution at one uniform number each.
     """
-    count = min(options.top_k or len(logits), len(logits))
-    scores, ids = torch.topk(logits, count)
+    probabilities, ids = candidates(logits, [sampler.options for sampler in samplers])
+    cumulative = probabilities.cumsum(1)
+    points = torch.stack([sampler.point() for sampler in samplers]).to(cumulative)[:, None]
+    index = torch.searchsorted(cumulative, points * cumulative[:, -1:], right=True)
+    # Rounding may put a point on the total itself, which lies beyond the last that is kept.
+    last = (probabilities > 0).sum(1, keepdim=True) - 1
+    chosen: list[int] = ids.gather(1, index.minimum(last))[:, 0].tolist()
+    return chosen
+
+
+def candidates(
+    logits: torch.Tensor, options: Sequence[SamplingOptions]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return probabilities and token ids (n, k) that top-k leaves in each row, likeliest first.
+
+    What top-p drops has probability 0, so they need not sum to 1. The options have one `top_k`.
+    """
+    vocabulary = logits.shape[1]
+    scores, ids = torch.topk(logits, min(options[0].top_k or vocabulary, vocabulary))
+    temperature = scores.new_tensor([each.temperature for each in options])[:, None]
     # Relative to the highest score, so that a tiny temperature cannot overflow.
-    probabilities = ((scores - scores[0]) / options.temperature).softmax(0)
-    if options.top_p < 1:
-        before = probabilities.cumsum(0) - probabilities
-        kept = max(int((before < options.top_p).sum()), 1)
-        probabilities, ids = probabilities[:kept], ids[:kept]
-    return probabilities, ids
+    probabilities = ((scores - scores[:, :1]) / temperature).softmax(1)
+    limit = scores.new_tensor([each.top_p if each.top_p < 1 else 2 for each in options])[:, None]
+    before = probabilities.cumsum(1) - probabilities
+    return probabilities.where(before < limit, 0), ids
+
+
+def _penalised(
+    logits: torch.Tensor, samplers: Sequence[Sampler], histories: Sequence[Sequence[int]]
+) -> torch.Tensor:
+    penalties = [sampler.options.repetition_penalty for sampler in samplers]
+    if all(penalty == 1 for penalty in penalties):
+        return logits
+    rows = zip(logits, histories, penalties, strict=True)
+    return torch.stack([penalise(*row) for row in rows])
+
+
+def _alike(samplers: Sequence[Sampler], probabilities: Sequence[float | None]) -> list[list[int]]:
+    """Return the rows to draw from, those with one top_k together."""
+    rows: dict[int, list[int]] = {}
+    for row, (sampler, probability) in enumerate(zip(samplers, probabilities, strict=True)):
+        if not sampler.greedy and probability is not None:
+            rows.setdefault(sampler.options.top_k, []).append(row)
+    return list(rows.values())

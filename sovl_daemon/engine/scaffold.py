@@ -105,11 +105,13 @@ class NetworkScaffold:
 
     def read(self, ids: Sequence[int], cache: NetworkCache) -> torch.Tensor:
         """Read `ids` after what `cache` holds; return their hidden states (T, width)."""
+        cache.settle()
         output = self._network.base_model(
             input_ids=torch.tensor([ids], device=self._device),
             past_key_values=cache.dynamic,
             use_cache=True,
         )
+        cache.advance(len(ids))
         hidden: torch.Tensor = output.last_hidden_state[0]
         return hidden
 

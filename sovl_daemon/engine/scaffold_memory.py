@@ -58,6 +58,24 @@ class ScaffoldMemory:
         self.cache.truncate(kept)
         self._seen.clear()
 
+    def fork(self, length: int) -> "ScaffoldMemory":
+        """Return a memory of the first `length` positions; neither hears of the other's new ones.
+
+        Raises:
+            CacheError: the scaffold cannot forget what follows them.
+
+        """
+        ends = self.ends[:length]
+        kept = ends[-1] if ends else 0
+        return ScaffoldMemory(
+            self.cache.fork(kept), self.hidden[:kept], ends, self.weights[:kept], self.since
+        )
+
+    def compact(self) -> None:
+        """Hold no more than what cannot be made again quickly."""
+        self.cache.compact()
+        self._seen.clear()
+
     def seen_by(
         self, layer: object, project: Callable[[torch.Tensor, torch.Tensor | None], KeysValues]
     ) -> KeysValues:

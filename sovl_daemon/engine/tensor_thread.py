@@ -2,17 +2,10 @@
 
 import threading
 import time
-import traceback
 from collections.abc import Iterator
 from typing import Any, Generic, Protocol, TypeVar
 
-from sovl_daemon.engine.errors import (
-    EngineOutOfMemoryError,
-    EngineStoppedError,
-    JobCancelledError,
-    first_line,
-    is_out_of_memory,
-)
+from sovl_daemon.engine.errors import EngineStoppedError, JobCancelledError, settled
 from sovl_daemon.engine.job_queue import JobQueue
 from sovl_daemon.engine.priority import Priority
 
@@ -42,13 +35,13 @@ class Job(Generic[T]):
 class TensorThread:
     """Runs one step at a time of the most important job.
 
-    Jobs of one priority take turns, at most `max_concurrent` of them, the others wait in order.
-    A job is submitted, cancelled and heard of from any thread; its steps run, and its iterator
-    is closed, on this one. An error in a step ends that job alone.
+    Jobs of one priority take turns.
+    A job is submitted and cancelled from any thread; its steps run, its iterator is closed and its
+    listener is told on this one. An error in a step ends that job alone.
     """
 
-    def __init__(self, *, max_concurrent: int = 8) -> None:
-        self._queue: JobQueue[Job[Any]] = JobQueue(max_concurrent)
+    def __init__(self) -> None:
+        self._queue: JobQueue[Job[Any]] = JobQueue()
         self._wakeup = threading.Condition()
         self._stopping = False
         self._step_started: float | None = None
@@ -142,13 +135,7 @@ class TensorThread:
 def _end(job: Job[Any], error: BaseException | None) -> None:
     close_error = _close(job)
     error = error or close_error
-    if error is not None:
-        # The traceback stays readable, but its frames let go of the tensors they hold.
-        traceback.clear_frames(error.__traceback__)
-    if error is not None and is_out_of_memory(error):
-        message = f"out of memory ({first_line(error)}): shorten the context or free memory"
-        error = EngineOutOfMemoryError(message)
-    job.listener.end(error)
+    job.listener.end(error and settled(error))
 
 
 def _close(job: Job[Any]) -> BaseException | None:

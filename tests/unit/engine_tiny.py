@@ -1,6 +1,6 @@
 """Tiny models and tokenizers, made on the spot, for the engine's tests."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,9 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from sovl_daemon.engine.batch import advance
+from sovl_daemon.engine.decode import Decoding, Token
+from sovl_daemon.engine.language_model import LanguageModel
 from sovl_daemon.engine.llama_finder import find_llama
 from sovl_daemon.engine.model import LoadedModel
 from sovl_daemon.engine.precision import DtypeChoice
@@ -78,6 +81,16 @@ def tiny_model(family: str = "llama", *, lean: bool = True) -> LoadedModel:
 def read(model: LoadedModel, ids: Sequence[int], cache: Any = None) -> torch.Tensor:
     """The logits (vocab,) behind `ids`, after what `cache` holds."""
     return model.forward([Span(ids, cache or model.new_cache())])[0]
+
+
+def tokens(model: LanguageModel, decoding: Decoding) -> Iterator[Token]:
+    """The tokens of one answer that nothing runs beside."""
+    while decoding.finish_reason is None:
+        for outcome in advance(model, decoding._caches, [decoding]).values():
+            if isinstance(outcome, BaseException):
+                raise outcome
+            yield outcome
+    decoding.close()
 
 
 def byte_level_tokenizer(template: str | None = TEMPLATE) -> Any:

@@ -9,6 +9,7 @@ from typing import Any
 import anyio
 import pytest
 
+from sovl_daemon.engine.answering import Answer
 from sovl_daemon.engine.engine import Engine
 from sovl_daemon.engine.errors import (
     EngineStoppedError,
@@ -20,10 +21,10 @@ from sovl_daemon.engine.errors import (
 from sovl_daemon.engine.inbox import call
 from sovl_daemon.engine.message import Message
 from sovl_daemon.engine.options import SamplingOptions
-from sovl_daemon.engine.piece import Piece
+from sovl_daemon.engine.piece import Piece, Summary
 from sovl_daemon.engine.priority import Priority
 from sovl_daemon.engine.span import Span
-from tests.unit.engine_tiny import generated, save_tiny
+from tests.unit.engine_tiny import generated, save_tiny, tokens
 
 HELLO = [Message("user", "What is the capital of France?")]
 GREEDY = SamplingOptions(temperature=0, max_new_tokens=12)
@@ -51,15 +52,18 @@ async def answer(engine: Engine, options: SamplingOptions = GREEDY) -> tuple[str
 
 
 class Watched:
-    """The model, with a record of whose turn each step was, and a step that waits when told."""
+    """The model, with a record of who took part in each step, and a step that waits when told."""
+
+    stamp = 0
 
     def __init__(self, engine: Engine) -> None:
-        self.turns: list[int] = []
+        self.turns: list[list[int]] = []
         self.pause_after = 10**6
         self.resumed = threading.Event()
         self._model = engine.model
         self._caches: list[Any] = []
-        engine.model = self  # type: ignore[assignment]
+        engine._answering.model = self
+        engine._caches._model = self
 
     def new_cache(self) -> Any:
         self._caches.append(self._model.new_cache())
@@ -69,8 +73,7 @@ class Watched:
         self._model.listen(prompt, cache, since=since)
 
     def forward(self, spans: Sequence[Span]) -> Any:
-        (turn,) = (i for i, known in enumerate(self._caches) if known is spans[0].cache)
-        self.turns.append(turn)
+        self.turns.append([self._caches.index(span.cache) for span in spans])
         if len(self.turns) > self.pause_after:
             assert self.resumed.wait(20)
         return self._model.forward(spans)
@@ -82,21 +85,25 @@ async def until(condition: Callable[[], bool]) -> None:
             await anyio.sleep(0.005)
 
 
-def waiting(engine: Engine, count: int) -> Callable[[], bool]:
-    """Whether so many conversations have not had a turn yet."""
-    return lambda: len(engine.thread._queue._lanes[Priority.CONVERSATION].waiting) == count
+def waiting(engine: Engine, count: int, priority: Priority = Priority.CONVERSATION) -> Any:
+    """Whether so many conversations have not begun yet."""
+    return lambda: len(engine._answering._lanes[priority]._waiting) == count
 
 
-def live_jobs(engine: Engine) -> int:
-    """How many jobs are not over and not cancelled."""
-    lanes = engine.thread._queue._lanes.values()
-    return sum(len(lane.running) + len(lane.waiting) for lane in lanes)
+def answers(engine: Engine) -> list[Answer]:
+    """Those that are not over."""
+    lanes = engine._answering._lanes.values()
+    return [each for lane in lanes for each in (*lane._running.values(), *lane._waiting)]
 
 
 def idle(engine: Engine) -> Callable[[], bool]:
-    """Whether no job is left, not even a cancelled one, and no step is running."""
+    """Whether no answer and no job is left, and no step is running."""
+    queue = engine.thread._queue
     return lambda: (
-        not live_jobs(engine) and not engine.thread._queue._cancelled and engine.stalled_for() == 0
+        not answers(engine)
+        and not any(queue._lanes.values())
+        and not queue._cancelled
+        and engine.stalled_for() == 0
     )
 
 
@@ -125,16 +132,15 @@ async def test_the_summary_has_the_figures(engine: Engine) -> None:
 
 async def test_a_stop_token_is_not_part_of_the_answer(engine: Engine) -> None:
     text, _ = await answer(engine)
-    generation = engine.generate(HELLO, GREEDY)
-    ids = generation._request.decoding
-    tokens = [token.id for token in ids.steps() if token is not None]
-    engine.tokenizer.stop_ids = frozenset({tokens[5]})
+    decoding = engine.generate(HELLO, GREEDY)._request.decoding
+    ids = [token.id for token in tokens(engine.model, decoding)]
+    engine.tokenizer.stop_ids = frozenset({ids[5]})
     stopped, pieces = await answer(engine)
     summary = pieces[-1].summary
     assert summary is not None
-    first = tokens.index(tokens[5])
+    first = ids.index(ids[5])
     assert (summary.finish_reason, summary.generated_tokens) == ("stop", first)
-    assert stopped == engine.tokenizer.decode(tokens[:first])
+    assert stopped == engine.tokenizer.decode(ids[:first])
     assert text.startswith(stopped)
     assert sum(piece.tokens for piece in pieces) == first
 
@@ -155,15 +161,15 @@ def paused(engine: Engine) -> Watched:
     return watched
 
 
-async def test_conversations_take_turns_and_the_surplus_waits(engine: Engine) -> None:
+async def test_conversations_advance_together_and_the_surplus_waits(engine: Engine) -> None:
     watched, gate = Watched(engine), threading.Event()
-    holder = asyncio.create_task(hold(engine, gate))
-    await until(lambda: engine.stalled_for() > 0)
+    holder = await held(engine, gate)
     talks = [asyncio.create_task(answer(engine)) for _ in range(3)]
     await until(waiting(engine, 3))
     gate.set()
     await asyncio.gather(holder, *talks)
-    assert watched.turns == [0, 1] * 12 + [2] * 12
+    # A prompt a step, and two at a time: the third comes when the first is done.
+    assert watched.turns == [[0]] + [[0, 1]] * 11 + [[1, 2]] + [[2]] * 11
 
 
 async def test_a_judge_overtakes_a_conversation(engine: Engine, paused: Watched) -> None:
@@ -171,12 +177,12 @@ async def test_a_judge_overtakes_a_conversation(engine: Engine, paused: Watched)
     await until(lambda: len(paused.turns) == 6)
     judge = engine.generate(HELLO, GREEDY, priority=Priority.JUDGE)
     judging = asyncio.create_task(anext(judge))
-    await until(lambda: bool(engine.thread._queue._lanes[Priority.JUDGE].waiting))
+    await until(waiting(engine, 1, Priority.JUDGE))
     paused.resumed.set()
     await judging
     assert [piece async for piece in judge][-1].summary is not None
     await talk
-    assert paused.turns == [0] * 6 + [1] * 12 + [0] * 6
+    assert paused.turns == [[0]] * 6 + [[1]] * 12 + [[0]] * 6
 
 
 async def test_cancelling_the_consumer_frees_the_cache(engine: Engine, paused: Watched) -> None:
@@ -199,8 +205,7 @@ async def test_cancelling_the_consumer_frees_the_cache(engine: Engine, paused: W
 
 async def test_a_timeout_before_the_first_turn_runs_nothing(engine: Engine) -> None:
     watched, gate = Watched(engine), threading.Event()
-    holder = asyncio.create_task(hold(engine, gate))
-    await until(lambda: engine.stalled_for() > 0)
+    holder = await held(engine, gate)
     with anyio.move_on_after(0.05) as scope:
         await answer(engine)
     assert scope.cancelled_caught
@@ -210,15 +215,24 @@ async def test_a_timeout_before_the_first_turn_runs_nothing(engine: Engine) -> N
     assert watched.turns == []
 
 
-async def hold(engine: Engine, gate: threading.Event) -> None:
-    await call(engine.thread, lambda: gate.wait(20), Priority.JUDGE)
+async def held(engine: Engine, gate: threading.Event) -> asyncio.Task[bool]:
+    """Keep the tensor thread in one step until the gate opens; return when it is in there."""
+    entered = threading.Event()
+
+    def step() -> bool:
+        entered.set()
+        return gate.wait(20)
+
+    holder = asyncio.create_task(call(engine.thread, step, Priority.JUDGE))
+    await until(entered.is_set)
+    return holder
 
 
 async def test_leaving_the_loop_ends_the_job(engine: Engine, paused: Watched) -> None:
     async for _ in engine.generate(HELLO, LONG):
         break
     gc.collect()
-    await until(lambda: live_jobs(engine) == 0)
+    await until(lambda: all(a.cancelled for a in answers(engine)))
     paused.resumed.set()
     await until(idle(engine))
     assert len(paused.turns) <= 6
@@ -247,7 +261,7 @@ async def test_cancel_before_the_start_runs_nothing(engine: Engine) -> None:
 
 async def test_the_event_loop_stays_free_during_a_long_step(engine: Engine) -> None:
     gate = threading.Event()
-    holder = asyncio.create_task(hold(engine, gate))
+    holder = await held(engine, gate)
     # Were the loop blocked by the step, this could not be seen before the gate gives up.
     await until(lambda: engine.stalled_for() > 0.1)
     assert not holder.done()
@@ -272,6 +286,36 @@ async def test_a_damaged_model_is_an_error_for_the_consumer(engine: Engine) -> N
         await answer(engine)
     weight.copy_(kept)
     assert (await answer(engine))[0]
+
+
+async def summary_of(engine: Engine, messages: list[Message]) -> tuple[str, Summary]:
+    pieces = [piece async for piece in engine.generate(messages, GREEDY)]
+    summary = pieces[-1].summary
+    assert summary is not None
+    return "".join(piece.text for piece in pieces), summary
+
+
+async def test_the_next_turn_reads_only_what_is_new(engine: Engine) -> None:
+    question = [Message("user", "What is the fox?")]
+    followed = [*question, Message("assistant", "The fox"), Message("user", "Why?")]
+    texts, cached = [], []
+    for max_bytes in (0, 2**20, 0):
+        await engine.resize_prefix_cache(max_bytes)
+        texts.append([(await summary_of(engine, each))[0] for each in (question, followed)])
+        cached.append((await summary_of(engine, followed))[1].cached_tokens)
+    assert texts[0] == texts[1] == texts[2]
+    assert cached == [0, len(engine.tokenizer.encode(followed, 1000)) - 1, 0]
+    assert engine._caches.nbytes == 0
+
+
+async def test_a_cancelled_answer_is_of_use_to_the_next(engine: Engine) -> None:
+    await engine.resize_prefix_cache(2**20)
+    generation = engine.generate(HELLO, LONG)
+    await anext(generation)
+    await generation.aclose()
+    await until(idle(engine))
+    _, summary = await summary_of(engine, HELLO)
+    assert summary.cached_tokens == summary.prompt_tokens - 1
 
 
 async def test_close_while_busy(engine: Engine, paused: Watched) -> None:

@@ -3,8 +3,11 @@ import torch
 
 from sovl_daemon.engine.decode import Decoding, Token
 from sovl_daemon.engine.errors import NonFiniteLogitsError, OptionError
+from sovl_daemon.engine.model import LoadedModel
 from sovl_daemon.engine.options import SamplingOptions
-from tests.unit.engine_tiny import VOCABULARY, generated, tiny_model
+from sovl_daemon.engine.prefix_cache import PrefixCache
+from sovl_daemon.engine.sampling import Choice
+from tests.unit.engine_tiny import VOCABULARY, generated, tiny_model, tokens
 
 GREEDY = SamplingOptions(temperature=0, max_new_tokens=24)
 PROMPTS = [[5], [7, 8, 9], list(range(10, 50)), list(range(300, 200, -1))]
@@ -20,7 +23,7 @@ def decoding(
     context: int = 128,
 ) -> Decoding:
     return Decoding(
-        tiny_model(family),
+        PrefixCache(tiny_model(family)),
         prompt,
         options,
         stop_ids=stop,
@@ -29,8 +32,14 @@ def decoding(
     )
 
 
+def model_of(running: Decoding) -> LoadedModel:
+    model = running._caches._model
+    assert isinstance(model, LoadedModel)
+    return model
+
+
 def finished(running: Decoding) -> list[Token]:
-    return [token for token in running.steps() if token is not None]
+    return list(tokens(model_of(running), running))
 
 
 def ids(running: Decoding) -> list[int]:
@@ -56,50 +65,50 @@ def test_repetition_penalty_is_transformers_generate(family: str) -> None:
 
 def test_a_prompt_is_read_in_chunks_before_the_first_token() -> None:
     running = decoding(list(range(1, 11)), chunk=4)
-    assert [running.step() is None for _ in range(4)] == [True, True, False, False]
+    lengths = []
+    for _ in range(4):
+        span = running.span()
+        lengths.append(len(span.ids))
+        model_of(running).forward([span])
+        if running.read:
+            running.push(Choice(7, 1.0))
+    assert lengths == [4, 4, 2, 1]
+    assert (running.ids[-1], running.reading) == (7, False)
 
 
 def test_a_stop_token_ends_the_answer() -> None:
     plain = ids(decoding([5]))
     stop = plain[6]
-    tokens = finished(decoding([5], stop=frozenset({stop})))
-    assert [token.id for token in tokens] == plain[: plain.index(stop) + 1]
-    assert [token.finish_reason for token in tokens][-1] == "stop"
-    assert {token.finish_reason for token in tokens[:-1]} == {None}
+    answer = finished(decoding([5], stop=frozenset({stop})))
+    assert [token.id for token in answer] == plain[: plain.index(stop) + 1]
+    assert answer[-1].finish_reason == "stop"
+    assert {token.finish_reason for token in answer[:-1]} == {None}
 
 
 @pytest.mark.parametrize(("context", "expected"), [(128, 24), (10, 7)])
 def test_length_is_bounded_by_options_and_context(context: int, expected: int) -> None:
-    tokens = finished(decoding([1, 2, 3], context=context))
-    assert (len(tokens), tokens[-1].finish_reason) == (expected, "length")
+    answer = finished(decoding([1, 2, 3], context=context))
+    assert (len(answer), answer[-1].finish_reason) == (expected, "length")
 
 
 def test_probability_is_the_models_own() -> None:
-    model = tiny_model()
     token = finished(decoding([1, 2, 3]))[0]
-    logits = model.network(torch.tensor([[1, 2, 3]])).logits[0, -1]
+    logits = tiny_model().network(torch.tensor([[1, 2, 3]])).logits[0, -1]
     assert token.probability == pytest.approx(float(logits.softmax(0).max()), rel=1e-4)
 
 
-def test_a_seed_is_reproducible_alone_and_interleaved() -> None:
+def test_a_seed_is_reproducible() -> None:
     options = [SamplingOptions(temperature=2, top_p=1, seed=s, max_new_tokens=20) for s in (1, 2)]
-    alone = [ids(decoding([4, 5], option)) for option in options]
-    pair = [decoding([4, 5], option).steps() for option in options]
-    beside: list[list[int]] = [[], []]
-    for tokens in zip(*pair, strict=True):
-        for row, token in zip(beside, tokens, strict=True):
-            assert token is not None
-            row.append(token.id)
-    assert beside == alone
-    assert alone[0] != alone[1]
+    first, again = ([ids(decoding([4, 5], option)) for option in options] for _ in range(2))
+    assert first == again
+    assert first[0] != first[1]
 
 
 def test_closing_cancels_and_frees_the_cache() -> None:
     running = decoding([1, 2, 3])
-    steps = running.steps()
-    next(steps)
+    running.span()
     assert running._cache is not None
-    steps.close()  # type: ignore[attr-defined]
+    running.close()
     assert (running._cache, running.finish_reason) == (None, "cancelled")
 
 
@@ -117,8 +126,6 @@ def test_a_prompt_that_leaves_no_room_is_refused(prompt: list[int]) -> None:
 
 def test_a_damaged_model_is_an_error_not_an_answer() -> None:
     running = decoding([1, 2, 3])
-    head = running._model.network.lm_head.weight  # type: ignore[attr-defined]
-    head[VOCABULARY // 2] = float("nan")
-    with pytest.raises(NonFiniteLogitsError):
+    model_of(running).network.lm_head.weight[VOCABULARY // 2] = float("nan")
+    with pytest.raises(NonFiniteLogitsError, match="try dtype float32"):
         finished(running)
-    assert running._cache is None

@@ -4,8 +4,8 @@ from sovl_daemon.engine.job_queue import JobQueue
 from sovl_daemon.engine.priority import Priority
 
 
-def queue(max_concurrent: int = 2, **jobs: Priority) -> JobQueue[str]:
-    made: JobQueue[str] = JobQueue(max_concurrent)
+def queue(**jobs: Priority) -> JobQueue[str]:
+    made: JobQueue[str] = JobQueue()
     for job, priority in jobs.items():
         made.put(job, priority)
     return made
@@ -15,11 +15,11 @@ def taken(jobs: JobQueue[str], count: int) -> list[str | None]:
     return [jobs.take() for _ in range(count)]
 
 
-def test_jobs_of_one_priority_take_turns_and_the_rest_wait() -> None:
-    jobs = queue(a=Priority.CONVERSATION, b=Priority.CONVERSATION, c=Priority.CONVERSATION)
-    assert taken(jobs, 4) == ["a", "b", "a", "b"]
-    jobs.remove("a")
-    assert taken(jobs, 4) == ["b", "c", "b", "c"]
+def test_jobs_of_one_priority_take_turns() -> None:
+    jobs = queue(a=Priority.TRAINING, b=Priority.TRAINING, c=Priority.TRAINING)
+    assert taken(jobs, 4) == ["a", "b", "c", "a"]
+    jobs.remove("b")
+    assert taken(jobs, 4) == ["c", "a", "c", "a"]
 
 
 @pytest.mark.parametrize("order", [list(Priority), list(reversed(Priority))])
@@ -46,7 +46,7 @@ def test_a_cancelled_job_comes_first_whatever_its_priority() -> None:
 
 
 def test_drain_empties_every_place() -> None:
-    jobs = queue(1, a=Priority.JUDGE, b=Priority.JUDGE, c=Priority.TRAINING)
+    jobs = queue(a=Priority.JUDGE, b=Priority.JUDGE, c=Priority.TRAINING)
     jobs.take()
     jobs.cancel("c")
     assert sorted(jobs.drain()) == ["a", "b", "c"]

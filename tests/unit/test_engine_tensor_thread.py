@@ -59,7 +59,7 @@ class Gate:
 
 @pytest.fixture
 def thread() -> Iterator[TensorThread]:
-    made = TensorThread(max_concurrent=2)
+    made = TensorThread()
     yield made
     made.stop()
 
@@ -96,7 +96,7 @@ def test_priorities_and_turns(thread: TensorThread) -> None:
         thread.submit(steps(name, 2, trace), logs[-1], priority)
     gate.opened.set()
     assert [log.wait() for log in logs] == [None] * 6
-    talking = ["talk", "chat", "talk", "chat", "late", "late"]
+    talking = ["talk", "chat", "late"] * 2
     assert trace == ["judge"] * 2 + talking + ["dream"] * 2 + ["train"] * 2
 
 
@@ -246,7 +246,7 @@ def test_a_hung_step_is_seen(thread: TensorThread) -> None:
 
 
 def test_stop_while_busy_ends_every_job() -> None:
-    thread = TensorThread(max_concurrent=1)
+    thread = TensorThread()
     logs = [Log() for _ in range(3)]
     for log in logs:
         thread.submit(steps("x", 10**9, []), log, Priority.CONVERSATION)
