@@ -20,8 +20,8 @@ def inputs(rows: int = 5) -> torch.Tensor:
     return x
 
 
-def split_of(weight: torch.Tensor, *, vnni: bool = HAS_VNNI) -> VnniMatrix:
-    return VnniMatrix(weight.split([70, 122]), weight.dtype, vnni=vnni)
+def split_of(weight: torch.Tensor) -> VnniMatrix:
+    return VnniMatrix(weight.split([70, 122]), weight.dtype)
 
 
 def exact(weight: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
@@ -38,14 +38,11 @@ def test_the_same_weights_are_held() -> None:
     assert torch.equal(scales, same.float())
 
 
-@pytest.mark.parametrize("vnni", {HAS_VNNI, False})
 @pytest.mark.parametrize(("dtype", "error"), [(torch.float32, 1e-3), (torch.bfloat16, 3e-3)])
-def test_inputs_lose_little_whatever_their_size(
-    dtype: torch.dtype, error: float, vnni: bool
-) -> None:
+def test_inputs_lose_little_whatever_their_size(dtype: torch.dtype, error: float) -> None:
     x = inputs().to(dtype)
     expected = exact(weights(), x)
-    y = split_of(weights(), vnni=vnni)(x)
+    y = split_of(weights())(x)
     assert y.dtype == dtype
     assert bool(((y - expected).norm(dim=1) <= error * expected.norm(dim=1)).all())
 
@@ -71,14 +68,7 @@ def test_a_broken_row_stays_alone(broken: float) -> None:
 def test_the_largest_products_do_not_overflow() -> None:
     weight = torch.full((16, WIDTH), 3.0)
     x = torch.ones(1, WIDTH)
-    for vnni in {HAS_VNNI, False}:
-        torch.testing.assert_close(VnniMatrix([weight], weight.dtype, vnni=vnni)(x), x @ weight.T)
-
-
-def test_the_global_engine_of_torch_is_left_alone() -> None:
-    before = torch.backends.quantized.engine
-    split_of(weights())
-    assert torch.backends.quantized.engine == before
+    torch.testing.assert_close(VnniMatrix([weight], weight.dtype)(x), x @ weight.T)
 
 
 def test_it_is_taken_for_few_rows_where_the_cpu_can() -> None:
