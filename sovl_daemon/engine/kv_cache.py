@@ -42,7 +42,7 @@ class Cache(Protocol):
         """
 
     def compact(self) -> None:
-        """Hold no more memory than the positions need."""
+        """Let go of memory that neither the positions need nor as many more would."""
 
 
 class NetworkCache:
@@ -123,6 +123,7 @@ class KeyValueCache:
         self.pack = pack
         self.row = 0
         self._limit = limit
+        self._shared = False  # with a fork, or with what this one was forked from
 
     @property
     def capacity(self) -> int:
@@ -146,20 +147,23 @@ class KeyValueCache:
 
     def truncate(self, length: int) -> None:
         """Forget the positions from `length` on."""
-        # No room is kept behind them: it may be that of the cache this one was forked from.
-        self.pack, self.row, self.length = self._first(length), 0, min(self.length, length)
+        self.length = min(self.length, length)
+        if self._shared:  # what lies behind them is somebody else's
+            self.pack, self.row = self._first(length), 0
         if self.memory is not None:
             self.memory.truncate(length)
 
     def fork(self, length: int) -> "KeyValueCache":
         """Return a cache of the first `length` positions; shared until the fork needs room."""
         made = KeyValueCache(self._first(length), self._limit, min(self.length, length))
+        self._shared = made._shared = True
         made.memory = _forked(self.memory, length)
         return made
 
     def compact(self) -> None:
-        """Hold no more memory than the positions need."""
-        self._move(self.length)
+        """Let go of the other rows of the pack, and of room for more than as many positions."""
+        if self.pack.shape[1] > 1 or self.capacity > max(2 * self.length, _SMALLEST):
+            self._move(self._larger(self.length))
         if self.memory is not None:
             self.memory.compact()
 
@@ -194,7 +198,7 @@ def put_together(caches: Sequence[KeyValueCache], pack: torch.Tensor) -> None:
     """Move each cache into the row of `pack` that has its index."""
     for row, cache in enumerate(caches):
         pack[:, row, :, : cache.length] = cache.pack[:, cache.row, :, : cache.length]
-        cache.pack, cache.row = pack, row
+        cache.pack, cache.row, cache._shared = pack, row, False
 
 
 def _nbytes(memory: Any) -> int:

@@ -56,14 +56,18 @@ class PrefixCache:
             common, entry = found
             self._entries.remove(entry)
             try:
-                cache = entry.cache.fork(common)
+                return self._lend(entry, common)
             except CacheError:
                 continue  # It is dropped; another may do.
-            # Most of it now lives on in the fork; else it may be another conversation's.
-            if 2 * common < len(entry.ids):
-                self._entries.append(entry)
-            return cache
         return self._model.new_cache()
+
+    def _lend(self, entry: _Entry, common: int) -> Cache:
+        if 2 * common < len(entry.ids):  # most of it may be another conversation's
+            cache = entry.cache.fork(common)
+            self._entries.append(entry)
+            return cache
+        entry.cache.truncate(common)
+        return entry.cache
 
     def keep(self, ids: Sequence[int], cache: Cache, stamp: Hashable) -> None:
         """Take back a cache that has read a prefix of `ids` under `stamp`."""

@@ -40,10 +40,13 @@ def test_memory_grows_in_powers_of_two_up_to_the_limit() -> None:
 
 
 def test_bytes_are_those_of_keys_and_values() -> None:
-    store = cache(65)
-    assert store.nbytes == LAYERS * HEADS * SIZE * 128 * 4
+    store = cache(257)
+    assert store.nbytes == LAYERS * HEADS * SIZE * 512 * 4
     store.compact()
-    assert store.nbytes == LAYERS * HEADS * SIZE * 65 * 4
+    assert store.nbytes == LAYERS * HEADS * SIZE * 512 * 4
+    store.truncate(65)
+    store.compact()
+    assert store.nbytes == LAYERS * HEADS * SIZE * 128 * 4
     side_by_side([cache(3), other := cache(3)])
     assert other.nbytes == LAYERS * HEADS * SIZE * 64 * 4
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from sovl_daemon.engine.batch import advance
 from sovl_daemon.engine.decode import Decoding
 from sovl_daemon.engine.errors import CacheError
-from sovl_daemon.engine.kv_cache import Cache
+from sovl_daemon.engine.kv_cache import Cache, KeyValueCache
 from sovl_daemon.engine.model import LoadedModel
 from sovl_daemon.engine.options import SamplingOptions
 from sovl_daemon.engine.prefix_cache import PrefixCache, common_length
@@ -165,15 +165,39 @@ def test_the_least_recently_used_goes_first() -> None:
     put(caches, model, range(200, 230))
     assert kept(caches) == [[20, 49], [200, 229]]
     assert caches.nbytes == 2 * one
+    caches.resize(one)
     put(caches, model, range(100))  # more than all that may be kept
     assert (kept(caches), caches.nbytes) == ([], 0)
 
 
-def test_an_entry_takes_no_more_memory_than_its_tokens() -> None:
+def test_an_entry_takes_at_most_twice_the_memory_of_its_tokens() -> None:
     model = tiny_model()
     caches = PrefixCache(model, MB)
     put(caches, model, range(65))
-    assert caches.nbytes == 65 * 2 * 2 * 2 * 8 * 4  # tokens, layers, keys and values, heads, size
+    assert caches.nbytes == 128 * 2 * 2 * 2 * 8 * 4  # tokens, layers, keys and values, heads, size
+
+
+def test_the_next_turn_goes_on_in_the_same_memory() -> None:
+    model = tiny_model()
+    caches = PrefixCache(model, MB)
+    put(caches, model, range(65))
+    pack = caches._entries[0].cache.pack  # type: ignore[attr-defined]
+    cache = caches.take([*range(60), 1, 2])
+    read(model, [1, 2], cache)
+    assert isinstance(cache, KeyValueCache)
+    assert cache.pack is pack
+    assert cache.length == 62
+
+
+def test_a_fork_does_not_hear_of_the_next_turn() -> None:
+    model = tiny_model()
+    caches = PrefixCache(model, MB)
+    put(caches, model, range(65))
+    fork = caches.take([*range(30), 1])  # the rest is left for others
+    cache = caches.take([*range(60), 2])
+    cache.truncate(20)
+    read(model, [3] * 20, cache)
+    torch.testing.assert_close(read(model, [1], fork), read(model, [*range(30), 1]))
 
 
 def test_what_another_begins_with_is_not_kept_twice(model: Watched) -> None:
@@ -238,13 +262,13 @@ def test_no_memory_to_keep_an_answer_is_no_error(model: Watched, error: Exceptio
 def test_a_cache_that_cannot_forget_is_dropped(model: Watched) -> None:
     class Rigid:
         length, nbytes, memory = 40, 1, None
-        forks = 0
+        tried = 0
 
         def compact(self) -> None:
             pass
 
-        def fork(self, length: int) -> Cache:
-            self.forks += 1
+        def truncate(self, length: int) -> None:
+            self.tried += 1
             raise CacheError(str(length))
 
     rigid: Any = Rigid()
@@ -253,7 +277,7 @@ def test_a_cache_that_cannot_forget_is_dropped(model: Watched) -> None:
     caches.keep([*FIRST, *range(300, 310)], rigid, 0)
     put(caches, model, [*FIRST[:25], 1])
     assert caches.take([*FIRST, 300, 301]).length == 25
-    assert rigid.forks == 1
+    assert rigid.tried == 1
     assert caches.take([*FIRST, 300, 301]).length == 0
 
 
