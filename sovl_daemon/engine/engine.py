@@ -1,5 +1,6 @@
 """The engine: a model, its tokenizer and the thread that owns them."""
 
+import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -31,7 +32,10 @@ if TYPE_CHECKING:  # peft takes seconds to load: conversations need not wait for
 # The part of the context a long answer may claim from the prompt, at most.
 _ANSWER_SHARE = 4
 _MIN_CONTEXT = 16
-_BETWEEN_LAYERS_S = 0.002
+# A switch takes the thread for so long at a time, so that no token waits long behind it...
+_SWITCH_AT_ONCE_S = 0.05
+# ...and leaves it free for so long, in which the thread takes up a conversation's step.
+_BETWEEN_SWITCH_STEPS_S = 0.002
 
 
 class Engine:
@@ -143,7 +147,7 @@ class Engine:
         return Generation(self._answering, request)
 
     async def set_precision(self, precision: Precision) -> None:
-        """Hold the weights in another precision; conversations go on, a layer and a token in turn.
+        """Hold the weights in another precision; conversations go on, a token every few layers.
 
         Back in the precision the model was loaded in, every bit is as it was. A switch that fails
         or is cancelled leaves the precision as it was.
@@ -232,11 +236,8 @@ class Engine:
 
     async def _run(self, switch: PrecisionSwitch) -> None:
         try:
-            more = True
-            while more:
-                more = await call(self.thread, switch.step, Priority.JUDGE)
-                # Time for the thread to take up a conversation's step before the next layer.
-                await anyio.sleep(_BETWEEN_LAYERS_S)
+            while await call(self.thread, partial(_some_layers, switch), Priority.JUDGE):
+                await anyio.sleep(_BETWEEN_SWITCH_STEPS_S)
         except BaseException:
             with anyio.CancelScope(shield=True):
                 await call(self.thread, switch.roll_back, Priority.JUDGE)
@@ -246,6 +247,15 @@ class Engine:
         return self.context_length - min(
             options.max_new_tokens, self.context_length // _ANSWER_SHARE
         )
+
+
+def _some_layers(switch: PrecisionSwitch) -> bool:
+    """Switch as many as the time allows, one at least; False when none is left."""
+    until = time.monotonic() + _SWITCH_AT_ONCE_S
+    while more := switch.step():
+        if time.monotonic() >= until:
+            break
+    return more
 
 
 def _load(path: Path, device: str, dtype: str, threads: int) -> tuple[LoadedModel, ChatTokenizer]:

@@ -146,6 +146,7 @@ async def test_a_conversation_goes_on_through_the_switch(engine: Engine) -> None
     engine.model.lean.forward = watched_forward  # type: ignore[method-assign]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Slot, "hold", watched_hold)
+        patch.setattr("sovl_daemon.engine.engine._SWITCH_AT_ONCE_S", 0)
         generation = engine.generate(HELLO, LONG)
         pieces = [await anext(generation)]
         asyncio.get_running_loop().call_later(0.1, queued.set)

@@ -1,0 +1,79 @@
+"""How fast our engine writes: a conversation, several at once, and after a cached prefix."""
+
+import time
+from itertools import pairwise
+
+import torch
+
+from benches.common import median
+from sovl_daemon.engine.batch import advance
+from sovl_daemon.engine.decode import Decoding
+from sovl_daemon.engine.fusion import Fusion
+from sovl_daemon.engine.influence import Influence
+from sovl_daemon.engine.lora import LoraOptions
+from sovl_daemon.engine.model import LoadedModel
+from sovl_daemon.engine.options import SamplingOptions
+from sovl_daemon.engine.precision import Precision
+from sovl_daemon.engine.prefix_cache import PrefixCache
+from sovl_daemon.engine.scaffold import make_scaffold
+
+FUSED = (5, 7)  # the default
+CONTEXT = 2048
+ENOUGH = 2**28  # bytes of a prefix cache
+
+
+def steered(model: LoadedModel) -> LoadedModel:
+    """With the model itself as scaffold, and an influence as after training on FUSED layers."""
+    options = LoraOptions()
+    fusion = Fusion(model, make_scaffold(model, options, seed=0), rank=128, heads=4, seed=0)
+    for layer in FUSED:
+        torch.nn.init.normal_(fusion.attention(layer).output.weight, std=0.01)
+    fusion.refresh()
+    return model
+
+
+def hold(model: LoadedModel, precision: Precision, *, fused: bool) -> None:
+    """Bring the model into the state that is to be measured."""
+    if isinstance(model.fusion, Fusion):
+        model.fusion.set(FUSED if fused else (), Influence())
+    switch = model.switch(precision)
+    while switch is not None and switch.step():
+        pass
+
+
+def decoding(caches: PrefixCache, prompt: list[int], tokens: int) -> Decoding:
+    options = SamplingOptions(temperature=0, max_new_tokens=tokens)
+    return Decoding(caches, prompt, options, stop_ids=frozenset(), context_length=CONTEXT)
+
+
+def tokens_per_s(model: LoadedModel, prompt: list[int], tokens: int, batch: int) -> float:
+    """Of `batch` conversations together, from when all of them write."""
+    caches = PrefixCache(model)
+    running = [decoding(caches, prompt, tokens + batch) for _ in range(batch)]
+    while any(each.reading for each in running):
+        advance(model, caches, running)
+    began = time.perf_counter()
+    for _ in range(tokens):
+        assert len(advance(model, caches, running)) == batch
+    return batch * tokens / (time.perf_counter() - began)
+
+
+def first_token_steps(model: LoadedModel, prompt: list[int], turn: list[int]) -> float:
+    """Time to the first token of a prompt that was read before, in decode steps after it.
+
+    All of `prompt` was; without a `turn` its last token is read again, for its logits.
+    """
+    caches = PrefixCache(model, ENOUGH)
+    before = decoding(caches, prompt, 1)
+    while before.finish_reason is None:
+        advance(model, caches, [before])
+    before.close(keep=True)
+    began = time.perf_counter()
+    after = decoding(caches, [*prompt, *turn], 17)
+    times = []
+    while after.finish_reason is None:
+        if advance(model, caches, [after]):
+            times.append(time.perf_counter())
+    assert after.cached_tokens >= len(prompt) - 1
+    steps = [later - earlier for earlier, later in pairwise(times)]
+    return (times[0] - began) / median(steps)
