@@ -32,6 +32,7 @@ OTHER_FIELDS = "(others)"
 _EXAMPLE = '{"prompt": "...", "response": "..."}'
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _NAME_LENGTH = 60
+_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 
 T = TypeVar("T")
 
@@ -344,7 +345,7 @@ def write_pairs(path: Path, pairs: Iterable[Pair], *, replace: bool = False) -> 
 def _write_beside(path: Path, pairs: Iterable[Pair], *, replace: bool) -> Written:
     beside = path.with_name(f".{path.name[:100]}.{os.getpid()}.{os.urandom(4).hex()}")
     try:
-        with beside.open("xb", opener=_private) as file:
+        with os.fdopen(os.open(beside, _NEW_FILE, 0o600), "wb") as file:
             written = _write_lines(file, pairs)
             file.flush()
             os.fsync(file.fileno())
@@ -355,10 +356,6 @@ def _write_beside(path: Path, pairs: Iterable[Pair], *, replace: bool) -> Writte
         beside.unlink(missing_ok=True)
         raise
     return written
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
 
 
 def _write_lines(file: BinaryIO, pairs: Iterable[Pair]) -> Written:
