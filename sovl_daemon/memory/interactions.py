@@ -73,8 +73,7 @@ class InteractionStore:
 
         Raises StoreError when there is none, or it is damaged or of another version.
         """
-        if not path.is_file():
-            raise StoreError(f"{path}: no such file, nothing has been lived through yet")
+        _check_there(path)
         store = cls.__new__(cls)
         store.path = path
         try:
@@ -152,6 +151,16 @@ class InteractionStore:
             self._db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "page_size")
         )
         return {"interactions": self.count(), "bytes": pages * page_size}
+
+
+def _check_there(path: Path) -> None:
+    try:
+        path.stat()
+    except FileNotFoundError:
+        problem = "no such file, nothing has been lived through yet"
+        raise StoreError(f"{path}: {problem}") from None
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be read: {error.strerror}") from None
 
 
 def _unusable(path: Path | str, error: sqlite3.Error) -> StoreError:
