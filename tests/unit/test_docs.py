@@ -17,7 +17,8 @@ from sovl_daemon.log_events import log_events
 ROOT = reference.ROOT
 DOCS = sorted((ROOT / "docs").glob("*.md"))
 OURS = [
-    ROOT / "docs" / f"{name}.md" for name in ("agents", "commands", "data", "logging", "protocol", "remote")
+    ROOT / "docs" / f"{name}.md"
+    for name in ("agents", "commands", "data", "logging", "protocol", "remote")
 ]
 CLIENTS = [ROOT / "examples" / name for name in ("minimal_client.py", "follow_events.py")]
 NOT_SETTINGS = {  # names of topics, modules and files that look like one

@@ -65,7 +65,6 @@ def test_a_store_can_be_read_while_another_writes(tmp_path: Path) -> None:
     [
         ("none", "no such file, nothing has been lived through yet"),
         ("x" * 300, "cannot be read: File name too long"),
-        ("", "unable to open database file"),
     ],
 )
 def test_reading_makes_no_store(tmp_path: Path, name: str, problem: str) -> None:
