@@ -49,6 +49,7 @@ _USED_OF_MANUAL = frozenset(
         "core_config.use_dynamic_layers",
         "core_config.layer_selection_mode",
         "core_config.custom_layers",
+        "core_config.valid_split_ratio",
         "core_config.random_seed",
         "lora_config.lora_rank",
         "lora_config.lora_alpha",

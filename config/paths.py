@@ -13,6 +13,7 @@ from config.settings import Settings
 
 _APP = "sovl"
 _SOCKET_PATH_LIMIT = 100  # bytes; the kernel's is 108, zmq and its lock files need the rest
+_SAMPLE = Path(__file__).with_name("sample_log.jsonl")
 _TEMPORARY = Path("/tmp")  # noqa: S108 - the directory in it is private and its owner checked
 
 
@@ -29,6 +30,7 @@ class Paths:
         log_file: The JSON log.
         keys_dir: CURVE keys.
         database: The SQLite file.
+        training_file: The pairs to train on.
 
     """
 
@@ -40,6 +42,7 @@ class Paths:
     log_file: Path
     keys_dir: Path
     database: Path
+    training_file: Path
 
     @classmethod
     def of(cls, settings: Settings, environ: Mapping[str, str] | None = None) -> "Paths":
@@ -65,6 +68,7 @@ class Paths:
             log_file=_chosen(settings.logging.file) or state / "log.jsonl",
             keys_dir=state / "keys",
             database=state / "sovl.db",
+            training_file=_chosen(settings.store.training_file) or _SAMPLE,
         )
         paths.socket("")
         return paths

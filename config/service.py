@@ -243,7 +243,7 @@ class Logging(Section):
 
 
 class Store(Section):
-    """Where state and models are kept."""
+    """Where state, models and training data are kept."""
 
     state_dir: AbsolutePath | None = key(
         None,
@@ -255,6 +255,12 @@ class Store(Section):
         None,
         "Directory of the models; null for models in the cache directory.",
         restart=True,
+        lenient=True,
+    )
+    training_file: AbsolutePath | None = key(
+        None,
+        "Pairs of prompt and response to train on, as JSONL; null for the sample_log.jsonl that "
+        "comes with SOVL.",
         lenient=True,
     )
 

@@ -19,6 +19,8 @@ from sovl_daemon.client.errors import (
     PermissionRefused,
     WrongKey,
 )
+from sovl_daemon.memory.interactions import StoreError
+from sovl_daemon.memory.pairs import PairsError
 
 FAILED = 1
 USAGE = 2
@@ -68,7 +70,7 @@ def one_line_errors() -> Iterator[None]:
     """Turn the errors that users can do something about into one line and an exit code."""
     try:
         yield
-    except (CommandError, ClientError, ConfigError, KeyProblem) as error:
+    except (CommandError, ClientError, ConfigError, KeyProblem, PairsError, StoreError) as error:
         leave(error)
     except KeyboardInterrupt:
         raise typer.Exit(INTERRUPTED) from None

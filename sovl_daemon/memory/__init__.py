@@ -1,1 +1,1 @@
-"""What SOVL remembers: its interactions."""
+"""What SOVL remembers, and what it learns from: interactions and pairs."""

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import sqlite3
 import time
+from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 _SCHEMA = (
     """
@@ -62,7 +65,28 @@ class InteractionStore:
             self._db.execute("PRAGMA busy_timeout=5000")
             self._migrate()
         except sqlite3.Error as error:
-            raise StoreError(f"{path}: {error}; restore it from a backup or move it away") from None
+            raise _unusable(path, error) from None
+
+    @classmethod
+    def reading(cls, path: Path) -> InteractionStore:
+        """Open a store that is there only to read, also while a daemon writes to it.
+
+        Raises StoreError when there is none, or it is damaged or of another version.
+        """
+        _check_there(path)
+        store = cls.__new__(cls)
+        store.path = path
+        try:
+            store._db = sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)
+            version = store._db.execute("PRAGMA user_version").fetchone()[0]
+        except sqlite3.Error as error:
+            raise _unusable(path, error) from None
+        if version != len(_SCHEMA):
+            store.close()
+            raise StoreError(
+                f"{path}: has schema {version}, not {len(_SCHEMA)}; start SOVL, or update it"
+            )
+        return store
 
     def _migrate(self) -> None:
         version = self._db.execute("PRAGMA user_version").fetchone()[0]
@@ -102,6 +126,21 @@ class InteractionStore:
         ).fetchall()
         return [Interaction(*row) for row in reversed(rows)]
 
+    def since(self, moment: float = 0.0) -> Iterator[Interaction]:
+        """What was lived from a moment on (seconds since the epoch), oldest first, one by one.
+
+        Raises StoreError when the file turns out to be damaged.
+        """
+        query = (
+            "SELECT command, conversation, prompt, response, tokens, confidence, time, id"
+            " FROM interactions WHERE time >= ? ORDER BY id"
+        )
+        try:
+            with closing(self._db.execute(query, (moment,))) as rows:
+                yield from (Interaction(*row) for row in rows)
+        except sqlite3.Error as error:
+            raise _unusable(self.path, error) from None
+
     def count(self) -> int:
         """How many interactions there are."""
         return int(self._db.execute("SELECT count(*) FROM interactions").fetchone()[0])
@@ -112,3 +151,17 @@ class InteractionStore:
             self._db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "page_size")
         )
         return {"interactions": self.count(), "bytes": pages * page_size}
+
+
+def _check_there(path: Path) -> None:
+    try:
+        path.stat()
+    except FileNotFoundError:
+        problem = "no such file, nothing has been lived through yet"
+        raise StoreError(f"{path}: {problem}") from None
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def _unusable(path: Path | str, error: sqlite3.Error) -> StoreError:
+    return StoreError(f"{path}: {error}; restore it from a backup or move it away")

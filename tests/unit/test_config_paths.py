@@ -33,6 +33,7 @@ def test_a_user_has_their_own_directories(home: dict[str, str], tmp_path: Path) 
         log_file=tmp_path / "state/sovl/log.jsonl",
         keys_dir=tmp_path / "state/sovl/keys",
         database=tmp_path / "state/sovl/sovl.db",
+        training_file=Path(config.paths.__file__).parent / "sample_log.jsonl",
     )
     assert default_path(home) == tmp_path / "config/sovl/config.json"
 
@@ -53,6 +54,7 @@ def test_the_settings_come_first(home: dict[str, str]) -> None:
         "bus.runtime_dir": "/r",
         "store.state_dir": "/s",
         "store.model_dir": "~/m",
+        "store.training_file": "~/pairs.jsonl",
         "logging.file": "/l/log",
     }
     for key, text in chosen.items():
@@ -61,6 +63,7 @@ def test_the_settings_come_first(home: dict[str, str]) -> None:
     assert paths.runtime_dir == Path("/r")
     assert paths.database == Path("/s/sovl.db")
     assert paths.model_dir == Path.home() / "m"
+    assert paths.training_file == Path.home() / "pairs.jsonl"
     assert paths.log_file == Path("/l/log")
 
 

@@ -17,7 +17,8 @@ from sovl_daemon.log_events import log_events
 ROOT = reference.ROOT
 DOCS = sorted((ROOT / "docs").glob("*.md"))
 OURS = [
-    ROOT / "docs" / f"{name}.md" for name in ("agents", "commands", "logging", "protocol", "remote")
+    ROOT / "docs" / f"{name}.md"
+    for name in ("agents", "commands", "data", "logging", "protocol", "remote")
 ]
 CLIENTS = [ROOT / "examples" / name for name in ("minimal_client.py", "follow_events.py")]
 NOT_SETTINGS = {  # names of topics, modules and files that look like one
@@ -199,7 +200,7 @@ def test_commands_that_the_text_mentions_exist(path: Path) -> None:
     known = reference.subcommands()
     for line in (line.strip() for block in code for line in block.splitlines()):
         if line.startswith("sovl ") and not line.startswith(("sovl -", "sovl [")):
-            mentioned = re.match(r"sovl (?:keys |model )?\w+", line)
+            mentioned = re.match(r"sovl (?:keys |model |data )?\w+", line)
             assert mentioned, line
             assert mentioned[0] in known, line
 

@@ -1,6 +1,7 @@
 """The interaction store: durable, idempotent, and clear about what is wrong with its file."""
 
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,40 @@ def test_recent_is_oldest_first_and_of_one_conversation(tmp_path: Path) -> None:
     assert [each.tokens for each in store.recent(3)] == [3, 4, 5]
     assert [each.tokens for each in store.recent(2, "a")] == [2, 4]
     assert store.recent(5, "nobody") == []
+
+
+def test_since_has_everything_from_a_moment_on(tmp_path: Path) -> None:
+    store = InteractionStore(tmp_path / "db")
+    for number in range(1, 6):
+        store.add(replace(exchange(number), time=float(number)))
+    assert [each.tokens for each in store.since()] == [1, 2, 3, 4, 5]
+    assert [each.tokens for each in store.since(4.0)] == [4, 5]
+    assert list(store.since(6.0)) == []
+
+
+def test_a_store_can_be_read_while_another_writes(tmp_path: Path) -> None:
+    store = InteractionStore(tmp_path / "a?b%20#c")
+    store.add(exchange(1))
+    reader = InteractionStore.reading(tmp_path / "a?b%20#c")
+    store.add(exchange(2))
+    assert [each.tokens for each in reader.since()] == [1, 2]
+    with pytest.raises(sqlite3.OperationalError, match="readonly"):
+        reader.add(exchange(3))
+    reader.close()
+    store.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("none", "no such file, nothing has been lived through yet"),
+        ("x" * 300, "cannot be read: File name too long"),
+    ],
+)
+def test_reading_makes_no_store(tmp_path: Path, name: str, problem: str) -> None:
+    with pytest.raises(StoreError, match=problem):
+        InteractionStore.reading(tmp_path / name)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_sql_is_text_like_any_other(tmp_path: Path) -> None:
