@@ -93,7 +93,7 @@ class Simulation:
         self._dreamt: dict[str, int] = {}  # the topic of each prompt that was dreamt of
         self._events: list[Event] = []
         self._now = 0.0
-        self._spoken_at = self._erupted_at = -HOUR_S
+        self._spoken_at, self._erupted_at = 0.0, -HOUR_S
         self._mind = Mind.born(knobs)
         self._rhythm = Rhythm(0.0, asleep_since=0.0 if self._mind.asleep else None)
         self._to_learn, self._trained_s, self._entry_s = 0, 0.0, _TRAINING_S[0]  # of this night
