@@ -91,7 +91,7 @@ def noise(score: float, unseen: bool, knobs: ControlsConfig) -> float:
     return min(_LOUDEST, amount)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # slots would forbid Dream[str]() in Python 3.11
 class Dream(Generic[T]):
     """What was dreamt, and how much of it is left, in 0..1.
 
@@ -108,7 +108,7 @@ class Dream(Generic[T]):
             raise ValueError(f"dream weight {self.weight} is not allowed: give 0 to 1")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # slots would forbid DreamMemory[str]() in Python 3.11
 class DreamMemory(Generic[T]):
     """The dreams that are remembered, the newest last."""
 

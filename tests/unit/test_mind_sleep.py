@@ -162,8 +162,7 @@ def test_with_nothing_to_learn_it_stays_awake() -> None:
 def test_it_sleeps_only_with_a_reason_that_holds(
     now: float, entries: int, confidence: float | None, stage: float, knobs: ControlsConfig
 ) -> None:
-    given = {"entries": entries, "confidence": confidence, "stage": stage, "knobs": knobs}
-    reason = why_sleep(now, **given)
+    reason = why_sleep(now, entries=entries, confidence=confidence, stage=stage, knobs=knobs)
     if reason is not None:
         assert now >= 60
         assert entries >= 1
@@ -195,7 +194,7 @@ def test_how_long_a_night_may_last(entries: int, factor: float, minutes: float) 
         ({"finished": True, "failed": True}, "failed"),
     ],
 )
-def test_what_wakes_it(happens: dict[str, bool], reason: WakeReason | None) -> None:
+def test_what_wakes_it(happens: dict[str, Any], reason: WakeReason | None) -> None:
     assert why_wake(100, **happens) == reason
     assert why_wake(100, Rhythm(0), **happens) is None
 
