@@ -58,7 +58,7 @@ def simulate(
     report = summary(moments, hours=hours, seed=seed) | ({"plot": str(plot)} if plot else {})
     if as_json:
         report["moments"] = [asdict(moment) for moment in moments]
-    render.show(report, as_json=as_json)
+    render.show(report, as_json=as_json, view=_show)
 
 
 def summary(moments: Sequence[Moment], *, hours: float, seed: int) -> dict[str, Any]:
@@ -79,6 +79,12 @@ def summary(moments: Sequence[Moment], *, hours: float, seed: int) -> dict[str, 
         "exposure": last.exposure,
         "influence": round(last.influence, 3),
     }
+
+
+def _show(report: dict[str, Any]) -> None:
+    render.facts({name: value for name, value in report.items() if name != "plot"})
+    if "plot" in report:
+        render.console.print(f"drawn in {render.escape(report['plot'])}")
 
 
 @contextmanager
