@@ -113,10 +113,10 @@ def sleep_reason(
 ) -> SleepReason | None:
     """Return why it falls asleep by itself now, None while it stays awake.
 
-    Never where `enable_gestation` is off, nor with nothing to learn. Being ready needs confidence,
-    and one that lacks it would never sleep; tiredness is what takes care of that one.
+    Never where `enable_gestation` is off. Being ready needs confidence, and one that lacks it would
+    never sleep: tiredness is for that one. With nothing to learn no mind is tired enough.
     """
-    if not knobs.enable_gestation or entries < 1 or not rhythm.may_sleep(now):
+    if not knobs.enable_gestation or not rhythm.may_sleep(now):
         return None
     if ready(entries, confidence, knobs):
         return "ready"

@@ -119,6 +119,28 @@ def test_a_turned_knob_makes_another_life(life: list[Moment], knob: str, value: 
     assert live(**{knob: value}) != life
 
 
+def test_it_does_not_dream_while_somebody_speaks(life: list[Moment]) -> None:
+    world = random.Random(1)
+    Knowledge(world)
+    said = [prompt.time_s for prompt in prompts(24, world)]
+    dreamt = [event.time_s for event in events(life, "dream")]
+    assert dreamt
+    for time_s in dreamt:
+        assert time_s - max(each for each in said if each <= time_s) >= 20
+
+
+def test_what_a_night_that_is_cut_off_learned_is_kept_and_the_rest_waits() -> None:
+    cut_off = [
+        moment
+        for moment in live(sleep_time_factor=0.5)
+        if any(each.kind == "wake" and each.detail.startswith("time") for each in moment.events)
+    ]
+    assert cut_off
+    for moment in cut_off:
+        assert moment.entries > 0
+        assert moment.influence > 0
+
+
 def test_a_hurried_night_is_cut_off() -> None:
     hurried = [event.detail for event in events(live(sleep_time_factor=0.5), "wake")]
     assert any(detail.startswith("time") for detail in hurried)
