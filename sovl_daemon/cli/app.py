@@ -15,7 +15,7 @@ import anyio
 import typer
 from typer.core import TyperGroup
 
-from sovl_daemon.cli import data, exits, keys, model, render
+from sovl_daemon.cli import data, exits, keys, mind, model, render
 from sovl_daemon.client import AsyncClient
 from sovl_daemon.client.target import Target
 
@@ -42,6 +42,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(model.app)
+app.add_typer(mind.app)
 app.add_typer(keys.app)
 app.add_typer(data.app)
 

@@ -62,6 +62,8 @@ def test_nothing_of_ours_is_a_pickle() -> None:
         "sovl_daemon.cli.app",
         "sovl_daemon.engine.repetition",
         "sovl_daemon.engine.token_map",
+        "sovl_daemon.mind.simulation",
+        "sovl_daemon.mind.state",
         "sovl_daemon.mind.temperament",
         "agents.generator",
     ],

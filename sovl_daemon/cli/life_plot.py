@@ -1,0 +1,127 @@
+"""A simulated life as a picture. Needs matplotlib, which only this module loads."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, get_args
+
+from sovl_daemon.mind.simulation import EventKind, Moment
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+SUFFIXES = (".png", ".svg")
+
+_HOUR_S = 3600
+_SIZE_INCHES = (12, 9)
+_HEIGHTS = (3, 2, 2, 2)
+_DOTS_PER_INCH = 120
+
+
+class PlotError(Exception):
+    """There can be no picture; the message says why and what to do."""
+
+
+def check(path: Path) -> None:
+    """Raise PlotError if `path` is of no known kind, or there is no matplotlib."""
+    if path.suffix.lower() not in SUFFIXES:
+        raise PlotError(f"--plot {path}: give a file that ends in {' or '.join(SUFFIXES)}")
+    try:
+        import matplotlib  # noqa: F401 - only whether it is there
+    except ImportError:
+        raise PlotError(
+            "--plot needs matplotlib: run pip install 'sovl-daemon[plots]', or leave --plot out"
+        ) from None
+
+
+def save(moments: Sequence[Moment], path: Path) -> None:
+    """Write the picture of a life to `path`.
+
+    On one axis of time in hours: confidence, tiredness and pressure; temperament; exposure; and
+    what happened. Sleep is shaded.
+
+    Raises:
+        PlotError: see `check`; or the file cannot be written.
+
+    """
+    check(path)
+    figure = draw(moments)
+    try:
+        figure.savefig(path, dpi=_DOTS_PER_INCH)
+    except OSError as error:
+        raise PlotError(f"--plot {path}: {error.strerror}; give another place") from error
+
+
+def draw(moments: Sequence[Moment]) -> "Figure":
+    """Return the figure that `save` writes."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=_SIZE_INCHES, layout="constrained")
+    panels: list[Axes] = list(
+        figure.subplots(len(_HEIGHTS), sharex=True, height_ratios=_HEIGHTS).flat
+    )
+    _draw_shares(panels[0], moments)
+    _draw_temperament(panels[1], moments)
+    _draw_exposure(panels[2], moments)
+    _draw_events(panels[3], moments)
+    for panel in panels:
+        _shade_sleep(panel, moments)
+        panel.grid(alpha=0.3)
+    panels[-1].set_xlabel("hours")
+    return figure
+
+
+def _draw_shares(panel: "Axes", moments: Sequence[Moment]) -> None:
+    hours = _hours(moments)
+    confidence = [float("nan") if each.confidence is None else each.confidence for each in moments]
+    panel.plot(hours, confidence, label="confidence")
+    panel.plot(hours, [each.tiredness for each in moments], label="tiredness")
+    panel.plot(hours, [each.pressure for each in moments], label="pressure", linewidth=0.6)
+    panel.set_ylim(0, 1.02)
+    panel.legend(loc="lower right", ncols=3)
+
+
+def _draw_temperament(panel: "Axes", moments: Sequence[Moment]) -> None:
+    panel.plot(_hours(moments), [each.temperament for each in moments], color="tab:purple")
+    panel.set_ylim(-1.02, 1.02)
+    panel.set_ylabel("temperament")
+
+
+def _draw_exposure(panel: "Axes", moments: Sequence[Moment]) -> None:
+    panel.plot(_hours(moments), [each.exposure for each in moments], color="tab:green")
+    panel.set_ylabel("exposure")
+
+
+def _draw_events(panel: "Axes", moments: Sequence[Moment]) -> None:
+    kinds = get_args(EventKind)
+    times = [
+        [event.time_s / _HOUR_S for moment in moments for event in moment.events
+         if event.kind == kind]
+        for kind in kinds
+    ]  # fmt: skip
+    rows = range(len(kinds), 0, -1)
+    panel.eventplot(times, lineoffsets=rows, linelengths=0.7, colors=[f"C{row}" for row in rows])
+    panel.set_yticks(rows, kinds)
+
+
+def _shade_sleep(panel: "Axes", moments: Sequence[Moment]) -> None:
+    for start, end in _nights(moments):
+        panel.axvspan(start, end, color="navy", alpha=0.12, linewidth=0)
+
+
+def _nights(moments: Sequence[Moment]) -> Iterator[tuple[float, float]]:
+    """When it slept, in hours. One that is cut off by the end lasts until it."""
+    asleep_since = None
+    for moment in moments:
+        hour = moment.time_s / _HOUR_S
+        if moment.asleep and asleep_since is None:
+            asleep_since = hour
+        elif not moment.asleep and asleep_since is not None:
+            yield asleep_since, hour
+            asleep_since = None
+    if asleep_since is not None:
+        yield asleep_since, moments[-1].time_s / _HOUR_S
+
+
+def _hours(moments: Sequence[Moment]) -> list[float]:
+    return [each.time_s / _HOUR_S for each in moments]

@@ -1,0 +1,96 @@
+"""`sovl mind`: watch a mind live without a model."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from config import load
+from sovl_daemon.cli import exits, life_plot, render
+from sovl_daemon.mind.simulation import Moment, Simulation
+
+app = typer.Typer(name="mind", help="Watch a mind live without a model.", no_args_is_help=True)
+
+_PARAMETERS_A_RANK = 57_600  # q_proj and v_proj in the 30 layers of the default scaffold
+_MOST_HOURS = 24 * 366
+
+
+@app.callback()
+def group() -> None:
+    """Watch a mind live without a model."""
+
+
+@app.command()
+def simulate(
+    hours: Annotated[
+        float, typer.Option(min=0.1, max=_MOST_HOURS, help="How long it lives, in its own time.")
+    ] = 24,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same life.")] = 42,
+    plot: Annotated[
+        Path | None,
+        typer.Option(help="Draw it into this .png or .svg file.", metavar="FILE"),
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print JSON, with a moment for each minute.")
+    ] = False,
+) -> None:
+    """Let a mind with the configured knobs live through imagined visits, and tell what it did."""
+    with exits.one_line_errors(), _plot_errors():
+        settings = load()
+        if plot is not None:
+            life_plot.check(plot)
+        simulation = Simulation(
+            settings.controls_config,
+            settings.training_config,
+            hours=hours,
+            seed=seed,
+            parameters=settings.lora_config.lora_rank * _PARAMETERS_A_RANK,
+        )
+        moments = list(simulation.run())
+        if plot is not None:
+            life_plot.save(moments, plot)
+    report = summary(moments, hours=hours, seed=seed) | ({"plot": str(plot)} if plot else {})
+    if as_json:
+        report["moments"] = [asdict(moment) for moment in moments]
+    render.show(report, as_json=as_json, view=_show)
+
+
+def summary(moments: Sequence[Moment], *, hours: float, seed: int) -> dict[str, Any]:
+    """Return what a life came to: how often what happened, and what it is like at its end."""
+    happened = Counter(event.kind for moment in moments for event in moment.events)
+    last = moments[-1]
+    return {
+        "hours": hours,
+        "seed": seed,
+        "visits": happened["visit"],
+        "nights": happened["sleep"],
+        "dreams": happened["dream"],
+        "questions": happened["question"],
+        "asleep": round(sum(moment.asleep for moment in moments) / len(moments), 3),
+        "confidence": None if last.confidence is None else round(last.confidence, 3),
+        "temperament": round(last.temperament, 3),
+        "mood": last.mood,
+        "exposure": last.exposure,
+        "influence": round(last.influence, 3),
+    }
+
+
+def _show(report: dict[str, Any]) -> None:
+    render.facts({name: value for name, value in report.items() if name != "plot"})
+    if "plot" in report:
+        render.console.print(f"drawn in {render.escape(report['plot'])}")
+
+
+@contextmanager
+def _plot_errors() -> Iterator[None]:
+    try:
+        yield
+    except life_plot.PlotError as error:
+        exits.complain(error)
+        raise typer.Exit(exits.USAGE) from error

@@ -1,0 +1,198 @@
+import itertools
+import random
+from collections.abc import Sequence
+from typing import Any, get_args
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from config.controls import ControlsConfig
+from config.mind import TrainingConfig
+from sovl_daemon.mind.simulation import Event, EventKind, Moment, Simulation
+from sovl_daemon.mind.visitor import Knowledge, prompts, similarity
+
+
+def live(hours: float = 24, seed: int = 1, **knobs: Any) -> list[Moment]:
+    training = {
+        name: knobs.pop(name) for name in list(knobs) if name in TrainingConfig.model_fields
+    }
+    simulation = Simulation(
+        ControlsConfig(**knobs),
+        TrainingConfig(**training),
+        hours=hours,
+        seed=seed,
+        parameters=460_800,
+    )
+    return list(simulation.run())
+
+
+def events(life: Sequence[Moment], kind: EventKind | None = None) -> list[Event]:
+    return [each for moment in life for each in moment.events if kind in (None, each.kind)]
+
+
+@pytest.fixture(scope="module")
+def life() -> list[Moment]:
+    return live()
+
+
+def test_a_moment_a_minute(life: list[Moment]) -> None:
+    assert [moment.time_s for moment in life] == [60.0 * minute for minute in range(24 * 60 + 1)]
+
+
+def test_a_day_has_all_that_a_mind_does(life: list[Moment]) -> None:
+    assert {event.kind for event in events(life)} == set(get_args(EventKind))
+
+
+def test_events_come_in_their_order_and_in_their_minute(life: list[Moment]) -> None:
+    times = [event.time_s for event in events(life)]
+    assert times == sorted(times)
+    for moment in life:
+        assert all(moment.time_s - 60 < each.time_s <= moment.time_s for each in moment.events)
+
+
+def test_sleeping_and_waking_take_turns(life: list[Moment]) -> None:
+    kinds = [event.kind for event in events(life) if event.kind in ("sleep", "wake")]
+    assert kinds == ["sleep", "wake"] * (len(kinds) // 2) + ["sleep"] * (len(kinds) % 2)
+    asleep = False
+    for moment in life:
+        for event in moment.events:
+            asleep = {"sleep": True, "wake": False}.get(event.kind, asleep)
+        assert moment.asleep == asleep
+
+
+def test_nights_make_it_surer(life: list[Moment]) -> None:
+    known = [moment.confidence for moment in life if moment.confidence is not None]
+    assert sum(known[-60:]) / 60 > sum(known[:60]) / 60 + 0.15
+    untrained = [moment.confidence for moment in live(enable_sleep_training=False)]
+    assert untrained[-1] is not None
+    assert untrained[-1] < known[-1]
+
+
+def test_the_first_words_come_once() -> None:
+    assert [event.time_s for event in events(live(), "first words")] == [0]
+    assert events(live(has_woken=True), "first words") == []
+    asleep = live(is_sleeping=True)
+    assert [event.kind for event in events(asleep)][:2] == ["wake", "first words"]
+
+
+def test_influence_moves_at_the_end_of_nights_alone(life: list[Moment]) -> None:
+    assert life[0].influence == 0
+    for before, after in itertools.pairwise(life):
+        if before.influence != after.influence:
+            assert "wake" in [event.kind for event in after.events]
+    assert life[-1].influence > 0.07
+
+
+def test_the_same_seed_gives_the_same_life_and_another_another(life: list[Moment]) -> None:
+    assert live() == life
+    assert live(seed=2) != life
+
+
+@pytest.mark.parametrize(
+    ("knob", "value", "kind"),
+    [
+        ("enable_gestation", False, "sleep"),
+        ("enable_dreaming", False, "dream"),
+        ("has_woken", True, "first words"),
+    ],
+)
+def test_what_is_switched_off_does_not_happen(knob: str, value: bool, kind: EventKind) -> None:
+    assert events(live(**{knob: value}), kind) == []
+
+
+@pytest.mark.parametrize(
+    ("knob", "value"),
+    [
+        ("sleep_log_min", 20),
+        ("sleep_conf_threshold", 0.9),
+        ("sleep_time_factor", 0.5),
+        ("dream_lifecycle_delta", 0.2),
+        ("dream_prompt_weight", 0.0),
+        ("temp_smoothing_factor", 0.9),
+        ("learning_rate", 1e-6),
+        ("exposure_gain_default", 9),
+        ("lifecycle_curve", "exponential"),
+    ],
+)
+def test_a_turned_knob_makes_another_life(life: list[Moment], knob: str, value: Any) -> None:
+    assert live(**{knob: value}) != life
+
+
+def test_it_does_not_dream_while_somebody_speaks(life: list[Moment]) -> None:
+    world = random.Random(1)
+    Knowledge(world)
+    said = [prompt.time_s for prompt in prompts(24, world)]
+    dreamt = [event.time_s for event in events(life, "dream")]
+    assert dreamt
+    for time_s in dreamt:
+        assert time_s - max(each for each in said if each <= time_s) >= 20
+
+
+def test_what_a_night_that_is_cut_off_learned_is_kept_and_the_rest_waits() -> None:
+    cut_off = [
+        moment
+        for moment in live(sleep_time_factor=0.5)
+        if any(each.kind == "wake" and each.detail.startswith("time") for each in moment.events)
+    ]
+    assert cut_off
+    for moment in cut_off:
+        assert moment.entries > 0
+        assert moment.influence > 0
+
+
+def test_a_hurried_night_is_cut_off() -> None:
+    hurried = [event.detail for event in events(live(sleep_time_factor=0.5), "wake")]
+    assert any(detail.startswith("time") for detail in hurried)
+    long = [event.detail for event in events(live(sleep_time_factor=5.0), "wake")]
+    assert not any(detail.startswith("time") for detail in long)
+
+
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 2**40), hours=st.floats(0.1, 12), log_min=st.integers(5, 20))
+def test_every_moment_is_in_range(seed: int, hours: float, log_min: int) -> None:
+    exposure = 0
+    for moment in live(hours, seed, sleep_log_min=log_min, is_sleeping=bool(seed % 2)):
+        shares = (moment.tiredness, moment.pressure, moment.influence, moment.confidence or 0)
+        assert all(0 <= share <= 1 for share in shares)
+        assert -1 <= moment.temperament <= 1
+        assert moment.exposure >= exposure
+        exposure = moment.exposure
+
+
+@pytest.mark.parametrize("hours", [0, -1, float("nan")])
+def test_a_life_takes_time(hours: float) -> None:
+    with pytest.raises(ValueError, match=r"hours are not allowed: give more than 0"):
+        live(hours)
+
+
+# The visitor
+
+
+@given(seed=st.integers(0, 1000))
+def test_what_is_said_comes_in_its_order_and_in_visits(seed: int) -> None:
+    said = list(prompts(24, random.Random(seed)))
+    times = [prompt.time_s for prompt in said]
+    assert times == sorted(times)
+    assert not said or said[0].opens
+    for before, after in itertools.pairwise(said):
+        assert after.opens or after.time_s - before.time_s <= 90
+
+
+def test_nights_are_quieter_than_days() -> None:
+    said = [each for seed in range(100) for each in prompts(24, random.Random(seed))]
+    night = sum(each.time_s > 17 * 3600 for each in said)
+    assert night / 7 < 0.3 * (len(said) - night) / 17
+
+
+def test_learning_closes_what_is_missing() -> None:
+    slow, fast = (Knowledge(random.Random(5)) for _ in range(2))
+    before = slow.confidence(3), fast.confidence(3)
+    assert before[0] == before[1]
+    slow.learn(3, 1e-6)
+    fast.learn(3, 1e-4)
+    assert slow.confidence(3) < fast.confidence(3)
+
+
+def test_a_topic_is_most_like_itself() -> None:
+    assert similarity(1, 1) == 1 > similarity(1, 2)
