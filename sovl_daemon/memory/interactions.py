@@ -152,14 +152,15 @@ class InteractionStore:
         `learned` maps interactions to the generations that learned them, all there are. It is what
         counts: the notes may lack a commit that a crash followed, or know one that was undone.
         """
-        known = dict(self._db.execute("SELECT interaction, generation FROM learned").fetchall())
-        wrong = [(id_,) for id_, number in known.items() if learned.get(id_) != number]
         with self._transaction():
-            before = self._db.total_changes
+            known = self._learned()
+            wrong = [(id_,) for id_, generation in known.items() if learned.get(id_) != generation]
             self._db.executemany("DELETE FROM learned WHERE interaction = ?", wrong)
-            self._insert_learned(each for each in learned.items() if known.get(each[0]) != each[1])
-            changes = self._db.total_changes - before
-        return changes
+            self._insert_learned(learned.items() - known.items())
+            return len({id_ for id_, _ in known.items() ^ self._learned().items()})
+
+    def _learned(self) -> dict[int, int]:
+        return dict(self._db.execute("SELECT interaction, generation FROM learned").fetchall())
 
     def _insert_learned(self, rows: Iterable[tuple[int, int]]) -> None:
         self._db.executemany(

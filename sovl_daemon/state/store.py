@@ -134,6 +134,11 @@ class StateStore:
         """Return every save in order, each looked at quickly."""
         return [_listed(self.saves / name) for name in self.save_names()]
 
+    def current_number(self) -> int | None:
+        """Return the number of the current generation after a quick look; None without one."""
+        sound = [each.manifest.number for each in self.history() if each.manifest]
+        return max(sound, default=None)
+
     def aside(self) -> list[Path]:
         """Return the folders that were moved aside because they were damaged."""
         return [self.damaged / name for name in names_in(self.damaged)]
