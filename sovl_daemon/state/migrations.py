@@ -55,7 +55,7 @@ def _runs_of_interactions(manifest: Document) -> Document:
 
 def _temperament_of_its_own(folder: Path) -> None:
     path = folder / "mind.json"
-    mind = json.loads(path.read_bytes())
+    mind = dict(json.loads(path.read_bytes()))
     if "temperament" in mind:
         mind["temperament"] = {"score": mind["temperament"]}
     path.write_text(json.dumps(mind, indent=2) + "\n", encoding="utf-8")

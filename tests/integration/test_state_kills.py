@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from sovl_daemon.state import StateStore
-from tests.states import number_in
+from tests.states import ORIGIN, mind, number_in
 
 ROOT = Path(__file__).parents[2]
 
@@ -34,6 +34,8 @@ with StateStore(Path(sys.argv[1])).writer(keep=3) as writer:
 EACH_STEP = """
 import os, shutil, signal, sys
 from pathlib import Path
+import safetensors.numpy  # else each child loads it
+import sovl_daemon.state.writer
 from sovl_daemon.state import StateStore
 from tests.states import ORIGIN, mind
 root, change = Path(sys.argv[1]), sys.argv[2]
@@ -84,8 +86,6 @@ def run_each_step(root: Path, change: str) -> list[StateStore]:
 
 def prepared(root: Path) -> StateStore:
     """One generation, saved, and another that is unfinished."""
-    from tests.states import ORIGIN, mind
-
     store = StateStore(root / "before")
     with store.writer(keep=2) as writer:
         writer.commit(mind(1), ORIGIN, reason="night", interactions=[1])
@@ -167,8 +167,6 @@ def test_a_checkpoint_killed_at_each_step(tmp_path: Path) -> None:
 def test_a_save_killed_at_each_step(tmp_path: Path) -> None:
     store = prepared(tmp_path)
     with store.writer(keep=2) as writer:
-        from tests.states import ORIGIN, mind
-
         writer.commit(mind(7), ORIGIN, reason="night")
     found = []
     for left in run_each_step(tmp_path, "save"):
@@ -181,8 +179,6 @@ def test_a_save_killed_at_each_step(tmp_path: Path) -> None:
 def test_going_back_killed_at_each_step(tmp_path: Path) -> None:
     store = prepared(tmp_path)
     with store.writer(keep=2) as writer:
-        from tests.states import ORIGIN, mind
-
         writer.commit(mind(7), ORIGIN, reason="night")
     found = [current(left) for left in run_each_step(tmp_path, "restore")]
     assert found == sorted(found, reverse=True)
@@ -192,8 +188,6 @@ def test_going_back_killed_at_each_step(tmp_path: Path) -> None:
 def test_a_fallback_killed_at_each_step(tmp_path: Path) -> None:
     store = prepared(tmp_path)
     with store.writer(keep=2) as writer:
-        from tests.states import ORIGIN, mind
-
         writer.commit(mind(7), ORIGIN, reason="night")
     (store.folder(2) / "mind.json").unlink()
     for left in run_each_step(tmp_path, "load"):

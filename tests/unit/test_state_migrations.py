@@ -54,8 +54,7 @@ def store(tmp_path: Path) -> StateStore:
 
 
 def test_an_old_generation_goes_on_as_a_new_one(store: StateStore) -> None:
-    folder = write_format_1(store, 3)
-    before = contents_of(folder)
+    write_format_1(store, 3)
     with store.writer(keep=2) as writer:
         loaded = writer.load()
         assert loaded.generation is not None
@@ -71,7 +70,6 @@ def test_an_old_generation_goes_on_as_a_new_one(store: StateStore) -> None:
     assert store.numbers() == [4, 5]
     with store.writer(keep=9) as writer:
         assert writer.load().migrated_from is None
-    assert before.keys() == {*before}
 
 
 def test_the_old_one_stays_as_it_was(store: StateStore) -> None:
@@ -105,7 +103,7 @@ def test_a_save_of_an_old_format_can_be_loaded(store: StateStore) -> None:
 def test_a_damaged_old_generation_is_refused(store: StateStore) -> None:
     folder = write_format_1(store, 3)
     (folder / "token_map.json").write_text("{}")
-    with pytest.raises(Damaged, match="generation 3: token_map.json: 2 bytes instead of"):
+    with pytest.raises(Damaged, match=r"generation 3: token_map.json: 2 bytes instead of"):
         store.find("3")
 
 
