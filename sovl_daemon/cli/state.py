@@ -93,7 +93,9 @@ def save(
         force = force or name is None
 
         def directly(writer: StateWriter) -> dict[str, Any]:
-            return {"saved": chosen} | _as_dict(writer.save(chosen, replacing=force))
+            saved = writer.save(chosen, replacing=force)
+            text = f"generation {saved.manifest.number} saved as {chosen}"
+            return {"text": text, "saved": chosen} | _as_dict(saved)
 
         done = _carry_out("save", {"name": chosen, "force": force}, directly, settings, state_dir)
     render.show(done, as_json=as_json, view=render.told)
@@ -117,7 +119,9 @@ def load_state(
         chosen = reference or settings.controls_config.save_path_prefix
 
         def directly(writer: StateWriter) -> dict[str, Any]:
-            return {"loaded": chosen} | _as_dict(writer.restore(chosen))
+            back = writer.restore(chosen)
+            text = f"{chosen} loaded: it is generation {back.manifest.number} now{_undo(back)}"
+            return {"text": text, "loaded": chosen} | _as_dict(back)
 
         done = _carry_out("load", {"name": chosen}, directly, settings, state_dir)
     render.show(done, as_json=as_json, view=render.told)
@@ -128,7 +132,9 @@ def reset(state_dir: StateDir = None, as_json: Json = False) -> None:
     """Begin anew as a mind that has learned nothing; `sovl state load NUMBER` undoes it."""
 
     def directly(writer: StateWriter) -> dict[str, Any]:
-        return {"reset": True} | _as_dict(writer.reset())
+        fresh = writer.reset()
+        text = f"generation {fresh.manifest.number} has learned nothing{_undo(fresh)}"
+        return {"text": text, "reset": True} | _as_dict(fresh)
 
     with _one_line_errors():
         done = _carry_out("reset", {}, directly, load(), state_dir)
@@ -160,6 +166,11 @@ def prune(
                 "damaged": writer.prune_damaged() if damaged else [],
             }
     render.show(removed, as_json=as_json, view=state_views.pruned)
+
+
+def _undo(generation: Generation) -> str:
+    parent = generation.manifest.parent
+    return f"; to undo: sovl state load {parent}" if parent else ""
 
 
 def _carry_out(

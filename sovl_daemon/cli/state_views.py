@@ -61,6 +61,7 @@ def pruned(data: dict[str, Any]) -> None:
 def _table(title: str, rows: list[dict[str, Any]]) -> Table:
     columns = ("made", "reason", "parent", "learned", "size", "base", "scaffold")
     table = Table(title, *columns, box=None)
+    table.columns[1].no_wrap = True
     for row in rows:
         table.add_row(*map(escape, _cells(row)))
     return table
@@ -71,7 +72,7 @@ def _cells(row: dict[str, Any]) -> tuple[object, ...]:
         return (row["name"], "", f"damaged: {row['fault']}")
     return (
         row["name"],
-        row["created"][:19].replace("T", " "),
+        row["created"][:16].replace("T", " "),
         row["reason"],
         "" if row["parent"] is None else row["parent"],
         f"{len(row['interactions'])} of {row['learned']}",

@@ -159,7 +159,13 @@ def test_saves_loads_and_resets_without_a_daemon(sovl: Sovl) -> None:
     assert number_in(sovl.store.find("current")) == 2
     assert sovl.json("reset")["reason"] == "reset"
     assert sovl.store.find("current").mind() == {}
-    assert "reason" in sovl("load", "1").stdout
+    assert sovl("load", "1").stdout == (
+        "1 loaded: it is generation 6 now; to undo: sovl state load 5\n"
+    )
+    assert sovl("save", "a").stdout == "generation 6 saved as a\n"
+    assert sovl("reset").stdout == (
+        "generation 7 has learned nothing; to undo: sovl state load 6\n"
+    )
 
 
 def test_a_named_save_is_replaced_by_force_alone(sovl: Sovl) -> None:
