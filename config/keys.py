@@ -58,6 +58,7 @@ _USED_OF_MANUAL = frozenset(
         "training_config.dry_run",
         "training_config.dry_run_params.max_length",
         "controls_config.base_temperature",
+        "controls_config.save_path_prefix",
         "controls_config.scaffold_weight_cap",
         "controls_config.use_scaffold_memory",
         "controls_config.use_token_map_memory",

@@ -1,4 +1,4 @@
-"""Sections about the service: bus, host, supervision, health, log, store, generation, agents."""
+"""Sections about the service, from its bus and processes to what it stores and how it answers."""
 
 import os
 import re
@@ -262,6 +262,18 @@ class Store(Section):
         "Pairs of prompt and response to train on, as JSONL; null for the sample_log.jsonl that "
         "comes with SOVL.",
         lenient=True,
+    )
+
+
+class State(Section):
+    """The generations of the mind: what it has learned, as it was after each night."""
+
+    keep: int = key(
+        5,
+        "Generations kept, the current one included; named saves are kept besides.",
+        unit="generations",
+        ge=2,
+        le=1000,
     )
 
 

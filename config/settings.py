@@ -12,6 +12,7 @@ from config.service import (
     Health,
     Host,
     Logging,
+    State,
     Store,
     Supervision,
 )
@@ -40,6 +41,7 @@ class Settings(BaseSettings):
     health: Health = Health()
     logging: Logging = Logging()
     store: Store = Store()
+    state: State = State()
 
     @classmethod
     def settings_customise_sources(

@@ -15,7 +15,7 @@ import anyio
 import typer
 from typer.core import TyperGroup
 
-from sovl_daemon.cli import data, exits, keys, mind, model, render
+from sovl_daemon.cli import data, exits, keys, mind, model, render, state
 from sovl_daemon.client import AsyncClient
 from sovl_daemon.client.target import Target
 
@@ -45,6 +45,7 @@ app.add_typer(model.app)
 app.add_typer(mind.app)
 app.add_typer(keys.app)
 app.add_typer(data.app)
+app.add_typer(state.app)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Settings = Annotated[

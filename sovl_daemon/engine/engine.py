@@ -236,7 +236,9 @@ class Engine:
 
     async def _run(self, switch: PrecisionSwitch) -> None:
         try:
-            while await call(self.thread, partial(_some_layers, switch), Priority.JUDGE):
+            more = True
+            while more:
+                more = await call(self.thread, partial(_some_layers, switch), Priority.JUDGE)
                 await anyio.sleep(_BETWEEN_SWITCH_STEPS_S)
         except BaseException:
             with anyio.CancelScope(shield=True):

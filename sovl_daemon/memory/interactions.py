@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Iterator
-from contextlib import closing
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,16 @@ _SCHEMA = (
     ) STRICT;
     CREATE INDEX by_conversation ON interactions (conversation, id);
     """,
+    """
+    CREATE TABLE learned (
+        interaction INTEGER PRIMARY KEY,
+        generation  INTEGER NOT NULL
+    ) STRICT;
+    CREATE TABLE identity (value TEXT NOT NULL) STRICT;
+    INSERT INTO identity SELECT lower(hex(randomblob(16)));
+    """,
 )
+_FIELDS = "command, conversation, prompt, response, tokens, confidence, time, id"
 
 
 class StoreError(Exception):
@@ -119,8 +128,8 @@ class InteractionStore:
     def recent(self, limit: int, conversation: str | None = None) -> list[Interaction]:
         """The last `limit` interactions (of one conversation), oldest first."""
         rows = self._db.execute(
-            "SELECT command, conversation, prompt, response, tokens, confidence, time, id"
-            " FROM interactions WHERE :conversation IS NULL OR conversation = :conversation"
+            f"SELECT {_FIELDS} FROM interactions"  # noqa: S608 - no text from outside
+            " WHERE :conversation IS NULL OR conversation = :conversation"
             " ORDER BY id DESC LIMIT :limit",
             {"conversation": conversation, "limit": limit},
         ).fetchall()
@@ -144,6 +153,64 @@ class InteractionStore:
     def count(self) -> int:
         """How many interactions there are."""
         return int(self._db.execute("SELECT count(*) FROM interactions").fetchone()[0])
+
+    @property
+    def identity(self) -> str:
+        """A random name, given when the database was made: ids mean something only together."""
+        return str(self._db.execute("SELECT value FROM identity").fetchone()[0])
+
+    def unlearned(self, limit: int) -> list[Interaction]:
+        """The first `limit` interactions that no generation has learned, oldest first."""
+        rows = self._db.execute(
+            f"SELECT {_FIELDS} FROM interactions WHERE id NOT IN"  # noqa: S608 - as above
+            " (SELECT interaction FROM learned) ORDER BY id LIMIT ?",
+            (limit,),
+        ).fetchall()
+        return [Interaction(*row) for row in rows]
+
+    def unlearned_count(self) -> int:
+        """How many interactions no generation has learned."""
+        row = self._db.execute(
+            "SELECT count(*) FROM interactions WHERE id NOT IN (SELECT interaction FROM learned)"
+        ).fetchone()
+        return int(row[0])
+
+    def mark_learned(self, ids: Iterable[int], generation: int) -> None:
+        """Note that a committed generation has learned these; one learned before stays as it was.
+
+        Ids that no interaction has are left out: they may be given to another one later.
+        """
+        with self._transaction():
+            self._insert_learned((id_, generation) for id_ in ids)
+
+    def reconcile(self, learned: Mapping[int, int]) -> int:
+        """Make the notes agree with the committed generations; return how many were wrong.
+
+        `learned` maps interactions to the generations that learned them, all there are. It is what
+        counts: the notes may lack a commit that a crash followed, or know one that was undone.
+        """
+        with self._transaction():
+            known = self._learned()
+            wrong = [(id_,) for id_, generation in known.items() if learned.get(id_) != generation]
+            self._db.executemany("DELETE FROM learned WHERE interaction = ?", wrong)
+            self._insert_learned(learned.items() - known.items())
+            return len({id_ for id_, _ in known.items() ^ self._learned().items()})
+
+    def _learned(self) -> dict[int, int]:
+        return dict(self._db.execute("SELECT interaction, generation FROM learned").fetchall())
+
+    def _insert_learned(self, rows: Iterable[tuple[int, int]]) -> None:
+        self._db.executemany(
+            "INSERT INTO learned SELECT id, :generation FROM interactions WHERE id = :id"
+            " ON CONFLICT (interaction) DO NOTHING",
+            ({"id": id_, "generation": generation} for id_, generation in rows),
+        )
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._db.execute("BEGIN IMMEDIATE")
+        with self._db:  # commits, or rolls back on an error
+            yield
 
     def size(self) -> dict[str, Any]:
         """For `stats`: rows and bytes of the database."""

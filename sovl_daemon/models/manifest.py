@@ -1,7 +1,9 @@
 """The manifest of a stored model: what it is, where it came from, what its files must hash to."""
 
+from collections.abc import Collection, Mapping
 from datetime import datetime
 from pathlib import Path
+from typing import Protocol
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -20,6 +22,14 @@ class FileEntry(BaseModel):
 
     bytes: int
     sha256: str
+
+
+class Listing(Protocol):
+    """What lists the files of a folder with their sizes and hashes."""
+
+    @property
+    def files(self) -> Mapping[str, FileEntry]:
+        """The files by their path in the folder."""
 
 
 class Manifest(BaseModel):
@@ -90,7 +100,7 @@ def read_manifest(folder: Path) -> Manifest:
     return manifest
 
 
-def has_its_sizes(manifest: Manifest, folder: Path) -> bool:
+def has_its_sizes(manifest: Listing, folder: Path) -> bool:
     """Tell whether every listed file is there in its size: quick, reads no contents."""
     return all(
         (folder / name).is_file() and (folder / name).stat().st_size == entry.bytes
@@ -99,12 +109,19 @@ def has_its_sizes(manifest: Manifest, folder: Path) -> bool:
 
 
 def find_faults(
-    manifest: Manifest, folder: Path, report: ProgressCallback = ignore_progress
+    manifest: Listing,
+    folder: Path,
+    report: ProgressCallback = ignore_progress,
+    *,
+    unlisted: Collection[str] = (MANIFEST_NAME,),
 ) -> list[str]:
-    """Compare a folder with its manifest, hashing every file; one line a fault."""
+    """Compare a folder with its manifest, hashing every file; one line a fault.
+
+    Files named in `unlisted` are not expected in the manifest.
+    """
     present = files_in(folder)
-    present.pop(MANIFEST_NAME, None)
-    faults = [f"{name}: not in the manifest" for name in sorted(present.keys() - manifest.files)]
+    unknown = present.keys() - manifest.files.keys() - set(unlisted)
+    faults = [f"{name}: not in the manifest" for name in sorted(unknown)]
     for name, entry in sorted(manifest.files.items()):
         faults += _file_faults(name, entry, present.get(name), report)
     return faults

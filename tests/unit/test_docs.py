@@ -200,7 +200,7 @@ def test_commands_that_the_text_mentions_exist(path: Path) -> None:
     known = reference.subcommands()
     for line in (line.strip() for block in code for line in block.splitlines()):
         if line.startswith("sovl ") and not line.startswith(("sovl -", "sovl [")):
-            mentioned = re.match(r"sovl (?:keys |model |data )?\w+", line)
+            mentioned = re.match(r"sovl (?:keys |model |data |state )?\w+", line)
             assert mentioned, line
             assert mentioned[0] in known, line
 

@@ -15,6 +15,7 @@ LIBRARIES = (
     "sovl_daemon.models",
     "sovl_daemon.memory",
     "sovl_daemon.mind",
+    "sovl_daemon.state",
 )
 ALLOWED = {
     "config": ("config",),
@@ -23,6 +24,7 @@ ALLOWED = {
     "sovl_daemon/models": ("sovl_daemon.models",),
     "sovl_daemon/memory": ("sovl_daemon.memory",),
     "sovl_daemon/mind": ("sovl_daemon.mind", "config"),
+    "sovl_daemon/state": ("sovl_daemon.state", "sovl_daemon.models"),
     "sovl_daemon/client": ("sovl_daemon.client", "bus", "config"),
     "agents": ("agents", "bus", "config", *LIBRARIES, "sovl_daemon.probes"),
     "sovl_daemon": ("sovl_daemon", "bus", "config"),
@@ -65,6 +67,7 @@ def test_nothing_of_ours_is_a_pickle() -> None:
         "sovl_daemon.mind.simulation",
         "sovl_daemon.mind.state",
         "sovl_daemon.mind.temperament",
+        "sovl_daemon.state",
         "agents.generator",
     ],
 )

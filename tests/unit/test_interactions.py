@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sovl_daemon.memory.interactions import Interaction, InteractionStore, StoreError
+from sovl_daemon.memory.interactions import _SCHEMA, Interaction, InteractionStore, StoreError
 
 
 def exchange(number: int, conversation: str = "a") -> Interaction:
@@ -85,6 +85,103 @@ def test_any_text_survives(text: str) -> None:
     store = InteractionStore(":memory:")
     store.add(Interaction("c", "a", text, text, 1, None))
     assert store.recent(1)[0].response == text
+
+
+# What was learned
+
+
+def ids(found: list[Interaction]) -> list[int]:
+    return [each.id for each in found]
+
+
+def filled(path: Path, count: int = 5) -> InteractionStore:
+    store = InteractionStore(path)
+    for number in range(count):
+        store.add(exchange(number))
+    return store
+
+
+def test_what_was_learned_is_not_learned_again(tmp_path: Path) -> None:
+    store = filled(tmp_path / "db")
+    assert (ids(store.unlearned(3)), store.unlearned_count()) == ([1, 2, 3], 5)
+    store.mark_learned([1, 3], 7)
+    store.mark_learned([3, 4], 8)
+    store.close()
+    store = InteractionStore(tmp_path / "db")
+    assert (ids(store.unlearned(9)), store.unlearned_count()) == ([2, 5], 2)
+    assert store.unlearned(1)[0].prompt == "q1"
+    assert store.reconcile({1: 7, 3: 7, 4: 8}) == 0
+
+
+def test_ids_that_nothing_has_are_not_learned(tmp_path: Path) -> None:
+    store = filled(tmp_path / "db")
+    store.mark_learned([5, 6, -1], 1)
+    assert store.reconcile({5: 1, 6: 1, 7: 1}) == 0
+    assert store.add(exchange(6)) == 6
+    assert ids(store.unlearned(9)) == [1, 2, 3, 4, 6]
+
+
+def test_the_committed_generations_are_what_counts(tmp_path: Path) -> None:
+    store = filled(tmp_path / "db")
+    store.mark_learned([1, 2], 1)
+    assert store.reconcile({2: 1, 3: 2, 4: 2}) == 3
+    assert ids(store.unlearned(9)) == [1, 5]
+    assert store.reconcile({}) == 3
+    assert store.unlearned_count() == 5
+
+
+@given(
+    marks=st.lists(st.tuples(st.sets(st.integers(-1, 8)), st.integers(1, 4)), max_size=4),
+    learned=st.dictionaries(st.integers(-1, 8), st.integers(1, 4)),
+)
+def test_reconciling_leaves_what_it_was_told(
+    marks: list[tuple[set[int], int]], learned: dict[int, int]
+) -> None:
+    store = InteractionStore(":memory:")
+    for number in range(5):
+        store.add(exchange(number))
+    before: dict[int, int] = {}
+    for chosen, generation in marks:
+        store.mark_learned(chosen, generation)
+        before = {**dict.fromkeys(chosen, generation), **before}
+    there = range(1, 6)
+    wrong = [id_ for id_ in there if before.get(id_) != learned.get(id_)]
+    assert store.reconcile(learned) == len(wrong)
+    assert store.reconcile(learned) == 0
+    assert ids(store.unlearned(99)) == [id_ for id_ in there if id_ not in learned]
+    assert store.unlearned_count() == len(store.unlearned(99))
+
+
+def test_a_failed_reconciliation_changes_nothing(tmp_path: Path) -> None:
+    store = filled(tmp_path / "db")
+    store.mark_learned([1], 1)
+    with pytest.raises(sqlite3.Error):
+        store.reconcile({2: "x"})  # type: ignore[dict-item]
+    assert ids(store.unlearned(9)) == [2, 3, 4, 5]
+    store.mark_learned([2], 1)
+
+
+def test_each_database_has_an_identity_that_stays(tmp_path: Path) -> None:
+    store = InteractionStore(tmp_path / "db")
+    identity = store.identity
+    assert len(identity) == 32
+    store.close()
+    assert InteractionStore(tmp_path / "db").identity == identity
+    assert InteractionStore(tmp_path / "other").identity != identity
+
+
+def test_the_first_schema_goes_on(tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / "db") as database:
+        database.executescript(_SCHEMA[0] + "PRAGMA user_version = 1;")
+        database.execute(
+            "INSERT INTO interactions (command, time, conversation, prompt, response, tokens)"
+            " VALUES ('c', 1, 'a', 'q', 'r', 1)"
+        )
+    store = InteractionStore(tmp_path / "db")
+    assert ids(store.unlearned(9)) == [1]
+    store.mark_learned([1], 1)
+    assert store.unlearned_count() == 0
+    assert len(store.identity) == 32
 
 
 def test_damaged_file_is_named(tmp_path: Path) -> None:

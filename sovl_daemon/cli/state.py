@@ -1,0 +1,242 @@
+"""`sovl state`: list, show, compare, save, load, reset and prune what the mind has learned."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import anyio
+import typer
+
+from bus.errors import BAD_COMMAND, CommandError
+from config import Paths, Settings, load
+from sovl_daemon.cli import exits, render, state_views
+from sovl_daemon.client import AsyncClient, DaemonDown
+from sovl_daemon.client.target import Target
+from sovl_daemon.state import Generation, Listed, StateError, StateStore, StateWriter
+from sovl_daemon.state.store import CURRENT
+
+app = typer.Typer(
+    name="state",
+    help="List, show, compare, save, load, reset and prune what the mind has learned.",
+    no_args_is_help=True,
+)
+
+StateDir = Annotated[
+    Path | None,
+    typer.Option(
+        "--state-dir", help="Work on this folder, not on the daemon's [default: configured]."
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Reference = Annotated[str, typer.Argument(help="Number of a generation, name of a save, current.")]
+
+
+@app.command("list")
+def list_states(state_dir: StateDir = None, as_json: Json = False) -> None:
+    """List the generations and saves; a quick look that reads no contents."""
+    with _one_line_errors():
+        store = _store(state_dir)
+        listed = {
+            "state_dir": str(store.root),
+            "generations": _rows(store.history()),
+            "current": store.current_number(),
+            "saves": _rows(store.saved()),
+            "candidate": store.candidate.is_dir(),
+            "damaged": [str(path) for path in store.aside()],
+        }
+    render.show(listed, as_json=as_json, view=state_views.listed)
+
+
+@app.command()
+def show(reference: Reference = CURRENT, state_dir: StateDir = None, as_json: Json = False) -> None:
+    """Show one generation or save after comparing every byte of it; exit code 1 if damaged."""
+    with _one_line_errors():
+        generation = _store(state_dir).find(reference)
+        shown = _as_dict(generation) | {"mind": generation.mind()}
+    render.show(shown, as_json=as_json, view=state_views.shown)
+
+
+@app.command()
+def diff(
+    first: Reference,
+    second: Reference = CURRENT,
+    state_dir: StateDir = None,
+    as_json: Json = False,
+) -> None:
+    """Compare two: tensors by their relative change, the mind's numbers, what was learned."""
+    with _one_line_errors():
+        store = _store(state_dir)
+        from sovl_daemon.state.diff import difference  # loads numpy: only this command pays for it
+
+        found = difference(store.find(first), store.find(second))
+    render.show(asdict(found), as_json=as_json, view=state_views.difference)
+
+
+@app.command()
+def save(
+    name: Annotated[
+        str | None, typer.Argument(help="Its name [default: controls_config.save_path_prefix].")
+    ] = None,
+    force: Annotated[bool, typer.Option(help="Replace a save of that name.")] = False,
+    state_dir: StateDir = None,
+    as_json: Json = False,
+) -> None:
+    """Keep the current state under a name. Without a name the default save is replaced."""
+    with _one_line_errors():
+        settings = load()
+        chosen = name or settings.controls_config.save_path_prefix
+        force = force or name is None
+
+        def directly(writer: StateWriter) -> dict[str, Any]:
+            saved = writer.save(chosen, replacing=force)
+            text = f"generation {saved.manifest.number} saved as {chosen}"
+            return {"text": text, "saved": chosen} | _as_dict(saved)
+
+        done = _carry_out("save", {"name": chosen, "force": force}, directly, settings, state_dir)
+    render.show(done, as_json=as_json, view=render.told)
+
+
+@app.command("load")
+def load_state(
+    reference: Annotated[
+        str | None,
+        typer.Argument(
+            help="Name of a save or number of a generation "
+            "[default: controls_config.save_path_prefix]."
+        ),
+    ] = None,
+    state_dir: StateDir = None,
+    as_json: Json = False,
+) -> None:
+    """Go back to a save or a generation: it becomes a new one, so that this can be undone."""
+    with _one_line_errors():
+        settings = load()
+        chosen = reference or settings.controls_config.save_path_prefix
+
+        def directly(writer: StateWriter) -> dict[str, Any]:
+            back = writer.restore(chosen)
+            text = f"{chosen} loaded: it is generation {back.manifest.number} now{_undo(back)}"
+            return {"text": text, "loaded": chosen} | _as_dict(back)
+
+        done = _carry_out("load", {"name": chosen}, directly, settings, state_dir)
+    render.show(done, as_json=as_json, view=render.told)
+
+
+@app.command()
+def reset(state_dir: StateDir = None, as_json: Json = False) -> None:
+    """Begin anew as a mind that has learned nothing; `sovl state load NUMBER` undoes it."""
+
+    def directly(writer: StateWriter) -> dict[str, Any]:
+        fresh = writer.reset()
+        text = f"generation {fresh.manifest.number} has learned nothing{_undo(fresh)}"
+        return {"text": text, "reset": True} | _as_dict(fresh)
+
+    with _one_line_errors():
+        done = _carry_out("reset", {}, directly, load(), state_dir)
+    render.show(done, as_json=as_json, view=render.told)
+
+
+@app.command()
+def prune(
+    saves: Annotated[
+        list[str] | None, typer.Argument(metavar="[SAVE] ...", help="Saves to remove as well.")
+    ] = None,
+    keep: Annotated[
+        int | None, typer.Option(min=1, help="Generations to keep [default: state.keep].")
+    ] = None,
+    damaged: Annotated[bool, typer.Option("--damaged", help="Also remove damaged ones.")] = False,
+    state_dir: StateDir = None,
+    as_json: Json = False,
+) -> None:
+    """Remove old generations, never the current one; the daemon must be stopped."""
+    with _one_line_errors():
+        settings = load()
+        store = _store(state_dir, settings)
+        with store.writer(keep=settings.state.keep) as writer:
+            for name in saves or []:
+                writer.remove_save(name)
+            removed = {
+                "generations": writer.prune(keep),
+                "saves": saves or [],
+                "damaged": writer.prune_damaged() if damaged else [],
+            }
+    render.show(removed, as_json=as_json, view=state_views.pruned)
+
+
+def _undo(generation: Generation) -> str:
+    parent = generation.manifest.parent
+    return f"; to undo: sovl state load {parent}" if parent else ""
+
+
+def _carry_out(
+    command: str,
+    args: dict[str, Any],
+    directly: Callable[[StateWriter], dict[str, Any]],
+    settings: Settings,
+    state_dir: Path | None,
+) -> dict[str, Any]:
+    """Have the daemon do it; when it is down, or another folder is meant, do it on the folder."""
+    if state_dir is None:
+        try:
+            return anyio.run(_ask, command, args)
+        except DaemonDown:
+            if os.environ.get("SOVL_CONNECT"):
+                raise  # that daemon's folder may be anywhere
+    with _store(state_dir, settings).writer(keep=settings.state.keep) as writer:
+        return directly(writer)
+
+
+async def _ask(command: str, args: dict[str, Any]) -> dict[str, Any]:
+    async with (
+        AsyncClient(Target.find(), source="sovl") as client,
+        client.call(command, args) as call,
+    ):
+        try:
+            return dict(await call.result())
+        except CommandError as error:
+            if error.code != BAD_COMMAND:
+                raise
+            advice = "or stop the daemon with sovl stop, and try again"
+            raise CommandError(error.code, f"{error.message}; {advice}", error.detail) from None
+
+
+def _store(state_dir: Path | None, settings: Settings | None = None) -> StateStore:
+    if state_dir is None:
+        state_dir = Paths.of(settings or load()).state_dir
+    return StateStore(state_dir.expanduser().absolute())
+
+
+@contextmanager
+def _one_line_errors() -> Iterator[None]:
+    with exits.one_line_errors():
+        try:
+            yield
+        except (StateError, OSError) as error:
+            exits.leave(error)
+
+
+def _as_dict(generation: Generation) -> dict[str, Any]:
+    manifest = generation.manifest
+    return {
+        **manifest.model_dump(mode="json", exclude={"learned"}),
+        "folder": str(generation.folder),
+        "bytes": manifest.total_bytes,
+        "learned": len(manifest.learned_from(manifest.memory)),
+        "interactions": manifest.interactions,
+    }
+
+
+def _rows(listed: list[Listed]) -> list[dict[str, Any]]:
+    return [_row(each) for each in listed]
+
+
+def _row(listed: Listed) -> dict[str, Any]:
+    named = {"name": listed.folder.name, "fault": listed.fault}
+    if listed.manifest is None:
+        return named
+    return named | _as_dict(Generation(listed.folder, listed.manifest))

@@ -1,0 +1,45 @@
+"""The state of a mind on disk: generations, saves, and what a running night has so far.
+
+A generation is a folder, complete and checked, that appears by one rename. Importing this package
+loads neither torch nor numpy.
+"""
+
+from sovl_daemon.state.contents import Contents
+from sovl_daemon.state.errors import (
+    Damaged,
+    InvalidName,
+    NewerFormat,
+    NoSoundGeneration,
+    NotFound,
+    NotReadBack,
+    NotStorable,
+    SaveExists,
+    StateError,
+    StateLocked,
+)
+from sovl_daemon.state.generation import Generation
+from sovl_daemon.state.manifest import Manifest
+from sovl_daemon.state.store import Listed, Loaded, Refusal, StateStore
+from sovl_daemon.state.writer import Origin, StateWriter
+
+__all__ = [
+    "Contents",
+    "Damaged",
+    "Generation",
+    "InvalidName",
+    "Listed",
+    "Loaded",
+    "Manifest",
+    "NewerFormat",
+    "NoSoundGeneration",
+    "NotFound",
+    "NotReadBack",
+    "NotStorable",
+    "Origin",
+    "Refusal",
+    "SaveExists",
+    "StateError",
+    "StateLocked",
+    "StateStore",
+    "StateWriter",
+]

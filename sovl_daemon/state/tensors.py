@@ -1,0 +1,80 @@
+"""Tensors as safetensors, from and for torch or numpy. Neither is loaded before it is needed."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from sovl_daemon.state.errors import NotStorable
+
+Tensors = Mapping[str, Any]
+"""Arrays of numpy, or tensors of torch, by name."""
+
+_NUMPY_TYPES = {
+    "F64": "<f8",
+    "F32": "<f4",
+    "F16": "<f2",
+    "I64": "<i8",
+    "I32": "<i4",
+    "I16": "<i2",
+    "I8": "i1",
+    "U64": "<u8",
+    "U32": "<u4",
+    "U16": "<u2",
+    "U8": "u1",
+    "BOOL": "?",
+}
+
+Framework = Literal["numpy", "torch"]
+
+
+def pack(tensors: Tensors) -> bytes:
+    """Return tensors as a safetensors file.
+
+    Raises:
+        NotStorable: one of them is no tensor, or of a type that safetensors lacks.
+
+    """
+    from safetensors import SafetensorError
+
+    try:
+        if any(hasattr(tensor, "detach") for tensor in tensors.values()):
+            return _pack_torch(tensors)
+        return _pack_numpy(tensors)
+    except (AttributeError, KeyError, TypeError, ValueError, SafetensorError) as error:
+        raise NotStorable(f"the state holds what is no tensor: {error}") from error
+
+
+def read(path: Path, framework: Framework = "numpy") -> dict[str, Any]:
+    """Read all tensors of a file. numpy has no bfloat16: there it comes as the same float32."""
+    if framework == "torch":
+        from safetensors.torch import load_file
+
+        return dict(load_file(path))
+    import safetensors
+
+    deserialize: Any = safetensors.deserialize
+    return {name: _array(view) for name, view in deserialize(path.read_bytes())}
+
+
+def _pack_torch(tensors: Tensors) -> bytes:
+    from safetensors.torch import save
+
+    # Copies: safetensors refuses tensors that share memory, as slices of one matrix do.
+    copies = {name: each.detach().cpu().clone().contiguous() for name, each in tensors.items()}
+    return bytes(save(copies))
+
+
+def _pack_numpy(tensors: Tensors) -> bytes:
+    import numpy as np
+    from safetensors.numpy import save
+
+    return bytes(save({name: np.asarray(each, order="C") for name, each in tensors.items()}))
+
+
+def _array(view: Mapping[str, Any]) -> Any:
+    import numpy as np
+
+    if view["dtype"] == "BF16":
+        halves = np.frombuffer(view["data"], dtype=np.uint16)
+        return (halves.astype(np.uint32) << 16).view(np.float32).reshape(view["shape"])
+    return np.frombuffer(view["data"], dtype=_NUMPY_TYPES[view["dtype"]]).reshape(view["shape"])
