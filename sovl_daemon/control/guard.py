@@ -1,0 +1,281 @@
+"""The guard: what is certain is ruled without a judge, what is doubtful is put to it.
+
+Hysteresis with separate thresholds for acting and relaxing, each of which must hold for a while;
+a dwell between opposite moves; a cool-down after each action; a limit an hour. Pure, on the times
+it is given.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from sovl_daemon.control.metric import Reading
+
+Kind = Literal["act", "relax", "hold", "grey"]
+Cause = Literal[
+    "hard limit",
+    "grey zone",
+    "all low",
+    "calm",
+    "between",
+    "not yet",
+    "no reading",
+    "cool-down",
+    "dwell",
+    "rate limit",
+    "asked lately",
+    "nothing to relax",
+]
+
+HOUR_S = 3600.0
+_BLIND_S = 3.0  # readings may be faulty this long before what was seen earlier is forgotten
+_MOST_PATIENCE = 16.0
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """The thresholds of one metric, in its unit.
+
+    Attributes:
+        metric: Name of the metric.
+        hard: From here on, for `hard_s`, it is acted at once; None for never.
+        grey: From here on, for `grey_s`, the judge is asked; None for never.
+        low: It may be relaxed when every metric is here or better for `low_s`; None for always.
+        high_is_bad: False where trouble is a small value, such as memory left: the thresholds then
+            fall from `low` to `hard`.
+        hard_s: Duration before acting.
+        grey_s: Duration before asking.
+        low_s: Duration before relaxing.
+
+    Raises:
+        ValueError: the thresholds are not in order, or a duration is negative.
+
+    """
+
+    metric: str
+    hard: float | None = None
+    grey: float | None = None
+    low: float | None = None
+    high_is_bad: bool = True
+    hard_s: float = 0.5
+    grey_s: float = 3.0
+    low_s: float = 30.0
+
+    def __post_init__(self) -> None:
+        given = [each for each in (self.low, self.grey, self.hard) if each is not None]
+        ordered = sorted(given, reverse=not self.high_is_bad)
+        if given != ordered or len(set(given)) < len(given):
+            way = "rise" if self.high_is_bad else "fall"
+            raise ValueError(f"{self.metric}: low, grey and hard must {way} in this order")
+        if min(self.hard_s, self.grey_s, self.low_s) < 0:
+            raise ValueError(f"{self.metric}: a duration below 0 is not allowed")
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How often it may move, in seconds.
+
+    Attributes:
+        dwell_s: Least time between a move and the opposite one. Only a hard limit may act sooner
+            after a relaxation; the dwell is then doubled, up to 16 times, until one lasts.
+        cooldown_s: Least time after any action.
+        urgent_s: The cool-down where a hard limit rules.
+        ask_every_s: Least time between two questions to the judge.
+        per_hour: Most moves in an hour, those that a hard limit forces apart.
+
+    """
+
+    dwell_s: float = 60.0
+    cooldown_s: float = 15.0
+    urgent_s: float = 5.0
+    ask_every_s: float = 5.0
+    per_hour: int = 20
+
+    def __post_init__(self) -> None:
+        times = (self.dwell_s, self.cooldown_s, self.urgent_s, self.ask_every_s)
+        if min(times) <= 0 or self.per_hour < 1:
+            raise ValueError("a pace at or below 0 is not allowed: give seconds, and 1 or more")
+
+
+class Ruling(NamedTuple):
+    """What the guard rules, and why; `remaining_s` is how long the cause holds at least."""
+
+    kind: Kind
+    cause: Cause
+    metric: str = ""
+    value: float = math.nan
+    remaining_s: float = 0.0
+
+    def words(self) -> str:
+        """The cause as a sentence without its full stop."""
+        sentence = _WORDS[self.cause]
+        return sentence.format(
+            metric=self.metric or "a metric",
+            value=f"{self.value:.4g}",
+            left=f"{self.remaining_s:.0f}",
+        )
+
+
+_WORDS: dict[Cause, str] = {
+    "hard limit": "{metric} at {value} is beyond its hard limit",
+    "grey zone": "{metric} at {value} is in the grey zone, so the judge is asked",
+    "all low": "every metric has been low for long enough",
+    "calm": "every metric is low",
+    "between": "{metric} at {value} is neither high enough to act nor low enough to relax",
+    "not yet": "{metric} at {value} is beyond a threshold, but not for long enough",
+    "no reading": "{metric} cannot be read, so nothing is relaxed",
+    "cool-down": "the last action still has {left} s to show its effect",
+    "dwell": "the last move was the opposite one; {left} s of its dwell are left",
+    "rate limit": "there were as many moves in the last hour as are allowed",
+    "asked lately": "the judge was asked lately; it may be asked again in {left} s",
+    "nothing to relax": "every metric is low, and nothing is degraded",
+}
+
+
+class _Watch:
+    """One limit, and since when each of its thresholds is crossed."""
+
+    __slots__ = ("_grey", "_hard", "_low", "_seen_s", "_sign", "grey_s", "hard_s", "limit", "low_s")
+
+    def __init__(self, limit: Limit) -> None:
+        self.limit = limit
+        self._sign = 1.0 if limit.high_is_bad else -1.0
+        self._hard = math.inf if limit.hard is None else self._sign * limit.hard
+        self._grey = self._hard if limit.grey is None else self._sign * limit.grey
+        self._low = self._grey if limit.low is None else self._sign * limit.low
+        self.forget()
+
+    def forget(self) -> None:
+        """Nothing was seen yet."""
+        self.hard_s = self.grey_s = self.low_s = math.inf  # since when; infinity for not crossed
+        self._seen_s = -math.inf
+
+    def see(self, now_s: float, value: float) -> None:
+        """Take a sound value."""
+        if now_s - self._seen_s > _BLIND_S:
+            self.forget()
+        self._seen_s = now_s
+        level = self._sign * value
+        if level <= self._low:
+            self.low_s = min(self.low_s, now_s)
+            self.grey_s = self.hard_s = math.inf
+            return
+        self.low_s = math.inf
+        self.grey_s = min(self.grey_s, now_s) if level >= self._grey else math.inf
+        self.hard_s = min(self.hard_s, now_s) if level >= self._hard else math.inf
+
+    def miss(self) -> None:
+        """There was no sound value: nothing is known to be low any more."""
+        self.low_s = math.inf
+
+
+class Guard:
+    """The rules of one task and what they remember.
+
+    `rule` is asked at each sample; `moved` and `asked` tell it what came of its rulings.
+    """
+
+    def __init__(self, limits: Sequence[Limit], pace: Pace = Pace()) -> None:
+        self.pace = pace
+        self._watches = [_Watch(limit) for limit in limits]
+        self._moves: deque[float] = deque()
+        self._moved_s = self._relaxed_s = self._acted_s = self._asked_s = -math.inf
+        self._patience = 1.0
+
+    @property
+    def dwell_s(self) -> float:
+        """The dwell in force: longer after relaxations that had to be taken back."""
+        return self.pace.dwell_s * self._patience
+
+    def rule(self, now_s: float, readings: Mapping[str, Reading], degraded: bool) -> Ruling:
+        """Rule on one round of readings; `degraded` says whether there is something to relax."""
+        hot = grey = unsure = unread = None
+        all_low = True
+        for watch in self._watches:
+            limit = watch.limit
+            reading = readings.get(limit.metric)
+            if reading is None or reading.fault:
+                watch.miss()
+                unread = unread or limit
+                continue
+            watch.see(now_s, reading.value)
+            if now_s - watch.hard_s >= limit.hard_s:
+                hot = hot or reading
+            elif now_s - watch.grey_s >= limit.grey_s:
+                grey = grey or reading
+            elif watch.low_s == math.inf:
+                unsure = unsure or (reading, watch.grey_s < math.inf)
+            all_low = all_low and now_s - watch.low_s >= limit.low_s
+        if hot is not None:
+            return self._act(now_s, hot)
+        if grey is not None:
+            return self._ask(now_s, grey)
+        if unsure is not None:
+            reading, crossed = unsure
+            return Ruling("hold", "not yet" if crossed else "between", reading.name, reading.value)
+        if unread is not None:
+            return Ruling("hold", "no reading", unread.metric)
+        return self._relax(now_s, degraded) if all_low else _CALM
+
+    def moved(self, now_s: float, direction: Literal["act", "relax"], forced: bool = False) -> None:
+        """Note a move that was made; `forced` if a hard limit made it."""
+        if direction == "relax":
+            self._relaxed_s = now_s
+        else:
+            self._learn_patience(now_s, forced)
+            self._acted_s = now_s
+        self._moved_s = now_s
+        if not forced:
+            self._moves.append(now_s)
+
+    def asked(self, now_s: float) -> None:
+        """Note a question to the judge."""
+        self._asked_s = now_s
+
+    def _learn_patience(self, now_s: float, forced: bool) -> None:
+        if self._relaxed_s <= self._acted_s:
+            return  # no relaxation since the last action
+        if forced and now_s - self._relaxed_s < self.dwell_s:
+            self._patience = min(_MOST_PATIENCE, 2 * self._patience)
+        elif now_s - self._relaxed_s > 2 * self.dwell_s:
+            self._patience = 1.0
+
+    def _act(self, now_s: float, reading: Reading) -> Ruling:
+        left_s = self._moved_s + self.pace.urgent_s - now_s
+        if left_s > 0:
+            return Ruling("hold", "cool-down", reading.name, reading.value, left_s)
+        return Ruling("act", "hard limit", reading.name, reading.value)
+
+    def _ask(self, now_s: float, reading: Reading) -> Ruling:
+        refused = self._too_soon(now_s, self._relaxed_s)
+        if refused is not None:
+            return refused
+        left_s = self._asked_s + self.pace.ask_every_s - now_s
+        if left_s > 0:
+            return Ruling("hold", "asked lately", reading.name, reading.value, left_s)
+        return Ruling("grey", "grey zone", reading.name, reading.value)
+
+    def _relax(self, now_s: float, degraded: bool) -> Ruling:
+        if not degraded:
+            return _NOTHING
+        return self._too_soon(now_s, self._acted_s) or _RELAX
+
+    def _too_soon(self, now_s: float, opposite_s: float) -> Ruling | None:
+        left_s = self._moved_s + self.pace.cooldown_s - now_s
+        if left_s > 0:
+            return Ruling("hold", "cool-down", remaining_s=left_s)
+        left_s = opposite_s + self.dwell_s - now_s
+        if left_s > 0:
+            return Ruling("hold", "dwell", remaining_s=left_s)
+        while self._moves and self._moves[0] <= now_s - HOUR_S:
+            self._moves.popleft()
+        return Ruling("hold", "rate limit") if len(self._moves) >= self.pace.per_hour else None
+
+
+_CALM = Ruling("hold", "calm")
+_NOTHING = Ruling("hold", "nothing to relax")
+_RELAX = Ruling("relax", "all low")

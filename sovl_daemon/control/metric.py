@@ -1,0 +1,129 @@
+"""What is measured: declared metrics, and readings that are checked before anyone judges them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from sovl_daemon.control.trend import Trend
+
+Fault = Literal["", "missing", "not a number", "out of range", "stale", "frozen", "clock jump"]
+
+_AHEAD_S = 0.5  # a reading may be this far ahead of us: clocks of two processes are never one
+_WALL_TOLERANCE_S = 2.0  # what a time server may put right in a round without being a jump
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One declared metric.
+
+    Attributes:
+        name: Dotted name, for example `memory.percent`.
+        unit: What the number counts: `%`, `bytes`, `s`, `/s`, or empty for a plain number.
+        low: Smallest possible value.
+        high: Largest possible value; with `low` it is the scale that changes are measured on.
+        fresh_s: Age above which a reading is stale.
+        frozen_s: How long the very same value may be read before the sensor counts as frozen;
+            infinite for what rightly stands still, such as a queue's length.
+
+    Raises:
+        ValueError: a range or a time makes no sense.
+
+    """
+
+    name: str
+    unit: str
+    low: float
+    high: float
+    fresh_s: float = 3.0
+    frozen_s: float = math.inf
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
+            raise ValueError(
+                f"{self.name}: range {self.low} to {self.high} is not allowed:"
+                " give two finite numbers, the smaller first"
+            )
+        if not (self.fresh_s > 0 and self.frozen_s > 0):
+            raise ValueError(f"{self.name}: fresh_s and frozen_s are not allowed at or below 0")
+
+    @property
+    def span(self) -> float:
+        """The length of the scale."""
+        return self.high - self.low
+
+
+class Reading(NamedTuple):
+    """One checked reading. With a `fault` the value means nothing and must not be judged.
+
+    `time_s` is when it was taken, on the monotonic clock; `per_min` its trend, in units a minute.
+    """
+
+    name: str
+    value: float
+    time_s: float
+    per_min: float = 0.0
+    fault: Fault = ""
+
+
+class Inspector:
+    """Checks the readings of one metric, one after another."""
+
+    def __init__(self, metric: Metric) -> None:
+        self.metric = metric
+        self._low, self._high = metric.low, metric.high
+        self._trend = Trend(gap_s=max(10.0, 3 * metric.fresh_s))
+        self._last_s = -math.inf
+        self._value = math.nan
+        self._same_since_s = 0.0
+
+    def check(self, value: float | None, taken_s: float, now_s: float) -> Reading:
+        """Return the reading, marked with its fault if it has one.
+
+        `taken_s` and `now_s` are on the same monotonic clock; `value` is None where the source had
+        nothing to give.
+        """
+        name = self.metric.name
+        fault = self._fault(value, taken_s, now_s)
+        if fault or value is None:
+            return Reading(name, math.nan, taken_s, 0.0, fault)
+        return Reading(name, value, taken_s, 60.0 * self._trend.add(taken_s, value))
+
+    def jumped(self) -> None:
+        """Forget times and trend: the clock jumped, and what was before cannot be compared."""
+        self._trend.forget()
+        self._last_s, self._value = -math.inf, math.nan
+
+    def _fault(self, value: float | None, taken_s: float, now_s: float) -> Fault:
+        if value is None:
+            return "missing"
+        if value - value != 0.0:  # infinity and what is not a number, at a third of isfinite's cost
+            return "not a number"
+        if taken_s < self._last_s or taken_s > now_s + _AHEAD_S:
+            self.jumped()
+            return "clock jump"
+        self._last_s = taken_s
+        if now_s - taken_s > self.metric.fresh_s:
+            return "stale"
+        if not self._low <= value <= self._high:
+            return "out of range"
+        if value != self._value:
+            self._value, self._same_since_s = value, taken_s
+        elif taken_s - self._same_since_s >= self.metric.frozen_s:
+            return "frozen"
+        return ""
+
+
+class Clock:
+    """Notices when the wall clock jumps, or the machine slept, by the monotonic clock."""
+
+    def __init__(self) -> None:
+        self._offset_s: float | None = None
+
+    def jump_s(self, monotonic_s: float, wall_s: float) -> float:
+        """Return by how much the wall clock jumped since the last call; 0 if it kept its pace."""
+        offset_s = wall_s - monotonic_s
+        before_s, self._offset_s = self._offset_s, offset_s
+        moved_s = 0.0 if before_s is None else offset_s - before_s
+        return moved_s if abs(moved_s) > _WALL_TOLERANCE_S else 0.0
