@@ -1,0 +1,103 @@
+"""What the judge reads: metrics in words, recent log lines as evidence, and one question."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from sovl_daemon.control.metric import Metric, Reading
+from sovl_daemon.control.task import Described, Task
+
+ONLY = "Respond only with true or false."
+MOST_LINES = 5
+MOST_CHARACTERS = 160
+STEADY = 0.003
+"""A change within a minute below this share of the scale is called steady."""
+
+_SIZES = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """The prompt in two pieces: `prefix` is always the same for a task, so it is computed once."""
+
+    prefix: str
+    metrics: str
+
+    @property
+    def text(self) -> str:
+        """The whole."""
+        return self.prefix + self.metrics
+
+
+def render(task: Task, readings: Mapping[str, Reading], log_lines: Sequence[str] = ()) -> Prompt:
+    """Put a task's readings to the judge.
+
+    The block from "Given the following" to "Respond only with true or false." is the contract, in
+    this order. What never changes stands before it. Readings with a fault are left out: the judge
+    never learns what a broken sensor says. Of the log the last five lines are quoted, each as one
+    line and cut to 160 characters, so that text from outside cannot pose as part of the prompt.
+    """
+    prefix = f"{task.about} {task.decide} {ONLY}\n\nGiven the following {task.title} metrics:\n"
+    lines = [_line(each, readings.get(each.metric.name)) for each in task.metrics]
+    body = "".join(f"{line}\n" for line in lines if line)
+    return Prompt(prefix, f"{body}{_evidence(log_lines)}{task.decide} {ONLY}\n")
+
+
+def describe(described: Described, reading: Reading) -> str:
+    """A sound reading in words, for example `87 % (high, rising 2 %/min)`."""
+    metric = described.metric
+    level = described.level(reading.value)
+    return f"{quantity(reading.value, metric.unit)} ({level}, {_trend(metric, reading.per_min)})"
+
+
+def quantity(value: float, unit: str) -> str:
+    """A number with its unit, in three digits; bytes in the size that fits."""
+    if unit == "bytes":
+        for size, name in _SIZES:
+            if abs(value) >= size:
+                return f"{value / size:.3g} {name}"
+        return f"{value:.0f} bytes"
+    number = f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
+    return f"{number} {unit}".rstrip()
+
+
+def _line(described: Described, reading: Reading | None) -> str:
+    if reading is None or reading.fault:
+        return ""
+    return f"{described.label}: {describe(described, reading)}"
+
+
+def _trend(metric: Metric, per_min: float) -> str:
+    if abs(per_min) < _noticeable(metric):
+        return "steady"
+    way = "rising" if per_min > 0 else "falling"
+    return f"{way} {_rate(abs(per_min), metric.unit)}"
+
+
+def _noticeable(metric: Metric) -> float:
+    # A scale of terabytes only says that there is no bound; a megabyte a minute is noticeable.
+    return min(STEADY * metric.span, 1e6) if metric.unit == "bytes" else STEADY * metric.span
+
+
+def _rate(per_min: float, unit: str) -> str:
+    if per_min >= 1 and unit != "bytes":
+        text = quantity(round(per_min), unit)
+    else:
+        text = quantity(float(f"{per_min:.2g}"), unit)
+    return f"{text}/min" if unit else f"{text} a minute"
+
+
+def _evidence(log_lines: Sequence[str]) -> str:
+    cleaned = [line for line in map(_clean, log_lines[-MOST_LINES:]) if line]
+    return _quoted(cleaned) if cleaned else ""
+
+
+def _quoted(lines: Iterable[str]) -> str:
+    return "Recent log lines:\n" + "".join(f'- "{line}"\n' for line in lines)
+
+
+def _clean(line: str) -> str:
+    text = "".join(c if c.isprintable() else " " for c in line).replace('"', "'")
+    text = " ".join(text.split())
+    return text if len(text) <= MOST_CHARACTERS else text[: MOST_CHARACTERS - 3] + "..."

@@ -1,0 +1,90 @@
+"""What leaves the judge: true, false or an abstention, with a confidence."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Collection
+from typing import Literal, NamedTuple, Protocol
+
+from sovl_daemon.control.metric import Reading
+from sovl_daemon.control.prompt import Prompt
+from sovl_daemon.control.task import Task
+
+Answer = Literal["true", "false", "abstain"]
+
+LEAST_MASS = 0.5
+"""If true and false together have less probability than this, the judge did not answer at all."""
+
+_WORD = re.compile(r"^\W*(true|false)\W*$", re.IGNORECASE)
+
+
+class Question(NamedTuple):
+    """What is put to a judge: a task, its sound readings, and the prompt made of them."""
+
+    task: Task
+    readings: dict[str, Reading]
+    prompt: Prompt
+    asked_s: float
+
+
+class Opinion(NamedTuple):
+    """The raw output of a judge.
+
+    `p_true` and `p_false` are probabilities of the two answers among all there are; `recommended`
+    names the action it would take, or is empty.
+    """
+
+    p_true: float
+    p_false: float
+    recommended: str = ""
+
+
+class Judge(Protocol):
+    """Whoever answers questions: the language model, or a regression in its place."""
+
+    async def judge(self, question: Question) -> Opinion:
+        """Answer; whoever asked waits for `question.task.deadline_s` and no longer."""
+        ...
+
+
+class Verdict(NamedTuple):
+    """A checked opinion. `confidence`, 0 to 1, is that of the answer; 0 where there is none."""
+
+    answer: Answer
+    confidence: float
+    reason: str = ""
+    recommended: str = ""
+
+
+def verdict(opinion: Opinion, abstain: float = 0.1, actions: Collection[str] = ()) -> Verdict:
+    """Check an opinion and return what may be acted upon.
+
+    It abstains where the probabilities are none, where they are invalid together (below 0.5: the
+    judge wanted to say something else), and where the share of true among the two lies within
+    `abstain` of 0.5. A recommendation that is not among `actions` is dropped.
+    """
+    both = (opinion.p_true, opinion.p_false)
+    if not all(math.isfinite(p) and 0 <= p <= 1 for p in both) or sum(both) > 1 + 1e-6:
+        return Verdict("abstain", 0.0, f"{both[0]} and {both[1]} are no probabilities")
+    mass = sum(both)
+    if mass < LEAST_MASS:
+        return Verdict("abstain", 0.0, f"true and false have only {mass:.2f} of the probability")
+    share = opinion.p_true / mass
+    if abs(share - 0.5) <= abstain:
+        return Verdict("abstain", max(share, 1 - share), f"undecided at {share:.2f}")
+    recommended = opinion.recommended if opinion.recommended in actions else ""
+    if share > 0.5:
+        return Verdict("true", share, recommended=recommended)
+    return Verdict("false", 1 - share)
+
+
+def text_verdict(text: str, confidence: float = 1.0) -> Verdict:
+    """Check an answer in words: `true` or `false` alone, in any case, or it is an abstention."""
+    found = _WORD.match(text)
+    if found is None:
+        return Verdict("abstain", 0.0, f"{text[:40]!r} is neither true nor false")
+    return Verdict("true" if found[1].lower() == "true" else "false", confidence)
+
+
+LATE = Verdict("abstain", 0.0, "no verdict in time")
