@@ -1,0 +1,39 @@
+"""SQLite files of the health loop: opened the same way, migrated by number."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from pathlib import Path
+
+
+class JournalError(Exception):
+    """A database cannot be used; the message says why and what to do."""
+
+
+def open_database(path: Path | str, schema: Sequence[str]) -> sqlite3.Connection:
+    """Open or create, in write-ahead mode; what was committed survives a power cut.
+
+    `schema` has one script for each version. Use the connection from one thread at a time.
+
+    Raises:
+        JournalError: the file is damaged, locked for long, or of a newer version.
+
+    """
+    try:
+        database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        database.execute("PRAGMA busy_timeout=5000")
+        database.execute("PRAGMA journal_mode=WAL")
+        database.execute("PRAGMA synchronous=FULL")
+        _migrate(path, database, schema)
+    except sqlite3.Error as error:
+        raise JournalError(f"{path}: {error}; move the file away to begin a new one") from None
+    return database
+
+
+def _migrate(path: Path | str, database: sqlite3.Connection, schema: Sequence[str]) -> None:
+    version = database.execute("PRAGMA user_version").fetchone()[0]
+    if version > len(schema):
+        raise JournalError(f"{path}: written by a newer SOVL (schema {version}); update SOVL")
+    for number, script in enumerate(schema[version:], start=version + 1):
+        database.executescript(f"BEGIN IMMEDIATE; {script}; PRAGMA user_version={number}; COMMIT;")

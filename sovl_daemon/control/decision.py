@@ -1,0 +1,298 @@
+"""The loop of one task as a state machine: readings in, proposals and reasons out.
+
+It does nothing itself. Whoever drives it samples, asks the judge, performs what is proposed, and
+tells it what came of that; so the daemon and the simulator drive the very same code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal, NamedTuple
+
+from sovl_daemon.control.guard import Guard, Ruling
+from sovl_daemon.control.ladder import Ladder
+from sovl_daemon.control.metric import Reading
+from sovl_daemon.control.performer import Outcome
+from sovl_daemon.control.prompt import describe, render
+from sovl_daemon.control.task import Rung, Task
+from sovl_daemon.control.verdict import LATE, Opinion, Question, Verdict, verdict
+
+Does = Literal["hold", "ask", "act", "relax", "done", "failed"]
+
+_AHEAD_S = 5.0  # a hard limit chooses an action that still suffices this much later
+_RENEW_AT = 0.5  # of the time to live
+
+
+class Decision(NamedTuple):
+    """What was decided and why, for the log and the user. `time_s` is on the monotonic clock.
+
+    `metrics` are the sound readings in words, by label; `verdict` is the judge's, if it was asked.
+    """
+
+    time_s: float
+    task: str
+    does: Does
+    why: str
+    action: str = ""
+    metrics: Mapping[str, str] = {}
+    verdict: Verdict | None = None
+
+    def words(self) -> str:
+        """One sentence: what, and why or why not."""
+        what = {
+            "hold": "changes nothing",
+            "ask": "asks the judge",
+            "act": f"does {self.action}",
+            "relax": f"takes {self.action} back",
+            "done": f"has done or undone {self.action}",
+            "failed": f"could not do or undo {self.action}",
+        }[self.does]
+        return f"{self.task}: {what}, because {self.why}"
+
+
+class Step(NamedTuple):
+    """What to do now. `decision` is None where nothing changed since the last one."""
+
+    does: Does
+    action: str = ""
+    question: Question | None = None
+    decision: Decision | None = None
+
+
+_HOLD = Step("hold")
+
+
+class Decider:
+    """The loop of one task.
+
+    Call `sense` with each round of readings. For a step that asks, put the question to the judge
+    and hand its opinion to `answered`, or None if it failed. For a step that acts or relaxes,
+    perform it and hand the outcome to `performed`; until then it proposes nothing else.
+    """
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+        self.guard = Guard(task.limits, task.pace)
+        self.ladder = Ladder(task.ladder)
+        self._limits = {limit.metric: limit for limit in task.limits}
+        self._question: Question | None = None
+        self._readings: Mapping[str, Reading] = {}
+        self._unavailable: Mapping[str, str] = {}
+        self._proposed: Step | None = None
+        self._forced = False
+        self._last: tuple[str, ...] = ()
+
+    @property
+    def degraded(self) -> bool:
+        """Whether anything is in force that is to be relaxed."""
+        return bool(self.ladder.in_force)
+
+    @property
+    def busy(self) -> bool:
+        """Whether an action is in flight."""
+        return self._proposed is not None
+
+    def sense(
+        self,
+        now_s: float,
+        readings: Mapping[str, Reading],
+        *,
+        log_lines: Sequence[str] = (),
+        unavailable: Mapping[str, str] | None = None,
+    ) -> Step:
+        """Take one round of readings and say what to do.
+
+        `unavailable` are actions that may not be done now, with the reason, such as a quarantine.
+        """
+        self._readings, self._unavailable = readings, unavailable or {}
+        ruling = self.guard.rule(now_s, readings, bool(self.ladder.in_force))
+        if self._proposed is not None:
+            return _HOLD
+        if ruling.kind == "act":
+            self._question = None  # a hard limit does not wait for a judge
+            return self._climb(now_s, ruling.words(), self._need(ruling), forced=True)
+        if self._question is not None:
+            return self._wait(now_s, self._question)
+        if ruling.kind == "grey":
+            return self._ask(now_s, ruling, log_lines)
+        if ruling.kind == "relax":
+            return self._descend(now_s, ruling)
+        if ruling[1:3] == self._last:
+            return _HOLD
+        return self._hold(now_s, ruling)
+
+    def answered(self, now_s: float, question: Question, opinion: Opinion | None) -> Step:
+        """Take the judge's opinion on a question; one that comes too late changes nothing."""
+        if question is not self._question:
+            return _HOLD
+        self._question = None
+        if now_s - question.asked_s > self.task.deadline_s:
+            found = LATE
+        elif opinion is None:
+            found = Verdict("abstain", 0.0, "the judge failed")
+        else:
+            actions = [rung.action for rung in self.task.ladder]
+            found = verdict(opinion, self.task.abstain, actions)
+        if found.answer == "true":
+            why = f"the judge says true ({found.confidence:.2f})"
+            return self._climb(now_s, why, verdict_=found)
+        reason = found.reason or f"{found.confidence:.2f}"
+        return self._say(now_s, "hold", f"the judge says {found.answer} ({reason})", verdict_=found)
+
+    def performed(self, now_s: float, outcome: Outcome) -> Decision:
+        """Take what came of a proposal and say it in words."""
+        proposed, self._proposed = self._proposed, None
+        if proposed is None or proposed.does not in ("act", "relax"):
+            raise ValueError(f"{outcome.action} was performed, but not proposed")
+        if proposed.does == "act":
+            return self._acted(now_s, outcome)
+        return self._relaxed(now_s, outcome)
+
+    def restored(self, now_s: float, actions: Sequence[str]) -> None:
+        """Take over what is in force after a start, oldest first."""
+        for action in actions:
+            if action in self.ladder:
+                self.ladder.done(now_s, action)
+
+    def gone(self, action: str) -> None:
+        """Learn that an action is no longer in force: it expired, or its process was replaced."""
+        self.ladder.gone(action)
+
+    def renewals(self, now_s: float, expiring: Mapping[str, tuple[float, float]]) -> list[str]:
+        """Actions whose time to live should be renewed now.
+
+        `expiring` gives, for those in force, when they expire and their whole time to live. Half
+        of it over, a setting is renewed as long as some metric is soundly read and not low: an
+        expiry needs no evidence, staying degraded does.
+        """
+        needed = any(self._is_needed(reading) for reading in self._readings.values())
+        due = (
+            action
+            for action, (expires_s, whole_s) in expiring.items()
+            if expires_s - now_s <= _RENEW_AT * whole_s
+        )
+        return [action for action in due if needed and action in self.ladder.in_force]
+
+    # What is proposed
+
+    def _climb(
+        self,
+        now_s: float,
+        why: str,
+        needed: Mapping[str, float] | None = None,
+        *,
+        forced: bool = False,
+        verdict_: Verdict | None = None,
+    ) -> Step:
+        recommended = verdict_.recommended if verdict_ else ""
+        rung = self.ladder.climb(now_s, self._unavailable, needed=needed, recommended=recommended)
+        if rung is None:
+            return self._say(now_s, "hold", f"{why}, but {self._exhausted()}", verdict_=verdict_)
+        self._forced = forced
+        return self._propose(now_s, "act", rung, why, verdict_)
+
+    def _descend(self, now_s: float, ruling: Ruling) -> Step:
+        rung = self.ladder.top()
+        if rung is None:
+            return _HOLD
+        self._forced = False
+        return self._propose(now_s, "relax", rung, ruling.words(), None)
+
+    def _propose(
+        self, now_s: float, does: Does, rung: Rung, why: str, verdict_: Verdict | None
+    ) -> Step:
+        step = self._say(now_s, does, why, action=rung.action, verdict_=verdict_)
+        self._proposed = step
+        return step
+
+    def _ask(self, now_s: float, ruling: Ruling, log_lines: Sequence[str]) -> Step:
+        sound = {name: each for name, each in self._readings.items() if not each.fault}
+        question = Question(self.task, sound, render(self.task, sound, log_lines), now_s)
+        self._question = question
+        self.guard.asked(now_s)
+        return self._say(now_s, "ask", ruling.words())._replace(question=question)
+
+    def _wait(self, now_s: float, question: Question) -> Step:
+        if now_s - question.asked_s <= self.task.deadline_s:
+            return _HOLD
+        self._question = None
+        return self._say(now_s, "hold", LATE.reason, verdict_=LATE)
+
+    def _need(self, ruling: Ruling) -> dict[str, float]:
+        """By how much the metric is to fall: to its grey zone, with what it gains meanwhile."""
+        limit = self._limits[ruling.metric]
+        goal = limit.grey if limit.grey is not None else limit.low
+        per_s = self._readings[ruling.metric].per_min / 60.0
+        ahead = ruling.value + _AHEAD_S * per_s
+        amount = abs(ahead - goal) if goal is not None else 0.0
+        return {ruling.metric: amount} if amount > 0 else {}
+
+    def _exhausted(self) -> str:
+        reasons = [f"{action} is {why}" for action, why in self._unavailable.items()]
+        return "; ".join(["every action is in force or was just tried", *reasons])
+
+    def _is_needed(self, reading: Reading) -> bool:
+        limit = self._limits.get(reading.name)
+        if limit is None or limit.low is None or reading.fault:
+            return False
+        return (reading.value > limit.low) is limit.high_is_bad
+
+    # What came of it
+
+    def _acted(self, now_s: float, outcome: Outcome) -> Decision:
+        if outcome.result != "committed":
+            self.ladder.failed(now_s, outcome.action)
+            if outcome.result == "reverted":
+                self.guard.moved(now_s, "act", self._forced)
+            why = f"it was {outcome.result}: {outcome.reason}"
+            return self._decided(now_s, "failed", why, outcome.action)
+        self.ladder.done(now_s, outcome.action)
+        self.guard.moved(now_s, "act", self._forced)
+        why = f"the effect was measured: {outcome.freed:.4g}"
+        return self._decided(now_s, "done", why, outcome.action)
+
+    def _relaxed(self, now_s: float, outcome: Outcome) -> Decision:
+        self.guard.moved(now_s, "relax")
+        if outcome.result == "reverted":
+            self.ladder.failed(now_s, outcome.action)  # not the very next one to be done again
+            self.ladder.gone(outcome.action)
+            return self._decided(now_s, "done", outcome.reason, outcome.action)
+        why = f"it was {outcome.result}: {outcome.reason}"
+        return self._decided(now_s, "failed", why, outcome.action)
+
+    # What is said
+
+    def _hold(self, now_s: float, ruling: Ruling) -> Step:
+        self._last = ruling[1:3]
+        return Step("hold", decision=self._decided(now_s, "hold", ruling.words()))
+
+    def _say(
+        self,
+        now_s: float,
+        does: Does,
+        why: str,
+        *,
+        action: str = "",
+        verdict_: Verdict | None = None,
+    ) -> Step:
+        self._last = ()
+        decision = self._decided(now_s, does, why, action, verdict_)
+        return Step(does, action, decision=decision)
+
+    def _decided(
+        self,
+        now_s: float,
+        does: Does,
+        why: str,
+        action: str = "",
+        verdict_: Verdict | None = None,
+    ) -> Decision:
+        return Decision(now_s, self.task.name, does, why, action, self._in_words(), verdict_)
+
+    def _in_words(self) -> dict[str, str]:
+        pairs = ((each, self._readings.get(each.metric.name)) for each in self.task.metrics)
+        return {
+            each.label: f"unknown: {found.fault}" if found.fault else describe(each, found)
+            for each, found in pairs
+            if found is not None
+        }

@@ -1,0 +1,117 @@
+"""Every decision with its reason, kept for a while, and how well the loop has done over time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import orjson
+
+from sovl_daemon.control.database import open_database
+from sovl_daemon.control.decision import Decision
+
+_SCHEMA = (
+    """
+    CREATE TABLE decisions (
+        id         INTEGER PRIMARY KEY,
+        time_s     REAL NOT NULL,
+        task       TEXT NOT NULL,
+        does       TEXT NOT NULL,
+        action     TEXT NOT NULL,
+        why        TEXT NOT NULL,
+        answer     TEXT,
+        confidence REAL,
+        metrics    TEXT NOT NULL
+    ) STRICT;
+    CREATE INDEX decisions_by_time ON decisions (time_s)
+    """,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Logged:
+    """A decision as it was kept. `time_s` is seconds since the epoch; `answer` the judge's."""
+
+    id: int
+    time_s: float
+    task: str
+    does: str
+    action: str
+    why: str
+    answer: str | None
+    confidence: float | None
+    metrics: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """How a task fared on one day (UTC): what it did, and what the judge said."""
+
+    day: str
+    task: str
+    acts: int
+    relaxations: int
+    questions: int
+    true: int
+    false: int
+    abstentions: int
+
+
+class DecisionLog:
+    """The last decisions; use it from one thread at a time."""
+
+    def __init__(
+        self, path: Path | str, *, keep: int = 20_000, wall: Callable[[], float] = time.time
+    ) -> None:
+        """Open or create; `keep` is how many decisions stay. Raises JournalError."""
+        self._db = open_database(path, _SCHEMA)
+        # A lost second of reasons is no loss; the journal of actions is another file.
+        self._db.execute("PRAGMA synchronous=NORMAL")
+        self._keep = keep
+        self._wall = wall
+
+    def close(self) -> None:
+        """Close the file."""
+        self._db.close()
+
+    def add(self, decision: Decision) -> int:
+        """Keep a decision, and forget the oldest beyond what is kept; return its id."""
+        said = decision.verdict
+        cursor = self._db.execute(
+            "INSERT INTO decisions (time_s, task, does, action, why, answer, confidence, metrics)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                self._wall(),
+                decision.task,
+                decision.does,
+                decision.action,
+                decision.why,
+                said.answer if said else None,
+                said.confidence if said else None,
+                orjson.dumps(decision.metrics).decode(),
+            ),
+        )
+        id_ = int(cursor.lastrowid or 0)
+        self._db.execute("DELETE FROM decisions WHERE id <= ?", (id_ - self._keep,))
+        return id_
+
+    def recent(self, limit: int = 50, task: str | None = None) -> list[Logged]:
+        """The last decisions (of one task), newest first."""
+        rows = self._db.execute(
+            "SELECT id, time_s, task, does, action, why, answer, confidence, metrics"
+            " FROM decisions WHERE :task IS NULL OR task = :task ORDER BY id DESC LIMIT :limit",
+            {"task": task, "limit": limit},
+        )
+        return [Logged(*rest, metrics=orjson.loads(metrics)) for *rest, metrics in rows]
+
+    def tallies(self) -> list[Tally]:
+        """What each task did on each day that is kept, oldest first."""
+        rows = self._db.execute(
+            "SELECT date(time_s, 'unixepoch') AS day, task, sum(does = 'act'),"
+            " sum(does = 'relax'), sum(does = 'ask'), total(answer = 'true'),"
+            " total(answer = 'false'), total(answer = 'abstain')"
+            " FROM decisions GROUP BY day, task ORDER BY day, task"
+        )
+        return [Tally(str(day), str(task), *map(int, counts)) for day, task, *counts in rows]

@@ -1,0 +1,77 @@
+"""A self-diagnosis: what all tasks' readings say together, and whether heavy work may begin."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Literal, NamedTuple
+
+from sovl_daemon.control.guard import Limit
+from sovl_daemon.control.metric import Reading
+from sovl_daemon.control.prompt import describe
+from sovl_daemon.control.task import Described, Task
+
+Health = Literal["fit", "strained", "unfit", "unknown"]
+
+_ORDER: tuple[Health, ...] = ("unfit", "strained", "unknown", "fit")
+
+
+class Finding(NamedTuple):
+    """One metric that has a limit. `says` is a sentence without its full stop."""
+
+    task: str
+    metric: str
+    health: Health
+    says: str
+
+
+class Diagnosis(NamedTuple):
+    """All findings, and the worst of them."""
+
+    health: Health
+    findings: tuple[Finding, ...]
+
+    @property
+    def allows_heavy_work(self) -> bool:
+        """Whether training, dreaming or loading may begin: nothing is strained or unread."""
+        return self.health == "fit"
+
+    def objections(self) -> list[str]:
+        """Why heavy work should wait; empty if it need not."""
+        return [finding.says for finding in self.findings if finding.health != "fit"]
+
+
+def diagnose(tasks: Iterable[Task], readings: Mapping[str, Reading]) -> Diagnosis:
+    """Check every metric that has a limit.
+
+    Strained is the grey zone, unfit beyond the hard limit, unknown a reading with a fault. A metric
+    that nobody reads here, such as a GPU's on a machine without one, is left out.
+    """
+    findings = tuple(
+        _finding(task, described, limit, readings[limit.metric])
+        for task in tasks
+        for limit in task.limits
+        for described in task.metrics
+        if described.metric.name == limit.metric and limit.metric in readings
+    )
+    found = {each.health for each in findings} or {"unknown"}
+    worst = next(health for health in _ORDER if health in found)
+    return Diagnosis(worst, findings)
+
+
+def _finding(task: Task, described: Described, limit: Limit, reading: Reading) -> Finding:
+    if reading.fault:
+        says = f"{described.label} cannot be read: {reading.fault}"
+        return Finding(task.name, limit.metric, "unknown", says)
+    health = _health(limit, reading.value)
+    return Finding(
+        task.name, limit.metric, health, f"{described.label} is {describe(described, reading)}"
+    )
+
+
+def _health(limit: Limit, value: float) -> Health:
+    sign = 1.0 if limit.high_is_bad else -1.0
+    if limit.hard is not None and sign * value >= sign * limit.hard:
+        return "unfit"
+    if limit.grey is not None and sign * value >= sign * limit.grey:
+        return "strained"
+    return "fit"

@@ -1,0 +1,204 @@
+"""The journal of actions: what is intended is on disk before anything is done."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from sovl_daemon.control.database import JournalError, open_database
+from sovl_daemon.control.quarantine import Sentence
+
+State = Literal[
+    "intended", "applied", "verified", "committed", "reverting", "reverted", "abandoned"
+]
+OPEN: tuple[State, ...] = ("intended", "applied", "verified", "reverting")
+"""States in which an action is in flight: there is at most one."""
+
+_SCHEMA = (
+    """
+    CREATE TABLE actions (
+        id          INTEGER PRIMARY KEY,
+        task        TEXT NOT NULL,
+        action      TEXT NOT NULL,
+        target      TEXT NOT NULL,
+        before      TEXT NOT NULL,
+        why         TEXT NOT NULL,
+        intended_s  REAL NOT NULL,
+        deadline_s  REAL NOT NULL,
+        predicted   REAL NOT NULL,
+        unit        TEXT NOT NULL,
+        measured_before REAL NOT NULL,
+        measured_after  REAL,
+        state       TEXT NOT NULL,
+        reason      TEXT NOT NULL DEFAULT '',
+        expires_s   REAL
+    ) STRICT;
+    CREATE UNIQUE INDEX one_in_flight ON actions ((1))
+        WHERE state IN ('intended', 'applied', 'verified', 'reverting');
+    CREATE INDEX by_state ON actions (state);
+    CREATE TABLE quarantine (
+        action    TEXT PRIMARY KEY,
+        failures  INTEGER NOT NULL,
+        until_s   REAL NOT NULL,
+        backoff_s REAL NOT NULL
+    ) STRICT
+    """,
+)
+_FIELDS = (
+    "task, action, target, before, why, intended_s, deadline_s, predicted, unit, measured_before,"
+    " measured_after, state, reason, expires_s, id"
+)
+
+
+class InFlight(JournalError):
+    """Another action is in flight; wait until it is committed or reverted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One action in the journal. Times are seconds since the epoch.
+
+    `before` is the setting that was in force, and what a revert sets; `deadline_s` when its effect
+    had to show; `expires_s` when its setting is taken back unless renewed.
+    """
+
+    task: str
+    action: str
+    target: str
+    before: str
+    why: str
+    intended_s: float
+    deadline_s: float
+    predicted: float
+    unit: str
+    measured_before: float
+    measured_after: float | None = None
+    state: State = "intended"
+    reason: str = ""
+    expires_s: float | None = None
+    id: int = 0
+
+    @property
+    def lasts(self) -> bool:
+        """Whether it left a setting that has to be taken back some day."""
+        return self.target != ""
+
+    def has_expired(self, now_s: float) -> bool:
+        """Whether its time to live is over; also if the clock was set back before its start."""
+        return self.expires_s is not None and not self.intended_s <= now_s < self.expires_s
+
+
+class Journal:
+    """One connection to the journal; use it from one thread at a time."""
+
+    def __init__(self, path: Path | str) -> None:
+        """Open or create. Raises JournalError when it cannot be used."""
+        self._db = open_database(path, _SCHEMA)
+
+    def close(self) -> None:
+        """Fold the write-ahead log in and close."""
+        self._db.close()
+
+    def intend(self, entry: Entry) -> int:
+        """Write down an intent, durably, and return its id.
+
+        Raises:
+            InFlight: another action is in flight.
+
+        """
+        values = [getattr(entry, name) for name in _FIELDS.split(", ")[:-1]]
+        marks = ", ".join("?" * len(values))
+        try:
+            cursor = self._db.execute(
+                f"INSERT INTO actions ({_FIELDS.removesuffix(', id')}) VALUES ({marks})",  # noqa: S608 - names of columns
+                values,
+            )
+        except sqlite3.IntegrityError:
+            raise InFlight(f"{entry.action}: another action is in flight") from None
+        return int(cursor.lastrowid or 0)
+
+    def move(self, id_: int, state: State, reason: str = "") -> None:
+        """Note the next state of an action, and why."""
+        self._db.execute(
+            "UPDATE actions SET state = ?, reason = ? WHERE id = ?", (state, reason, id_)
+        )
+
+    def verified(self, id_: int, measured_after: float) -> None:
+        """Note that its effect was measured."""
+        self._db.execute(
+            "UPDATE actions SET state = 'verified', measured_after = ? WHERE id = ?",
+            (measured_after, id_),
+        )
+
+    def commit(self, id_: int, expires_s: float | None) -> None:
+        """Note that it stands, until `expires_s` unless renewed."""
+        self._db.execute(
+            "UPDATE actions SET state = 'committed', expires_s = ? WHERE id = ?", (expires_s, id_)
+        )
+
+    def renew(self, id_: int, expires_s: float) -> None:
+        """Let a committed setting stay until `expires_s`."""
+        self._db.execute(
+            "UPDATE actions SET expires_s = ? WHERE id = ? AND state = 'committed'",
+            (expires_s, id_),
+        )
+
+    def entry(self, id_: int) -> Entry:
+        """One entry. Raises KeyError for an unknown id."""
+        row = self._db.execute(f"SELECT {_FIELDS} FROM actions WHERE id = ?", (id_,)).fetchone()  # noqa: S608
+        if row is None:
+            raise KeyError(id_)
+        return Entry(*row)
+
+    def unfinished(self) -> list[Entry]:
+        """Actions in flight, and abandoned ones, newest first: undone in the reverse order."""
+        return self._select("state IN ('intended','applied','verified','reverting','abandoned')")
+
+    def in_force(self) -> list[Entry]:
+        """Committed settings that were not taken back, newest first."""
+        return self._select("state = 'committed' AND target != ''")
+
+    def recent(self, limit: int = 50) -> list[Entry]:
+        """The last entries, newest first."""
+        return self._select("1")[:limit]
+
+    def prune(self, before_s: float) -> int:
+        """Delete finished entries from before a moment; return how many. What is in force stays."""
+        cursor = self._db.execute(
+            "DELETE FROM actions WHERE intended_s < ? AND"
+            " (state = 'reverted' OR (state = 'committed' AND target = ''))",
+            (before_s,),
+        )
+        return cursor.rowcount
+
+    def sentence(self, action: str) -> Sentence:
+        """The record of failures of an action."""
+        row = self._db.execute(
+            "SELECT failures, until_s, backoff_s FROM quarantine WHERE action = ?", (action,)
+        ).fetchone()
+        return Sentence(*row) if row else Sentence()
+
+    def sentence_is(self, action: str, sentence: Sentence) -> None:
+        """Keep the record of failures of an action."""
+        self._db.execute(
+            "INSERT INTO quarantine VALUES (?, ?, ?, ?) ON CONFLICT (action) DO UPDATE SET"
+            " failures = excluded.failures, until_s = excluded.until_s,"
+            " backoff_s = excluded.backoff_s",
+            (action, sentence.failures, sentence.until_s, sentence.backoff_s),
+        )
+
+    def quarantined(self, now_s: float | None = None) -> dict[str, Sentence]:
+        """Actions that are left alone now, by name."""
+        moment_s = time.time() if now_s is None else now_s
+        rows = self._db.execute("SELECT action, failures, until_s, backoff_s FROM quarantine")
+        all_ = {str(name): Sentence(*rest) for name, *rest in rows}
+        return {name: each for name, each in all_.items() if each.holds(moment_s)}
+
+    def _select(self, condition: str) -> list[Entry]:
+        rows = self._db.execute(
+            f"SELECT {_FIELDS} FROM actions WHERE {condition} ORDER BY id DESC"  # noqa: S608 - conditions are ours
+        )
+        return [Entry(*row) for row in rows]

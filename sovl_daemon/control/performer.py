@@ -1,0 +1,247 @@
+"""Doing an action as a transaction: intent, apply, verify by measurement, commit or revert."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import replace
+from typing import Any, Literal, NamedTuple, TypeVar
+
+import anyio
+import anyio.to_thread
+
+from sovl_daemon.control.action import Action, ActionFailed, Effect
+from sovl_daemon.control.journal import Entry, InFlight, Journal, State
+
+T = TypeVar("T")
+Result = Literal["committed", "refused", "quarantined", "reverted", "abandoned", "kept"]
+
+_POLL_S = 0.05
+_STEP_S = 120.0  # no single step of an action may take longer; switching weights takes seconds
+
+
+class Outcome(NamedTuple):
+    """What came of an action; `freed` is in the unit of its effect, `id` that of its entry."""
+
+    action: str
+    result: Result
+    reason: str = ""
+    freed: float = 0.0
+    id: int = 0
+
+
+class Performer:
+    """Does one action at a time, and undoes it. Several callers may share it."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        actions: Iterable[Action] = (),
+        *,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self._journal = journal
+        self._actions = {action.name: action for action in actions}
+        self._wall = wall
+        self._lock = anyio.Lock()
+        self._disk = anyio.CapacityLimiter(1)
+
+    def offer(self, action: Action) -> None:
+        """Take an action that an agent provides; one of the same name is replaced."""
+        self._actions[action.name] = action
+
+    def withdraw(self, name: str) -> None:
+        """Forget an action whose agent has left."""
+        self._actions.pop(name, None)
+
+    async def unavailable(self) -> Mapping[str, str]:
+        """Actions in quarantine, each with the reason in words."""
+        now_s = self._wall()
+        sentences = await self._write(self._journal.quarantined, now_s)
+        return {
+            name: f"in quarantine for {each.until_s - now_s:.0f} s after {each.failures} failures"
+            for name, each in sentences.items()
+        }
+
+    async def perform(self, name: str, task: str, why: str) -> Outcome:
+        """Do an action and tell what came of it.
+
+        It is refused while another one is in flight, in quarantine, or when it refuses itself.
+        Verified means that 75 % of the predicted effect was measured in time, and that the action
+        finds nothing else wrong; else it is reverted, and twice in a row brings a quarantine.
+        Cancelled half-way it stays in flight until `reconcile`.
+        """
+        action = self._actions.get(name)
+        if action is None:
+            return Outcome(name, "refused", "no agent provides it")
+        if self._lock.locked():
+            return Outcome(name, "refused", "another action is in flight")
+        async with self._lock:
+            unavailable = (await self.unavailable()).get(name)
+            if unavailable:
+                return Outcome(name, "quarantined", unavailable)
+            return await self._perform(action, task, why)
+
+    async def take_back(self, id_: int, reason: str) -> Outcome:
+        """Revert a committed setting: what was in force before it is in force again."""
+        async with self._lock:
+            entry = await self._write(self._journal.entry, id_)
+            if entry.state != "committed":
+                return Outcome(entry.action, "refused", f"it is {entry.state}", id=id_)
+            return await self._undo(entry, reason)
+
+    async def renew(self, id_: int) -> None:
+        """Let a degraded setting stay for another time to live."""
+        entry = await self._write(self._journal.entry, id_)
+        action = self._actions.get(entry.action)
+        if action is not None and action.time_to_live_s is not None:
+            expires_s = self._wall() + action.time_to_live_s
+            await self._write(self._journal.renew, id_, expires_s)
+
+    async def expire(self) -> list[Outcome]:
+        """Revert every setting whose time to live is over."""
+        async with self._lock:
+            now_s = self._wall()
+            entries = await self._write(self._journal.in_force)
+            expired = {each.id for each in entries if each.has_expired(now_s)}
+            # What was set on top of an expired setting goes first: a revert sets what was before.
+            for each in reversed(entries):
+                below = {other.target for other in entries if other.id in expired}
+                expired |= {each.id} if each.before in below else set()
+            over = [each for each in entries if each.id in expired]
+            return [await self._undo(each, "its time to live is over") for each in over]
+
+    async def reconcile(self) -> list[Outcome]:
+        """Make journal and reality agree, after a start or when an agent came back.
+
+        What is in force is probed. What was not committed, and what has expired, is reverted; a
+        committed setting that is no longer in force is noted as gone. An action that nobody
+        provides any more is abandoned, and looked at again the next time.
+        """
+        async with self._lock:
+            unfinished = await self._write(self._journal.unfinished)
+            outcomes = [await self._undo(each, "it was not committed") for each in unfinished]
+            kept = await self._write(self._journal.in_force)
+            return [*outcomes, *[await self._review(each) for each in kept]]
+
+    # One transaction
+
+    async def _perform(self, action: Action, task: str, why: str) -> Outcome:
+        try:
+            refusal = await self._step(action.refuse())
+            if refusal:
+                return Outcome(action.name, "refused", refusal)
+            effect = await self._step(action.predict())
+            entry = await self._intent(action, effect, task, why)
+        except Exception as error:
+            return Outcome(action.name, "refused", _said(error))  # nothing was done yet
+        try:
+            entry = replace(entry, id=await self._write(self._journal.intend, entry))
+        except InFlight as error:
+            return Outcome(action.name, "refused", str(error))
+        problem, freed = await self._apply_and_verify(action, effect, entry)
+        if problem:
+            return await self._failed(action, entry, problem, freed)
+        expires_s = action.time_to_live_s and self._wall() + action.time_to_live_s
+        await self._write(self._journal.commit, entry.id, expires_s)
+        await self._sentence(action.name, failed=False)
+        return Outcome(action.name, "committed", "", freed, entry.id)
+
+    async def _intent(self, action: Action, effect: Effect, task: str, why: str) -> Entry:
+        now_s = self._wall()
+        return Entry(
+            task=task,
+            action=action.name,
+            target=action.target,
+            before=await self._step(action.current()),
+            why=why,
+            intended_s=now_s,
+            deadline_s=now_s + effect.within_s,
+            predicted=effect.amount,
+            unit=effect.unit,
+            measured_before=await self._step(action.measure()),
+        )
+
+    async def _apply_and_verify(
+        self, action: Action, effect: Effect, entry: Entry
+    ) -> tuple[str, float]:
+        """Return what went wrong, or nothing, and what was freed."""
+        freed = 0.0
+        try:
+            await self._step(action.apply())
+            await self._write(self._journal.move, entry.id, "applied")
+            after = await self._await_effect(action, effect, entry.measured_before)
+            freed = entry.measured_before - after
+            if not effect.is_shown(entry.measured_before, after):
+                return f"freed {freed:.0f} of {effect.amount:.0f} {effect.unit}", freed
+            problem = await self._step(action.verify())
+        except Exception as error:  # whatever it was, what was half done has to be undone
+            return _said(error), freed
+        if not problem:
+            await self._write(self._journal.verified, entry.id, after)
+        return problem or "", freed
+
+    async def _await_effect(self, action: Action, effect: Effect, before: float) -> float:
+        """Measure until enough is freed or the time is over; return the last measurement."""
+        deadline_s = anyio.current_time() + effect.within_s
+        while True:
+            after = await self._step(action.measure())
+            if effect.is_shown(before, after) or anyio.current_time() >= deadline_s:
+                return after
+            await anyio.sleep(_POLL_S)
+
+    async def _failed(self, action: Action, entry: Entry, problem: str, freed: float) -> Outcome:
+        await self._sentence(action.name, failed=True)
+        outcome = await self._undo(entry, problem)
+        return outcome._replace(freed=freed)
+
+    async def _sentence(self, name: str, *, failed: bool) -> None:
+        before = await self._write(self._journal.sentence, name)
+        after = before.failed(self._wall()) if failed else before.succeeded()
+        if after != before:
+            await self._write(self._journal.sentence_is, name, after)
+
+    # Undoing
+
+    async def _undo(self, entry: Entry, reason: str) -> Outcome:
+        action = self._actions.get(entry.action)
+        if action is None:
+            return await self._finish(entry, "abandoned", f"no agent provides it; {reason}")
+        try:
+            if entry.lasts and await self._step(action.current()) != entry.before:
+                await self._write(self._journal.move, entry.id, "reverting", reason)
+                await self._step(action.revert(entry.before))
+                found = await self._step(action.current())
+                if found != entry.before:
+                    raise ActionFailed(f"{found} is in force after the revert to {entry.before}")
+        except Exception as error:  # it is tried again by the next reconciliation
+            problem = f"cannot be undone: {_said(error)}; {reason}"
+            return await self._finish(entry, "abandoned", problem)
+        return await self._finish(entry, "reverted", reason)
+
+    async def _review(self, entry: Entry) -> Outcome:
+        """A committed setting after a start: expired, gone, or kept."""
+        if entry.has_expired(self._wall()) or entry.action not in self._actions:
+            return await self._undo(entry, "its time to live is over")
+        if await self._step(self._actions[entry.action].current()) != entry.target:
+            return await self._finish(entry, "reverted", "it was no longer in force")
+        return Outcome(entry.action, "kept", id=entry.id)
+
+    async def _finish(
+        self, entry: Entry, state: Literal["reverted", "abandoned"], reason: str
+    ) -> Outcome:
+        final: State = state
+        await self._write(self._journal.move, entry.id, final, reason)
+        return Outcome(entry.action, state, reason, id=entry.id)
+
+    async def _step(self, step: Awaitable[T]) -> T:
+        with anyio.fail_after(_STEP_S):
+            return await step
+
+    async def _write(self, work: Callable[..., T], *args: Any) -> T:
+        """Use the journal, on a thread: a sync to disk may take long on a machine in need."""
+        return await anyio.to_thread.run_sync(work, *args, limiter=self._disk)
+
+
+def _said(error: Exception) -> str:
+    return str(error) if isinstance(error, ActionFailed) else f"{type(error).__name__}: {error}"

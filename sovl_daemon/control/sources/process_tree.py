@@ -1,0 +1,82 @@
+"""Memory of a process with all its children: what no file backs, not what merely is resident."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import psutil
+
+from sovl_daemon.control.sources.source import Values
+
+PROC = Path("/proc")
+
+
+class ProcessTree:
+    """Reads `NAME.anonymous_bytes`, `NAME.rss_bytes`, `NAME.swap_bytes`, `NAME.processes`.
+
+    `roots` maps names to process ids, for example the hub's and the model host's. Anonymous memory
+    is what the system has to find room for: resident memory also counts files such as
+    memory-mapped weights, which it may drop at will. None for a process that has ended.
+    """
+
+    def __init__(self, roots: Mapping[str, int], proc: Path = PROC) -> None:
+        self.roots = dict(roots)
+        self._proc = proc
+
+    def read(self) -> Values:
+        """Sum each tree."""
+        values: dict[str, float | None] = {}
+        for name, pid in self.roots.items():
+            values.update(self._tree(name, pid))
+        return values
+
+    def _tree(self, name: str, root: int) -> Values:
+        found = [status for pid in tree_of(root) if (status := _status(self._proc, pid))]
+        return {
+            f"{name}.anonymous_bytes": _total(found, "RssAnon"),
+            f"{name}.rss_bytes": _total(found, "VmRSS"),
+            f"{name}.swap_bytes": _total(found, "VmSwap"),
+            f"{name}.processes": float(len(found)) if found else None,
+        }
+
+
+def tree_of(root: int) -> list[int]:
+    """A process and all its descendants; the root alone if it has ended."""
+    try:
+        children = psutil.Process(root).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return [root]
+    return [root, *(child.pid for child in children)]
+
+
+def exact_anonymous_bytes(pid: int, proc: Path = PROC) -> int | None:
+    """Anonymous memory of one process as its page tables say, swapped out included; or None.
+
+    From `smaps_rollup`, for verifying an action. It takes milliseconds for a large process, so the
+    samples use the kernel's own counters in `status`, which lag by some pages a core.
+    """
+    try:
+        text = (proc / str(pid) / "smaps_rollup").read_text(encoding="ascii")
+    except OSError:
+        return None
+    fields = _fields(text)
+    return fields["Anonymous"] + fields["Swap"] if "Anonymous" in fields else None
+
+
+def _status(proc: Path, pid: int) -> dict[str, int]:
+    try:
+        return _fields((proc / str(pid) / "status").read_text(encoding="utf-8", errors="replace"))
+    except OSError:
+        return {}
+
+
+def _fields(text: str) -> dict[str, int]:
+    """The fields in kB, in bytes."""
+    rows = (line.split() for line in text.splitlines())
+    return {row[0].rstrip(":"): int(row[1]) * 1024 for row in rows if row[2:] == ["kB"]}
+
+
+def _total(statuses: list[dict[str, int]], field: str) -> float | None:
+    known = [status[field] for status in statuses if field in status]
+    return float(sum(known)) if known else None
