@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import orjson
 
@@ -104,7 +105,7 @@ class DecisionLog:
             " FROM decisions WHERE :task IS NULL OR task = :task ORDER BY id DESC LIMIT :limit",
             {"task": task, "limit": limit},
         )
-        return [Logged(*rest, metrics=orjson.loads(metrics)) for *rest, metrics in rows]
+        return [_logged(row) for row in rows]
 
     def tallies(self) -> list[Tally]:
         """What each task did on each day that is kept, oldest first."""
@@ -115,3 +116,9 @@ class DecisionLog:
             " FROM decisions GROUP BY day, task ORDER BY day, task"
         )
         return [Tally(str(day), str(task), *map(int, counts)) for day, task, *counts in rows]
+
+
+def _logged(row: Sequence[Any]) -> Logged:
+    *fields, metrics = row
+    values: list[Any] = [*fields, orjson.loads(metrics)]
+    return Logged(*values)

@@ -1,0 +1,216 @@
+"""One run: a controller drives a plant through a scenario, and what happened is counted."""
+
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import dataclass, field
+
+from sovl_daemon.control.action import WITHIN_S, Effect
+from sovl_daemon.control.decision import Step
+from sovl_daemon.control.metric import Inspector, Reading
+from sovl_daemon.control.performer import Outcome, Result
+from sovl_daemon.control.quarantine import Sentence
+from sovl_daemon.control.sampling import sampling_interval_s
+from sovl_daemon.control.simulator.baselines import MEMORY, PRESSURE, Controller
+from sovl_daemon.control.simulator.faults import ActionFault, SensorFault, Sensors, effect_delay_s
+from sovl_daemon.control.simulator.judges import TimedJudge
+from sovl_daemon.control.simulator.plant import LASTING, Plant
+from sovl_daemon.control.simulator.scenario import Scenario
+from sovl_daemon.control.task import Task
+from sovl_daemon.control.verdict import Opinion, Question
+
+KV = "kv_cache.bytes"
+BYTES = 160e6  # one percent of a machine with 16 GB
+HARD = 92.0
+_LIAR = "quantize_int8"
+
+
+@dataclass
+class Faults:
+    """What is wrong in a run."""
+
+    sensor: SensorFault = ""
+    action: ActionFault = ""
+
+
+@dataclass
+class Run:
+    """What happened. Moves are (time, +1 acted or -1 relaxed); seconds are by setting."""
+
+    ooms: list[float] = field(default_factory=list)
+    moves: list[tuple[float, int]] = field(default_factory=list)
+    degraded: list[tuple[float, float]] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+    failures: int = 0
+    false_failures: int = 0
+    questions: int = 0
+    trues: int = 0
+    samples: int = 0
+    seen: list[dict[str, Reading]] = field(default_factory=list)
+
+
+class _Flight:
+    """One action in flight: the same transaction as the performer's, in simulated time."""
+
+    def __init__(self, plant: Plant, step: Step, chance: random.Random, lies: bool) -> None:
+        self.action, self.acts = step.action, step.does == "act"
+        self.begun_s = plant.now_s
+        self.lied = lies and self.acts
+        self._before = plant.measure(step.action)
+        self._effect = Effect(max(plant.predict(step.action), 1e-9)) if self.acts else None
+        self._takes_s = effect_delay_s(chance)
+        if not self.lied:
+            plant.land(step.action, self.acts, self._takes_s)
+
+    def over(self, plant: Plant, now_s: float) -> str:
+        """`committed`, `reverted`, or nothing as long as it flies."""
+        passed_s = now_s - self.begun_s
+        if self._effect is None:
+            return "reverted" if passed_s >= self._takes_s else ""
+        if self._effect.is_shown(self._before, plant.measure(self.action)):
+            return "committed"
+        return "failed" if passed_s > WITHIN_S else ""
+
+
+class Simulation:
+    """A controller on a plant. The same arguments always give the same run."""
+
+    def __init__(
+        self,
+        scenario: Scenario,
+        task: Task,
+        controller: Controller,
+        plant: Plant,
+        *,
+        judge: TimedJudge | None = None,
+        faults: Faults | None = None,
+    ) -> None:
+        self._scenario, self._task, self._controller, self._plant = (
+            scenario,
+            task,
+            controller,
+            plant,
+        )
+        self._faults = faults or Faults()
+        # Each source of chance has its own stream, so that runs of a seed can be compared in pairs.
+        seed = f"{scenario.family} {scenario.seed}"
+        self._delays = random.Random(f"{seed} delays")  # noqa: S311 - a game
+        self._latencies = random.Random(f"{seed} latencies")  # noqa: S311
+        noise = random.Random(f"{seed} noise")  # noqa: S311
+        self._sensors = Sensors(plant, scenario.noise, noise, self._faults.sensor)
+        self._judge = judge
+        names = {MEMORY, PRESSURE, KV}
+        metrics = [each.metric for each in task.metrics if each.metric.name in names]
+        self._inspectors = {metric.name: Inspector(metric) for metric in metrics}
+        self._sentences: dict[str, Sentence] = {}
+        self._flight: _Flight | None = None
+        self._answer: tuple[float, Question, Opinion] | None = None
+        self._dead = 0
+        self.run = Run()
+
+    def finish(self) -> Run:
+        """Live through the whole scenario and return what happened."""
+        now_s, plant, run = 0.0, self._plant, self.run
+        while now_s < self._scenario.duration_s:
+            plant.advance(now_s)
+            if len(plant.ooms) > self._dead:
+                self._bury()
+            readings = self._readings(now_s)
+            if self._flight is not None:
+                self._land(now_s, self._flight)
+            if self._answer is not None and now_s >= self._answer[0]:
+                self._deliver(now_s, *self._answer[1:])
+            step = self._controller.sense(now_s, readings, unavailable=self._unavailable(now_s))
+            if step.does != "hold":
+                self._do(now_s, step)
+            wait_s = self._wait_s(readings)
+            if plant.settings:
+                self._count(now_s, wait_s)
+            run.samples += 1
+            now_s += wait_s
+        run.ooms = list(plant.ooms)
+        return run
+
+    def _readings(self, now_s: float) -> dict[str, Reading]:
+        sample = self._sensors.read(now_s)
+        inspectors, taken_s = self._inspectors, sample.taken_s
+        return {
+            MEMORY: inspectors[MEMORY].check(sample.memory, taken_s, now_s),
+            PRESSURE: inspectors[PRESSURE].check(sample.pressure, now_s, now_s),
+            KV: inspectors[KV].check(sample.kv * BYTES, now_s, now_s),
+        }
+
+    def _wait_s(self, readings: dict[str, Reading]) -> float:
+        memory, pressure = readings[MEMORY], readings[PRESSURE]
+        headroom = 0.0 if memory.fault else (HARD - memory.value) / 100.0
+        return sampling_interval_s(
+            headroom, pressure.value, verifying=self._flight is not None or bool(self._answer)
+        )
+
+    def _do(self, now_s: float, step: Step) -> None:
+        if step.does == "ask" and step.question is not None:
+            self.run.questions += 1
+            self.run.seen.append(dict(step.question.readings))
+            if self._judge is not None:
+                takes_s = self._latencies.uniform(*self._judge.takes_s)
+                opinion = self._judge.opine(step.question)
+                self._answer = (now_s + takes_s, step.question, opinion)
+        elif step.does in ("act", "relax"):
+            lies = self._faults.action == "lies" and step.action == _LIAR
+            self._flight = _Flight(self._plant, step, self._delays, lies)
+
+    def _deliver(self, now_s: float, question: Question, opinion: Opinion) -> None:
+        self._answer = None
+        step = self._controller.answered(now_s, question, opinion)
+        if step.does == "act":
+            self.run.trues += 1
+            self._do(now_s, step)
+
+    def _land(self, now_s: float, flight: _Flight) -> None:
+        result = flight.over(self._plant, now_s)
+        if not result:
+            return
+        self._flight = None
+        before = self._sentences.get(flight.action, Sentence())
+        if result == "failed":
+            self._sentences[flight.action] = before.failed(now_s)
+            self.run.failures += 1
+            self.run.false_failures += not flight.lied
+            self._plant.land(flight.action, False, 0.0)
+        elif result == "committed":
+            self._sentences[flight.action] = before.succeeded()
+        if result != "failed" and flight.action in LASTING:
+            self.run.moves.append((now_s, 1 if flight.acts else -1))
+        final: Result = "committed" if result == "committed" else "reverted"
+        self._controller.performed(now_s, Outcome(flight.action, final, result))
+
+    def _bury(self) -> None:
+        """The host was killed: what was in force or in flight died with it."""
+        self._dead = len(self._plant.ooms)
+        if self._flight is not None:
+            flight, self._flight = self._flight, None
+            outcome = Outcome(flight.action, "reverted", "the host was killed")
+            self._controller.performed(self._plant.now_s, outcome)
+        for action in tuple(self._controller.ladder.in_force):
+            self._controller.gone(action)
+
+    def _unavailable(self, now_s: float) -> dict[str, str]:
+        if not self._sentences:
+            return {}
+        held = (name for name, each in self._sentences.items() if each.holds(now_s))
+        return dict.fromkeys(held, "in quarantine")
+
+    def _count(self, now_s: float, seconds: float) -> None:
+        self.run.degraded.append((now_s, seconds))
+        for setting in self._plant.settings:
+            self.run.seconds[setting] = self.run.seconds.get(setting, 0.0) + seconds
+
+
+def demand(scenario: Scenario) -> list[float]:
+    """What would be in use at each second if nobody acted and memory had no end."""
+    plant, found = Plant(scenario, mortal=False), []
+    for second in range(math.ceil(scenario.duration_s) + 1):
+        plant.advance(float(second))
+        found.append(plant.used())
+    return found

@@ -1,0 +1,223 @@
+"""Scenarios: what happens to a machine in an hour, drawn from a family by a seed.
+
+Memory is in percent of the machine's capacity, times are in seconds.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+HOUR_S = 3600.0
+
+Kind = Literal["arrive", "leave", "slope", "drop", "leak", "leak ends"]
+
+
+class Event(NamedTuple):
+    """Something that happens whatever anyone does.
+
+    `arrive`: conversation `number` begins, growing by `amount` a second; `leave`: it ends.
+    `slope`: other programs' memory grows by `amount` a second more; `drop`: it falls by `amount`.
+    `leak`: from here on `amount` a second is lost; `leak ends`: and is found again.
+    """
+
+    time_s: float
+    kind: Kind
+    number: int = 0
+    amount: float = 0.0
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """One drawn hour.
+
+    Attributes:
+        family: Name of the family.
+        seed: What it was drawn by.
+        base: What other programs hold all the time.
+        weights: What the model's weights take in 16 bits.
+        cache: What caches grow to.
+        cache_s: Their time constant.
+        noise: Standard deviation of the memory sensor.
+        events: In the order of time.
+        duration_s: Its length.
+
+    """
+
+    family: str
+    seed: int
+    base: float
+    weights: float
+    cache: float
+    cache_s: float
+    noise: float
+    events: tuple[Event, ...] = field(repr=False)
+    duration_s: float = HOUR_S
+
+
+@dataclass(frozen=True)
+class _Family:
+    base: tuple[float, float]
+    weights: tuple[float, float]
+    cache: tuple[float, float]
+    draw: Callable[[random.Random], list[Event]]
+    cache_s: tuple[float, float] = (20.0, 60.0)
+
+
+def _conversations(
+    chance: random.Random,
+    *,
+    every_s: float,
+    lasting_s: float,
+    per_min: float,
+    begin_s: float = 0.0,
+    end_s: float = HOUR_S,
+    first: int = 0,
+) -> list[Event]:
+    """Poisson arrivals; each grows for an exponential time, five times the mean at most."""
+    events, now_s, number = [], begin_s + chance.expovariate(1 / every_s), first
+    while now_s < end_s:
+        rate = per_min / 60 * chance.uniform(0.5, 1.5)
+        leaves_s = now_s + min(5 * lasting_s, chance.expovariate(1 / lasting_s))
+        events += [Event(now_s, "arrive", number, rate), Event(leaves_s, "leave", number)]
+        now_s += chance.expovariate(1 / every_s)
+        number += 1
+    return events
+
+
+def _burst(
+    chance: random.Random,
+    at_s: float,
+    amount: tuple[float, float],
+    ramp_s: tuple[float, float],
+    stay_s: tuple[float, float],
+) -> list[Event]:
+    size, ramp, stay = chance.uniform(*amount), chance.uniform(*ramp_s), chance.uniform(*stay_s)
+    rate = size / ramp
+    return [
+        Event(at_s, "slope", amount=rate),
+        Event(at_s + ramp, "slope", amount=-rate),
+        Event(at_s + ramp + stay, "drop", amount=size),
+    ]
+
+
+def _bursts(
+    chance: random.Random,
+    every_s: float,
+    amount: tuple[float, float],
+    ramp_s: tuple[float, float] = (2.0, 25.0),
+    stay_s: tuple[float, float] = (30.0, 300.0),
+) -> list[Event]:
+    """One after another, never two at once: other programs alone must not fill the machine."""
+    events: list[Event] = []
+    now_s = chance.expovariate(1 / every_s)
+    while now_s < HOUR_S - 400:
+        events += _burst(chance, now_s, amount, ramp_s, stay_s)
+        now_s = events[-1].time_s + 1 + chance.expovariate(1 / every_s)
+    return events
+
+
+def _leaks(chance: random.Random, per_min: tuple[float, float]) -> list[Event]:
+    begins_s = chance.uniform(60, 900)
+    ends_s = begins_s + chance.uniform(900, 2400)
+    rate = chance.uniform(*per_min) / 60
+    return [Event(begins_s, "leak", amount=rate), Event(ends_s, "leak ends")]
+
+
+def _quiet(chance: random.Random) -> list[Event]:
+    return _conversations(chance, every_s=90, lasting_s=120, per_min=0.8)
+
+
+def _kv_growth(chance: random.Random) -> list[Event]:
+    return _conversations(
+        chance, every_s=chance.uniform(25, 45), lasting_s=chance.uniform(240, 420), per_min=1.0
+    )
+
+
+def _leak(chance: random.Random) -> list[Event]:
+    return _quiet(chance) + _leaks(chance, (0.6, 1.6))
+
+
+def _burst_family(chance: random.Random) -> list[Event]:
+    return _quiet(chance) + _bursts(chance, 300, (10.0, 34.0))
+
+
+def _cache_lag(chance: random.Random) -> list[Event]:
+    return _conversations(chance, every_s=60, lasting_s=180, per_min=1.0) + _bursts(
+        chance, 600, (5.0, 15.0)
+    )
+
+
+def _edge(chance: random.Random) -> list[Event]:
+    return _conversations(chance, every_s=60, lasting_s=120, per_min=0.6)
+
+
+def _tide(chance: random.Random) -> list[Event]:
+    """Three waves of conversations, and bursts besides."""
+    events = _bursts(chance, 900, (5.0, 20.0))
+    for wave in range(3):
+        begin_s = wave * 1200 + chance.uniform(0, 200)
+        events += _conversations(
+            chance,
+            every_s=15,
+            lasting_s=200,
+            per_min=1.2,
+            begin_s=begin_s,
+            end_s=begin_s + 600,
+            first=10_000 * (wave + 1),
+        )
+    return events
+
+
+def _leak_burst(chance: random.Random) -> list[Event]:
+    return _leak(chance) + _bursts(chance, 500, (8.0, 22.0))
+
+
+def _storm(chance: random.Random) -> list[Event]:
+    """Short, steep bursts, one after another."""
+    return _quiet(chance) + _bursts(chance, 60, (6.0, 26.0), (1.0, 6.0), (5.0, 40.0))
+
+
+_COMMON = {"base": (22.0, 30.0), "weights": (22.0, 28.0), "cache": (3.0, 6.0)}
+_FAMILIES: dict[str, _Family] = {
+    "steady": _Family((18.0, 26.0), (20.0, 26.0), (2.0, 5.0), _quiet),
+    "kv_growth": _Family(draw=_kv_growth, **_COMMON),
+    "leak": _Family(draw=_leak, **_COMMON),
+    "burst": _Family((28.0, 34.0), (22.0, 28.0), (3.0, 6.0), _burst_family),
+    "cache_lag": _Family((22.0, 30.0), (24.0, 28.0), (8.0, 16.0), _cache_lag),
+    "edge": _Family((40.0, 46.0), (24.0, 27.0), (3.0, 5.0), _edge),
+    "tide": _Family(draw=_tide, **_COMMON),
+    "leak_burst": _Family(draw=_leak_burst, **_COMMON),
+    "storm": _Family((32.0, 38.0), (22.0, 28.0), (3.0, 6.0), _storm),
+}
+
+TRAINING = ("steady", "kv_growth", "leak", "burst", "cache_lag", "edge")
+"""Families that a judge may be fitted on."""
+
+HELD_OUT = ("tide", "leak_burst", "storm")
+"""Families that no judge has seen."""
+
+
+def draw(family: str, seed: int) -> Scenario:
+    """Draw an hour; the same arguments always give the same one.
+
+    Raises:
+        ValueError: there is no such family.
+
+    """
+    if family not in _FAMILIES:
+        raise ValueError(f"{family}: no such family; there are: {', '.join(_FAMILIES)}")
+    kind = _FAMILIES[family]
+    chance = random.Random(f"{family} {seed}")  # noqa: S311 - a game
+    return Scenario(
+        family=family,
+        seed=seed,
+        base=chance.uniform(*kind.base),
+        weights=chance.uniform(*kind.weights),
+        cache=chance.uniform(*kind.cache),
+        cache_s=chance.uniform(*kind.cache_s),
+        noise=chance.uniform(0.1, 0.5),
+        events=tuple(sorted(kind.draw(chance), key=lambda event: event.time_s)),
+    )
