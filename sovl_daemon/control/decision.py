@@ -19,7 +19,8 @@ from sovl_daemon.control.verdict import LATE, Opinion, Question, Verdict, verdic
 
 Does = Literal["hold", "ask", "act", "relax", "done", "failed"]
 
-_AHEAD_S = 5.0  # a hard limit chooses an action that still suffices this much later
+_HARD_AHEAD_S = 5.0  # a hard limit chooses an action that still suffices this much later
+_JUDGED_AHEAD_S = 60.0  # and a verdict one that keeps the hard limit away for so long
 _RENEW_AT = 0.5  # of the time to live
 
 
@@ -76,6 +77,7 @@ class Decider:
         self.ladder = Ladder(task.ladder)
         self._limits = {limit.metric: limit for limit in task.limits}
         self._question: Question | None = None
+        self._asked = Ruling("hold", "calm")
         self._readings: Mapping[str, Reading] = {}
         self._unavailable: Mapping[str, str] = {}
         self._proposed: Step | None = None
@@ -110,7 +112,7 @@ class Decider:
             return _HOLD
         if ruling.kind == "act":
             self._question = None  # a hard limit does not wait for a judge
-            return self._climb(now_s, ruling.words(), self._need(ruling), forced=True)
+            return self._climb(now_s, ruling.words(), self._excess(ruling), forced=True)
         if self._question is not None:
             return self._wait(now_s, self._question)
         if ruling.kind == "grey":
@@ -135,7 +137,7 @@ class Decider:
             found = verdict(opinion, self.task.abstain, actions)
         if found.answer == "true":
             why = f"the judge says true ({found.confidence:.2f})"
-            return self._climb(now_s, why, verdict_=found)
+            return self._climb(now_s, why, self._threat(self._asked), verdict_=found)
         reason = found.reason or f"{found.confidence:.2f}"
         return self._say(now_s, "hold", f"the judge says {found.answer} ({reason})", verdict_=found)
 
@@ -208,8 +210,8 @@ class Decider:
     def _ask(self, now_s: float, ruling: Ruling, log_lines: Sequence[str]) -> Step:
         sound = {name: each for name, each in self._readings.items() if not each.fault}
         question = Question(self.task, sound, render(self.task, sound, log_lines), now_s)
-        self._question = question
-        self.guard.asked(now_s)
+        self._question, self._asked = question, ruling
+        self.guard.asked(now_s, ruling)
         return self._say(now_s, "ask", ruling.words())._replace(question=question)
 
     def _wait(self, now_s: float, question: Question) -> Step:
@@ -218,14 +220,24 @@ class Decider:
         self._question = None
         return self._say(now_s, "hold", LATE.reason, verdict_=LATE)
 
-    def _need(self, ruling: Ruling) -> dict[str, float]:
-        """By how much the metric is to fall: to its grey zone, with what it gains meanwhile."""
+    def _excess(self, ruling: Ruling) -> dict[str, float]:
+        """By how much a metric beyond its hard limit is to fall: to its grey zone."""
         limit = self._limits[ruling.metric]
         goal = limit.grey if limit.grey is not None else limit.low
-        per_s = self._readings[ruling.metric].per_min / 60.0
-        ahead = ruling.value + _AHEAD_S * per_s
-        amount = abs(ahead - goal) if goal is not None else 0.0
-        return {ruling.metric: amount} if amount > 0 else {}
+        return self._beyond(ruling.metric, goal, _HARD_AHEAD_S)
+
+    def _threat(self, ruling: Ruling) -> dict[str, float]:
+        """By how much a metric in the grey zone is to fall: so that it stays out of its limit."""
+        return self._beyond(ruling.metric, self._limits[ruling.metric].hard, _JUDGED_AHEAD_S)
+
+    def _beyond(self, metric: str, goal: float | None, ahead_s: float) -> dict[str, float]:
+        """By how much a metric at its present trend will be beyond a goal; empty if it will not."""
+        reading = self._readings.get(metric)
+        if goal is None or reading is None or reading.fault:
+            return {}
+        sign = 1.0 if self._limits[metric].high_is_bad else -1.0
+        amount = sign * (reading.value + ahead_s * reading.per_min / 60.0 - goal)
+        return {metric: amount} if amount > 0 else {}
 
     def _exhausted(self) -> str:
         reasons = [f"{action} is {why}" for action, why in self._unavailable.items()]

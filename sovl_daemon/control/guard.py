@@ -34,6 +34,7 @@ Cause = Literal[
 HOUR_S = 3600.0
 _BLIND_S = 3.0  # readings may be faulty this long before what was seen earlier is forgotten
 _MOST_PATIENCE = 16.0
+_NEARER = 0.1  # of the grey zone
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +85,9 @@ class Pace:
             after a relaxation; the dwell is then doubled, up to 16 times, until one lasts.
         cooldown_s: Least time after any action.
         urgent_s: The cool-down where a hard limit rules.
-        ask_every_s: Least time between two questions to the judge.
+        ask_every_s: Least time between two questions to the judge. It doubles with each question
+            that led to nothing, up to 16 times, until the metric has come nearer to its hard
+            limit by a tenth of the grey zone, or left the zone: asking costs what is short.
         per_hour: Most moves in an hour, those that a hard limit forces apart.
 
     """
@@ -168,6 +171,12 @@ class _Watch:
         self.grey_s = min(self.grey_s, now_s) if level >= self._grey else math.inf
         self.hard_s = min(self.hard_s, now_s) if level >= self._hard else math.inf
 
+    def level(self, value: float) -> float:
+        """Where in the grey zone a value lies: 0 where it begins, 1 at the hard limit."""
+        zone = self._hard - self._grey
+        deep = self._sign * value - self._grey
+        return deep / zone if 0 < zone < math.inf else deep / max(1e-9, abs(self._grey))
+
     def miss(self) -> None:
         """There was no sound value: nothing is known to be low any more."""
         self.low_s = math.inf
@@ -184,7 +193,9 @@ class Guard:
         self._watches = [_Watch(limit) for limit in limits]
         self._moves: deque[float] = deque()
         self._moved_s = self._relaxed_s = self._acted_s = self._asked_s = -math.inf
-        self._patience = 1.0
+        self._patience = self._silence = 1.0
+        self._asked_level = -math.inf
+        self._by_metric = {watch.limit.metric: watch for watch in self._watches}
 
     @property
     def dwell_s(self) -> float:
@@ -214,6 +225,7 @@ class Guard:
             return self._act(now_s, hot)
         if grey is not None:
             return self._ask(now_s, grey)
+        self._silence = 1.0
         if unsure is not None:
             reading, crossed = unsure
             return Ruling("hold", "not yet" if crossed else "between", reading.name, reading.value)
@@ -229,12 +241,17 @@ class Guard:
             self._learn_patience(now_s, forced)
             self._acted_s = now_s
         self._moved_s = now_s
+        self._silence = 1.0
         if not forced:
             self._moves.append(now_s)
 
-    def asked(self, now_s: float) -> None:
-        """Note a question to the judge."""
+    def asked(self, now_s: float, ruling: Ruling) -> None:
+        """Note that the judge was asked because of a ruling."""
+        self._silence = (
+            1.0 if self._asked_s == -math.inf else min(_MOST_PATIENCE, self._silence * 2)
+        )
         self._asked_s = now_s
+        self._asked_level = self._level(ruling.metric, ruling.value)
 
     def _learn_patience(self, now_s: float, forced: bool) -> None:
         if self._relaxed_s <= self._acted_s:
@@ -254,10 +271,15 @@ class Guard:
         refused = self._too_soon(now_s, self._relaxed_s)
         if refused is not None:
             return refused
-        left_s = self._asked_s + self.pace.ask_every_s - now_s
+        if self._level(reading.name, reading.value) >= self._asked_level + _NEARER:
+            self._silence = 1.0
+        left_s = self._asked_s + self.pace.ask_every_s * self._silence - now_s
         if left_s > 0:
             return Ruling("hold", "asked lately", reading.name, reading.value, left_s)
         return Ruling("grey", "grey zone", reading.name, reading.value)
+
+    def _level(self, metric: str, value: float) -> float:
+        return self._by_metric[metric].level(value)
 
     def _relax(self, now_s: float, degraded: bool) -> Ruling:
         if not degraded:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from sovl_daemon.control.decision import Decision, Step
@@ -33,6 +33,7 @@ class Controller(Protocol):
         now_s: float,
         readings: Mapping[str, Reading],
         *,
+        log_lines: Sequence[str] = (),
         unavailable: Mapping[str, str] | None = None,
     ) -> Step:
         """Take readings and say what to do."""
@@ -68,6 +69,7 @@ class Baseline:
         now_s: float,
         readings: Mapping[str, Reading],
         *,
+        log_lines: Sequence[str] = (),
         unavailable: Mapping[str, str] | None = None,
     ) -> Step:
         """Propose the cheapest next action, or the last one back."""

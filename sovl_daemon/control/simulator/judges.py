@@ -31,9 +31,21 @@ def garbage(chance: random.Random) -> Opine:
     return lambda question: chance.choice(outputs)
 
 
+def perfect(peaks: Sequence[float], limit: float) -> Opine:
+    """The bound of what a judge can do inside the guard: it knows the demand that is to come.
+
+    `peaks` has for each second the highest demand of the next minute.
+    """
+    return lambda question: Opinion(*_sure(peaks[int(question.asked_s)] >= limit))
+
+
+def _sure(answer: bool) -> tuple[float, float]:
+    return (1.0, 0.0) if answer else (0.0, 1.0)
+
+
 def coin(chance: random.Random, share: float) -> Opine:
     """A control: says true as often as the judge that it replaces, whatever it is asked."""
-    return lambda question: Opinion(1.0, 0.0) if chance.random() < share else Opinion(0.0, 1.0)
+    return lambda question: Opinion(*_sure(chance.random() < share))
 
 
 def shuffled(

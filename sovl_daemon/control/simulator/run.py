@@ -10,6 +10,7 @@ from sovl_daemon.control.action import WITHIN_S, Effect
 from sovl_daemon.control.decision import Step
 from sovl_daemon.control.metric import Inspector, Reading
 from sovl_daemon.control.performer import Outcome, Result
+from sovl_daemon.control.prompt import MOST_LINES
 from sovl_daemon.control.quarantine import Sentence
 from sovl_daemon.control.sampling import sampling_interval_s
 from sovl_daemon.control.simulator.baselines import MEMORY, PRESSURE, Controller
@@ -24,6 +25,7 @@ KV = "kv_cache.bytes"
 BYTES = 160e6  # one percent of a machine with 16 GB
 HARD = 92.0
 _LIAR = "quantize_int8"
+_LEAST = 0.5  # of the capacity, in percent; less is not worth an action
 
 
 @dataclass
@@ -106,7 +108,8 @@ class Simulation:
         self._sentences: dict[str, Sentence] = {}
         self._flight: _Flight | None = None
         self._answer: tuple[float, Question, Opinion] | None = None
-        self._dead = 0
+        self._dead = self._read = 0
+        self._log: list[str] = []
         self.run = Run()
 
     def finish(self) -> Run:
@@ -121,7 +124,12 @@ class Simulation:
                 self._land(now_s, self._flight)
             if self._answer is not None and now_s >= self._answer[0]:
                 self._deliver(now_s, *self._answer[1:])
-            step = self._controller.sense(now_s, readings, unavailable=self._unavailable(now_s))
+            step = self._controller.sense(
+                now_s,
+                readings,
+                log_lines=self._log_lines(now_s),
+                unavailable=self._unavailable(now_s),
+            )
             if step.does != "hold":
                 self._do(now_s, step)
             wait_s = self._wait_s(readings)
@@ -141,6 +149,14 @@ class Simulation:
             KV: inspectors[KV].check(sample.kv * BYTES, now_s, now_s),
         }
 
+    def _log_lines(self, now_s: float) -> list[str]:
+        """The last lines; cheap, for it is called at every sample."""
+        lines = self._scenario.lines
+        while self._read < len(lines) and lines[self._read].time_s <= now_s:
+            self._log.append(lines[self._read].text)
+            self._read += 1
+        return self._log[-MOST_LINES:]
+
     def _wait_s(self, readings: dict[str, Reading]) -> float:
         memory, pressure = readings[MEMORY], readings[PRESSURE]
         headroom = 0.0 if memory.fault else (HARD - memory.value) / 100.0
@@ -157,8 +173,15 @@ class Simulation:
                 opinion = self._judge.opine(step.question)
                 self._answer = (now_s + takes_s, step.question, opinion)
         elif step.does in ("act", "relax"):
-            lies = self._faults.action == "lies" and step.action == _LIAR
-            self._flight = _Flight(self._plant, step, self._delays, lies)
+            self._take_off(now_s, step)
+
+    def _take_off(self, now_s: float, step: Step) -> None:
+        if step.does == "act" and self._plant.predict(step.action) < _LEAST:
+            outcome = Outcome(step.action, "refused", "there is hardly anything to gain")
+            self._controller.performed(now_s, outcome)
+            return
+        lies = self._faults.action == "lies" and step.action == _LIAR
+        self._flight = _Flight(self._plant, step, self._delays, lies)
 
     def _deliver(self, now_s: float, question: Question, opinion: Opinion) -> None:
         self._answer = None

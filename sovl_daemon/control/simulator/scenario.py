@@ -6,8 +6,9 @@ Memory is in percent of the machine's capacity, times are in seconds.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Literal, NamedTuple
 
 HOUR_S = 3600.0
@@ -29,6 +30,13 @@ class Event(NamedTuple):
     amount: float = 0.0
 
 
+class LogLine(NamedTuple):
+    """A line of the log, and when it was written."""
+
+    time_s: float
+    text: str
+
+
 @dataclass(frozen=True)
 class Scenario:
     """One drawn hour.
@@ -42,6 +50,7 @@ class Scenario:
         cache_s: Their time constant.
         noise: Standard deviation of the memory sensor.
         events: In the order of time.
+        lines: The log, in the order of time: some lines announce what comes, most do not.
         duration_s: Its length.
 
     """
@@ -54,6 +63,7 @@ class Scenario:
     cache_s: float
     noise: float
     events: tuple[Event, ...] = field(repr=False)
+    lines: tuple[LogLine, ...] = field(default=(), repr=False)
     duration_s: float = HOUR_S
 
 
@@ -141,7 +151,7 @@ def _leak(chance: random.Random) -> list[Event]:
 
 
 def _burst_family(chance: random.Random) -> list[Event]:
-    return _quiet(chance) + _bursts(chance, 300, (10.0, 34.0))
+    return _quiet(chance) + _bursts(chance, 300, (10.0, 46.0))
 
 
 def _cache_lag(chance: random.Random) -> list[Event]:
@@ -172,12 +182,12 @@ def _tide(chance: random.Random) -> list[Event]:
 
 
 def _leak_burst(chance: random.Random) -> list[Event]:
-    return _leak(chance) + _bursts(chance, 500, (8.0, 22.0))
+    return _leak(chance) + _bursts(chance, 500, (8.0, 28.0))
 
 
 def _storm(chance: random.Random) -> list[Event]:
     """Short, steep bursts, one after another."""
-    return _quiet(chance) + _bursts(chance, 60, (6.0, 26.0), (1.0, 6.0), (5.0, 40.0))
+    return _quiet(chance) + _bursts(chance, 60, (6.0, 38.0), (3.0, 15.0), (5.0, 60.0))
 
 
 _COMMON = {"base": (22.0, 30.0), "weights": (22.0, 28.0), "cache": (3.0, 6.0)}
@@ -211,6 +221,7 @@ def draw(family: str, seed: int) -> Scenario:
         raise ValueError(f"{family}: no such family; there are: {', '.join(_FAMILIES)}")
     kind = _FAMILIES[family]
     chance = random.Random(f"{family} {seed}")  # noqa: S311 - a game
+    events = sorted(kind.draw(chance), key=lambda event: event.time_s)
     return Scenario(
         family=family,
         seed=seed,
@@ -218,6 +229,47 @@ def draw(family: str, seed: int) -> Scenario:
         weights=chance.uniform(*kind.weights),
         cache=chance.uniform(*kind.cache),
         cache_s=chance.uniform(*kind.cache_s),
-        noise=chance.uniform(0.1, 0.5),
-        events=tuple(sorted(kind.draw(chance), key=lambda event: event.time_s)),
+        noise=chance.uniform(0.03, 0.2),
+        events=tuple(events),
+        lines=tuple(sorted(_lines(random.Random(f"{family} {seed} log"), events))),  # noqa: S311
     )
+
+
+# The log
+
+_ANNOUNCED = 0.7
+_LEAD_S = (10.0, 45.0)
+_JOBS = (
+    "batch job import started, expects {size:.1f} GB",
+    "container indexer scheduled with {size:.1f} GB",
+    "backup of the archive begins, reads {size:.1f} GB into memory",
+    "compile of the kernel begins, peak {size:.1f} GB",
+)
+_OTHERS = (
+    "client connected",
+    "log file rotated",
+    "configuration read, nothing changed",
+    "heartbeat of all agents within 40 ms",
+)
+_GB = 0.16  # one percent of a machine with 16 GB
+
+
+def _lines(chance: random.Random, events: Sequence[Event]) -> Iterator[LogLine]:
+    """Announcements of bursts, most of the time; as many of small jobs; and idle talk."""
+    for event, after in pairwise(_ramps(events)):
+        if event.amount < 0:
+            continue
+        lead_s = chance.uniform(*_LEAD_S)
+        size = event.amount * (after.time_s - event.time_s) * _GB
+        if chance.random() < _ANNOUNCED:
+            yield LogLine(event.time_s - lead_s, chance.choice(_JOBS).format(size=size))
+        decoy_s, small = chance.uniform(0, HOUR_S), chance.uniform(0.05, 0.3)
+        yield LogLine(decoy_s, chance.choice(_JOBS).format(size=small))
+    now_s = 0.0
+    while now_s < HOUR_S:
+        now_s += chance.expovariate(1 / 40)
+        yield LogLine(now_s, chance.choice(_OTHERS))
+
+
+def _ramps(events: Sequence[Event]) -> list[Event]:
+    return [event for event in events if event.kind == "slope"]

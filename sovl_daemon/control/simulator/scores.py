@@ -1,0 +1,91 @@
+"""How good a judge's probabilities are, and how sure a mean over seeds is."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+_BINS = 10
+
+
+class Scores(NamedTuple):
+    """Scores of probabilities against what came true.
+
+    `auc`: chance that a true one is ranked above a false one. `brier`: mean squared error. `ece`:
+    mean distance between probability and frequency over ten bins of equal width.
+    """
+
+    auc: float
+    brier: float
+    ece: float
+    moments: int
+
+
+class Interval(NamedTuple):
+    """A figure with its 95 % bootstrap interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def scores(probabilities: Sequence[float], labels: Sequence[bool]) -> Scores:
+    """Score a judge.
+
+    Raises:
+        ValueError: not as many labels as probabilities, or not both labels.
+
+    """
+    pairs = list(zip(probabilities, labels, strict=True))
+    if len(set(labels)) < 2:
+        raise ValueError("scores need both labels")
+    brier = math.fsum((p - label) ** 2 for p, label in pairs) / len(pairs)
+    return Scores(_auc(pairs), brier, _ece(pairs), len(pairs))
+
+
+def _auc(pairs: list[tuple[float, bool]]) -> float:
+    """The Mann-Whitney statistic; ties count half."""
+    ranked = sorted(pairs)
+    total, place = 0.0, 0
+    while place < len(ranked):
+        end = place
+        while end < len(ranked) and ranked[end][0] == ranked[place][0]:
+            end += 1
+        mean_rank = (place + 1 + end) / 2
+        total += mean_rank * sum(label for _, label in ranked[place:end])
+        place = end
+    positives = sum(label for _, label in pairs)
+    negatives = len(pairs) - positives
+    return (total - positives * (positives + 1) / 2) / (positives * negatives)
+
+
+def _ece(pairs: list[tuple[float, bool]]) -> float:
+    bins: list[list[tuple[float, bool]]] = [[] for _ in range(_BINS)]
+    for p, label in pairs:
+        bins[min(_BINS - 1, int(p * _BINS))].append((p, label))
+    gaps = (abs(math.fsum(p - label for p, label in each)) for each in bins)
+    return math.fsum(gaps) / len(pairs)
+
+
+def bootstrap(
+    count: int,
+    statistic: Callable[[Sequence[int]], float],
+    *,
+    seed: int = 0,
+    rounds: int = 1000,
+) -> Interval:
+    """The 95 % percentile interval of a statistic of `count` seeds.
+
+    `statistic` gets indices of seeds, drawn with replacement: whoever looks several policies up by
+    the same indices compares them in pairs.
+    """
+    chance = random.Random(seed)  # noqa: S311 - no secret
+    drawn = [statistic(chance.choices(range(count), k=count)) for _ in range(rounds)]
+    found = sorted(value for value in drawn if not math.isnan(value))
+    value = statistic(range(count))
+    if not found:
+        return Interval(value, math.nan, math.nan)
+    low, high = found[int(0.025 * len(found))], found[int(0.975 * (len(found) - 1))]
+    return Interval(value, low, high)
