@@ -34,6 +34,7 @@ Cause = Literal[
 HOUR_S = 3600.0
 _BLIND_S = 3.0  # readings may be faulty this long before what was seen earlier is forgotten
 _MOST_PATIENCE = 16.0
+_MOST_SILENCE = 4.0
 _NEARER = 0.1  # of the grey zone
 
 
@@ -86,7 +87,7 @@ class Pace:
         cooldown_s: Least time after any action.
         urgent_s: The cool-down where a hard limit rules.
         ask_every_s: Least time between two questions to the judge. It doubles with each question
-            that led to nothing, up to 16 times, until the metric has come nearer to its hard
+            that led to nothing, up to 4 times, until the metric has come nearer to its hard
             limit by a tenth of the grey zone, or left the zone: asking costs what is short.
         per_hour: Most moves in an hour, those that a hard limit forces apart.
 
@@ -247,9 +248,7 @@ class Guard:
 
     def asked(self, now_s: float, ruling: Ruling) -> None:
         """Note that the judge was asked because of a ruling."""
-        self._silence = (
-            1.0 if self._asked_s == -math.inf else min(_MOST_PATIENCE, self._silence * 2)
-        )
+        self._silence = 1.0 if self._asked_s == -math.inf else min(_MOST_SILENCE, self._silence * 2)
         self._asked_s = now_s
         self._asked_level = self._level(ruling.metric, ruling.value)
 

@@ -13,7 +13,8 @@ class Trend:
 
     An exponential average with time constant tau lags behind a ramp of slope r by r * tau, so two
     of them lie r * (SLOW_S - FAST_S) apart: slope = (fast - slow) / (SLOW_S - FAST_S). Constant
-    memory and time, no window; noise is averaged over some FAST_S; after a change of slope r, 0.5 r is seen in 8 s and 0.9 r in 23 s.
+    memory and time, no window; noise is averaged over some FAST_S,
+    and half of a change of slope is seen within 8 s.
     """
 
     __slots__ = ("_fast", "_gap_s", "_last_s", "_slow")

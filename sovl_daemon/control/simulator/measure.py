@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -16,12 +16,11 @@ OOM_S = 300.0
 MOVE_S = 2.0
 """What a move costs: conversations stand still while a setting changes."""
 
-WEIGHTS = {"limit_admission": 0.3, "shrink_context": 0.2, "quantize_int8": 0.2}
+WEIGHTS = {"limit_admission": 0.1, "shrink_context": 0.2, "quantize_int8": 0.3}
 """What a second in a degraded setting costs."""
 
 SOON_S = 60
 FLAP_S = 120.0
-_CALM = 85.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +33,8 @@ class Measures:
         moves: Settings that were put into force or taken back.
         degraded_s: Time with any setting in force.
         needless_s: The part of it in which demand stayed below the hard limit for a minute to come.
-        act_s: Mean time from demand crossing the hard limit to a setting in force; 0 if one was in
-            force already, a minute if none came; not a number if demand never crossed it.
+        act_s: Mean time from memory crossing the hard limit to an action's measured effect, a
+            minute at most, or if none came before it ran out; not a number if it never crossed it.
         questions: How often the judge was asked.
         cost_s: 300 s for each OOM, 2 s a move, and degraded seconds by the weight of the setting.
 
@@ -61,7 +60,7 @@ def measure(run: Run, demand: Sequence[float]) -> Measures:
         moves=len(run.moves),
         degraded_s=math.fsum(seconds for _, seconds in run.degraded),
         needless_s=math.fsum(s for at_s, s in run.degraded if peaks[int(at_s)] < HARD),
-        act_s=_act_s(run, demand),
+        act_s=_act_s(run),
         questions=run.questions,
         cost_s=OOM_S * len(run.ooms) + MOVE_S * len(run.moves) + weighted,
     )
@@ -81,26 +80,11 @@ def coming_peaks(demand: Sequence[float], seconds: int = SOON_S) -> list[float]:
     return peaks
 
 
-def crossings(demand: Sequence[float]) -> Iterator[int]:
-    """The seconds at which demand crosses the hard limit, having been calm since the last time."""
-    armed = True
-    for second, value in enumerate(demand):
-        if armed and value >= HARD:
-            yield second
-        armed = value < _CALM or (armed and value < HARD)
-
-
 def _flaps(moves: Sequence[tuple[float, int]]) -> int:
     pairs = pairwise(moves)
     return sum(a[1] != b[1] and b[0] - a[0] < FLAP_S for a, b in pairs)
 
 
-def _act_s(run: Run, demand: Sequence[float]) -> float:
-    delays = [_delay_s(run, float(second)) for second in crossings(demand)]
-    return math.fsum(delays) / len(delays) if delays else math.nan
-
-
-def _delay_s(run: Run, crossed_s: float) -> float:
-    later = (at_s for at_s, seconds in run.degraded if at_s + seconds >= crossed_s)
-    first_s = next(later, math.inf)
-    return min(float(SOON_S), max(0.0, first_s - crossed_s))
+def _act_s(run: Run) -> float:
+    waits = [min(float(SOON_S), wait) for wait in run.waits]
+    return math.fsum(waits) / len(waits) if waits else math.nan

@@ -24,6 +24,7 @@ from sovl_daemon.control.verdict import Opinion, Question
 KV = "kv_cache.bytes"
 BYTES = 160e6  # one percent of a machine with 16 GB
 HARD = 92.0
+CALM = 85.0
 _LIAR = "quantize_int8"
 _LEAST = 0.5  # of the capacity, in percent; less is not worth an action
 
@@ -38,7 +39,11 @@ class Faults:
 
 @dataclass
 class Run:
-    """What happened. Moves are (time, +1 acted or -1 relaxed); seconds are by setting."""
+    """What happened.
+
+    Moves are (time, +1 acted or -1 relaxed); seconds are by setting; waits the seconds from each
+    time that memory crossed the hard limit to an action's effect, infinite if there was none.
+    """
 
     ooms: list[float] = field(default_factory=list)
     moves: list[tuple[float, int]] = field(default_factory=list)
@@ -49,6 +54,7 @@ class Run:
     questions: int = 0
     trues: int = 0
     samples: int = 0
+    waits: list[float] = field(default_factory=list)
     seen: list[dict[str, Reading]] = field(default_factory=list)
 
 
@@ -107,6 +113,7 @@ class Simulation:
         self._inspectors = {metric.name: Inspector(metric) for metric in metrics}
         self._sentences: dict[str, Sentence] = {}
         self._flight: _Flight | None = None
+        self._crossed_s: float | None = None
         self._answer: tuple[float, Question, Opinion] | None = None
         self._dead = self._read = 0
         self._log: list[str] = []
@@ -135,6 +142,10 @@ class Simulation:
             wait_s = self._wait_s(readings)
             if plant.settings:
                 self._count(now_s, wait_s)
+            if self._crossed_s is None:
+                self._crossed_s = now_s if plant.used() >= HARD else None
+            elif plant.used() < CALM:
+                self._crossed_s = None  # it went by of itself, or was dealt with
             run.samples += 1
             now_s += wait_s
         run.ooms = list(plant.ooms)
@@ -205,12 +216,22 @@ class Simulation:
             self._sentences[flight.action] = before.succeeded()
         if result != "failed" and flight.action in LASTING:
             self.run.moves.append((now_s, 1 if flight.acts else -1))
+        if result == "committed":
+            self._waited(now_s)
         final: Result = "committed" if result == "committed" else "reverted"
         self._controller.performed(now_s, Outcome(flight.action, final, result))
+
+    def _waited(self, until_s: float) -> None:
+        if self._crossed_s is not None and self._crossed_s < math.inf:
+            self.run.waits.append(until_s - self._crossed_s)
+            self._crossed_s = math.inf  # counted; the next crossing comes after a calm
 
     def _bury(self) -> None:
         """The host was killed: what was in force or in flight died with it."""
         self._dead = len(self._plant.ooms)
+        self._crossed_s = self._crossed_s or self._plant.now_s
+        self._waited(math.inf)
+        self._crossed_s = None
         if self._flight is not None:
             flight, self._flight = self._flight, None
             outcome = Outcome(flight.action, "reverted", "the host was killed")

@@ -151,7 +151,7 @@ def _leak(chance: random.Random) -> list[Event]:
 
 
 def _burst_family(chance: random.Random) -> list[Event]:
-    return _quiet(chance) + _bursts(chance, 300, (10.0, 46.0))
+    return _quiet(chance) + _bursts(chance, 300, (3.0, 32.0), (1.5, 20.0))
 
 
 def _cache_lag(chance: random.Random) -> list[Event]:
@@ -187,7 +187,7 @@ def _leak_burst(chance: random.Random) -> list[Event]:
 
 def _storm(chance: random.Random) -> list[Event]:
     """Short, steep bursts, one after another."""
-    return _quiet(chance) + _bursts(chance, 60, (6.0, 38.0), (3.0, 15.0), (5.0, 60.0))
+    return _quiet(chance) + _bursts(chance, 100, (3.0, 30.0), (1.0, 8.0), (10.0, 60.0))
 
 
 _COMMON = {"base": (22.0, 30.0), "weights": (22.0, 28.0), "cache": (3.0, 6.0)}
@@ -195,12 +195,12 @@ _FAMILIES: dict[str, _Family] = {
     "steady": _Family((18.0, 26.0), (20.0, 26.0), (2.0, 5.0), _quiet),
     "kv_growth": _Family(draw=_kv_growth, **_COMMON),
     "leak": _Family(draw=_leak, **_COMMON),
-    "burst": _Family((28.0, 34.0), (22.0, 28.0), (3.0, 6.0), _burst_family),
+    "burst": _Family((36.0, 42.0), (24.0, 28.0), (3.0, 6.0), _burst_family),
     "cache_lag": _Family((22.0, 30.0), (24.0, 28.0), (8.0, 16.0), _cache_lag),
     "edge": _Family((40.0, 46.0), (24.0, 27.0), (3.0, 5.0), _edge),
     "tide": _Family(draw=_tide, **_COMMON),
     "leak_burst": _Family(draw=_leak_burst, **_COMMON),
-    "storm": _Family((32.0, 38.0), (22.0, 28.0), (3.0, 6.0), _storm),
+    "storm": _Family((38.0, 44.0), (24.0, 28.0), (3.0, 6.0), _storm),
 }
 
 TRAINING = ("steady", "kv_growth", "leak", "burst", "cache_lag", "edge")

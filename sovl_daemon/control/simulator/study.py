@@ -22,7 +22,14 @@ from sovl_daemon.control.simulator.baselines import (
     Threshold,
 )
 from sovl_daemon.control.simulator.clairvoyant import Clairvoyant
-from sovl_daemon.control.simulator.judges import TimedJudge, coin, constant, garbage, shuffled
+from sovl_daemon.control.simulator.judges import (
+    TimedJudge,
+    coin,
+    constant,
+    garbage,
+    perfect,
+    shuffled,
+)
 from sovl_daemon.control.simulator.measure import Measures, coming_peaks, measure
 from sovl_daemon.control.simulator.plant import Plant
 from sovl_daemon.control.simulator.run import BYTES, HARD, KV, Faults, Run, Simulation, demand
@@ -39,11 +46,15 @@ Table = dict[str, list[Measures]]
 
 @dataclass(frozen=True)
 class Policy:
-    """A name, a controller for a task on a plant, and its judge, if it asks one."""
+    """A name, a controller for a task on a plant, and its judge, if it asks one.
+
+    `foresees` gives it the judge that knows the demand to come.
+    """
 
     name: str
     make: Callable[[Task, Plant], Controller]
     judge: TimedJudge | None = None
+    foresees: bool = False
 
 
 @cache
@@ -55,8 +66,11 @@ def memory_task() -> Task:
 def live(scenario: Scenario, policy: Policy, faults: Faults | None = None) -> Run:
     """One run of a policy."""
     plant, task = Plant(scenario), memory_task()
+    judge = policy.judge
+    if policy.foresees:
+        judge = TimedJudge(perfect(coming_peaks(demand(scenario)), HARD))
     controller = policy.make(task, plant)
-    return Simulation(scenario, task, controller, plant, judge=policy.judge, faults=faults).finish()
+    return Simulation(scenario, task, controller, plant, judge=judge, faults=faults).finish()
 
 
 def watch(scenario: Scenario) -> list[tuple[dict[str, Reading], bool]]:
@@ -129,6 +143,7 @@ def controls(judge: Regression, runs: Sequence[Run]) -> list[Policy]:
     chance = random.Random(1)  # noqa: S311 - a game
     return [
         guarded("guard alone"),
+        Policy("guard+perfect judge", lambda task, plant: Decider(task), foresees=True),
         guarded("guard+always true", TimedJudge(constant(1.0))),
         guarded("guard+coin", TimedJudge(coin(chance, share))),
         guarded("guard+shuffled", TimedJudge(shuffled(chance, judge, readings))),
