@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 from sovl_daemon.control.metric import Reading
 from sovl_daemon.control.regression import Regression
+from sovl_daemon.control.simulator.baselines import MEMORY
+from sovl_daemon.control.task import Task
 from sovl_daemon.control.verdict import Opinion, Question
 
 Opine = Callable[[Question], Opinion]
@@ -34,9 +36,21 @@ def garbage(chance: random.Random) -> Opine:
 def perfect(peaks: Sequence[float], limit: float) -> Opine:
     """The bound of what a judge can do inside the guard: it knows the demand that is to come.
 
-    `peaks` has for each second the highest demand of the next minute.
+    `peaks` has for each second the highest demand of the next minute. It recommends the cheapest
+    action that is expected to keep it below `limit`, or the strongest.
     """
-    return lambda question: Opinion(*_sure(peaks[int(question.asked_s)] >= limit))
+
+    def opine(question: Question) -> Opinion:
+        excess = peaks[int(question.asked_s)] - limit
+        return Opinion(*_sure(excess >= 0), _enough(question.task, excess))
+
+    return opine
+
+
+def _enough(task: Task, excess: float) -> str:
+    reliefs = {rung.action: rung.relief.get(MEMORY, 0.0) for rung in task.ladder}
+    enough = (action for action, relief in reliefs.items() if relief >= excess)
+    return next(enough, max(reliefs, key=lambda action: reliefs[action]))
 
 
 def _sure(answer: bool) -> tuple[float, float]:
