@@ -194,7 +194,7 @@ class Guard:
         self._watches = [_Watch(limit) for limit in limits]
         self._moves: deque[float] = deque()
         self._moved_s = self._relaxed_s = self._acted_s = self._asked_s = -math.inf
-        self._patience = self._silence = 1.0
+        self._patience, self._silence = 1.0, 0.0
         self._asked_level = -math.inf
         self._by_metric = {watch.limit.metric: watch for watch in self._watches}
 
@@ -226,7 +226,7 @@ class Guard:
             return self._act(now_s, hot)
         if grey is not None:
             return self._ask(now_s, grey)
-        self._silence = 1.0
+        self._silence = 0.0
         if unsure is not None:
             reading, crossed = unsure
             return Ruling("hold", "not yet" if crossed else "between", reading.name, reading.value)
@@ -242,13 +242,13 @@ class Guard:
             self._learn_patience(now_s, forced)
             self._acted_s = now_s
         self._moved_s = now_s
-        self._silence = 1.0
+        self._silence = 0.0
         if not forced:
             self._moves.append(now_s)
 
     def asked(self, now_s: float, ruling: Ruling) -> None:
         """Note that the judge was asked because of a ruling."""
-        self._silence = 1.0 if self._asked_s == -math.inf else min(_MOST_SILENCE, self._silence * 2)
+        self._silence = min(_MOST_SILENCE, 2 * self._silence) if self._silence else 1.0
         self._asked_s = now_s
         self._asked_level = self._level(ruling.metric, ruling.value)
 
@@ -271,8 +271,8 @@ class Guard:
         if refused is not None:
             return refused
         if self._level(reading.name, reading.value) >= self._asked_level + _NEARER:
-            self._silence = 1.0
-        left_s = self._asked_s + self.pace.ask_every_s * self._silence - now_s
+            self._silence = 0.0
+        left_s = self._asked_s + self.pace.ask_every_s * max(1.0, self._silence) - now_s
         if left_s > 0:
             return Ruling("hold", "asked lately", reading.name, reading.value, left_s)
         return Ruling("grey", "grey zone", reading.name, reading.value)

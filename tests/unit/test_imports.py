@@ -16,6 +16,7 @@ LIBRARIES = (
     "sovl_daemon.memory",
     "sovl_daemon.mind",
     "sovl_daemon.state",
+    "sovl_daemon.control",
 )
 ALLOWED = {
     "config": ("config",),
@@ -25,6 +26,7 @@ ALLOWED = {
     "sovl_daemon/memory": ("sovl_daemon.memory",),
     "sovl_daemon/mind": ("sovl_daemon.mind", "config"),
     "sovl_daemon/state": ("sovl_daemon.state", "sovl_daemon.models"),
+    "sovl_daemon/control": ("sovl_daemon.control",),
     "sovl_daemon/client": ("sovl_daemon.client", "bus", "config"),
     "agents": ("agents", "bus", "config", *LIBRARIES, "sovl_daemon.probes"),
     "sovl_daemon": ("sovl_daemon", "bus", "config"),
@@ -62,6 +64,9 @@ def test_nothing_of_ours_is_a_pickle() -> None:
         "sovl_daemon.client",
         "sovl_daemon.hub",
         "sovl_daemon.cli.app",
+        "sovl_daemon.control.decision_log",
+        "sovl_daemon.control.simulator.study",
+        "sovl_daemon.control.trim",
         "sovl_daemon.engine.repetition",
         "sovl_daemon.engine.token_map",
         "sovl_daemon.mind.simulation",

@@ -1,0 +1,224 @@
+"""The guard acts on what is certain, asks about what is not, and never flaps."""
+
+import math
+import random
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sovl_daemon.control.guard import Guard, Limit, Pace, Ruling
+from tests.control import LIMIT, MEMORY, PACE, reading, readings
+
+
+def rule(guard: Guard, value: float, now_s: float, *, degraded: bool = False) -> Ruling:
+    return guard.rule(now_s, readings(value), degraded)
+
+
+def hold_at(guard: Guard, value: float, start_s: float, seconds: float) -> list[Ruling]:
+    steps = int(seconds * 2) + 1
+    return [rule(guard, value, start_s + step / 2, degraded=True) for step in range(steps)]
+
+
+def test_a_hard_limit_acts_after_its_duration() -> None:
+    guard = Guard([LIMIT], PACE)
+    assert rule(guard, 95, 0).kind == "hold"
+    found = rule(guard, 95, 0.5)
+    assert (found.kind, found.cause) == ("act", "hard limit")
+    assert found.words() == "memory.percent at 95 is beyond its hard limit"
+
+
+def test_the_grey_zone_is_put_to_the_judge_after_its_duration() -> None:
+    kinds = [found.kind for found in hold_at(Guard([LIMIT], PACE), 80, 0, 2)]
+    assert kinds == ["hold"] * 4 + ["grey"]
+
+
+def test_a_short_excess_does_nothing() -> None:
+    guard = Guard([LIMIT], PACE)
+    kinds = {rule(guard, 99 if t % 3 == 0 else 70, t).kind for t in range(200)}
+    assert kinds == {"hold"}
+
+
+def test_it_relaxes_only_what_is_degraded() -> None:
+    guard = Guard([LIMIT], PACE)
+    for t in range(10):
+        assert rule(guard, 60, t).kind == "hold"
+    assert rule(guard, 60, 10).cause == "nothing to relax"
+    assert rule(guard, 60, 11, degraded=True).kind == "relax"
+
+
+def test_between_the_thresholds_nothing_changes() -> None:
+    kinds = {found.kind for found in hold_at(Guard([LIMIT], PACE), 70, 0, 300)}
+    assert kinds == {"hold"}
+
+
+def test_every_metric_must_be_low_before_it_relaxes() -> None:
+    guard = Guard([LIMIT, Limit("pressure", hard=40, grey=5, low=2, low_s=10)], PACE)
+    for t in range(30):
+        both = {MEMORY: reading(60), "pressure": reading(3, name="pressure")}
+        assert guard.rule(t, both, True).kind == "hold"
+
+
+def test_an_unread_metric_is_never_taken_for_low() -> None:
+    guard = Guard([LIMIT], PACE)
+    hold_at(guard, 60, 0, 9)
+    assert guard.rule(9.6, readings(0, fault="stale"), True).cause == "no reading"
+    assert guard.rule(10, {}, True).cause == "no reading"
+    assert rule(guard, 60, 12, degraded=True).kind == "hold"
+
+
+def test_what_was_seen_before_a_long_blindness_is_forgotten() -> None:
+    guard = Guard([LIMIT], PACE)
+    rule(guard, 80, 0)
+    for t in range(1, 10):
+        guard.rule(t, readings(math.nan, fault="not a number"), False)
+    assert rule(guard, 80, 10).kind == "hold"
+    assert rule(guard, 80, 12).kind == "grey"
+
+
+def test_a_broken_sensor_does_not_hide_another_metrics_limit() -> None:
+    guard = Guard([LIMIT, Limit("pressure", hard=40, hard_s=0)], PACE)
+    both = {MEMORY: reading(0, fault="stale"), "pressure": reading(50, name="pressure")}
+    assert guard.rule(0, both, False).kind == "act"
+
+
+def test_trouble_may_lie_below() -> None:
+    guard = Guard([Limit(MEMORY, hard=5, grey=20, low=40, high_is_bad=False, low_s=0)], PACE)
+    assert rule(guard, 50, 0, degraded=True).kind == "relax"
+    assert [rule(guard, 4, t).kind for t in (1, 2)] == ["hold", "act"]
+
+
+def test_after_an_action_there_is_a_cool_down() -> None:
+    guard = Guard([LIMIT], PACE)
+    hold_at(guard, 80, 0, 5)
+    guard.moved(5, "act")
+    found = hold_at(guard, 80, 5.5, 9)
+    assert {each.cause for each in found} == {"cool-down"}
+    assert "9 s" in found[0].words() or "10 s" in found[0].words()
+    assert rule(guard, 80, 15.5).kind == "grey"
+
+
+def test_a_hard_limit_waits_only_for_its_own_short_cool_down() -> None:
+    guard = Guard([LIMIT], PACE)
+    hold_at(guard, 95, 0, 2)
+    guard.moved(2, "act")
+    assert rule(guard, 95, 2.5).cause == "cool-down"
+    assert rule(guard, 95, 3).kind == "act"
+
+
+def test_a_relaxation_that_was_taken_back_makes_it_patient() -> None:
+    guard = Guard([LIMIT], PACE)
+    guard.moved(0, "act", forced=True)
+    guard.moved(100, "relax")
+    guard.moved(110, "act", forced=True)
+    assert guard.dwell_s == 2 * PACE.dwell_s
+    guard.moved(300, "relax")
+    guard.moved(1000, "act", forced=True)
+    assert guard.dwell_s == PACE.dwell_s
+
+
+def test_moves_in_an_hour_are_limited_but_not_hard_ones() -> None:
+    guard = Guard([LIMIT], Pace(dwell_s=1, cooldown_s=1, urgent_s=1, per_hour=3))
+    for t in (0, 10, 20):
+        guard.moved(t, "act")
+    hold_at(guard, 80, 30, 4)
+    assert rule(guard, 80, 34.5).cause == "rate limit"
+    rule(guard, 95, 35)
+    assert rule(guard, 95, 36).kind == "act"
+    hold_at(guard, 80, 3600, 5)
+    assert rule(guard, 80, 3605.5).kind == "grey"
+
+
+def test_questions_that_lead_to_nothing_grow_rarer_until_it_gets_worse() -> None:
+    guard = Guard([LIMIT], PACE)
+    asked = []
+    for step in range(400):
+        value = 78 if step < 300 else 84
+        found = rule(guard, value, step / 2)
+        if found.kind == "grey":
+            guard.asked(step / 2, found)
+            asked.append(step / 2)
+    gaps = [b - a for a, b in pairwise(asked)]
+    assert gaps[:4] == [5, 10, 20, 20]
+    assert 150 in asked  # at once, when it came nearer to the limit
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"hard": 80, "grey": 90},
+        {"grey": 50, "low": 60},
+        {"hard": 80, "low": 80},
+        {"hard": 10, "grey": 20, "high_is_bad": True},
+        {"hard": 20, "grey": 10, "high_is_bad": False},
+        {"hard": 90, "hard_s": -1},
+    ],
+)
+def test_thresholds_out_of_order_are_refused(bad: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=r"^m: "):
+        Limit("m", **bad)  # type: ignore[arg-type]
+
+
+def test_a_pace_of_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="pace"):
+        Pace(dwell_s=0)
+
+
+# Properties: whatever the machine does, moves keep their distance.
+
+
+def drive(guard: Guard, values: list[float], step_s: float = 0.5) -> list[tuple[float, str, bool]]:
+    """Every ruling is followed, every question answered with yes."""
+    moves, degraded, now_s = [], 0, 0.0
+    for value in values:
+        found = rule(guard, value, now_s, degraded=degraded > 0)
+        if found.kind in ("act", "grey"):
+            forced = found.kind == "act"
+            guard.moved(now_s, "act", forced)
+            degraded += 1
+            moves.append((now_s, "act", forced))
+        elif found.kind == "relax":
+            guard.moved(now_s, "relax")
+            degraded -= 1
+            moves.append((now_s, "relax", False))
+        now_s += step_s
+    return moves
+
+
+walks = st.tuples(st.integers(0, 2**32), st.floats(0.1, 15))
+
+
+@given(walks)
+def test_no_flap_is_faster_than_the_dwell(walk: tuple[int, float]) -> None:
+    chance, value, values = random.Random(walk[0]), 75.0, []
+    for _ in range(1500):
+        value = min(100.0, max(40.0, value + chance.gauss(0, walk[1])))
+        values.append(value)
+    moves = drive(Guard([LIMIT], PACE), values)
+    for before, after in pairwise(moves):
+        if before[1] != after[1] and not after[2]:
+            assert after[0] - before[0] >= PACE.dwell_s
+    relaxed = [at_s for at_s, kind, _ in moves if kind == "relax"]
+    flips = [b for a, b in pairwise(moves) if (a[1], b[1]) == ("act", "relax")]
+    assert len(flips) <= 750 / PACE.dwell_s + 1
+    assert all(b - a >= PACE.cooldown_s for a, b in pairwise(relaxed))
+
+
+@given(st.floats(0, 100))
+def test_a_steady_value_never_flaps(value: float) -> None:
+    kinds = {kind for _, kind, _ in drive(Guard([LIMIT], PACE), [value] * 1000)}
+    assert len(kinds) <= 1
+
+
+@given(
+    threshold=st.sampled_from([65.0, 75.0, 92.0]),
+    seed=st.integers(0, 2**32),
+    noise=st.floats(0.01, 4),
+)
+def test_noise_around_a_threshold_is_bounded(threshold: float, seed: int, noise: float) -> None:
+    chance = random.Random(seed)
+    values = [threshold + chance.uniform(-noise, noise) for _ in range(2000)]
+    moves = drive(Guard([LIMIT], PACE), values)
+    # Noise smaller than the distance of the thresholds moves it one way, or not at all.
+    assert len({kind for _, kind, _ in moves}) <= 1
