@@ -34,19 +34,18 @@ def features(task: Task, readings: Mapping[str, Reading]) -> list[float | None]:
         found += [
             (reading.value - metric.low) / metric.span,
             reading.per_min / metric.span,
-            _nearness(reading, goal),
+            _nearness(reading, goal, 1.0 if limit is None or limit.high_is_bad else -1.0),
         ]
     return found
 
 
-def _nearness(reading: Reading, goal: float) -> float:
+def _nearness(reading: Reading, goal: float, sign: float) -> float:
     if not math.isfinite(goal):
         return 0.0
-    per_s = reading.per_min / 60.0
-    left_s = (goal - reading.value) / per_s if per_s else math.inf
-    if left_s < 0:  # beyond it, or moving away from it
-        return 1.0 if reading.value >= goal else 0.0
-    return math.exp(-left_s / _HORIZON_S)
+    if sign * (reading.value - goal) >= 0:
+        return 1.0
+    left_s = 60.0 * (goal - reading.value) / reading.per_min if reading.per_min else math.inf
+    return math.exp(-left_s / _HORIZON_S) if left_s > 0 else 0.0  # 0: it moves away
 
 
 @dataclass(frozen=True, slots=True)

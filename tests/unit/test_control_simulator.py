@@ -1,0 +1,248 @@
+"""The simulated plant is a plant: seeded, and what is wrong in it is found out by the loop."""
+
+import math
+import random
+
+import pytest
+
+from sovl_daemon.control.simulator import __main__ as printed
+from sovl_daemon.control.simulator.baselines import Baseline, Hysteresis, Threshold
+from sovl_daemon.control.simulator.clairvoyant import Clairvoyant
+from sovl_daemon.control.simulator.faults import Sensors
+from sovl_daemon.control.simulator.judges import TimedJudge, constant, garbage
+from sovl_daemon.control.simulator.measure import coming_peaks, measure
+from sovl_daemon.control.simulator.plant import CAPACITY, DOWN_S, Plant
+from sovl_daemon.control.simulator.run import Faults, Run, demand
+from sovl_daemon.control.simulator.scenario import HELD_OUT, TRAINING, Event, Scenario, draw
+from sovl_daemon.control.simulator.study import (
+    Policy,
+    fit_judge,
+    guarded,
+    live,
+    merged,
+    ours,
+    regret,
+    table,
+)
+
+FAMILIES = (*TRAINING, *HELD_OUT)
+NONE = Policy("none", lambda task, plant: Baseline(task))
+
+
+def plain(*events: Event, base: float = 40, cache: float = 0) -> Scenario:
+    return Scenario("plain", 0, base, 20, cache, 30, 0.0, tuple(events))
+
+
+# The plant
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_seed_draws_the_same_hour(family: str) -> None:
+    assert draw(family, 3) == draw(family, 3)
+    assert draw(family, 3) != draw(family, 4)
+    times = [event.time_s for event in draw(family, 3).events]
+    assert times == sorted(times)
+
+
+def test_an_unknown_family_is_refused() -> None:
+    with pytest.raises(ValueError, match="no such family; there are: steady"):
+        draw("sunny", 1)
+
+
+def test_conversations_grow_and_go() -> None:
+    plant = Plant(plain(Event(10, "arrive", 1, 0.1), Event(110, "leave", 1)))
+    plant.advance(60)
+    assert plant.kv() == pytest.approx(5)
+    assert plant.used() == pytest.approx(65)
+    plant.advance(111)
+    assert plant.kv() == pytest.approx(0)
+
+
+def test_running_out_is_found_between_two_looks() -> None:
+    spike = (Event(10, "slope", amount=50), Event(11, "slope", amount=-50))
+    plant = Plant(plain(*spike, Event(11.5, "drop", amount=50)))
+    plant.advance(200)
+    assert plant.ooms == [11]
+    assert plant.used() == pytest.approx(60)
+
+
+def test_a_killed_host_is_down_for_a_while_and_forgets() -> None:
+    plant = Plant(plain(Event(0, "leak", amount=1)))
+    plant.land("quantize_int8", True, 1.0)
+    plant.advance(60)
+    assert len(plant.ooms) == 1
+    assert plant.settings == set()
+    assert plant.used() == 40
+    plant.advance(plant.ooms[0] + DOWN_S)
+    assert plant.used() == 60
+
+
+def test_effects_are_delayed_and_undone() -> None:
+    plant = Plant(plain(Event(0, "arrive", 1, 0.1), cache=10))
+    plant.advance(100)
+    before = plant.used()
+    plant.land("quantize_int8", True, 2.0)
+    plant.advance(101)
+    assert plant.used() == pytest.approx(before + 0.1, abs=0.2)
+    plant.advance(102)
+    assert plant.weights() == 10
+    plant.land("quantize_int8", False, 0.0)
+    plant.land("limit_admission", True, 0.0)
+    plant.land("clear_caches", True, 0.0)
+    plant.land("shrink_context", True, 0.0)
+    plant.advance(102)
+    assert plant.weights() == 20
+    assert plant.cached() < 1.1
+    assert plant.kv() == pytest.approx(5.1)
+    plant.advance(400)
+    assert plant.cached() > 9
+
+
+def test_limited_admission_lets_nobody_in() -> None:
+    plant = Plant(plain(Event(10, "arrive", 1, 0.1), Event(20, "leave", 1)))
+    plant.land("limit_admission", True, 0.0)
+    plant.advance(50)
+    assert plant.kv() == 0
+
+
+def test_a_copy_has_the_same_future_and_does_not_disturb_it() -> None:
+    plant = Plant(draw("kv_growth", 0))
+    plant.advance(500)
+    copy = plant.copy()
+    copy.land("quantize_int8", True, 0.0)
+    copy.advance(3600)
+    twin = plant.copy()
+    twin.advance(3600)
+    plant.advance(3600)
+    assert (twin.used(), twin.ooms) == (plant.used(), plant.ooms)
+    assert plant.settings == set()
+
+
+def test_demand_has_no_end() -> None:
+    assert max(demand(draw("kv_growth", 0))) > CAPACITY
+
+
+# Runs
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_runs_are_deterministic_and_the_guard_is_no_worse_than_nobody(family: str) -> None:
+    scenario, guard = draw(family, 1), guarded("guard alone")
+    first, second = live(scenario, guard), live(scenario, guard)
+    assert first == second
+    assert len(first.ooms) <= len(live(scenario, NONE).ooms)
+
+
+def test_the_clairvoyant_is_a_bound() -> None:
+    for family in ("kv_growth", "tide"):
+        scenario = draw(family, 2)
+        wanted = demand(scenario)
+        best = measure(live(scenario, Policy("clairvoyant", Clairvoyant)), wanted)
+        for policy in (NONE, Policy("hysteresis", lambda task, plant: Hysteresis(task))):
+            assert best.cost_s <= measure(live(scenario, policy), wanted).cost_s
+
+
+def test_the_guard_hardly_flaps_where_a_threshold_does() -> None:
+    scenario = draw("kv_growth", 0)
+    wanted = demand(scenario)
+    naive = measure(live(scenario, Policy("threshold", lambda t, p: Threshold(t))), wanted)
+    ours_ = measure(live(scenario, guarded("guard", TimedJudge(constant(1.0)))), wanted)
+    assert naive.flaps > 50
+    assert ours_.flaps < 10
+
+
+def test_no_judge_however_broken_is_worse_than_its_absence_in_ooms() -> None:
+    for family in ("kv_growth", "tide"):
+        scenario = draw(family, 0)
+        alone = live(scenario, guarded("guard alone"))
+        for judge in (
+            TimedJudge(constant(0.0)),
+            TimedJudge(constant(1.0), (10.0, 30.0)),
+            TimedJudge(garbage(random.Random(1))),
+        ):
+            run = live(scenario, guarded("broken", judge))
+            assert run.trues == 0
+            assert len(run.ooms) <= len(alone.ooms)
+            # Waiting for an answer it samples more often, so the same moves come a little sooner.
+            assert [way for _, way in run.moves] == [way for _, way in alone.moves]
+
+
+@pytest.mark.parametrize("fault", ["nan", "frozen", "spiking", "clock"])
+def test_sensor_faults_do_not_move_a_calm_machine(fault: str) -> None:
+    scenario = draw("steady", 5)
+    run = live(scenario, guarded("g", TimedJudge(constant(1.0))), Faults(sensor=fault))  # type: ignore[arg-type]
+    assert run.moves == []
+
+
+def test_each_sensor_fault_shows() -> None:
+    for fault, shows in {
+        "nan": lambda s, last, t: math.isnan(s.memory),
+        "frozen": lambda s, last, t: s.memory == last,
+        "spiking": lambda s, last, t: s.memory > 95,
+        "clock": lambda s, last, t: s.taken_s < t,
+    }.items():
+        plant = Plant(plain())
+        sensors = Sensors(plant, 0.1, random.Random(1), fault)  # type: ignore[arg-type]
+        found, last = 0, 0.0
+        for t in range(3600):
+            sample = sensors.read(float(t))
+            found += shows(sample, last, t)
+            last = sample.memory
+        assert 0 < found < 1800, fault
+
+
+def test_an_action_that_lies_is_found_out_and_put_in_quarantine() -> None:
+    scenario = draw("kv_growth", 0)
+    honest = live(scenario, guarded("g"))
+    lied = live(scenario, guarded("g"), Faults(action="lies"))
+    assert honest.failures == honest.false_failures
+    assert 2 <= lied.failures - lied.false_failures <= 12  # in an hour, for the backoff doubles
+    assert "quantize_int8" not in lied.seconds
+
+
+# Measures
+
+
+def test_coming_peaks() -> None:
+    values = [random.Random(1).random() for _ in range(200)]
+    assert coming_peaks(values, 7) == [max(values[i : i + 8]) for i in range(200)]
+
+
+def test_measures_of_a_made_up_run() -> None:
+    run = Run(
+        ooms=[50.0],
+        moves=[(10, 1), (20, -1), (300, 1)],
+        degraded=[(10, 5.0), (100, 5.0)],
+        seconds={"quantize_int8": 10.0},
+        waits=[2.0, math.inf],
+        questions=3,
+    )
+    wanted = [95.0 if 80 <= second <= 90 else 50.0 for second in range(3601)]
+    found = measure(run, wanted)
+    assert (found.ooms, found.flaps, found.moves, found.degraded_s) == (1, 1, 3, 10)
+    assert found.needless_s == 10  # at 10 s the peak is further than a minute, at 100 s over
+    assert found.act_s == 31
+    assert found.cost_s == pytest.approx(300 + 6 + 3)
+
+
+def test_regret_is_zero_for_the_bound_and_one_for_nothing() -> None:
+    policies = [NONE, Policy("clairvoyant", Clairvoyant), guarded("guard alone")]
+    found = merged(table(policies, ("tide",), range(4)))
+    assert regret(found, "none").value == 1
+    assert regret(found, "clairvoyant").value == 0
+    assert regret(found, "guard alone").value > 0
+
+
+def test_a_fitted_judge_is_asked_and_answers() -> None:
+    judge = fit_judge(("kv_growth", "cache_lag"))
+    run = live(draw("tide", 0), ours(judge))
+    assert 0 < run.trues < run.questions
+
+
+def test_the_study_prints_its_tables(capsys: pytest.CaptureFixture[str]) -> None:
+    printed.main(["--seeds", "2", "--held-out", "--families"])
+    out = capsys.readouterr().out
+    for title in ("tide, 2 hours", "all of tide, leak_burst, storm", "garbage judge"):
+        assert title in out
+    with pytest.raises(SystemExit):
+        printed.main(["--seeds", "1"])
