@@ -75,7 +75,7 @@ class Inspector:
         self._low, self._high = metric.low, metric.high
         self._trend = Trend(gap_s=max(10.0, 3 * metric.fresh_s))
         self._last_s = -math.inf
-        self._value = math.nan
+        self._value = self._previous = self._before = math.nan
         self._same_since_s = 0.0
 
     def check(self, value: float | None, taken_s: float, now_s: float) -> Reading:
@@ -88,12 +88,20 @@ class Inspector:
         fault = self._fault(value, taken_s, now_s)
         if fault or value is None:
             return Reading(name, math.nan, taken_s, 0.0, fault)
-        return Reading(name, value, taken_s, 60.0 * self._trend.add(taken_s, value))
+        return Reading(name, value, taken_s, 60.0 * self._trend.add(taken_s, self._middle(value)))
+
+    def _middle(self, value: float) -> float:
+        """The median of the last three: one wild reading does not make a trend."""
+        a, b, self._before, self._previous = self._before, self._previous, self._previous, value
+        if a != a or b != b:  # not two before it yet
+            return value
+        return max(min(a, b), min(max(a, b), value))
 
     def jumped(self) -> None:
         """Forget times and trend: the clock jumped, and what was before cannot be compared."""
         self._trend.forget()
-        self._last_s, self._value = -math.inf, math.nan
+        self._last_s = -math.inf
+        self._value = self._previous = self._before = math.nan
 
     def _fault(self, value: float | None, taken_s: float, now_s: float) -> Fault:
         if value is None:

@@ -121,6 +121,21 @@ def test_a_tree_counts_its_children_for_real() -> None:
     assert exact_anonymous_bytes(process.pid) is None
 
 
+def test_children_are_looked_for_now_and_then() -> None:
+    now_s = 0.0
+    tree = ProcessTree({"me": os.getpid()}, clock=lambda: now_s)
+    before = tree.read()["me.processes"]
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    assert before is not None
+    now_s = 4.0
+    assert tree.read()["me.processes"] == before
+    now_s = 5.0
+    assert tree.read()["me.processes"] == before + 1
+    tree.watch("child", child.pid)
+    assert tree.read()["child.processes"] == 1
+    child.communicate()
+
+
 def test_file_backed_memory_is_not_anonymous() -> None:
     exact = exact_anonymous_bytes(os.getpid())
     assert exact is not None

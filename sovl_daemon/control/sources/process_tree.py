@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import psutil
@@ -10,6 +12,7 @@ import psutil
 from sovl_daemon.control.sources.source import Values
 
 PROC = Path("/proc")
+_LOOK_EVERY_S = 5.0
 
 
 class ProcessTree:
@@ -18,21 +21,42 @@ class ProcessTree:
     `roots` maps names to process ids, for example the hub's and the model host's. Anonymous memory
     is what the system has to find room for: resident memory also counts files such as
     memory-mapped weights, which it may drop at will. None for a process that has ended.
+
+    Looking for children walks all processes of the machine, so it is done every five seconds: a
+    new child counts that much later.
     """
 
-    def __init__(self, roots: Mapping[str, int], proc: Path = PROC) -> None:
-        self.roots = dict(roots)
+    def __init__(
+        self,
+        roots: Mapping[str, int],
+        proc: Path = PROC,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._roots = dict(roots)
         self._proc = proc
+        self._clock = clock
+        self._trees: dict[str, list[int]] = {}
+        self._looked_s = -math.inf
+
+    def watch(self, name: str, pid: int) -> None:
+        """Read this process by this name from now on."""
+        self._roots[name] = pid
+        self._looked_s = -math.inf
 
     def read(self) -> Values:
         """Sum each tree."""
+        now_s = self._clock()
+        if now_s - self._looked_s >= _LOOK_EVERY_S:
+            self._trees = {name: tree_of(pid) for name, pid in self._roots.items()}
+            self._looked_s = now_s
         values: dict[str, float | None] = {}
-        for name, pid in self.roots.items():
-            values.update(self._tree(name, pid))
+        for name, pids in self._trees.items():
+            values.update(self._tree(name, pids))
         return values
 
-    def _tree(self, name: str, root: int) -> Values:
-        found = [status for pid in tree_of(root) if (status := _status(self._proc, pid))]
+    def _tree(self, name: str, pids: list[int]) -> Values:
+        found = [status for pid in pids if (status := _status(self._proc, pid))]
         return {
             f"{name}.anonymous_bytes": _total(found, "RssAnon"),
             f"{name}.rss_bytes": _total(found, "VmRSS"),
