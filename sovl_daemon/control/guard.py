@@ -151,12 +151,17 @@ class _Watch:
         self._hard = math.inf if limit.hard is None else self._sign * limit.hard
         self._grey = self._hard if limit.grey is None else self._sign * limit.grey
         self._low = self._grey if limit.low is None else self._sign * limit.low
+        self._seen_s = -math.inf
         self.forget()
 
+    @property
+    def is_new(self) -> bool:
+        """Whether it has seen nothing at all yet."""
+        return self._seen_s == -math.inf
+
     def forget(self) -> None:
-        """Nothing was seen yet."""
+        """Nothing was seen of late."""
         self.hard_s = self.grey_s = self.low_s = math.inf  # since when; infinity for not crossed
-        self._seen_s = -math.inf
 
     def see(self, now_s: float, value: float) -> None:
         """Take a sound value."""
@@ -206,10 +211,13 @@ class Guard:
     def rule(self, now_s: float, readings: Mapping[str, Reading], degraded: bool) -> Ruling:
         """Rule on one round of readings; `degraded` says whether there is something to relax."""
         hot = grey = unsure = unread = None
-        all_low = True
+        known, all_low = False, True
         for watch in self._watches:
             limit = watch.limit
             reading = readings.get(limit.metric)
+            if reading is None and watch.is_new:
+                continue  # this machine has no such metric
+            known = True
             if reading is None or reading.fault:
                 watch.miss()
                 unread = unread or limit
@@ -232,6 +240,8 @@ class Guard:
             return Ruling("hold", "not yet" if crossed else "between", reading.name, reading.value)
         if unread is not None:
             return Ruling("hold", "no reading", unread.metric)
+        if not known:
+            return _UNREAD
         return self._relax(now_s, degraded) if all_low else _CALM
 
     def moved(self, now_s: float, direction: Literal["act", "relax"], forced: bool = False) -> None:
@@ -298,5 +308,6 @@ class Guard:
 
 
 _CALM = Ruling("hold", "calm")
+_UNREAD = Ruling("hold", "no reading")
 _NOTHING = Ruling("hold", "nothing to relax")
 _RELAX = Ruling("relax", "all low")

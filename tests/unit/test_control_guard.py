@@ -68,6 +68,14 @@ def test_an_unread_metric_is_never_taken_for_low() -> None:
     assert rule(guard, 60, 12, degraded=True).kind == "hold"
 
 
+def test_a_metric_that_this_machine_lacks_is_no_obstacle() -> None:
+    guard = Guard([LIMIT, Limit("pressure", hard=40, low=2)], PACE)
+    found = [guard.rule(t, readings(60), True).kind for t in range(12)]
+    assert found[-1] == "relax"
+    assert guard.rule(13, {}, True).cause == "no reading"
+    assert Guard([LIMIT], PACE).rule(0, {}, True).cause == "no reading"
+
+
 def test_what_was_seen_before_a_long_blindness_is_forgotten() -> None:
     guard = Guard([LIMIT], PACE)
     rule(guard, 80, 0)

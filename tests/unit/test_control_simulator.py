@@ -2,13 +2,14 @@
 
 import math
 import random
+from collections.abc import Callable
 
 import pytest
 
 from sovl_daemon.control.simulator import __main__ as printed
 from sovl_daemon.control.simulator.baselines import Baseline, Hysteresis, Threshold
 from sovl_daemon.control.simulator.clairvoyant import Clairvoyant
-from sovl_daemon.control.simulator.faults import Sensors
+from sovl_daemon.control.simulator.faults import Sample, SensorFault, Sensors
 from sovl_daemon.control.simulator.judges import TimedJudge, constant, garbage
 from sovl_daemon.control.simulator.measure import coming_peaks, measure
 from sovl_daemon.control.simulator.plant import CAPACITY, DOWN_S, Plant
@@ -174,21 +175,23 @@ def test_sensor_faults_do_not_move_a_calm_machine(fault: str) -> None:
     assert run.moves == []
 
 
-def test_each_sensor_fault_shows() -> None:
-    for fault, shows in {
-        "nan": lambda s, last, t: math.isnan(s.memory),
-        "frozen": lambda s, last, t: s.memory == last,
-        "spiking": lambda s, last, t: s.memory > 95,
-        "clock": lambda s, last, t: s.taken_s < t,
-    }.items():
-        plant = Plant(plain())
-        sensors = Sensors(plant, 0.1, random.Random(1), fault)  # type: ignore[arg-type]
-        found, last = 0, 0.0
-        for t in range(3600):
-            sample = sensors.read(float(t))
-            found += shows(sample, last, t)
-            last = sample.memory
-        assert 0 < found < 1800, fault
+SHOWS: dict[SensorFault, Callable[[Sample, float, float], bool]] = {
+    "nan": lambda sample, last, now_s: math.isnan(sample.memory),
+    "frozen": lambda sample, last, now_s: sample.memory == last,
+    "spiking": lambda sample, last, now_s: sample.memory > 95,
+    "clock": lambda sample, last, now_s: sample.taken_s < now_s,
+}
+
+
+@pytest.mark.parametrize("fault", SHOWS)
+def test_each_sensor_fault_shows_now_and_then(fault: SensorFault) -> None:
+    sensors = Sensors(Plant(plain()), 0.1, random.Random(1), fault)
+    found, last = 0, 0.0
+    for second in range(3600):
+        sample = sensors.read(float(second))
+        found += SHOWS[fault](sample, last, float(second))
+        last = sample.memory
+    assert 0 < found < 1800
 
 
 def test_an_action_that_lies_is_found_out_and_put_in_quarantine() -> None:

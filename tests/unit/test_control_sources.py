@@ -203,8 +203,14 @@ class Nvml:
         return self._ask(card, "milliwatts")
 
 
-SMALL = {"used": 4 << 30, "total": 8 << 30, "gpu": 37, "temperature": 61, "milliwatts": 120_500}
-LARGE = {"used": 72 << 30, "total": 80 << 30, "gpu": 12, "temperature": 48}
+SMALL: dict[str, float] = {
+    "used": 4 << 30,
+    "total": 8 << 30,
+    "gpu": 37,
+    "temperature": 61,
+    "milliwatts": 120_500,
+}
+LARGE: dict[str, float] = {"used": 72 << 30, "total": 80 << 30, "gpu": 12, "temperature": 48}
 
 
 @pytest.mark.parametrize("cards", [None, []])

@@ -1,0 +1,104 @@
+"""One round of sampling: every source is read, each reading checked by its task's rules."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+
+from sovl_daemon.control.metric import Clock, Inspector, Reading
+from sovl_daemon.control.sampling import sampling_interval_s
+from sovl_daemon.control.sources.gauges import Gauges
+from sovl_daemon.control.sources.source import Source
+from sovl_daemon.control.stability import StabilityScore
+from sovl_daemon.control.task import Task
+
+STABILITY = "stability.score"
+PRESSURE = "pressure.memory"
+
+Readings = Mapping[str, Reading]
+
+
+class Sampler:
+    """Reads sources and gauges for some tasks, and knows when to look again.
+
+    A metric that was never there, such as a GPU's on a machine without one, is left out; one that
+    was and is no more is a reading with a fault.
+    """
+
+    def __init__(self, tasks: Iterable[Task], sources: Sequence[Source], gauges: Gauges) -> None:
+        self._tasks = tuple(tasks)
+        self._sources = sources
+        self._gauges = gauges
+        self._clock = Clock()
+        self._inspectors = {
+            task.name: [Inspector(described.metric) for described in task.metrics]
+            for task in self._tasks
+        }
+        self._scores = {
+            task.name: StabilityScore(described.metric for described in task.metrics)
+            for task in self._tasks
+        }
+        self._known: set[str] = {STABILITY}
+
+    def sample(self, now_s: float, wall_s: float) -> dict[str, Readings]:
+        """Read everything once and return the readings of each task, by the task's name.
+
+        `now_s` is on the monotonic clock, `wall_s` seconds since the epoch. After a jump of the
+        wall clock, or a sleep of the machine, this round says so and the next begins anew.
+        """
+        values: dict[str, float | None] = {}
+        for source in self._sources:
+            values.update(source.read())
+        values.update(self._gauges.read())
+        self._known.update(name for name, value in values.items() if value is not None)
+        jumped = self._clock.jump_s(now_s, wall_s) != 0.0
+        return {name: self._check(name, values, now_s, jumped) for name in self._inspectors}
+
+    def acted(self, task: str, now_s: float) -> None:
+        """Count an intervention; a task is less stable for it."""
+        self._scores[task].acted(now_s)
+
+    def interval_s(self, readings: Mapping[str, Readings], *, verifying: bool = False) -> float:
+        """How long to wait for the next round, in seconds."""
+        rooms = [_headroom(task, readings[task.name]) for task in self._tasks]
+        stalls = (each[PRESSURE] for each in readings.values() if PRESSURE in each)
+        stalled = max((each.value for each in stalls if not each.fault), default=0.0)
+        return sampling_interval_s(min(rooms, default=1.0), stalled, verifying=verifying)
+
+    def _check(
+        self, task: str, values: Mapping[str, float | None], now_s: float, jumped: bool
+    ) -> Readings:
+        found = {}
+        for inspector in self._inspectors[task]:
+            name = inspector.metric.name
+            if name not in self._known:
+                continue
+            if jumped:
+                inspector.jumped()
+                found[name] = Reading(name, math.nan, now_s, 0.0, "clock jump")
+            elif name == STABILITY:
+                found[name] = inspector.check(self._scores[task].value(now_s), now_s, now_s)
+            else:
+                found[name] = inspector.check(values.get(name), self._taken_s(name, now_s), now_s)
+        self._scores[task].add(now_s, [each for each in found.values() if each.name != STABILITY])
+        return found
+
+    def _taken_s(self, name: str, now_s: float) -> float:
+        """When a value was taken: a gauge's own time, a source's is now."""
+        taken_s = self._gauges.taken_s(name)
+        return now_s if taken_s == -math.inf else taken_s
+
+
+def _headroom(task: Task, readings: Readings) -> float:
+    """The smallest distance to a hard limit, as a share of the scale; 0 where one is unread."""
+    spans = {described.metric.name: described.metric.span for described in task.metrics}
+    rooms = [
+        0.0
+        if reading.fault
+        else abs(limit.hard - reading.value) / spans[limit.metric]
+        if (reading.value < limit.hard) is limit.high_is_bad
+        else 0.0
+        for limit in task.limits
+        if limit.hard is not None and (reading := readings.get(limit.metric)) is not None
+    ]
+    return min(rooms, default=1.0)

@@ -1,0 +1,86 @@
+"""A round of samples: each task gets its own readings, checked."""
+
+import time
+from pathlib import Path
+
+from sovl_daemon.control.diagnosis import diagnose
+from sovl_daemon.control.sampler import STABILITY, Sampler
+from sovl_daemon.control.sources.gauges import Gauges
+from sovl_daemon.control.sources.gpu import Gpus
+from sovl_daemon.control.sources.machine import Machine
+from sovl_daemon.control.sources.pressure import Pressure
+from sovl_daemon.control.sources.source import Values
+from sovl_daemon.control.task import load_tasks
+from tests.control import MEMORY
+
+
+class Fixed:
+    """A source that says what it is told."""
+
+    def __init__(self, values: Values) -> None:
+        self.values = values
+
+    def read(self) -> Values:
+        return self.values
+
+
+def sampler(source: Fixed, gauges: Gauges | None = None) -> Sampler:
+    return Sampler(load_tasks().values(), [source], gauges or Gauges())
+
+
+def test_the_machine_for_real(tmp_path: Path) -> None:
+    tasks = load_tasks()
+    real = Sampler(tasks.values(), [Machine(tmp_path), Pressure(), Gpus()], Gauges())
+    for n in range(3):
+        found = real.sample(time.monotonic() + n, time.time() + n)
+    assert found["memory"][MEMORY].fault == ""
+    assert found["memory"][STABILITY].value > 0.5
+    assert set(found) == set(tasks)
+    assert 0.1 <= real.interval_s(found) <= 1
+    merged = {name: reading for each in found.values() for name, reading in each.items()}
+    assert diagnose(tasks.values(), merged).findings
+
+
+def test_what_was_never_there_is_left_out_and_what_is_gone_is_a_fault() -> None:
+    source = Fixed({MEMORY: 50.0, "pressure.memory": None})
+    one = sampler(source)
+    assert set(one.sample(0, 1000)["memory"]) == {MEMORY, STABILITY}
+    source.values = {}
+    assert one.sample(1, 1001)["memory"][MEMORY].fault == "missing"
+
+
+def test_a_gauge_grows_stale_by_its_own_time() -> None:
+    gauges = Gauges()
+    one = sampler(Fixed({}), gauges)
+    gauges.give("queue.depth", 3, 0.0)
+    assert one.sample(2, 1002)["latency"]["queue.depth"].fault == ""
+    assert one.sample(4, 1004)["latency"]["queue.depth"].fault == "stale"
+    gauges.withdraw("queue.depth")
+    assert one.sample(5, 1005)["latency"]["queue.depth"].fault == "missing"
+
+
+def test_a_jump_of_the_wall_clock_marks_the_round_and_no_more() -> None:
+    source = Fixed({MEMORY: 50.0})
+    one = sampler(source)
+    walls = (1000.0, 1001.0, 5000.0, 5001.0)
+    found = [one.sample(float(n), wall)["memory"][MEMORY] for n, wall in enumerate(walls)]
+    assert [each.fault for each in found] == ["", "", "clock jump", ""]
+
+
+def test_it_looks_often_near_a_limit_or_blind() -> None:
+    source = Fixed({MEMORY: 50.0, "pressure.memory": 0.0})
+    one = sampler(source)
+    intervals = []
+    for n, memory in enumerate((50.0, 90.0, 95.0, float("nan"))):
+        source.values = {MEMORY: memory, "pressure.memory": 0.0}
+        intervals.append(round(one.interval_s(one.sample(float(n), 1000.0 + n)), 3))
+    assert intervals == [1, 0.2, 0.1, 0.1]
+    source.values = {MEMORY: 50.0, "pressure.memory": 12.0}
+    assert one.interval_s(one.sample(5.0, 1005.0)) == 0.1
+
+
+def test_interventions_lower_the_stability_of_their_task() -> None:
+    one = sampler(Fixed({MEMORY: 50.0, "cpu.percent": 5.0}))
+    one.sample(0, 1000)
+    one.acted("memory", 0.5)
+    assert one.sample(1, 1001)["memory"][STABILITY].value < 1
