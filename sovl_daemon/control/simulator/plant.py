@@ -65,6 +65,7 @@ class Plant:
         self._conversations: dict[int, tuple[float, float]] = {}
         self._cache_at, self._cached = 0.0, 0.0
         self._up = True
+        self._known, self._known_s = 0.0, math.nan
         self.now_s = 0.0
         self.settings: set[str] = set()
         self.ooms: list[float] = []
@@ -85,6 +86,11 @@ class Plant:
 
     def used(self) -> float:
         """Memory in use now, in percent of the capacity."""
+        if self._known_s != self.now_s:  # asked several times a sample
+            self._known, self._known_s = self._sum(), self.now_s
+        return self._known
+
+    def _sum(self) -> float:
         now_s = self.now_s
         others = self._others
         total = others.at + others.slope * now_s
@@ -162,6 +168,7 @@ class Plant:
             self._die()
 
     def _die(self) -> None:
+        self._known_s = math.nan
         self.ooms.append(self.now_s)
         self._up = False
         self._leak, self._kv = _Line(), _Line()
@@ -171,6 +178,7 @@ class Plant:
         self.land("restart", True, DOWN_S)
 
     def _take_effect(self, landing: _Landing) -> None:
+        self._known_s = math.nan
         if landing.what == "restart":
             self._up, self._cache_at, self._cached = True, self.now_s, 0.0
         elif landing.what == "clear_caches" and landing.on:
@@ -181,6 +189,7 @@ class Plant:
             self.settings.discard(landing.what)
 
     def _happen(self, event: Event) -> None:
+        self._known_s = math.nan
         kind = event.kind
         if kind == "arrive":
             self._arrive(event)
