@@ -4,13 +4,13 @@ The positions before are never steered, and the layers below the first steered o
 nothing there depends on what learns: it is computed without gradients, and once where it is kept.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from sovl_daemon.engine.lean_batch import Seen, linear, places, through
+from sovl_daemon.engine.lean_batch import Seen, linear, places, survey, through
 from sovl_daemon.engine.llama import Llama
 from sovl_daemon.engine.model import LoadedModel
 from sovl_daemon.engine.sample import Ids
@@ -28,7 +28,7 @@ class BasePass(Protocol):
     answer but the last, (B, A, hidden), padded behind.
     """
 
-    def plain(self, turns: Sequence[Turn]) -> torch.Tensor:
+    def plain(self, turns: Sequence[Turn], common: int) -> torch.Tensor:
         """Return the hidden states of the base alone, without gradients."""
 
     def steered(self, turns: Sequence[Turn], common: int, steer: Steer) -> torch.Tensor:
@@ -53,29 +53,31 @@ class LeanBasePass:
         self._layers = tuple(sorted(layers))
         self._store = store
 
-    def plain(self, turns: Sequence[Turn]) -> torch.Tensor:
+    @torch.no_grad()
+    def plain(self, turns: Sequence[Turn], common: int) -> torch.Tensor:
         """Return the hidden states of the base alone, without gradients."""
-        kept = [self._store.get(("plain", *turn), lambda turn=turn: self._whole(turn)) for turn in turns]
-        return pad_sequence(kept, True)
+        end = len(self._lean.blocks)
+
+        def read(chosen: list[int]) -> Iterator[torch.Tensor]:
+            some = [turns[place] for place in chosen]
+            found = survey(self._lean, [_ids(turn) for turn in some], common, (end,), end)
+            for (prompt, _), (kept, _) in zip(some, found, strict=True):
+                yield self._norm(kept[end][len(prompt) - 1 - common :])
+
+        return pad_sequence(self._store.get([("plain", *turn) for turn in turns], read), True)
 
     def steered(self, turns: Sequence[Turn], common: int, steer: Steer) -> torch.Tensor:
         """Return the hidden states; the first `common` tokens of all prompts are the same."""
-        shared = self._shared(turns[0][0][:common])
-        kept = [
-            self._store.get(("steered", common, *turn), lambda turn=turn: self._before(turn, common))
-            for turn in turns
-        ]
-        x = pad_sequence([each[0].float() for each in kept], True)
-        starts = [len(prompt) - 1 for prompt, _ in turns]
-        own = max(starts) - common
-        at = places(self._lean, starts, x.shape[1], common + own)
+        kept = self._before(turns, common)
         first = self._layers[0]
+        x = pad_sequence([each[0].float() for each in kept], True)
         x = x + steer(first, x)
-        past = pad_sequence([each[1].permute(2, 0, 1, 3) for each in kept], True)  # (B, P, L, 2h, d)
-        past = past.permute(2, 0, 3, 1, 4)  # (L, B, 2 * kv_heads, P, size)
+        starts = [len(prompt) - 1 for prompt, _ in turns]
+        at = places(self._lean, starts, x.shape[1], max(starts))
+        shared, past = self._shared(turns[0][0][:common]), _stacked([each[1] for each in kept])
         for index, block in enumerate(self._lean.blocks[first + 1 :]):
             seen = Seen(*past[index].chunk(2, 1))
-            x, _ = through(block, x, at, [*(each[index] for each in shared), seen])
+            x, _ = through(block, x, at, [*shared[index : index + 1], seen])
             if block.index in self._layers:
                 x = x + steer(block.index, x)
         return self._norm(x)
@@ -85,47 +87,36 @@ class LeanBasePass:
         return linear(self._lean.head, hidden, {}).float()
 
     @torch.no_grad()
-    def _whole(self, turn: Turn) -> torch.Tensor:
-        prompt, answer = turn
-        ids = prompt + answer[:-1]
-        x = self._lean.embed(ids)[None].float()
-        at = places(self._lean, [0], len(ids), 0)
-        for block in self._lean.blocks:
-            x, _ = through(block, x, at)
-        return self._norm(x[0, len(prompt) - 1 :])
-
-    @torch.no_grad()
-    def _shared(self, common: Ids) -> list[list[Seen]]:
+    def _shared(self, common: Ids) -> list[Seen]:
         """Keys and values of what all begin with, by layer after the first steered one."""
         if not common:
             return []
-        parts = self._store.get(("shared", common), lambda: self._read(common)[1])
-        return [[Seen(*part.chunk(2, 0)) for part in parts]]
+        first = self._layers[0] + 1
+
+        def read(_: list[int]) -> Iterator[torch.Tensor]:
+            return (past for _, past in survey(self._lean, [common], 0, (), first))
+
+        (past,) = self._store.get([("shared", common)], read)
+        return [Seen(*part[None].chunk(2, 1)) for part in past]
 
     @torch.no_grad()
-    def _before(self, turn: Turn, common: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """What comes out of the first steered layer from the prompt's end on, and the past.
+    def _before(
+        self, turns: Sequence[Turn], common: int
+    ) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """What comes out of the first steered layer from each prompt's end on, and the past.
 
         The past are keys and values (layers, 2 * kv_heads, P, size) of the rest of the prompt.
         """
-        prompt, answer = turn
-        x, past = self._read(prompt + answer[:-1], len(prompt) - 1)
-        return x[len(prompt) - 1 :].clone(), past[:, :, common:].clone()
+        first = self._layers[0] + 1
 
-    def _read(self, ids: Ids, keep: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-        """Read `ids`; keep the keys and values of the first `keep` of them."""
-        dtype = self._lean.norm.weight.dtype
-        x = self._lean.embed(ids)[None].float()
-        at = places(self._lean, [0], len(ids), 0)
-        behind, past = x, []
-        for block in self._lean.blocks:
-            x, new = through(block, x, at)
-            if block.index == self._layers[0]:
-                behind = x
-            if block.index > self._layers[0]:
-                past.append(torch.cat((new.keys[0, :, :keep], new.values[0, :, :keep])))
-        like = x.new_empty(0, 2, len(ids[:keep]), 1)
-        return behind[0].to(dtype), torch.stack(past) if past else like
+        def read(chosen: list[int]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+            some = [turns[place] for place in chosen]
+            found = survey(self._lean, [_ids(turn) for turn in some], common, (first,), first)
+            for (prompt, _), (kept, past) in zip(some, found, strict=True):
+                start = len(prompt) - 1 - common
+                yield kept[first][start:].clone(), past[:, :, :start].clone()
+
+        return self._store.get([("steered", common, *turn) for turn in turns], read)
 
     def _norm(self, x: torch.Tensor) -> torch.Tensor:
         rows = x.reshape(-1, x.shape[-1]).to(self._lean.norm.weight.dtype)
@@ -139,8 +130,9 @@ class NetworkBasePass:
         self._base = base
         self._layers = tuple(layers)
 
-    def plain(self, turns: Sequence[Turn]) -> torch.Tensor:
+    def plain(self, turns: Sequence[Turn], common: int) -> torch.Tensor:
         """Return the hidden states of the base alone, without gradients."""
+        del common
         with torch.no_grad():
             return self._run(turns)
 
@@ -197,3 +189,14 @@ def _hook(
 
 def _gathered(x: torch.Tensor, tails: torch.Tensor) -> torch.Tensor:
     return x.gather(1, tails[..., None].expand(*tails.shape, x.shape[-1]))
+
+
+def _ids(turn: Turn) -> Ids:
+    prompt, answer = turn
+    return prompt + answer[:-1]
+
+
+def _stacked(pasts: Sequence[torch.Tensor]) -> torch.Tensor:
+    """(L, H, P, size) of each sequence as (L, B, H, P, size), padded behind."""
+    padded = pad_sequence([each.permute(2, 0, 1, 3) for each in pasts], True)  # (B, P, L, H, size)
+    return padded.permute(2, 0, 3, 1, 4)

@@ -6,7 +6,7 @@ weights in memory. Frozen matrices multiply in the base's 16-bit format; the hid
 every block adds, stay float32.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -112,15 +112,25 @@ def _attention(
     q, k, v = qkv.split([heads.queries, heads.keys, heads.keys], 1)
     new = Seen(k, v)
     keys, values = joined([*seen, new], count)
-    group = heads.queries // heads.keys
-    out = functional.scaled_dot_product_attention(
-        q,
-        keys.repeat_interleave(group, 1),
-        values.repeat_interleave(group, 1),
-        attn_mask=at.mask,
-        scale=heads.scale,
-    )
+    out = _attend(q, keys, values, at.mask, heads.scale)
     return out.transpose(1, 2).reshape(len(rows), -1), new
+
+
+def _attend(
+    q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor, scale: float
+) -> torch.Tensor:
+    """Attention of (B, heads, R, size), written out.
+
+    With so few rows a sequence, torch's fused kernel takes ten times as long to go backward on a
+    CPU. Queries that share keys are rows of one head.
+    """
+    count, heads, rows, size = q.shape
+    group = heads // keys.shape[1]
+    grouped = q.reshape(count, -1, group * rows, size).float()
+    scores = grouped @ keys.float().transpose(-1, -2) * scale
+    scores = scores.masked_fill(~mask.repeat(1, 1, group, 1), -torch.inf)
+    out = scores.softmax(-1) @ values.float()
+    return out.view(q.shape).to(q.dtype)
 
 
 def joined(parts: Sequence[Seen], count: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -162,3 +172,43 @@ class _FrozenLinear(torch.autograd.Function):  # type: ignore[misc] # torch is u
     def backward(ctx: Any, *grads: torch.Tensor) -> Any:
         (grad,) = grads
         return grad @ ctx.weight.to(grad.dtype), None
+
+
+def survey(
+    lean: Llama, turns: Sequence[Sequence[int]], common: int, layers: Collection[int], past: int
+) -> Iterator[tuple[dict[int, torch.Tensor], torch.Tensor]]:
+    """Read token ids without gradients, whose first `common` are the same; yield what is kept.
+
+    For each sequence: the hidden states (T - common, hidden) before each of `layers`, by its
+    index, in the base's format, and the keys and values (L, 2 * kv_heads, T - common, size) in the
+    layers from `past` on. The number of layers, as an index, stands for behind the last.
+    """
+    dtype, end = lean.norm.weight.dtype, len(lean.blocks)
+    rest = [ids[common:] for ids in turns]
+    most = max(map(len, rest))
+    x = lean.embed(_padded(rest, most)).float().view(len(turns), most, -1)
+    shared = lean.embed(turns[0][:common])[None].float() if common else x[:1, :0]
+    at = places(lean, [common] * len(turns), most, common)
+    first = places(lean, [0], common, 0) if common else None
+    kept, seen = {}, []
+    last = end if past < end else max(layers)
+    for block in lean.blocks[:last]:
+        if block.index in layers:
+            kept[block.index] = x.to(dtype)
+        before: tuple[Seen, ...] = ()
+        if first is not None:
+            shared, one = through(block, shared, first)
+            before = (one,)
+        x, new = through(block, x, at, before)
+        if block.index >= past:
+            seen.append(torch.cat((new.keys, new.values), 1))
+    if last in layers:
+        kept[last] = x.to(dtype)
+    whole = torch.stack(seen, 1) if seen else x.new_empty(len(turns), 0, 2, most, 1)
+    for index, ids in enumerate(rest):
+        hidden = {layer: each[index, : len(ids)].clone() for layer, each in kept.items()}
+        yield hidden, whole[index, :, :, : len(ids)].clone()
+
+
+def _padded(sequences: Sequence[Sequence[int]], length: int) -> list[int]:
+    return [id_ for each in sequences for id_ in (*each, *[0] * (length - len(each)))]

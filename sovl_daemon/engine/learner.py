@@ -181,13 +181,17 @@ class Learner:
         """Return the steered hidden states (B, A, hidden), and which of them are of an answer."""
         prompts = [sample.prompt for sample in samples]
         turns = [(sample.prompt, sample.answer) for sample in samples]
-        common = len(self._common)
-        if not all(len(p) > common and p[:common] == self._common for p in prompts):
-            common = 0
+        common = self._shared_by(prompts)
         memory = self._scaffold.read(prompts, common, dropout=dropout)
         hidden = self._base.steered(turns, common, partial(self._steer, memory))
         lengths = torch.tensor([len(sample.answer) for sample in samples], device=hidden.device)
         return hidden, torch.arange(hidden.shape[1], device=hidden.device) < lengths[:, None]
+
+    def _shared_by(self, prompts: Sequence[Ids]) -> int:
+        """Return the length of `common` if all prompts begin so, else 0."""
+        common = self._common
+        begin = all(len(p) > len(common) and p[: len(common)] == common for p in prompts)
+        return len(common) if begin else 0
 
     def _steer(self, memory: Memory, layer: int, x: torch.Tensor) -> torch.Tensor:
         return memory.added(self.candidate.attentions[layer], x) * self._weights[layer]
@@ -198,7 +202,8 @@ class Learner:
         """KL(base given the teacher's prompt || fused) of each token."""
         with torch.no_grad():
             turns = [(sample.teacher or (), sample.answer) for sample in samples]
-            wanted = self._base.head(self._base.plain(turns)[real]).log_softmax(-1)
+            common = self._shared_by([prompt for prompt, _ in turns])
+            wanted = self._base.head(self._base.plain(turns, common)[real]).log_softmax(-1)
         found = logits.log_softmax(-1)
         return functional.kl_div(found, wanted, log_target=True, reduction="none").sum(-1)
 

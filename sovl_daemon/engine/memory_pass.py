@@ -1,6 +1,6 @@
 """The scaffold's memory of a batch of prompts, with gradients to its adapters."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -11,12 +11,14 @@ from torch.nn import functional
 from sovl_daemon.engine.candidate import Candidate
 from sovl_daemon.engine.cross_attention import CrossAttention
 from sovl_daemon.engine.fusion import Fusion
-from sovl_daemon.engine.lean_batch import Adapters, LowRank, Places, places, through
+from sovl_daemon.engine.lean_batch import Adapters, LowRank, places, survey, through
 from sovl_daemon.engine.llama import Llama
 from sovl_daemon.engine.lora import ADAPTER, lora_layers
 from sovl_daemon.engine.sample import Ids
 from sovl_daemon.engine.scaffold import AdaptedSlot, LeanScaffold
 from sovl_daemon.engine.store import Store
+
+_NEVER = 1 << 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +81,7 @@ class LeanMemoryPass:
 
     def read(self, prompts: Sequence[Ids], common: int, *, dropout: bool) -> Memory:
         """Read prompts, whose first `common` tokens are the same."""
-        before = [self._store.get(("read", p), lambda p=p: self._below(p)) for p in prompts]
-        shared = before[0][None, :common].float()
-        x = torch.nn.utils.rnn.pad_sequence([each[common:].float() for each in before], True)
+        shared, x = self._below(prompts, common)
         adapters = low_rank(self._scaffold, self._candidate, dropout=dropout)
         at = places(self._lean, [common] * len(prompts), x.shape[1], common)
         first = places(self._lean, [0], common, 0) if common else None
@@ -93,13 +93,25 @@ class LeanMemoryPass:
             x, _ = through(block, x, at, seen, adapters)
         return Memory(self._norm(shared[0]), self._norm(x), _bias(prompts, x))
 
-    def _below(self, prompt: Ids) -> torch.Tensor:
-        with torch.no_grad():
-            x = self._lean.embed(prompt)[None].float()
-            at = places(self._lean, [0], len(prompt), 0)
-            for block in self._lean.blocks[: self._first]:
-                x, _ = through(block, x, at)
-        return x[0].to(self._lean.norm.weight.dtype)
+    @torch.no_grad()
+    def _below(self, prompts: Sequence[Ids], common: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """What the first adapted block reads: of what all begin with, and of the rest, padded."""
+        first = self._first
+
+        def read(places: list[int]) -> Iterator[torch.Tensor]:
+            chosen = [prompts[place] for place in places]
+            return (kept[first] for kept, _ in survey(self._lean, chosen, common, (first,), _NEVER))
+
+        def read_common(_: list[int]) -> Iterator[torch.Tensor]:
+            start = [prompts[0][:common]]
+            return (kept[first] for kept, _ in survey(self._lean, start, 0, (first,), _NEVER))
+
+        rest = self._store.get([("read", common, prompt) for prompt in prompts], read)
+        x = torch.nn.utils.rnn.pad_sequence([each.float() for each in rest], True)
+        if not common:
+            return x[:1, :0], x
+        (shared,) = self._store.get([("read", prompts[0][:common])], read_common)
+        return shared[None].float(), x
 
     def _norm(self, x: torch.Tensor) -> torch.Tensor:
         rows = x.reshape(-1, x.shape[-1]).to(self._lean.norm.weight.dtype)

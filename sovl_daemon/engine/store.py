@@ -1,6 +1,6 @@
 """Tensors that are the same whenever they are computed, kept as far as a budget goes."""
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -14,16 +14,24 @@ class Store:
         self.nbytes = 0
         self._kept: dict[Hashable, Any] = {}
 
-    def get(self, key: Hashable, make: Callable[[], Any]) -> Any:
-        """Return the tensor, or tuple of tensors, of `key`, made by `make` if it is not there."""
-        if key in self._kept:
-            return self._kept[key]
-        made = make()
-        size = sum(map(_nbytes, made if isinstance(made, tuple) else (made,)))
-        if self.nbytes + size <= self.limit:
-            self._kept[key] = made
+    def get(
+        self, keys: Sequence[Hashable], make: Callable[[list[int]], Iterable[Any]]
+    ) -> list[Any]:
+        """Return the tensor, or tuple of tensors, of each key.
+
+        `make` is given the places of those that are not there, and makes them in order.
+        """
+        missing = [place for place, key in enumerate(keys) if key not in self._kept]
+        made = dict(zip(missing, make(missing), strict=True)) if missing else {}
+        for place, value in made.items():
+            self._keep(keys[place], value)
+        return [made[p] if p in made else self._kept[key] for p, key in enumerate(keys)]
+
+    def _keep(self, key: Hashable, value: Any) -> None:
+        size = sum(map(_nbytes, value if isinstance(value, tuple) else (value,)))
+        if key not in self._kept and self.nbytes + size <= self.limit:
+            self._kept[key] = value
             self.nbytes += size
-        return made
 
     def clear(self) -> None:
         """Forget everything."""
