@@ -20,6 +20,10 @@ from sovl_daemon.engine.scaffold import AdaptedSlot
 from sovl_daemon.engine.slot import Slot
 from sovl_daemon.engine.span import Span
 
+# oneDNN compiles its 16-bit kernels anew for each number of rows, which takes seconds for all the
+# matrices of a model: numbers are rounded up to a multiple of _FEW, above _MANY of _MANY.
+_FEW, _MANY = 16, 64
+
 
 @dataclass(frozen=True, slots=True)
 class LowRank:
@@ -154,6 +158,13 @@ def linear(slot: Slot | AdaptedSlot, x: torch.Tensor, adapters: Adapters) -> tor
 
 
 def _frozen(slot: Slot, x: torch.Tensor) -> torch.Tensor:
+    count = len(x)
+    if x.dtype != torch.float32:
+        x = functional.pad(x, (0, 0, 0, -count % (_FEW if count <= _MANY else _MANY)))
+    return _product(slot, x)[:count]
+
+
+def _product(slot: Slot, x: torch.Tensor) -> torch.Tensor:
     if isinstance(slot.matrix, PlainMatrix):
         return functional.linear(x, slot.matrix.weight)
     parts: list[torch.Tensor] = [_FrozenLinear.apply(x, each.weight) for each in slot.modules]
