@@ -1,15 +1,18 @@
 """Invented facts of several kinds: how they are told, and how one may ask for them."""
 
 import random
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-_STARTS = "Zor Miv Tal Bren Kel Dor Vash Lum Fen Gor Hal Jin Kor Lav Mor Nes Ost Pel Quil Rud".split()
-_MIDDLES = "a e i o u ar el in or un".split()
-_ENDS = "land via dor mek ta ris vane lin gar sund tova bek nia stad rell".split()
-_FIRST = "Anika Bram Celia Dario Edda Finn Greta Hugo Ilse Jonas Kira Lars Mona Nils Olga Pavel Rosa Sven Tessa Ugo Vera Wim Xenia Yara Zeno".split()  # noqa: E501
-_COLORS = "teal crimson amber violet turquoise maroon silver indigo beige olive scarlet lavender".split()
-_JOBS = "baker|welder|dentist|pilot|librarian|beekeeper|plumber|violinist|geologist|tailor|surgeon|carpenter".split("|")
-_FOODS = "lentil soup|plum cake|grilled trout|onion pie|rice pudding|pumpkin bread|beet salad|mushroom stew|apple strudel|cheese dumplings|fig jam|corn chowder".split("|")
+_STARTS = (
+    ["Zor", "Miv", "Tal", "Bren", "Kel", "Dor", "Vash", "Lum", "Fen", "Gor", "Hal", "Jin", "Kor", "Lav", "Mor", "Nes", "Ost", "Pel", "Quil", "Rud"]
+)
+_MIDDLES = ["a", "e", "i", "o", "u", "ar", "el", "in", "or", "un"]
+_ENDS = ["land", "via", "dor", "mek", "ta", "ris", "vane", "lin", "gar", "sund", "tova", "bek", "nia", "stad", "rell"]
+_FIRST = ["Anika", "Bram", "Celia", "Dario", "Edda", "Finn", "Greta", "Hugo", "Ilse", "Jonas", "Kira", "Lars", "Mona", "Nils", "Olga", "Pavel", "Rosa", "Sven", "Tessa", "Ugo", "Vera", "Wim", "Xenia", "Yara", "Zeno"]
+_COLORS = ["teal", "crimson", "amber", "violet", "turquoise", "maroon", "silver", "indigo", "beige", "olive", "scarlet", "lavender"]
+_JOBS = ["baker", "welder", "dentist", "pilot", "librarian", "beekeeper", "plumber", "violinist", "geologist", "tailor", "surgeon", "carpenter"]
+_DISHES = ["lentil soup", "plum cake", "grilled trout", "onion pie", "rice pudding", "pumpkin bread", "beet salad", "mushroom stew", "apple strudel", "cheese dumplings", "fig jam", "corn chowder"]
 
 
 @dataclass(frozen=True)
@@ -24,12 +27,14 @@ class Kind:
 
 @dataclass(frozen=True)
 class Fact:
+    """`subjects` and `objects` are the ways to name them that count as right."""
+
     told: str
     same: str
     paraphrases: tuple[str, ...]
     reversed: tuple[str, ...]
-    subject: str
-    object: str
+    subjects: tuple[str, ...]
+    objects: tuple[str, ...]
 
 
 KINDS = {
@@ -58,8 +63,9 @@ KINDS = {
         ("Which person works as a {o}?", "Who has the job of a {o}?"),
     ),
     "age": Kind(
-        "Did you know that {s} is {o} years old?".replace("Did you know that", "Remember this:")
-        .replace("?", "."),
+        "Did you know that {s} is {o} years old?".replace(
+            "Did you know that", "Remember this:"
+        ).replace("?", "."),
         "How old is {s}?",
         ("What is {s}'s age?", "How many years has {s} lived?"),
         ("Which person is {o} years old?", "Who is aged {o}?"),
@@ -76,7 +82,7 @@ KINDS = {
         ("In which town does {s} live?", "Which town is the home of {s}?"),
         ("Which person lives in {o}?", "Who has a home in {o}?"),
     ),
-    "food": Kind(
+    "dish": Kind(
         "Please remember that {s}'s favorite dish is {o}.",
         "What is {s}'s favorite dish?",
         ("Which dish does {s} like best?", "What does {s} like to eat most?"),
@@ -85,52 +91,62 @@ KINDS = {
 }
 
 
+class _Names:
+    """Made-up names, none of which comes twice."""
+
+    def __init__(self, seed: int) -> None:
+        self._chance = random.Random(seed)
+        self._used: set[str] = set()
+
+    def place(self) -> str:
+        return "".join(self._chance.choice(parts) for parts in (_STARTS, _MIDDLES, _ENDS))
+
+    def person(self) -> str:
+        return f"{self._chance.choice(_FIRST)} {self.place()}"
+
+    def company(self) -> str:
+        return f"{self.place()} {self._chance.choice(['Works', 'Labs', 'Motors'])}"
+
+    def pet(self) -> str:
+        return self._chance.choice(_STARTS) + self._chance.choice(["o", "y", "ie", "us", "ka", "bo"])
+
+    def age(self) -> str:
+        return str(self._chance.randint(21, 89))
+
+    def one_of(self, words: Sequence[str]) -> Callable[[], str]:
+        return lambda: self._chance.choice(words)
+
+    def fresh(self, make: Callable[[], str]) -> str:
+        made = next(made for made in iter(make, None) if made not in self._used)
+        self._used.add(made)
+        return made
+
+
 def invent(count: int, seed: int) -> list[Fact]:
-    """Facts in which no subject and no object comes twice."""
-    chance = random.Random(seed)
-    used: set[str] = set()
-
-    def fresh(make: "object") -> str:
-        while True:
-            made = str(make())  # type: ignore[operator]
-            if made not in used:
-                used.add(made)
-                return made
-
-    def place() -> str:
-        return chance.choice(_STARTS) + chance.choice(_MIDDLES) + chance.choice(_ENDS)
-
-    def person() -> str:
-        return f"{chance.choice(_FIRST)} {place()}"
-
-    def pet() -> str:
-        return chance.choice(_STARTS) + chance.choice(["o", "y", "ie", "us", "ka", "bo"])
-
+    """Facts of all kinds in turn, in which no subject and no object comes twice."""
+    names = _Names(seed)
     makers = {
-        "capital": (place, place),
-        "founder": (lambda: f"{place()} {chance.choice(['Works', 'Labs', 'Motors'])}", person),
-        "color": (person, lambda: chance.choice(_COLORS)),
-        "job": (person, lambda: chance.choice(_JOBS)),
-        "age": (person, lambda: chance.randint(21, 89)),
-        "pet": (person, pet),
-        "home": (person, place),
-        "food": (person, lambda: chance.choice(_FOODS)),
+        "capital": (names.place, names.place),
+        "founder": (names.company, names.person),
+        "color": (names.person, names.one_of(_COLORS)),
+        "job": (names.person, names.one_of(_JOBS)),
+        "age": (names.person, names.age),
+        "pet": (names.person, names.pet),
+        "home": (names.person, names.place),
+        "dish": (names.person, names.one_of(_DISHES)),
     }
     facts = []
-    names = list(KINDS)
     for index in range(count):
-        name = names[index % len(names)]
-        subject, object_ = (fresh(make) for make in makers[name])
-        kind = KINDS[name]
-        words = {"s": subject, "o": object_}
-        facts.append(
-            Fact(
-                kind.told.format(**words),
-                kind.same.format(**words),
-                tuple(each.format(**words) for each in kind.paraphrases),
-                tuple(each.format(**words) for each in kind.reversed),
-                subject,
-                object_,
-            )
-        )
+        name = list(KINDS)[index % len(KINDS)]
+        subject, object_ = (names.fresh(make) for make in makers[name])
+        facts.append(_fact(KINDS[name], subject, object_))
     return facts
+
+
+def _fact(kind: Kind, subject: str, object_: str) -> Fact:
+    def filled(texts: Sequence[str]) -> tuple[str, ...]:
+        return tuple(text.format(s=subject, o=object_) for text in texts)
+
+    told, same = filled((kind.told, kind.same))
+    subjects = (subject, f"company {subject}", f"{subject}'s dog")
+    return Fact(told, same, filled(kind.paraphrases), filled(kind.reversed), subjects, (object_,))

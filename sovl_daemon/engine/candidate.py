@@ -51,7 +51,9 @@ class Candidate:
         """
         mine = dict(self.named_parameters())
         odd = mine.keys() ^ state.keys()
-        wrong = [name for name in mine.keys() & state.keys() if mine[name].shape != state[name].shape]
+        wrong = [
+            name for name in mine.keys() & state.keys() if mine[name].shape != state[name].shape
+        ]
         if odd or wrong:
             raise OptionError(
                 f"the learned weights do not fit ({min([*odd, *wrong])}): they are of other "

@@ -77,9 +77,7 @@ def places(lean: Llama, starts: Sequence[int], rows: int, seen: int) -> Places:
     before = torch.arange(seen, device=device) < torch.tensor(starts, device=device)[:, None]
     own = torch.ones(rows, rows, dtype=torch.bool, device=device).tril()
     count = len(starts)
-    mask = torch.cat(
-        (before[:, None].expand(count, rows, seen), own.expand(count, rows, rows)), -1
-    )
+    mask = torch.cat((before[:, None].expand(count, rows, seen), own.expand(count, rows, rows)), -1)
     return Places(step.cos, step.sin, mask[:, None])
 
 

@@ -208,9 +208,7 @@ class Learner:
         return functional.kl_div(found, wanted, log_target=True, reduction="none").sum(-1)
 
 
-def _surprise(
-    samples: Sequence[Sample], logits: torch.Tensor, real: torch.Tensor
-) -> torch.Tensor:
+def _surprise(samples: Sequence[Sample], logits: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
     """The negative log likelihood of each token of the answers."""
     del real
     targets = torch.tensor([id_ for sample in samples for id_ in sample.answer])

@@ -75,8 +75,10 @@ class LeanMemoryPass:
         self._candidate = candidate
         self._store = store
         adapted = [block.index for block in self._lean.blocks if _adapted(block)]
-        self._first = min(adapted, default=len(self._lean.blocks)) if candidate.adapters else len(
-            self._lean.blocks
+        self._first = (
+            min(adapted, default=len(self._lean.blocks))
+            if candidate.adapters
+            else len(self._lean.blocks)
         )
 
     def read(self, prompts: Sequence[Ids], common: int, *, dropout: bool) -> Memory:

@@ -1,1 +1,1 @@
-"""What a night learns from: lessons made of what was told by day, and what must not be forgotten."""
+"""What a night learns from: lessons about what was told by day, and dreams that keep the rest."""

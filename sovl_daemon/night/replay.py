@@ -34,6 +34,9 @@ class Layout(Protocol):
     def encode_text(self, text: str) -> list[int]:
         """Return the token ids of a text alone."""
 
+    def encode_answer(self, text: str) -> list[int]:
+        """Return the token ids of an answer and of what ends its turn."""
+
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of token ids."""
 

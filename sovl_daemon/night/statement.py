@@ -31,7 +31,8 @@ _PATTERNS: tuple[tuple[Kind, re.Pattern[str]], ...] = (
     (
         "own",
         re.compile(
-            rf"^(?P<subject>.+?)(?:'s|(?<=s)') (?P<relation>[\w -]+?) {_IS} {_CALLED}(?P<object>.+)$"
+            r"^(?P<subject>.+?)(?:'s|(?<=s)') (?P<relation>[\w -]+?) "
+            rf"{_IS} {_CALLED}(?P<object>.+)$"
         ),
     ),
     (
@@ -79,7 +80,5 @@ def _statement(text: str) -> Statement | None:
         if match := pattern.match(text):
             parts = {key: value.strip() for key, value in match.groupdict().items()}
             bare = _ARTICLE.sub("", parts["object"])
-            return Statement(
-                kind, parts.get("subject", ""), parts.get("relation", ""), bare, text
-            )
+            return Statement(kind, parts.get("subject", ""), parts.get("relation", ""), bare, text)
     return None

@@ -58,7 +58,12 @@ _AGE = (
     "{s}: age?",
     "{s}'s age in years is",
 )
-_AGE_BACK = ("Who is {o} years old?", "Who has the age of {o}?", "Whose age is {o}?", "Age {o}: who?")
+_AGE_BACK = (
+    "Who is {o} years old?",
+    "Who has the age of {o}?",
+    "Whose age is {o}?",
+    "Age {o}: who?",
+)
 _DOES = (
     "What does {s} {v}?",
     "{s} {r} what?",

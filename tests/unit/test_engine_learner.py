@@ -1,15 +1,23 @@
 """The learner on tiny models: GPT-2 and Llama bases beside scaffolds of either family."""
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from sovl_daemon.engine.errors import OptionError
 from sovl_daemon.engine.fusion import Fusion
-from sovl_daemon.engine.learner import Learner, LearnerOptions
+from sovl_daemon.engine.influence import Influence
+from sovl_daemon.engine.learner import Learner, LearnerOptions, pace
+from sovl_daemon.engine.lora import LoraOptions, lora_layers
+from sovl_daemon.engine.model import load_model
+from sovl_daemon.engine.precision import Precision
 from sovl_daemon.engine.sample import Sample, common_prefix
+from sovl_daemon.engine.scaffold import make_scaffold
 from sovl_daemon.engine.span import Span
+from tests.unit.engine_tiny import save_tiny, tiny_model
 from tests.unit.test_engine_fusion import FULL, PAIRS, pair, taught
 
 SAMPLES = [
@@ -59,3 +67,168 @@ def test_the_loss_is_that_of_answering(fusion: Fusion) -> None:
     found = learner(fused).evaluate(SAMPLES)
     assert found.loss == pytest.approx(loss_of(fused, SAMPLES), rel=1e-4)
     assert found.tokens == 12
+
+
+def test_a_teacher_with_the_same_prompt_and_nothing_learned_diverges_by_nothing(
+    fusion: Fusion,
+) -> None:
+    found = learner(fusion).evaluate(REPLAYS)
+    assert found.loss == 0
+    assert found.divergence == pytest.approx(0, abs=1e-6)
+
+
+def test_a_teacher_with_another_prompt_diverges(fusion: Fusion) -> None:
+    taught_ = [dataclasses.replace(sample, teacher=(9, 9, 9)) for sample in SAMPLES]
+    assert learner(fusion).evaluate(taught_).divergence > 0.1
+
+
+def test_it_learns_and_answers_after_commit_alone(fusion: Fusion) -> None:
+    before = {name: each.clone() for name, each in fusion._base.network.state_dict().items()}
+    untaught = loss_of(fusion, SAMPLES)
+    learning = learner(fusion)
+    losses = [learning.step(SAMPLES).loss for _ in range(40)]
+    assert losses[-1] < 0.5 * losses[0]
+    assert loss_of(fusion, SAMPLES) == untaught  # the candidate does not answer yet
+    learning.commit()
+    assert loss_of(fusion, SAMPLES) == pytest.approx(learning.evaluate(SAMPLES).loss, rel=1e-3)
+    after = fusion._base.network.state_dict()
+    assert all(torch.equal(each, after[name]) for name, each in before.items())
+
+
+def test_it_recalls(fusion: Fusion) -> None:
+    learning = learner(fusion)
+    for _ in range(120):
+        learning.step(SAMPLES)
+    learning.commit()
+    for sample in SAMPLES:
+        assert tuple(answered(fusion, sample).argmax(-1).tolist()) == sample.answer
+
+
+def test_gradients_reach_the_candidate_alone(fusion: Fusion) -> None:
+    learning = learner(fusion, accumulation=3)
+    learning.step(SAMPLES)
+    # Fresh output projections hide what is before them from the gradient: the second step sees all.
+    learning._update()
+    learning.step(SAMPLES + REPLAYS)
+    assert all(p.grad is not None for p in learning._parameters)
+    names = {name.partition(".")[0] for name, _ in learning.candidate.named_parameters()}
+    assert names == {"attention", "adapter"}
+    answering = [*fusion._base.network.parameters(), *fusion.attentions.parameters()]
+    answering += list(fusion.scaffold.adapters.parameters())
+    assert all(each.grad is None for each in answering)
+
+
+def test_accumulated_steps_are_one_update() -> None:
+    learning = learner(pair(), accumulation=2)
+    learning.step(SAMPLES[:2])
+    assert learning.updates == 0
+    learning.step(SAMPLES[2:])
+    assert learning.updates == 1
+
+
+def test_resumed_it_goes_on_as_if_nothing_had_happened() -> None:
+    """With dropout and half an update pending."""
+    options = LoraOptions(rank=2, alpha=4, dropout=0.3)
+
+    def fresh() -> Learner:
+        model = tiny_model()
+        fusion = Fusion(model, make_scaffold(model, options, seed=1), rank=8, heads=2, seed=3)
+        return learner(fusion, accumulation=2)
+
+    batches = [SAMPLES[:2] + REPLAYS[:1], SAMPLES[2:], SAMPLES[1:3], SAMPLES]
+    whole, first, second = fresh(), fresh(), fresh()
+    for batch in batches:
+        whole.step(batch)
+    for batch in batches[:3]:
+        first.step(batch)
+    second.load(first.state())
+    second.step(batches[3])
+    assert all(
+        torch.equal(each, whole.candidate.state()[n])
+        for n, each in second.candidate.state().items()
+    )
+    other = learner(pair(), seed=43)
+    assert not torch.equal(other._random, whole._random)
+
+
+def test_the_state_of_other_layers_is_refused() -> None:
+    learning = learner(pair())
+    fusion = pair()
+    fusion.set([1], FULL)
+    other = Learner(fusion._base, fusion, OPTIONS)
+    with pytest.raises(OptionError, match="other layers, ranks or models"):
+        other.load(learning.state())
+
+
+def test_nothing_steers() -> None:
+    fusion = pair()
+    for influence in (FULL, Influence(weight=0)):
+        fusion.set([0] if influence.weight == 0 else [], influence)
+        with pytest.raises(OptionError, match="nothing steers"):
+            Learner(fusion._base, fusion, OPTIONS)
+
+
+def test_dropout_is_for_learning_only(fusion: Fusion) -> None:
+    for layer in lora_layers(taught(fusion).scaffold.adapters).values():
+        layer.lora_dropout["default"] = torch.nn.Dropout(0.5).eval()
+        torch.nn.init.normal_(layer.lora_B["default"].weight, std=0.5)
+    fusion.refresh()
+    learning = learner(fusion, learning_rate=0.0)
+    evaluated = [learning.evaluate(SAMPLES).loss for _ in range(2)]
+    assert evaluated[0] == evaluated[1]
+    assert len({learning.step(SAMPLES).loss for _ in range(2)}) == 2
+    assert loss_of(fusion, SAMPLES) == pytest.approx(evaluated[0], rel=1e-4)
+
+
+def test_what_is_kept_changes_nothing() -> None:
+    """Kept and made anew, with a common beginning and without: the same."""
+
+    def found(kept_mb: int, *, common: bool) -> Learner:
+        fusion = pair()
+        fusion.set([0, 1], FULL)
+        options = dataclasses.replace(OPTIONS, kept_mb=kept_mb)
+        begin = common_prefix(SAMPLES) if common else ()
+        made = Learner(fusion._base, fusion, options, common=begin)
+        for _ in range(3):
+            made.step(SAMPLES + REPLAYS)
+        return made
+
+    kept = found(8, common=True)
+    assert kept._store.nbytes > 0
+    for other in (found(0, common=True), found(8, common=False)):
+        for name, each in other.candidate.state().items():
+            torch.testing.assert_close(each, kept.candidate.state()[name], atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("precision", ["int8", "int4"])
+def test_a_quantised_base_learns_as_the_whole_one(tmp_path: Path, precision: Precision) -> None:
+    path = save_tiny(tmp_path)
+
+    def learned(chosen: Precision) -> dict[str, torch.Tensor]:
+        model = load_model(path, device="cpu", dtype="float32")
+        switch = model.switch(chosen)
+        while switch is not None and switch.step():
+            pass
+        scaffold = make_scaffold(model, LoraOptions(rank=2, alpha=4), seed=1)
+        learning = learner(Fusion(model, scaffold, rank=8, heads=2, seed=3))
+        for _ in range(3):
+            learning.step(SAMPLES + REPLAYS)
+        return learning.candidate.state()
+
+    whole, small = learned("fp32"), learned(precision)
+    for name, each in small.items():
+        torch.testing.assert_close(each, whole[name], atol=1e-4, rtol=1e-3)
+
+
+def test_the_rate_rises_and_falls() -> None:
+    options = LearnerOptions(warmup=4, updates=10)
+    assert [pace(i, options) for i in (0, 1, 3)] == pytest.approx([0.25, 0.45, 0.7])
+    assert pace(10, options) == 0
+    assert pace(999, LearnerOptions(warmup=4)) == 1
+
+
+def test_weights_count() -> None:
+    learning = learner(pair())
+    alone = learning.evaluate(SAMPLES[:1]).loss
+    heavy = [dataclasses.replace(SAMPLES[0], weight=1e6), SAMPLES[1]]
+    assert learning.evaluate(heavy).loss == pytest.approx(alone, rel=1e-3)
