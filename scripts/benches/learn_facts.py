@@ -4,15 +4,38 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-_STARTS = (
-    ["Zor", "Miv", "Tal", "Bren", "Kel", "Dor", "Vash", "Lum", "Fen", "Gor", "Hal", "Jin", "Kor", "Lav", "Mor", "Nes", "Ost", "Pel", "Quil", "Rud"]
-)
-_MIDDLES = ["a", "e", "i", "o", "u", "ar", "el", "in", "or", "un"]
-_ENDS = ["land", "via", "dor", "mek", "ta", "ris", "vane", "lin", "gar", "sund", "tova", "bek", "nia", "stad", "rell"]
-_FIRST = ["Anika", "Bram", "Celia", "Dario", "Edda", "Finn", "Greta", "Hugo", "Ilse", "Jonas", "Kira", "Lars", "Mona", "Nils", "Olga", "Pavel", "Rosa", "Sven", "Tessa", "Ugo", "Vera", "Wim", "Xenia", "Yara", "Zeno"]
-_COLORS = ["teal", "crimson", "amber", "violet", "turquoise", "maroon", "silver", "indigo", "beige", "olive", "scarlet", "lavender"]
-_JOBS = ["baker", "welder", "dentist", "pilot", "librarian", "beekeeper", "plumber", "violinist", "geologist", "tailor", "surgeon", "carpenter"]
-_DISHES = ["lentil soup", "plum cake", "grilled trout", "onion pie", "rice pudding", "pumpkin bread", "beet salad", "mushroom stew", "apple strudel", "cheese dumplings", "fig jam", "corn chowder"]
+# fmt: off
+_STARTS = [
+    "Zor", "Miv", "Tal", "Bren", "Kel", "Dor", "Vash", "Lum", "Fen", "Gor", "Hal", "Jin", "Kor",
+    "Lav", "Mor", "Nes", "Ost", "Pel", "Quil", "Rud",
+]
+_MIDDLES = [
+    "a", "e", "i", "o", "u", "ar", "el", "in", "or", "un",
+]
+_ENDS = [
+    "land", "via", "dor", "mek", "ta", "ris", "vane", "lin", "gar", "sund", "tova", "bek", "nia",
+    "stad", "rell",
+]
+_FIRST = [
+    "Anika", "Bram", "Celia", "Dario", "Edda", "Finn", "Greta", "Hugo", "Ilse", "Jonas", "Kira",
+    "Lars", "Mona", "Nils", "Olga", "Pavel", "Rosa", "Sven", "Tessa", "Ugo", "Vera", "Wim",
+    "Xenia", "Yara", "Zeno",
+]
+_PETS = ["o", "y", "ie", "us", "ka", "bo"]
+_COLORS = [
+    "teal", "crimson", "amber", "violet", "turquoise", "maroon", "silver", "indigo", "beige",
+    "olive", "scarlet", "lavender",
+]
+_JOBS = [
+    "baker", "welder", "dentist", "pilot", "librarian", "beekeeper", "plumber", "violinist",
+    "geologist", "tailor", "surgeon", "carpenter",
+]
+_DISHES = [
+    "lentil soup", "plum cake", "grilled trout", "onion pie", "rice pudding", "pumpkin bread",
+    "beet salad", "mushroom stew", "apple strudel", "cheese dumplings", "fig jam",
+    "corn chowder",
+]
+# fmt: on
 
 
 @dataclass(frozen=True)
@@ -108,7 +131,7 @@ class _Names:
         return f"{self.place()} {self._chance.choice(['Works', 'Labs', 'Motors'])}"
 
     def pet(self) -> str:
-        return self._chance.choice(_STARTS) + self._chance.choice(["o", "y", "ie", "us", "ka", "bo"])
+        return self._chance.choice(_STARTS) + self._chance.choice(_PETS)
 
     def age(self) -> str:
         return str(self._chance.randint(21, 89))
