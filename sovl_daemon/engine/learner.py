@@ -109,7 +109,7 @@ class Learner:
         if self._pending >= self.options.accumulation:
             self._update()
         tokens = sum(len(sample.answer) for sample in batch)
-        return StepReport(float(loss), float(divergence), tokens, time.perf_counter() - began)
+        return StepReport(loss.item(), divergence.item(), tokens, time.perf_counter() - began)
 
     def evaluate(self, samples: Sequence[Sample]) -> StepReport:
         """Return the losses of samples without learning from them."""
@@ -123,30 +123,35 @@ class Learner:
         """Let what was learned answer from now on."""
         self.candidate.commit()
 
-    def state(self) -> dict[str, Any]:
-        """Return all it takes to go on as if nothing had happened, as tensors and numbers."""
-        return {
-            "learned": self.candidate.state(),
-            "gradients": [None if p.grad is None else p.grad.clone() for p in self._parameters],
-            "optimizer": self._optimizer.state_dict(),
-            "random": self._random,
-            "updates": self.updates,
-            "pending": self._pending,
-        }
+    def state(self) -> dict[str, torch.Tensor]:
+        """Return all it takes to go on as if nothing had happened, fit for a safetensors file."""
+        state = {f"learned.{name}": each for name, each in self.candidate.state().items()}
+        for name, parameter in self.candidate.named_parameters():
+            if parameter.grad is not None:
+                state[f"gradient.{name}"] = parameter.grad.clone()
+            for key, value in self._optimizer.state.get(parameter, {}).items():
+                state[f"{key}.{name}"] = value.clone()
+        counts = torch.tensor([self.updates, self._pending])
+        return state | {"random": self._random.clone(), "counts": counts}
 
-    def load(self, state: Mapping[str, Any]) -> None:
+    def load(self, state: Mapping[str, torch.Tensor]) -> None:
         """Go on where `state` was taken.
 
         Raises:
             OptionError: it is of other layers or adapters.
 
         """
-        self.candidate.load(state["learned"])
-        for parameter, gradient in zip(self._parameters, state["gradients"], strict=True):
-            parameter.grad = None if gradient is None else gradient.clone()
-        self._optimizer.load_state_dict(state["optimizer"])
-        self._random = state["random"]
-        self.updates, self._pending = state["updates"], state["pending"]
+        self.candidate.load(_named(state, "learned"))
+        parameters = dict(self.candidate.named_parameters())
+        gradients = _named(state, "gradient")
+        moments = {key: _named(state, key) for key in ("step", "exp_avg", "exp_avg_sq")}
+        for name, parameter in parameters.items():
+            parameter.grad = gradients[name].clone() if name in gradients else None
+            self._optimizer.state[parameter] = {
+                key: values[name].clone() for key, values in moments.items() if name in values
+            }
+        self._random = state["random"].clone()
+        self.updates, self._pending = (int(count) for count in state["counts"])
 
     def _update(self) -> None:
         for group in self._optimizer.param_groups:
@@ -206,6 +211,11 @@ class Learner:
             wanted = self._base.head(self._base.plain(turns, common)[real]).log_softmax(-1)
         found = logits.log_softmax(-1)
         return functional.kl_div(found, wanted, log_target=True, reduction="none").sum(-1)
+
+
+def _named(state: Mapping[str, torch.Tensor], kind: str) -> dict[str, torch.Tensor]:
+    start = f"{kind}."
+    return {name.removeprefix(start): v for name, v in state.items() if name.startswith(start)}
 
 
 def _surprise(samples: Sequence[Sample], logits: torch.Tensor, real: torch.Tensor) -> torch.Tensor:

@@ -96,12 +96,13 @@ def test_it_learns_and_answers_after_commit_alone(fusion: Fusion) -> None:
 
 
 def test_it_recalls(fusion: Fusion) -> None:
-    learning = learner(fusion)
-    for _ in range(120):
+    wide = Fusion(fusion._base, fusion.scaffold, fusion.tokens, rank=32, heads=4, seed=3)
+    learning = learner(wide, learning_rate=1e-2, updates=200, clip=10.0)
+    for _ in range(200):
         learning.step(SAMPLES)
     learning.commit()
     for sample in SAMPLES:
-        assert tuple(answered(fusion, sample).argmax(-1).tolist()) == sample.answer
+        assert tuple(answered(wide, sample).argmax(-1).tolist()) == sample.answer
 
 
 def test_gradients_reach_the_candidate_alone(fusion: Fusion) -> None:
@@ -183,21 +184,19 @@ def test_dropout_is_for_learning_only(fusion: Fusion) -> None:
 def test_what_is_kept_changes_nothing() -> None:
     """Kept and made anew, with a common beginning and without: the same."""
 
-    def found(kept_mb: int, *, common: bool) -> Learner:
-        fusion = pair()
+    def losses(kept_mb: int, *, common: bool) -> list[float]:
+        fusion = taught(pair())
         fusion.set([0, 1], FULL)
-        options = dataclasses.replace(OPTIONS, kept_mb=kept_mb)
+        options = dataclasses.replace(OPTIONS, kept_mb=kept_mb, learning_rate=1e-3)
         begin = common_prefix(SAMPLES) if common else ()
         made = Learner(fusion._base, fusion, options, common=begin)
-        for _ in range(3):
-            made.step(SAMPLES + REPLAYS)
-        return made
+        reports = [made.step(SAMPLES + REPLAYS) for _ in range(3)]
+        assert (made._store.nbytes > 0) == (kept_mb > 0)
+        return [each for report in reports for each in (report.loss, report.divergence)]
 
-    kept = found(8, common=True)
-    assert kept._store.nbytes > 0
-    for other in (found(0, common=True), found(8, common=False)):
-        for name, each in other.candidate.state().items():
-            torch.testing.assert_close(each, kept.candidate.state()[name], atol=1e-4, rtol=1e-3)
+    kept = losses(8, common=True)
+    assert losses(0, common=True) == pytest.approx(kept, rel=1e-3)
+    assert losses(8, common=False) == pytest.approx(kept, rel=1e-3)
 
 
 @pytest.mark.parametrize("precision", ["int8", "int4"])
