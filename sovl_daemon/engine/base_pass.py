@@ -53,7 +53,6 @@ class LeanBasePass:
         self._layers = tuple(sorted(layers))
         self._store = store
 
-    @torch.no_grad()
     def plain(self, turns: Sequence[Turn], common: int) -> torch.Tensor:
         """Return the hidden states of the base alone, without gradients."""
         end = len(self._lean.blocks)
@@ -86,7 +85,6 @@ class LeanBasePass:
         """Return the logits (N, vocab), float32, of hidden states (N, hidden)."""
         return linear(self._lean.head, hidden, {}).float()
 
-    @torch.no_grad()
     def _shared(self, common: Ids) -> list[Seen]:
         """Keys and values of what all begin with, by layer after the first steered one."""
         if not common:
@@ -99,7 +97,6 @@ class LeanBasePass:
         (past,) = self._store.get([("shared", common)], read)
         return [Seen(*part[None].chunk(2, 1)) for part in past]
 
-    @torch.no_grad()
     def _before(
         self, turns: Sequence[Turn], common: int
     ) -> list[tuple[torch.Tensor, torch.Tensor]]:

@@ -6,7 +6,7 @@ weights in memory. Frozen matrices multiply in the base's 16-bit format; the hid
 every block adds, stay float32.
 """
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -183,27 +183,48 @@ class _FrozenLinear(torch.autograd.Function):  # type: ignore[misc] # torch is u
         return grad @ ctx.weight.to(grad.dtype), None
 
 
+# What is kept of a sequence: hidden states by layer, and keys and values.
+Kept = tuple[dict[int, torch.Tensor], torch.Tensor]
+
+
 def survey(
     lean: Llama, turns: Sequence[Sequence[int]], common: int, layers: Collection[int], past: int
-) -> Iterator[tuple[dict[int, torch.Tensor], torch.Tensor]]:
-    """Read token ids without gradients, whose first `common` are the same; yield what is kept.
+) -> list[Kept]:
+    """Read token ids without gradients, whose first `common` are the same; return what is kept.
 
     For each sequence: the hidden states (T - common, hidden) before each of `layers`, by its
     index, in the base's format, and the keys and values (L, 2 * kv_heads, T - common, size) in the
     layers from `past` on. The number of layers, as an index, stands for behind the last.
     """
-    dtype, end = lean.norm.weight.dtype, len(lean.blocks)
-    rest = [ids[common:] for ids in turns]
-    most = max(map(len, rest))
-    x = lean.embed(_padded(rest, most)).float().view(len(turns), most, -1)
-    shared = lean.embed(turns[0][:common])[None].float() if common else x[:1, :0]
-    at = places(lean, [common] * len(turns), most, common)
+    with torch.no_grad():
+        rest = [ids[common:] for ids in turns]
+        hidden, whole = _surveyed(lean, turns[0][:common], rest, layers, past)
+        return [
+            (
+                {layer: each[index, : len(ids)].clone() for layer, each in hidden.items()},
+                whole[index, :, :, : len(ids)].clone(),
+            )
+            for index, ids in enumerate(rest)
+        ]
+
+
+def _surveyed(
+    lean: Llama,
+    begin: Sequence[int],
+    rest: Sequence[Sequence[int]],
+    layers: Collection[int],
+    past: int,
+) -> tuple[dict[int, torch.Tensor], torch.Tensor]:
+    dtype, common, most = lean.norm.weight.dtype, len(begin), max(map(len, rest))
+    x = lean.embed(_padded(rest, most)).float().view(len(rest), most, -1)
+    shared = lean.embed(begin)[None].float() if common else x[:1, :0]
+    at = places(lean, [common] * len(rest), most, common)
     first = places(lean, [0], common, 0) if common else None
-    kept, seen = {}, []
-    last = end if past < end else max(layers)
+    hidden, seen = {}, []
+    last = len(lean.blocks) if past < len(lean.blocks) else max(layers)
     for block in lean.blocks[:last]:
         if block.index in layers:
-            kept[block.index] = x.to(dtype)
+            hidden[block.index] = x.to(dtype)
         before: tuple[Seen, ...] = ()
         if first is not None:
             shared, one = through(block, shared, first)
@@ -212,11 +233,8 @@ def survey(
         if block.index >= past:
             seen.append(torch.cat((new.keys, new.values), 1))
     if last in layers:
-        kept[last] = x.to(dtype)
-    whole = torch.stack(seen, 1) if seen else x.new_empty(len(turns), 0, 2, most, 1)
-    for index, ids in enumerate(rest):
-        hidden = {layer: each[index, : len(ids)].clone() for layer, each in kept.items()}
-        yield hidden, whole[index, :, :, : len(ids)].clone()
+        hidden[last] = x.to(dtype)
+    return hidden, torch.stack(seen, 1) if seen else x.new_empty(len(rest), 0, 2, most, 1)
 
 
 def _padded(sequences: Sequence[Sequence[int]], length: int) -> list[int]:

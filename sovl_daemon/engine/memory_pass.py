@@ -11,7 +11,7 @@ from torch.nn import functional
 from sovl_daemon.engine.candidate import Candidate
 from sovl_daemon.engine.cross_attention import CrossAttention
 from sovl_daemon.engine.fusion import Fusion
-from sovl_daemon.engine.lean_batch import Adapters, LowRank, places, survey, through
+from sovl_daemon.engine.lean_batch import Adapters, LowRank, Seen, places, survey, through
 from sovl_daemon.engine.llama import Llama
 from sovl_daemon.engine.lora import ADAPTER, lora_layers
 from sovl_daemon.engine.sample import Ids
@@ -88,14 +88,13 @@ class LeanMemoryPass:
         at = places(self._lean, [common] * len(prompts), x.shape[1], common)
         first = places(self._lean, [0], common, 0) if common else None
         for block in self._lean.blocks[self._first :]:
-            seen = ()
+            seen: tuple[Seen, ...] = ()
             if first is not None:
                 shared, kept = through(block, shared, first, (), adapters)
                 seen = (kept,)
             x, _ = through(block, x, at, seen, adapters)
         return Memory(self._norm(shared[0]), self._norm(x), _bias(prompts, x))
 
-    @torch.no_grad()
     def _below(self, prompts: Sequence[Ids], common: int) -> tuple[torch.Tensor, torch.Tensor]:
         """What the first adapted block reads: of what all begin with, and of the rest, padded."""
         first = self._first
