@@ -129,7 +129,7 @@ class Fusion:
         memory.since = since
         unread = prompt[memory.length :]
         if unread:
-            ids, weights, counts = self._translated(unread)
+            ids, weights, counts = self.translated(unread)
             memory.append(self.scaffold.read(ids, memory.cache), weights, counts)
 
     def attention(self, layer: int) -> CrossAttention:
@@ -192,7 +192,8 @@ class Fusion:
         hidden = torch.empty(0, self.scaffold.width, dtype=self._base.precision.dtype)
         return ScaffoldMemory(self.scaffold.new_cache(), hidden.to(like.device))
 
-    def _translated(self, ids: Sequence[int]) -> tuple[Sequence[int], list[float], list[int]]:
+    def translated(self, ids: Sequence[int]) -> tuple[Sequence[int], list[float], list[int]]:
+        """Return the scaffold's tokens for `ids`, their weights, and how many each one became."""
         if self.tokens is None:
             return ids, [1.0] * len(ids), [1] * len(ids)
         parts = [self.tokens.expand([id_]) for id_ in ids]
