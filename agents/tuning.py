@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import anyio
 import anyio.to_thread
 from pydantic import Field
 
 from agents.base import Agent, Job
+from agents.device import device
 from bus.commands import Arguments, NoArguments, command
+from bus.envelope import Envelope
 from bus.errors import BAD_ARGUMENT, CommandError
+from bus.topics import MIND, MindState
 from config import ConfigError, Settings, with_value
-from sovl_daemon.mind.history import History
-from sovl_daemon.mind.influence import influence
-from sovl_daemon.mind.temperament import Temperament, updated
+from sovl_daemon.mind.influence import InfluenceMode, influence
 from sovl_daemon.models import ModelError, ModelStore
 
 if TYPE_CHECKING:  # torch is loaded when an agent starts, so that the hub can import this module
@@ -55,8 +56,14 @@ class Tuning(Agent):
     """The part of an agent that holds an engine to what is configured."""
 
     engine: Engine | None = None
-    _confidences = History()
-    _temperament = Temperament()
+    topics: ClassVar[tuple[str, ...]] = (MIND,)
+    mind: MindState | None = None
+
+    async def on_event(self, event: Envelope) -> None:
+        """Follow the mind: its age and mood weigh the scaffold's influence."""
+        if isinstance(event.payload, MindState):
+            self.mind = event.payload
+            await self._steer(self.settings)
 
     async def on_settings(self, before: Settings) -> None:
         """Follow settings that changed elsewhere; what the engine refuses is logged."""
@@ -89,23 +96,21 @@ class Tuning(Agent):
             return
         if note:
             self.log.warning("scaffold.adapters", reason=note)
-        fusion = self.engine.fusion
-        self.log.info("scaffold.ready", scaffold=name, layers=fusion.layers if fusion else ())
+        assert self.engine.fusion is not None  # noqa: S101 - it was just made
+        layers = _layers(self.settings, self._base_layers())
+        self.log.info("scaffold.ready", scaffold=name, layers=layers)
+        await self.ask("mind_capacity", parameters=self.engine.fusion.trainable)
+        device.share(self.engine)
 
     async def lived(self, prompt: Sequence[int], confidence: float) -> None:
         """Take in how an answer to the token ids `prompt` went."""
         controls = self.settings.controls_config
-        self._confidences = self._confidences.resized(controls.confidence_history_maxlen)
-        self._confidences = self._confidences.add(confidence)
-        # Exposure is counted once there is training: until then it is a life that begins.
-        self._temperament = updated(self._temperament, self._confidences.mean, 0, controls)
         if self.engine is None or self.engine.fusion is None:
             return
         if controls.use_token_map_memory:
             await self.engine.reinforce(
                 prompt, confidence, strength=_TOKEN_MAP_STRENGTH, decay=controls.memory_decay_rate
             )
-        await self._steer(self.settings)
 
     @command()
     async def int8(self, args: NoArguments, job: Job) -> dict[str, Any]:
@@ -229,10 +234,16 @@ class Tuning(Agent):
                 layer_weights=fusion.layer_weights,
                 cap=controls.scaffold_weight_cap,
                 blend=fusion.blend,
-                factor=influence(mode, self._confidences.mean, self._temperament.score),
+                factor=self._factor(mode),
             ),
             controls.enable_lora_adapters,
         )
+
+    def _factor(self, mode: InfluenceMode) -> float:
+        """By age, and by confidence or mood where that is chosen; 0 before the first night."""
+        if self.mind is None:
+            return 0.0
+        return self.mind.influence * influence(mode, self.mind.confidence, self.mind.temperament)
 
     def _base_layers(self) -> int:
         assert self.engine is not None  # noqa: S101 - commands come after start

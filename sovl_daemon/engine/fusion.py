@@ -32,6 +32,17 @@ class Steering:
     adapters: bool = True
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Dream:
+    """What the scaffold remembers of a dream: hidden states (D, width), and their weight.
+
+    The weight, above 0, multiplies the attention they get; states of a prompt have 1.
+    """
+
+    hidden: torch.Tensor
+    weight: float
+
+
 class Fusion:
     """Steers `base` by what `scaffold` remembers of the conversation.
 
@@ -63,12 +74,20 @@ class Fusion:
         self._removers: list[Callable[[], object]] = []
         self._generation = 1
         self._adapters_on = True
+        self._dreams: tuple[Dream, ...] = ()
         base.fusion = self
 
     @property
     def active(self) -> tuple[int, ...]:
         """The layers that steer the base at the moment."""
         return tuple(self._working)
+
+    @property
+    def trainable(self) -> int:
+        """Number of the adapters' parameters."""
+        return sum(
+            each.numel() for each in self.scaffold.adapters.parameters() if each.requires_grad
+        )
 
     @property
     def steering(self) -> Steering:
@@ -113,6 +132,24 @@ class Fusion:
         self._generation += 1
         self._working.clear()
         self._connect(self.influence.over(self.layers))
+
+    def dream(self, ids: Sequence[int], *, noise: float, seed: int) -> torch.Tensor:
+        """Return the scaffold's hidden states (D, width) over `ids`, blurred.
+
+        `noise` is the standard deviation of what is added, as a share of the states' own.
+        """
+        scaffold_ids, _, _ = self._translated(ids)
+        with torch.inference_mode():
+            hidden = self.scaffold.read(scaffold_ids, self.scaffold.new_cache())
+        generator = torch.Generator().manual_seed(seed)
+        blur = torch.randn(hidden.shape, generator=generator).to(hidden)
+        return hidden + blur * noise * hidden.std()
+
+    def remember(self, dreams: Sequence[Dream]) -> None:
+        """Let every conversation look at these dreams too; those that went on begin anew."""
+        if dreams or self._dreams:
+            self._dreams = tuple(dreams)
+            self._generation += 1
 
     def unload(self) -> None:
         """Leave the base as it was before."""
@@ -189,8 +226,12 @@ class Fusion:
 
     def _new_memory(self) -> ScaffoldMemory:
         like = next(self._base.network.parameters())
-        hidden = torch.empty(0, self.scaffold.width, dtype=self._base.precision.dtype)
-        return ScaffoldMemory(self.scaffold.new_cache(), hidden.to(like.device))
+        none = torch.empty(0, self.scaffold.width)
+        hidden = torch.cat([none, *(dream.hidden.float() for dream in self._dreams)])
+        hidden = hidden.to(like.device, self._base.precision.dtype)
+        weights = [dream.weight for dream in self._dreams for _ in dream.hidden]
+        cache = self.scaffold.new_cache()
+        return ScaffoldMemory(cache, hidden, weights=weights, dreamt=len(weights))
 
     def translated(self, ids: Sequence[int]) -> tuple[Sequence[int], list[float], list[int]]:
         """Return the scaffold's tokens for `ids`, their weights, and how many each one became."""
