@@ -27,6 +27,7 @@ from sovl_daemon.models import ModelError, ModelStore
 if TYPE_CHECKING:  # torch is loaded when an agent starts, so that the hub can import this module
     from sovl_daemon.engine.engine import Engine
     from sovl_daemon.engine.fusion import Steering
+    from sovl_daemon.engine.influence import Influence
     from sovl_daemon.engine.scaffold import FusionOptions
 
 _TOKEN_MAP_STRENGTH = 1.0
@@ -97,7 +98,7 @@ class Tuning(Agent):
         if note:
             self.log.warning("scaffold.adapters", reason=note)
         assert self.engine.fusion is not None  # noqa: S101 - it was just made
-        layers = _layers(self.settings, self._base_layers())
+        layers = layers_of(self.settings, self._base_layers())
         self.log.info("scaffold.ready", scaffold=name, layers=layers)
         await self.ask("mind_capacity", parameters=self.engine.fusion.trainable)
         device.share(self.engine)
@@ -158,7 +159,7 @@ class Tuning(Agent):
 
     async def _choose_layers(self, dynamic: bool) -> dict[str, Any]:
         await self._change({"core_config.use_dynamic_layers": str(dynamic).lower()})
-        layers = list(_layers(self.settings, self._base_layers()))
+        layers = list(layers_of(self.settings, self._base_layers()))
         kind = "Dynamic" if dynamic else "Fixed"
         return {"text": f"{kind} layers: {', '.join(map(str, layers))}", "layers": layers}
 
@@ -222,20 +223,14 @@ class Tuning(Agent):
         from sovl_daemon.engine.fusion import Steering
         from sovl_daemon.engine.influence import Influence
 
-        controls, fusion = settings.controls_config, settings.fusion
+        controls = settings.controls_config
         on = controls.enable_cross_attention and controls.use_scaffold_memory
         if not on:
             return Steering((), Influence())
         mode = controls.dynamic_cross_attn_mode if controls.enable_dynamic_cross_attention else None
         return Steering(
-            _layers(settings, self._base_layers()),
-            Influence(
-                weight=fusion.weight,
-                layer_weights=fusion.layer_weights,
-                cap=controls.scaffold_weight_cap,
-                blend=fusion.blend,
-                factor=self._factor(mode),
-            ),
+            layers_of(settings, self._base_layers()),
+            influence_of(settings, self._factor(mode)),
             controls.enable_lora_adapters,
         )
 
@@ -250,7 +245,21 @@ class Tuning(Agent):
         return self.engine.model.layers
 
 
-def _layers(settings: Settings, count: int) -> tuple[int, ...]:
+def influence_of(settings: Settings, factor: float) -> Influence:
+    """Return how strongly the fused layers steer, with what age and mood make of it."""
+    from sovl_daemon.engine.influence import Influence
+
+    fusion = settings.fusion
+    return Influence(
+        weight=fusion.weight,
+        layer_weights=fusion.layer_weights,
+        cap=settings.controls_config.scaffold_weight_cap,
+        blend=fusion.blend,
+        factor=factor,
+    )
+
+
+def layers_of(settings: Settings, count: int) -> tuple[int, ...]:
     """The layers of a base of `count` layers that are configured. Raises OptionError."""
     from sovl_daemon.engine.layer_choice import existing, third
 

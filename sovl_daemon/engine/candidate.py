@@ -16,16 +16,20 @@ class Candidate:
     """Float32 copies of the attentions behind `layers` and of the scaffold's adapters.
 
     What answers does not change until `commit`. `adapters` have the names that their parameters
-    have in the scaffold's network below its head; there are none where the fusion's scaffold reads
-    without them.
+    have in the scaffold's network below its head; without `adapters` there are none, by default
+    where the fusion's scaffold reads without them.
     """
 
-    def __init__(self, fusion: Fusion, layers: Sequence[int]) -> None:
+    def __init__(
+        self, fusion: Fusion, layers: Sequence[int], *, adapters: bool | None = None
+    ) -> None:
+        if adapters is None:
+            adapters = fusion.steering.adapters
         self._fusion = fusion
         self.attentions: dict[int, CrossAttention] = {
             layer: deepcopy(fusion.attention(layer)).requires_grad_(True) for layer in layers
         }
-        live = adapter_parameters(fusion) if fusion.steering.adapters else {}
+        live = adapter_parameters(fusion) if adapters else {}
         self.adapters = {
             name: nn.Parameter(each.detach().clone().float()) for name, each in live.items()
         }

@@ -83,6 +83,11 @@ class Fusion:
         return tuple(self._working)
 
     @property
+    def depth(self) -> int:
+        """Number of the base's layers."""
+        return self._base.layers
+
+    @property
     def trainable(self) -> int:
         """Number of the adapters' parameters."""
         return sum(
@@ -127,6 +132,15 @@ class Fusion:
             self.scaffold.adapters.disable_adapter_layers()
         self.refresh()
 
+    def forget(self) -> None:
+        """Become new-born: neither attentions nor adapters change anything any more."""
+        self.attentions = nn.ModuleDict()
+        with torch.no_grad():
+            for name, each in self.scaffold.adapters.named_parameters():
+                if ".lora_B." in name:
+                    each.zero_()
+        self.refresh()
+
     def refresh(self) -> None:
         """Take up new values of the adapters and of `attentions`."""
         self._generation += 1
@@ -138,7 +152,7 @@ class Fusion:
 
         `noise` is the standard deviation of what is added, as a share of the states' own.
         """
-        scaffold_ids, _, _ = self._translated(ids)
+        scaffold_ids, _, _ = self.translated(ids)
         with torch.inference_mode():
             hidden = self.scaffold.read(scaffold_ids, self.scaffold.new_cache())
         generator = torch.Generator().manual_seed(seed)

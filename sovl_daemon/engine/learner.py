@@ -62,14 +62,22 @@ class StepReport:
 class Learner:
     """Trains a candidate of the fusion's attentions and adapters; use it on the tensor thread.
 
-    Layers and weights are those the fusion steers with when it is made. What answers stays as it
-    is until `commit`. `common` is what most prompts begin with: it is read once a step.
+    Layers and their weights are `weights`, or those the fusion steers with when it is made. What
+    answers stays as it is until `commit`. `common` is what most prompts begin with: it is read once
+    a step.
     """
 
     def __init__(
-        self, base: LoadedModel, fusion: Fusion, options: LearnerOptions, *, common: Ids = ()
+        self,
+        base: LoadedModel,
+        fusion: Fusion,
+        options: LearnerOptions,
+        *,
+        common: Ids = (),
+        weights: Mapping[int, float] | None = None,
     ) -> None:
-        self._weights = {k: v for k, v in fusion.influence.over(fusion.layers).items() if v > 0}
+        chosen = fusion.influence.over(fusion.layers) if weights is None else weights
+        self._weights = {layer: weight for layer, weight in chosen.items() if weight > 0}
         if not self._weights:
             raise OptionError("nothing steers the base: choose layers, and weights above 0")
         self.options = options
@@ -82,7 +90,7 @@ class Learner:
         self._scaffold = memory_pass(fusion, self.candidate, self._store)
         self._parameters = [each for _, each in self.candidate.named_parameters()]
         self._optimizer = torch.optim.AdamW(
-            self._parameters, options.learning_rate, weight_decay=options.weight_decay
+            self._groups(), options.learning_rate, weight_decay=options.weight_decay
         )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(options.seed)
@@ -155,12 +163,26 @@ class Learner:
 
     def _update(self) -> None:
         for group in self._optimizer.param_groups:
-            group["lr"] = self.options.learning_rate * pace(self.updates, self.options)
+            rate = self.options.learning_rate * pace(self.updates, self.options)
+            group["lr"] = rate / group["weight"]
         clip_grad_norm_(self._parameters, self.options.clip)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         self.updates += 1
         self._pending = 0
+
+    def _groups(self) -> list[dict[str, Any]]:
+        """What an attention puts out counts by its layer's weight, so its steps are the larger.
+
+        Else a mind that is little influenced would learn as much the less.
+        """
+        groups: dict[float, list[Any]] = {1.0: []}
+        for name, parameter in self.candidate.named_parameters():
+            weight = 1.0
+            if name.endswith(".output.weight") and name.startswith("attention."):
+                weight = self._weights[int(name.split(".")[1])]
+            groups.setdefault(weight, []).append(parameter)
+        return [{"params": each, "weight": weight} for weight, each in groups.items() if each]
 
     def _losses(
         self, samples: Sequence[Sample], *, dropout: bool

@@ -15,8 +15,8 @@ class ScaffoldMemory:
 
     The first D, `dreamt`, are of dreams and stay. `cache` is the scaffold's own; `ends` tells, for
     each position of the base, how many of the S states are of it or before it; `weights` of all
-    D + S multiply attention: those of the dreams, and those of the token map. The base's positions from
-    `since` on look into the memory: the end of the prompt and the answer. Those before it are
+    D + S multiply attention: those of the dreams, and those of the token map. The base's positions
+    from `since` on look into the memory: the end of the prompt and the answer. Those before it are
     read as the plain base reads them.
     """
 
