@@ -29,14 +29,15 @@ class Curiosity(Agent):
         """Begin in silence."""
         self._chance = random.Random(self.settings.core_config.random_seed)  # noqa: S311 - a mood
         self._state: MindState | None = None
+        self._known = anyio.Event()
         self._spoken_at = time.monotonic()
         self._erupted_at = -math.inf
         self._unanswered = False
 
     async def run(self) -> None:
         """Say the first words of a life, then wonder."""
-        while self._state is None:
-            await anyio.sleep(_TICK_S)
+        await self._known.wait()
+        assert self._state is not None  # noqa: S101 - known
         if wakes(self._state.has_woken, self.settings.controls_config):
             await self._first_words()
         while True:
@@ -48,6 +49,7 @@ class Curiosity(Agent):
         """Follow the mind and the talk."""
         if isinstance(event.payload, MindState):
             self._state = event.payload
+            self._known.set()
         else:
             self._spoken_at = time.monotonic()
             self._unanswered = False

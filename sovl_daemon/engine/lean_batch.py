@@ -18,7 +18,6 @@ from sovl_daemon.engine.matrix import PlainMatrix
 from sovl_daemon.engine.rotary import rotate
 from sovl_daemon.engine.scaffold import AdaptedSlot
 from sovl_daemon.engine.slot import Slot
-from sovl_daemon.engine.span import Span
 
 # oneDNN compiles its 16-bit kernels anew for each number of rows, which takes seconds for all the
 # matrices of a model: numbers are rounded up to a multiple of _FEW, above _MANY of _MANY.
@@ -61,24 +60,19 @@ class Places:
     mask: torch.Tensor
 
 
-@dataclass(frozen=True, slots=True)
-class _At:
-    length: int
-
-
 def places(lean: Llama, starts: Sequence[int], rows: int, seen: int) -> Places:
     """Return the places of `rows` rows a sequence.
 
     Sequence i begins at position starts[i], all of which before it are among its `seen` ones, the
     first of them.
     """
-    step = lean.step([Span(range(rows), _At(start)) for start in starts])
-    device = step.cos.device
+    cos, sin = lean.rotary.rows([start + row for start in starts for row in range(rows)])
+    device = cos.device
     before = torch.arange(seen, device=device) < torch.tensor(starts, device=device)[:, None]
     own = torch.ones(rows, rows, dtype=torch.bool, device=device).tril()
     count = len(starts)
     mask = torch.cat((before[:, None].expand(count, rows, seen), own.expand(count, rows, rows)), -1)
-    return Places(step.cos, step.sin, mask[:, None])
+    return Places(cos, sin, mask[:, None])
 
 
 def through(
