@@ -139,11 +139,12 @@ class Lora:
         told = [sample for sample in samples if sample.teacher is None]
         dreams = [sample for sample in samples if sample.teacher is not None]
         loss = divergence = torch.zeros(())
+        # Before any graph is made: it changes the adapters for a moment.
+        wanted = self.plain(dreams).log_softmax(-1) if dreams else None
         if told:
             targets = torch.tensor([id_ for sample in told for id_ in sample.answer])
             loss = functional.cross_entropy(self.logits(told), targets)
-        if dreams:
-            wanted = self.plain(dreams).log_softmax(-1)
+        if wanted is not None:
             found = self.logits(dreams).log_softmax(-1)
             each = functional.kl_div(found, wanted, log_target=True, reduction="none")
             divergence = each.sum(-1).mean()
