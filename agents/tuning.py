@@ -198,7 +198,7 @@ class Tuning(Agent):
             return
         wanted = settings.core_config.quantization
         # "fp16" stands for not quantised: some CPUs compute in 32 bits.
-        precision = self.engine.model.precisions[0] if wanted == "fp16" else wanted
+        precision = self.engine.model.plain if wanted == "fp16" else wanted
         if precision == self.engine.precision:
             return
         began = time.monotonic()

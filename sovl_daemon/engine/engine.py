@@ -62,7 +62,7 @@ class Engine:
         self._caches = PrefixCache(model)
         self._answering = Answering(model, self._caches, thread, max_concurrent)
         self._parameters = model.parameters
-        self._precision = model.precisions[0]
+        self._precision = model.plain
         self._switching = anyio.Lock()
 
     @property
@@ -159,7 +159,7 @@ class Engine:
 
         """
         async with self._switching:
-            switch = self.model.switch(precision)
+            switch = await anyio.to_thread.run_sync(self.model.switch, precision)
             if switch is not None:
                 await self._run(switch)
             self._precision = precision

@@ -188,9 +188,9 @@ class Fusion:
         return x
 
     def _new_memory(self) -> ScaffoldMemory:
-        like = next(self._base.network.parameters())
-        hidden = torch.empty(0, self.scaffold.width, dtype=self._base.precision.dtype)
-        return ScaffoldMemory(self.scaffold.new_cache(), hidden.to(like.device))
+        base = self._base
+        hidden = torch.empty(0, self.scaffold.width, dtype=base.precision.dtype, device=base.device)
+        return ScaffoldMemory(self.scaffold.new_cache(), hidden)
 
     def _translated(self, ids: Sequence[int]) -> tuple[Sequence[int], list[float], list[int]]:
         if self.tokens is None:

@@ -68,7 +68,7 @@ def add_lora(network: Any, options: LoraOptions, *, device: torch.device, seed: 
     """Put fresh adapters, which change nothing yet, on the layers `options.targets` of `network`.
 
     They are float32 and lie on `device`, even where the network's own weights are on no device
-    (torch's "meta"). The same seed gives the same adapters.
+    (torch's "meta"). The same seed gives the same adapters, on every device.
 
     Raises:
         OptionError: the network has no such layers.
@@ -89,9 +89,12 @@ def add_lora(network: Any, options: LoraOptions, *, device: torch.device, seed: 
         except ValueError as error:
             raise OptionError(f"lora_target_modules: {error}") from error
         for layer in lora_layers(adapted).values():
-            for part in (layer.lora_A, layer.lora_B):
-                part.to_empty(device=device)
+            parts = (layer.lora_A, layer.lora_B)
+            for part in parts:
+                part.to_empty(device="cpu")
             layer.reset_lora_parameters(ADAPTER, True)
+            for part in parts:
+                part.to(device)
     adapted.eval()
     return adapted
 
