@@ -74,22 +74,31 @@ class Tuning(Agent):
 
     async def fuse(self) -> None:
         """Put the scaffold beside the base; without one it goes on, and says why."""
-        assert self.engine is not None  # noqa: S101 - called by `run`
-        await anyio.to_thread.run_sync(_import_fusion)  # seconds that must not silence us
         from sovl_daemon.engine.errors import EngineError
 
-        name = self.settings.core_config.scaffold_model_name
-        store = ModelStore(self.paths.model_dir)
         try:
-            path = await anyio.to_thread.run_sync(store.resolve, name)
-            note = await self.engine.fuse(path, _fusion_options(self.settings))
-            await self._steer(self.settings)
+            await self.place_scaffold()
+            await self.steer()
         except (EngineError, ModelError) as error:
+            name = self.settings.core_config.scaffold_model_name
             self.log.error("scaffold.refused", scaffold=name, reason=str(error))
-            return
+
+    async def place_scaffold(self) -> None:
+        """Put the scaffold beside the base. Raises EngineError or ModelError."""
+        assert self.engine is not None  # noqa: S101 - called once there is one
+        await anyio.to_thread.run_sync(_import_fusion)  # seconds that must not silence us
+        store = ModelStore(self.paths.model_dir)
+        name = self.settings.core_config.scaffold_model_name
+        path = await anyio.to_thread.run_sync(store.resolve, name)
+        note = await self.engine.fuse(path, _fusion_options(self.settings))
         if note:
             self.log.warning("scaffold.adapters", reason=note)
-        fusion = self.engine.fusion
+
+    async def steer(self) -> None:
+        """Let the scaffold steer as configured. Raises EngineError."""
+        await self._steer(self.settings)
+        fusion = self.engine.fusion if self.engine is not None else None
+        name = self.settings.core_config.scaffold_model_name
         self.log.info("scaffold.ready", scaffold=name, layers=fusion.layers if fusion else ())
 
     async def lived(self, prompt: Sequence[int], confidence: float) -> None:
@@ -153,7 +162,7 @@ class Tuning(Agent):
 
     async def _choose_layers(self, dynamic: bool) -> dict[str, Any]:
         await self._change({"core_config.use_dynamic_layers": str(dynamic).lower()})
-        layers = list(_layers(self.settings, self._base_layers()))
+        layers = list(fused_layers(self.settings, self._base_layers()))
         kind = "Dynamic" if dynamic else "Fixed"
         return {"text": f"{kind} layers: {', '.join(map(str, layers))}", "layers": layers}
 
@@ -223,7 +232,7 @@ class Tuning(Agent):
             return Steering((), Influence())
         mode = controls.dynamic_cross_attn_mode if controls.enable_dynamic_cross_attention else None
         return Steering(
-            _layers(settings, self._base_layers()),
+            fused_layers(settings, self._base_layers()),
             Influence(
                 weight=fusion.weight,
                 layer_weights=fusion.layer_weights,
@@ -239,7 +248,7 @@ class Tuning(Agent):
         return self.engine.model.layers
 
 
-def _layers(settings: Settings, count: int) -> tuple[int, ...]:
+def fused_layers(settings: Settings, count: int) -> tuple[int, ...]:
     """The layers of a base of `count` layers that are configured. Raises OptionError."""
     from sovl_daemon.engine.layer_choice import existing, third
 

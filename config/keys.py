@@ -57,6 +57,7 @@ _USED_OF_MANUAL = frozenset(
         "lora_config.lora_target_modules",
         "training_config.dry_run",
         "training_config.dry_run_params.max_length",
+        "training_config.dry_run_params.validate_architecture",
         "controls_config.base_temperature",
         "controls_config.save_path_prefix",
         "controls_config.scaffold_weight_cap",

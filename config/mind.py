@@ -100,7 +100,11 @@ class DryRunParams(Section):
 
     max_samples: int = key(2, "Most samples used in a dry run.", unit="samples", ge=1, le=100_000)
     max_length: int = key(128, "Longest sample in a dry run.", unit="tokens", ge=8, le=131_072)
-    validate_architecture: bool = key(True, "If true, checks that base and scaffold fit together.")
+    validate_architecture: bool = key(
+        True,
+        "If true, a dry run starts only if base and scaffold fit together, and logs how.",
+        restart=True,
+    )
     skip_training: bool = key(True, "If true, a dry run makes no full training pass.")
 
 
