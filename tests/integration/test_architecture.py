@@ -1,11 +1,11 @@
-"""The knob validate_architecture on a daemon with a tiny base that the default layers do not fit."""
+"""The knob validate_architecture on a daemon whose tiny base has not the default layers."""
 
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from sovl_daemon.cli.exits import CONFIG
+from sovl_daemon.cli.daemon import EX_CONFIG
 from tests import tiny_models
 from tests.daemon import Daemon, running
 
@@ -30,7 +30,7 @@ def events(daemon: Daemon) -> list[str]:
 def test_a_dry_run_refuses_a_pair_that_does_not_fit(runtime: Path, tiny: dict[str, Any]) -> None:
     daemon = Daemon(runtime, **tiny).start("--dry-run")
     assert daemon.process is not None
-    assert daemon.process.wait(60) == CONFIG, daemon.output()
+    assert daemon.process.wait(60) == EX_CONFIG, daemon.output()
     (line,) = daemon.output().splitlines()
     assert "core_config.cross_attn_layers: layer 5 cannot be fused" in line
     assert "architecture.valid" not in events(daemon)
