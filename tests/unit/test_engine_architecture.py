@@ -9,7 +9,7 @@ import torch
 from structlog.testing import capture_logs
 
 from agents import architecture
-from agents.tuning import Tuning
+from agents.generator import Generator
 from bus.errors import FatalError
 from config import Paths, Settings, with_value
 from sovl_daemon.engine.cross_attention import CrossAttention
@@ -40,7 +40,7 @@ async def engine(tmp_path: Path) -> AsyncIterator[Engine]:
     await loaded.close()
 
 
-def agent(engine: Engine, scaffold: Path, **values: str) -> Tuning:
+def agent(engine: Engine, scaffold: Path, **values: str) -> Generator:
     """An agent that was never served: it has settings and an engine."""
     wanted = FITS | {"core_config.scaffold_model_name": f'"{scaffold}"'} | values
     settings = Settings()
@@ -49,18 +49,18 @@ def agent(engine: Engine, scaffold: Path, **values: str) -> Tuning:
     root = scaffold.parent
     environ = {"XDG_RUNTIME_DIR": "/tmp", "HOME": str(root), "XDG_DATA_HOME": str(root / "data")}
     settings = with_value(settings, "store.model_dir", f'"{root / "models"}"')
-    made = Tuning(settings, Paths.of(settings, environ), "host")
+    made = Generator(settings, Paths.of(settings, environ), "host")
     made.engine = engine
     return made
 
 
-async def facts(tuning: Tuning) -> dict[str, Any]:
+async def facts(tuning: Generator) -> dict[str, Any]:
     with capture_logs() as lines:
         await architecture.validate(tuning)
     return dict(next(line for line in lines if line["event"] == "architecture.valid"))
 
 
-async def refusal(tuning: Tuning) -> str:
+async def refusal(tuning: Generator) -> str:
     with capture_logs() as lines, pytest.raises(FatalError) as caught:
         await architecture.validate(tuning)
     assert "architecture.valid" not in [line["event"] for line in lines]
