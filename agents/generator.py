@@ -13,6 +13,7 @@ import anyio
 import anyio.from_thread
 from pydantic import Field, field_validator
 
+from agents import architecture
 from agents.base import Agent, Job
 from agents.device import device
 from agents.tuning import Tuning
@@ -72,7 +73,12 @@ class Generator(Tuning):
     _waver = random.Random()  # noqa: S311 - how a melancholic mood wavers
 
     async def start(self) -> None:
-        """Get the model (pulling it if need be) and load it. Raises FatalError if there is none."""
+        """Get the model (pulling it if need be) and load it.
+
+        Raises:
+            FatalError: there is none, or a dry run finds that the scaffold does not fit on it.
+
+        """
         name = self.settings.core_config.base_model_name
         await self.say(f"preparing {name}")
         reporter = _Reporter(self)
@@ -87,10 +93,13 @@ class Generator(Tuning):
             ) from None
         self.log.info("model.loaded", model=name, **self.engine.info())
         await self.tune(self.settings)
+        if architecture.wanted(self.settings):
+            await architecture.validate(self)
 
     async def run(self) -> None:
         """Put the scaffold beside the base, while prompts are answered already."""
-        await self.fuse()
+        if self.engine is not None and self.engine.fusion is None:
+            await self.fuse()
 
     async def _load(self, path: Any) -> Engine:
         await anyio.to_thread.run_sync(_import_engine)  # seconds that must not silence us

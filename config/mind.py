@@ -19,8 +19,9 @@ class CoreConfig(Section):
         restart=True,
     )
     cross_attn_layers: Layers = key(
-        (5, 7),
-        "Fixed base layers that get cross-attention. Ignored if use_dynamic_layers is true.",
+        (),
+        "Fixed base layers that get cross-attention; none named: five, spread over the upper half. "
+        "Ignored if use_dynamic_layers is true.",
         unit="layer index",
         lenient=True,
     )
@@ -100,14 +101,24 @@ class DryRunParams(Section):
 
     max_samples: int = key(2, "Most samples used in a dry run.", unit="samples", ge=1, le=100_000)
     max_length: int = key(128, "Longest sample in a dry run.", unit="tokens", ge=8, le=131_072)
-    validate_architecture: bool = key(True, "If true, checks that base and scaffold fit together.")
+    validate_architecture: bool = key(
+        True,
+        "If true, a dry run starts only if base and scaffold fit together, and logs how.",
+        restart=True,
+    )
     skip_training: bool = key(True, "If true, a dry run makes no full training pass.")
 
 
 class TrainingConfig(Section):
     """How a night's training proceeds."""
 
-    learning_rate: float = key(2e-5, "Step size of the optimizer.", unit="per step", gt=0, le=1)
+    learning_rate: float = key(
+        8e-3,
+        "Step size of the optimizer; a night takes half of it, and less with age.",
+        unit="per step",
+        gt=0,
+        le=1,
+    )
     train_epochs: int = key(3, "Passes over the training data.", unit="epochs", ge=1, le=1000)
     batch_size: int = key(2, "Samples in one micro-batch.", unit="samples", ge=1, le=1024)
     max_seq_length: int = key(

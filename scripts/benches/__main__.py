@@ -7,7 +7,7 @@ from pathlib import Path
 
 from benches import common
 
-NAMES = ("bus", "responsive", "soak", "fuzz", "generate", "precision", "learn")
+NAMES = ("bus", "responsive", "soak", "fuzz", "generate", "precision", "priority", "learn")
 REPORT = Path(__file__).parents[2] / "docs" / "benchmarks.md"
 
 

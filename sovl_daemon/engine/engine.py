@@ -28,9 +28,12 @@ from sovl_daemon.engine.tensor_thread import TensorThread
 if TYPE_CHECKING:  # peft takes seconds to load: conversations need not wait for it
     import torch
 
+    from sovl_daemon.engine.architecture import Architecture
     from sovl_daemon.engine.fusion import Dream, Fusion, Steering
     from sovl_daemon.engine.scaffold import FusionOptions
 
+# Read once beside the scaffold, to see whether that goes.
+_TRIAL = "What do you see, déjà vu? The capital of France is Paris."
 # The part of the context a long answer may claim from the prompt, at most.
 _ANSWER_SHARE = 4
 _MIN_CONTEXT = 16
@@ -65,7 +68,7 @@ class Engine:
         self._caches = PrefixCache(model)
         self._answering = Answering(model, self._caches, thread, max_concurrent)
         self._parameters = model.parameters
-        self._precision = model.precisions[0]
+        self._precision = model.plain
         self._switching = anyio.Lock()
 
     @property
@@ -162,7 +165,7 @@ class Engine:
 
         """
         async with self._switching:
-            switch = self.model.switch(precision)
+            switch = await anyio.to_thread.run_sync(self.model.switch, precision)
             if switch is not None:
                 await self._run(switch)
             self._precision = precision
@@ -195,6 +198,24 @@ class Engine:
         make = partial(Fusion, self.model, made, tokens, **options.shape())
         self.fusion = await call(self.thread, make, Priority.JUDGE)
         return made.note
+
+    async def examine(self, layers: Sequence[int]) -> "Architecture":
+        """Try whether base and scaffold fit together with `layers` fused; see architecture.examine.
+
+        Raises:
+            OptionError: nothing is fused, or the base has no such layer.
+            ModelLoadError: the scaffold cannot read what the base reads.
+            NonFiniteLogitsError: the fused model gives no distribution.
+            EngineStoppedError: the engine was closed.
+
+        """
+        from sovl_daemon.engine.architecture import examine
+
+        if self.fusion is None:
+            raise OptionError("there is no scaffold beside the base: fuse one first")
+        prompt = self.tokenizer.encode_text(_TRIAL)[: self.context_length]
+        work = partial(examine, self.model, self.fusion, layers, prompt)
+        return await call(self.thread, work, Priority.JUDGE)
 
     async def steer(self, steering: "Steering") -> None:
         """Choose the fused layers and how strongly they steer; holds from the next token on.

@@ -126,6 +126,11 @@ class Llama:
         self.rotary = rotary
         self._limit = limit
 
+    @property
+    def device(self) -> torch.device:
+        """Where it computes; what the embedding gives may come from elsewhere."""
+        return self.norm.weight.device
+
     def with_blocks(self, blocks: Sequence[Block]) -> "Llama":
         """Return one that has other blocks, and shares all the rest."""
         return Llama(self._embedding, blocks, self.norm, self.head, self.rotary, self._limit)
@@ -169,7 +174,8 @@ class Llama:
         """Return the hidden states (N, hidden) that the first block reads."""
         weight = self._embedding.weight
         # The rows first: where the model is quantised, the table is only mapped from its file.
-        return weight[torch.tensor(ids, device=weight.device)].to(self.head.dtype)
+        rows = weight[torch.tensor(ids, device=weight.device)]
+        return rows.to(self.device, self.head.dtype)
 
     def step(self, spans: Sequence[Span]) -> Step:
         """Return what the blocks need to read `spans`."""

@@ -1,0 +1,150 @@
+"""Everything lies on the model's device, tried without one: fake tensors have a device but no data.
+
+An operation on tensors of two devices fails on them as it would on a real GPU.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
+
+from sovl_daemon.engine import sampling
+from sovl_daemon.engine.cross_attention import CrossAttention
+from sovl_daemon.engine.fusion import Fusion
+from sovl_daemon.engine.influence import Influence
+from sovl_daemon.engine.llama_finder import _build
+from sovl_daemon.engine.lora import LoraOptions
+from sovl_daemon.engine.model import LoadedModel
+from sovl_daemon.engine.options import SamplingOptions
+from sovl_daemon.engine.precision import DtypeChoice
+from sovl_daemon.engine.prefix_cache import PrefixCache
+from sovl_daemon.engine.scaffold import make_scaffold
+from sovl_daemon.engine.span import Span
+from sovl_daemon.engine.switch import PrecisionSwitch
+from tests.unit.engine_tiny import VOCABULARY, tiny_network
+
+GPU = torch.device("cuda:0")
+
+
+@pytest.fixture(autouse=True)
+def fake() -> Iterator[None]:
+    import bitsandbytes  # noqa: F401 - its tables must be real
+
+    with FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True):
+        yield
+
+
+class FakeMaster:
+    """Weights of the right shapes, on the CPU as those of a file are."""
+
+    def __init__(self, network: Any) -> None:
+        self._shapes = {name: weight.shape for name, weight in network.state_dict().items()}
+
+    def tensor(self, name: str) -> torch.Tensor:
+        return torch.empty(self._shapes[name], dtype=torch.float16)
+
+
+def model(*, lean: bool = True) -> LoadedModel:
+    with torch.device(GPU):
+        network = tiny_network("llama")
+    choice = DtypeChoice(torch.float32, "test")
+    found = _build(network, "fp32") if lean else None
+    return LoadedModel(network, GPU, choice, 128, found, FakeMaster(network))  # type: ignore[arg-type]
+
+
+def spans(of: LoadedModel) -> list[Span]:
+    """A prompt, two answers of one length, and one of another in a cache of the same capacity."""
+    caches = [of.new_cache() for _ in range(4)]
+    for cache, length in zip(caches[1:], (20, 20, 30), strict=True):
+        of.forward([Span(range(length), cache)])
+    return [Span(range(7), caches[0]), *(Span([1], cache) for cache in caches[1:])]
+
+
+@pytest.mark.parametrize("lean", [True, False])
+def test_answers_of_several_conversations(lean: bool) -> None:
+    loaded = model(lean=lean)
+    logits = loaded.forward(spans(loaded))
+    assert (logits.device, logits.shape) == (GPU, (4, VOCABULARY))
+
+
+def test_a_kept_prompt() -> None:
+    loaded = model()
+    caches = PrefixCache(loaded, 2**20)
+    cache = caches.take(range(40))
+    loaded.forward([Span(range(40), cache)])
+    caches.keep(range(40), cache, caches.stamp)
+    for prompt in ([*range(30), 9], [*range(17), *range(60, 90)]):
+        again = caches.take(prompt)
+        assert again.length
+        logits = loaded.forward([Span(prompt[again.length :], again)])
+        assert logits.device == GPU
+
+
+@pytest.mark.parametrize("precision", ["int8", "int4", "fp32"])
+def test_a_switch_of_precision(precision: Any) -> None:
+    loaded = model()
+    assert loaded.lean is not None
+    switch = PrecisionSwitch(loaded.lean, loaded.master, precision)  # type: ignore[arg-type]
+    before = spans(loaded)
+    while switch.step():
+        assert loaded.forward([Span(range(3), loaded.new_cache())]).device == GPU
+    held = [tensor for layer in loaded.lean.slots() for tensor in layer[0].matrix.tensors()]
+    assert {tensor.device for tensor in held} == {GPU}
+    assert {slot.matrix.precision for layer in loaded.lean.slots() for slot in layer} <= {
+        precision,
+        "int8" if precision == "int4" else precision,
+    }
+    assert loaded.forward(before).device == GPU
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_an_embedding_that_is_only_mapped_from_its_file(tied: bool) -> None:
+    loaded = model()
+    assert loaded.lean is not None
+    if tied:
+        loaded.network.model.embed_tokens.weight = torch.nn.Parameter(
+            torch.empty(VOCABULARY, 32, dtype=torch.float32, device="cpu"), requires_grad=False
+        )
+    assert loaded.lean.embed([1, 2]).device == GPU
+    assert loaded.forward(spans(loaded)).device == GPU
+
+
+@pytest.mark.parametrize("lean", [True, False])
+@pytest.mark.parametrize("weights", [1.0, 2.0])
+def test_fusion(monkeypatch: pytest.MonkeyPatch, lean: bool, weights: float) -> None:
+    monkeypatch.setattr(CrossAttention, "fresh", False)
+    monkeypatch.setattr(
+        Fusion, "_translated", lambda _, ids: (ids, [weights] * len(ids), [1] * len(ids))
+    )
+    base = model()
+    twin = base if lean else model(lean=False)
+    scaffold = make_scaffold(twin, LoraOptions(), seed=0)
+    assert {each.device for each in scaffold.adapters.parameters() if each.requires_grad} == {GPU}
+    fusion = Fusion(base, scaffold, rank=16, heads=4, seed=0)
+    fusion.set((0, 1), Influence())
+    cache = base.new_cache()
+    base.listen(range(20), cache, since=19)
+    logits = base.forward([Span(range(20), cache)])
+    logits = base.forward([Span([3], cache), *spans(base)[:2]])
+    assert (logits.device, len(logits)) == (GPU, 3)
+
+
+def test_sampling() -> None:
+    logits = torch.empty(2, VOCABULARY, device=GPU)
+    options = [SamplingOptions(temperature=0.7, top_k=20, top_p=0.9), SamplingOptions(top_k=20)]
+    probabilities, ids = sampling.candidates(logits, options)
+    assert probabilities.device == ids.device == GPU
+    assert sampling.penalise(logits[0], [1, 2, 2], 1.2).device == GPU
+
+
+def test_free_memory_is_returned(monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded, calls = model(), []
+    assert loaded.lean is not None
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: calls.append("gpu"))
+    switch = PrecisionSwitch(loaded.lean, loaded.master, "int8")  # type: ignore[arg-type]
+    switch.step()
+    switch.roll_back()
+    assert calls == ["gpu", "gpu"]
