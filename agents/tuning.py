@@ -92,6 +92,7 @@ class Tuning(Agent):
         try:
             await self.place_scaffold()
             await self.steer()
+            await self._introduce()
         except (EngineError, ModelError) as error:
             name = self.settings.core_config.scaffold_model_name
             self.log.error("scaffold.refused", scaffold=name, reason=str(error))
@@ -108,15 +109,17 @@ class Tuning(Agent):
             self.log.warning("scaffold.adapters", reason=note)
 
     async def steer(self) -> None:
-        """Let the scaffold steer as configured, and others have the engine. Raises EngineError."""
-        assert self.engine is not None  # noqa: S101 - called by `run`
-        assert self.engine.fusion is not None  # noqa: S101 - it was just made
+        """Let the scaffold steer as configured. Raises EngineError."""
         await self._steer(self.settings)
         name = self.settings.core_config.scaffold_model_name
         layers = fused_layers(self.settings, self._base_layers())
         self.log.info("scaffold.ready", scaffold=name, layers=layers)
-        await self.ask("mind_capacity", parameters=self.engine.fusion.trainable)
-        device.share(self.engine)
+
+    async def _introduce(self) -> None:
+        """Tell the mind how much it can hold, and let the others of this process have the engine."""
+        if self.engine is not None and self.engine.fusion is not None:
+            await self.ask("mind_capacity", parameters=self.engine.fusion.trainable)
+            device.share(self.engine)
 
     async def lived(self, prompt: Sequence[int], confidence: float) -> None:
         """Take in how an answer to the token ids `prompt` went."""

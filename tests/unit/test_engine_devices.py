@@ -117,7 +117,7 @@ def test_an_embedding_that_is_only_mapped_from_its_file(tied: bool) -> None:
 def test_fusion(monkeypatch: pytest.MonkeyPatch, lean: bool, weights: float) -> None:
     monkeypatch.setattr(CrossAttention, "fresh", False)
     monkeypatch.setattr(
-        Fusion, "_translated", lambda _, ids: (ids, [weights] * len(ids), [1] * len(ids))
+        Fusion, "translated", lambda _, ids: (ids, [weights] * len(ids), [1] * len(ids))
     )
     base = model()
     twin = base if lean else model(lean=False)
