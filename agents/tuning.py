@@ -92,7 +92,6 @@ class Tuning(Agent):
         try:
             await self.place_scaffold()
             await self.steer()
-            await self._introduce()
         except (EngineError, ModelError) as error:
             name = self.settings.core_config.scaffold_model_name
             self.log.error("scaffold.refused", scaffold=name, reason=str(error))
@@ -115,8 +114,8 @@ class Tuning(Agent):
         layers = fused_layers(self.settings, self._base_layers())
         self.log.info("scaffold.ready", scaffold=name, layers=layers)
 
-    async def _introduce(self) -> None:
-        """Tell the mind how much it can hold, and let the others of this process have the engine."""
+    async def introduce(self) -> None:
+        """Tell the mind how much it can hold; let the others of this process have the engine."""
         if self.engine is not None and self.engine.fusion is not None:
             await self.ask("mind_capacity", parameters=self.engine.fusion.trainable)
             device.share(self.engine)

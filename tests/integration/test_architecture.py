@@ -20,6 +20,8 @@ def tiny(runtime: Path) -> dict[str, Any]:
         "core_config.base_model_name": folder,
         "core_config.scaffold_model_name": folder,
         "store.model_dir": str(runtime / "models"),
+        "core_config.cross_attn_layers": [5, 7],
+        "generation.system_prompt": "",
     }
 
 
