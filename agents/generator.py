@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Sequence
 from contextlib import aclosing
@@ -14,14 +15,17 @@ from pydantic import Field, field_validator
 
 from agents import architecture
 from agents.base import Agent, Job
+from agents.device import device
 from agents.tuning import Tuning
 from bus.commands import Arguments, command
 from bus.envelope import new_id
 from bus.errors import BAD_ARGUMENT, ENGINE, CommandError, FatalError
+from bus.topics import ANSWERING, AnswerStarted
 from config import Settings
 from sovl_daemon.engine.message import Message
 from sovl_daemon.engine.options import SamplingOptions
 from sovl_daemon.mind.confidence import answer_confidence
+from sovl_daemon.mind.temperament import sampling_temperature
 from sovl_daemon.models import ModelError, ModelStore, Progress
 
 if TYPE_CHECKING:  # torch is loaded in `start`, so that the hub can import this module
@@ -66,6 +70,8 @@ class Generator(Tuning):
     home: ClassVar[str] = "host"
     critical: ClassVar[bool] = True
 
+    _waver = random.Random()  # noqa: S311 - how a melancholic mood wavers
+
     async def start(self) -> None:
         """Get the model (pulling it if need be) and load it.
 
@@ -92,8 +98,7 @@ class Generator(Tuning):
 
     async def run(self) -> None:
         """Put the scaffold beside the base, while prompts are answered already."""
-        if self.engine is not None and self.engine.fusion is None:
-            await self.fuse()
+        await self.fuse()
 
     async def _load(self, path: Any) -> Engine:
         await anyio.to_thread.run_sync(_import_engine)  # seconds that must not silence us
@@ -113,6 +118,7 @@ class Generator(Tuning):
 
     async def stop(self) -> None:
         """End the tensor thread after its current step."""
+        device.withdraw()
         if self.engine is not None:
             await self.engine.close()
 
@@ -125,6 +131,7 @@ class Generator(Tuning):
         """Answer a prompt, streaming the text as progress."""
         conversation = args.conversation or new_id()
         began = time.monotonic()
+        await self.publish(ANSWERING, AnswerStarted(conversation=conversation))
         messages = await self._messages(args.prompt, conversation)
         text, summary, prompt = await self._speak(messages, args, job)
         confidence = answer_confidence(summary.probabilities)
@@ -194,12 +201,17 @@ class Generator(Tuning):
             return default if value is None else value
 
         return SamplingOptions(
-            temperature=chosen(args.temperature, self.settings.controls_config.base_temperature),
+            temperature=chosen(args.temperature, self._temperature()),
             top_k=chosen(args.top_k, defaults.top_k),
             top_p=chosen(args.top_p, defaults.top_p),
             seed=chosen(args.seed, defaults.seed),
             max_new_tokens=chosen(args.max_tokens, defaults.max_new_tokens),
         )
+
+    def _temperature(self) -> float:
+        """By mood."""
+        score = self.mind.temperament if self.mind else 0.0
+        return sampling_temperature(score, self.settings.controls_config, self._waver)
 
 
 def _context_length(settings: Settings) -> int:

@@ -33,6 +33,24 @@ class HistoryArguments(Arguments):
     limit: int = Field(default=5, ge=1, le=1000, description="How many of the last ones.")
 
 
+class RecallArguments(Arguments):
+    """Which interactions."""
+
+    ids: list[int]
+
+
+class UnlearnedArguments(Arguments):
+    """How much of what was not learned yet."""
+
+    limit: int = Field(default=1000, ge=0, le=100_000)
+
+
+class LearnedArguments(Arguments):
+    """Interactions with the generations that learned them: all there are."""
+
+    learned: list[tuple[int, int]]
+
+
 class Scribe(Agent):
     """Keeps the interaction store. One thread at a time touches the database."""
 
@@ -60,10 +78,15 @@ class Scribe(Agent):
         """Write an interaction down; answers once it is safe on disk."""
         assert self._store is not None  # noqa: S101 - commands come after start
         interaction = Interaction(**args.model_dump())
+        unseen = not await self._in_thread(partial(self._store.has_prompt, args.prompt))
         number = await self._in_thread(partial(self._store.add, interaction))
         self._size = await self._in_thread(self._store.size)
         event = InteractionRecorded(
-            interaction=number, conversation=args.conversation, tokens=args.tokens
+            interaction=number,
+            conversation=args.conversation,
+            tokens=args.tokens,
+            confidence=args.confidence,
+            unseen=unseen,
         )
         await self.publish(INTERACTION, event)
         return {"interaction": number}
@@ -74,6 +97,30 @@ class Scribe(Agent):
         assert self._store is not None  # noqa: S101 - commands come after start
         found = await self._in_thread(partial(self._store.recent, args.limit, args.conversation))
         return {"interactions": [vars(each) for each in found]}
+
+    @command(RecallArguments, internal=True)
+    async def recall(self, args: RecallArguments, job: Job) -> dict[str, Any]:
+        """The interactions of these ids."""
+        assert self._store is not None  # noqa: S101 - commands come after start
+        found = await self._in_thread(partial(self._store.some, args.ids))
+        return {"interactions": [vars(each) for each in found]}
+
+    @command(UnlearnedArguments, internal=True)
+    async def unlearned(self, args: UnlearnedArguments, job: Job) -> dict[str, Any]:
+        """The first interactions that no night has learned, and how many there are."""
+        assert self._store is not None  # noqa: S101 - commands come after start
+        found = await self._in_thread(partial(self._store.unlearned, args.limit))
+        count = await self._in_thread(self._store.unlearned_count)
+        interactions = [vars(each) for each in found]
+        return {"interactions": interactions, "count": count, "memory": self._store.identity}
+
+    @command(LearnedArguments, internal=True)
+    async def learned(self, args: LearnedArguments, job: Job) -> dict[str, Any]:
+        """Make the notes agree with what the committed generations say was learned."""
+        assert self._store is not None  # noqa: S101 - commands come after start
+        pairs = dict(args.learned)
+        wrong = await self._in_thread(partial(self._store.reconcile, pairs))
+        return {"changed": wrong, "count": await self._in_thread(self._store.unlearned_count)}
 
     def stats(self) -> dict[str, Any]:
         """Rows and bytes."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from benches import common
 
-NAMES = ("bus", "responsive", "soak", "fuzz", "generate", "precision", "priority")
+NAMES = ("bus", "responsive", "soak", "fuzz", "generate", "precision", "priority", "learn")
 REPORT = Path(__file__).parents[2] / "docs" / "benchmarks.md"
 
 
@@ -18,16 +18,20 @@ def main() -> int:
     parser.add_argument(
         "--quick", action="store_true", help="a tenth of the work, for a first look"
     )
+    parser.add_argument("--facts", type=int, help="learn: how many facts (20)")
+    parser.add_argument("--seeds", type=int, help="learn: how many nights (3)")
     options = parser.parse_args()
     if options.name == "report":
         report()
     else:
-        common.show(measure(options.name, options.quick), options.json)
+        asked = {"facts": options.facts, "seeds": options.seeds}
+        more = {name: value for name, value in asked.items() if value is not None}
+        common.show(measure(options.name, options.quick, **more), options.json)
     return 0
 
 
-def measure(name: str, quick: bool) -> common.Bench:
-    bench: common.Bench = importlib.import_module(f"benches.{name}").run(quick)
+def measure(name: str, quick: bool, **options: int) -> common.Bench:
+    bench: common.Bench = importlib.import_module(f"benches.{name}").run(quick, **options)
     return bench
 
 

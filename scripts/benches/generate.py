@@ -116,7 +116,7 @@ def bandwidth_gb_s() -> float:
 
 def run(quick: bool) -> Bench:
     path = default_model()
-    tokens, rounds = (24, 2) if quick else (96, ROUNDS)
+    tokens, rounds = (24, 2) if quick else (64, ROUNDS)
     half = load_model(path, device="cpu", dtype="bfloat16", threads=THREADS)
     full = load_model(path, device="cpu", dtype="float32", threads=THREADS)
     half.warm_up()

@@ -26,8 +26,10 @@ from sovl_daemon.engine.switch import PrecisionSwitch
 from sovl_daemon.engine.tensor_thread import TensorThread
 
 if TYPE_CHECKING:  # peft takes seconds to load: conversations need not wait for it
+    import torch
+
     from sovl_daemon.engine.architecture import Architecture
-    from sovl_daemon.engine.fusion import Fusion, Steering
+    from sovl_daemon.engine.fusion import Dream, Fusion, Steering
     from sovl_daemon.engine.scaffold import FusionOptions
 
 # Read once beside the scaffold, to see whether that goes.
@@ -35,6 +37,7 @@ _TRIAL = "What do you see, déjà vu? The capital of France is Paris."
 # The part of the context a long answer may claim from the prompt, at most.
 _ANSWER_SHARE = 4
 _MIN_CONTEXT = 16
+_LONGEST_DREAM = 64  # tokens
 # A switch takes the thread for so long at a time, so that no token waits long behind it...
 _SWITCH_AT_ONCE_S = 0.05
 # ...and leaves it free for so long, in which the thread takes up a conversation's step.
@@ -232,6 +235,20 @@ class Engine:
         if self.fusion is not None and (tokens := self.fusion.tokens) is not None:
             learn = partial(tokens.reinforce, prompt, confidence, strength=strength, decay=decay)
             await call(self.thread, learn, Priority.JUDGE)
+
+    async def dream(self, text: str, *, noise: float, seed: int) -> "torch.Tensor | None":
+        """Let the scaffold read a text in its sleep; returns its hidden states, blurred."""
+        if self.fusion is None:
+            return None
+        ids = self.tokenizer.encode_text(text)[:_LONGEST_DREAM]
+        read = partial(self.fusion.dream, ids, noise=noise, seed=seed)
+        hidden: torch.Tensor = await call(self.thread, read, Priority.CURIOSITY)
+        return hidden
+
+    async def remember(self, dreams: Sequence["Dream"]) -> None:
+        """Let every conversation look at these dreams too."""
+        if self.fusion is not None:
+            await call(self.thread, partial(self.fusion.remember, dreams), Priority.JUDGE)
 
     def info(self) -> dict[str, str | int]:
         """Describe what is loaded and how."""

@@ -123,7 +123,7 @@ class Llama:
         self.after_block: dict[int, AfterBlock] = {}
         self._embedding = embedding
         self.norm = norm
-        self._rotary = rotary
+        self.rotary = rotary
         self._limit = limit
 
     @property
@@ -133,7 +133,7 @@ class Llama:
 
     def with_blocks(self, blocks: Sequence[Block]) -> "Llama":
         """Return one that has other blocks, and shares all the rest."""
-        return Llama(self._embedding, blocks, self.norm, self.head, self._rotary, self._limit)
+        return Llama(self._embedding, blocks, self.norm, self.head, self.rotary, self._limit)
 
     def slots(self) -> Iterator[tuple[Slot, ...]]:
         """Return the matrices of each layer; the last is the head."""
@@ -188,4 +188,4 @@ class Llama:
                 start, seen, count = len(positions), span.cache.length, len(span.ids)
                 rows.append(Rows(slice(start, start + count), span, seen))
                 positions.extend(range(seen, seen + count))
-        return Step(tuple(rows), tuple(parts), *self._rotary.rows(positions))
+        return Step(tuple(rows), tuple(parts), *self.rotary.rows(positions))

@@ -195,6 +195,8 @@ class LoadedModel:
         return next(each for each in lists if len(each) == self.layers)
 
     def _after_block(self, function: AfterBlock, block: Any, inputs: Any, output: Any) -> Any:
+        if not self._reading:
+            return output
         if isinstance(output, torch.Tensor):
             return function(output[0], self._reading)[None]
         return (function(output[0][0], self._reading)[None], *output[1:])

@@ -120,7 +120,7 @@ class LeanScaffold:
     """A scaffold that runs through a lean forward pass, whose matrices it shares.
 
     The adapters are peft's, on a twin of the network without weights of its own, so that the
-    network and the names of its weights stay as they are.
+    network and the names of its weights stay as they are. `lean` is that pass, its blocks adapted.
     """
 
     def __init__(
@@ -138,16 +138,16 @@ class LeanScaffold:
             raise OptionError(
                 f"lora_target_modules: no adapter fits on {min(unused)}: name layers of the blocks"
             )
-        self._lean = lean.with_blocks(blocks)
+        self.lean = lean.with_blocks(blocks)
 
     def new_cache(self) -> Cache:
         """Return an empty cache for one conversation."""
-        return self._lean.new_cache()
+        return self.lean.new_cache()
 
     def read(self, ids: Sequence[int], cache: Any) -> torch.Tensor:
         """Read `ids` after what `cache` holds; return their hidden states (T, width)."""
-        x, _ = self._lean.read([Span(ids, cache)])
-        return self._lean.norm(x)
+        x, _ = self.lean.read([Span(ids, cache)])
+        return self.lean.norm(x)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

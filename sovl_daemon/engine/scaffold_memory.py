@@ -11,11 +11,12 @@ from sovl_daemon.engine.cross_attention import KeysValues
 
 @dataclass(slots=True, eq=False)
 class ScaffoldMemory:
-    """The scaffold's hidden states (S, width) over what the base has been told.
+    """The scaffold's hidden states (D + S, width) over dreams and over what the base was told.
 
-    `cache` is the scaffold's own; `ends` tells, for each position of the base, how many of the S
-    states are of it or before it; `weights` are those of the token map. The base's positions from
-    `since` on look into the memory: the end of the prompt and the answer. Those before it are
+    The first D, `dreamt`, are of dreams and stay. `cache` is the scaffold's own; `ends` tells, for
+    each position of the base, how many of the S states are of it or before it; `weights` of all
+    D + S multiply attention: those of the dreams, and those of the token map. The base's positions
+    from `since` on look into the memory: the end of the prompt and the answer. Those before it are
     read as the plain base reads them.
     """
 
@@ -24,6 +25,7 @@ class ScaffoldMemory:
     ends: list[int] = field(default_factory=list)
     weights: list[float] = field(default_factory=list)
     since: int = 0
+    dreamt: int = 0
     _seen: dict[object, KeysValues] = field(default_factory=dict)
 
     @property
@@ -53,8 +55,8 @@ class ScaffoldMemory:
             return
         del self.ends[length:]
         kept = self.ends[-1] if self.ends else 0
-        self.hidden = self.hidden[:kept].clone()
-        del self.weights[kept:]
+        self.hidden = self.hidden[: self.dreamt + kept].clone()
+        del self.weights[self.dreamt + kept :]
         self.cache.truncate(kept)
         self._seen.clear()
 
@@ -67,8 +69,14 @@ class ScaffoldMemory:
         """
         ends = self.ends[:length]
         kept = ends[-1] if ends else 0
+        states = self.dreamt + kept
         return ScaffoldMemory(
-            self.cache.fork(kept), self.hidden[:kept], ends, self.weights[:kept], self.since
+            self.cache.fork(kept),
+            self.hidden[:states],
+            ends,
+            self.weights[:states],
+            self.since,
+            self.dreamt,
         )
 
     def compact(self) -> None:

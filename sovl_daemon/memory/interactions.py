@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -33,6 +34,7 @@ _SCHEMA = (
     CREATE TABLE identity (value TEXT NOT NULL) STRICT;
     INSERT INTO identity SELECT lower(hex(randomblob(16)));
     """,
+    "CREATE INDEX by_prompt ON interactions (prompt);",
 )
 _FIELDS = "command, conversation, prompt, response, tokens, confidence, time, id"
 
@@ -124,6 +126,20 @@ class InteractionStore:
             "SELECT id FROM interactions WHERE command = ?", (interaction.command,)
         ).fetchone()
         return int(row[0])
+
+    def some(self, ids: Sequence[int]) -> list[Interaction]:
+        """The interactions of these ids, oldest first; ids that none has are left out."""
+        rows = self._db.execute(
+            f"SELECT {_FIELDS} FROM interactions WHERE id IN"  # noqa: S608 - as below
+            " (SELECT value FROM json_each(?)) ORDER BY id",
+            (json.dumps(list(ids)),),
+        ).fetchall()
+        return [Interaction(*row) for row in rows]
+
+    def has_prompt(self, prompt: str) -> bool:
+        """Tell whether this was ever said before, to the letter."""
+        found = self._db.execute("SELECT 1 FROM interactions WHERE prompt = ? LIMIT 1", (prompt,))
+        return found.fetchone() is not None
 
     def recent(self, limit: int, conversation: str | None = None) -> list[Interaction]:
         """The last `limit` interactions (of one conversation), oldest first."""
