@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from agents.tuning import Tuning, influence_of, layers_of
+from agents.tuning import Tuning, fused_layers, influence_of
 from bus.errors import FatalError
 from config import Settings
 from sovl_daemon.engine.errors import EngineError
@@ -31,7 +31,7 @@ async def validate(tuning: Tuning) -> None:
     """
     assert tuning.engine is not None  # noqa: S101 - called once there is one
     with _blaming(_layers_key(tuning.settings)):
-        layers = layers_of(tuning.settings, tuning.engine.model.layers)
+        layers = fused_layers(tuning.settings, tuning.engine.model.layers)
     with _blaming("fusion.layer_weights"):
         influence_of(tuning.settings, 1.0).over(layers)
     with _blaming(_SCAFFOLD):

@@ -19,7 +19,7 @@ from pydantic import Field
 from agents.archive import Archive
 from agents.base import Job
 from agents.device import device
-from agents.tuning import influence_of, layers_of
+from agents.tuning import fused_layers, influence_of
 from bus.commands import Arguments, command
 from bus.envelope import Envelope
 from bus.errors import BAD_ARGUMENT, BUSY, ENGINE, CommandError
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 _MOST_ENTRIES = 500  # interactions of one night
 _REHEARSED = 60  # interactions that earlier nights learned
 _NIGHT_EPOCHS = 9
+_LEAST_STEPS = 130  # fewer do not change enough, however little there is to learn
 _REPLAY = 3.0  # the weight of dreams against lessons
 _CHECKPOINT_EVERY = 20
 
@@ -159,10 +160,11 @@ class Trainer(Archive):
         lived = _that_tell_nothing(entries, layout)
         known = [each["prompt"] for each in await self._rehearsed(entries)]
         factor = self.settings.controls_config.sleep_time_factor
-        options = CurriculumOptions(seed=seed, epochs=max(1, round(_NIGHT_EPOCHS * factor)))
+        options = CurriculumOptions(seed=seed, epochs=_NIGHT_EPOCHS)
         write = _writer(engine, seed)
         work = partial(plan, told, write, layout, options, known=known, lived=lived)
-        return await anyio.to_thread.run_sync(work)
+        course = await anyio.to_thread.run_sync(work)
+        return course.lasting(max(_LEAST_STEPS, course.steps), factor)
 
     async def _rehearsed(self, entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Some of what earlier nights learned."""
@@ -202,7 +204,7 @@ class Trainer(Archive):
         """The weights of the layers as they will be after the night."""
         lifecycle = self.settings.controls_config.enable_lifecycle_weighting
         factor = life_weight(stage, self.settings.training_config) if lifecycle else 1.0
-        layers = layers_of(self.settings, engine.model.layers)
+        layers = fused_layers(self.settings, engine.model.layers)
         return influence_of(self.settings, factor).over(layers)
 
     async def _steps(

@@ -62,9 +62,14 @@ class Tuning(Agent):
 
     async def on_event(self, event: Envelope) -> None:
         """Follow the mind: its age and mood weigh the scaffold's influence."""
+        from sovl_daemon.engine.errors import EngineError
+
         if isinstance(event.payload, MindState):
             self.mind = event.payload
-            await self._steer(self.settings)
+            try:
+                await self._steer(self.settings)
+            except EngineError as error:
+                self.log.error("tuning.refused", reason=str(error))
 
     async def on_settings(self, before: Settings) -> None:
         """Follow settings that changed elsewhere; what the engine refuses is logged."""
@@ -94,7 +99,7 @@ class Tuning(Agent):
             self.log.error("scaffold.refused", scaffold=name, reason=str(error))
             return
         assert self.engine.fusion is not None  # noqa: S101 - it was just made
-        layers = layers_of(self.settings, self._base_layers())
+        layers = fused_layers(self.settings, self._base_layers())
         self.log.info("scaffold.ready", scaffold=name, layers=layers)
         await self.ask("mind_capacity", parameters=self.engine.fusion.trainable)
         device.share(self.engine)
@@ -166,7 +171,7 @@ class Tuning(Agent):
 
     async def _choose_layers(self, dynamic: bool) -> dict[str, Any]:
         await self._change({"core_config.use_dynamic_layers": str(dynamic).lower()})
-        layers = list(layers_of(self.settings, self._base_layers()))
+        layers = list(fused_layers(self.settings, self._base_layers()))
         kind = "Dynamic" if dynamic else "Fixed"
         return {"text": f"{kind} layers: {', '.join(map(str, layers))}", "layers": layers}
 
@@ -236,7 +241,7 @@ class Tuning(Agent):
             return Steering((), Influence())
         mode = controls.dynamic_cross_attn_mode if controls.enable_dynamic_cross_attention else None
         return Steering(
-            layers_of(settings, self._base_layers()),
+            fused_layers(settings, self._base_layers()),
             influence_of(settings, self._factor(mode)),
             controls.enable_lora_adapters,
         )
@@ -266,13 +271,13 @@ def influence_of(settings: Settings, factor: float) -> Influence:
     )
 
 
-def layers_of(settings: Settings, count: int) -> tuple[int, ...]:
+def fused_layers(settings: Settings, count: int) -> tuple[int, ...]:
     """The layers of a base of `count` layers that are configured. Raises OptionError."""
-    from sovl_daemon.engine.layer_choice import existing, third
+    from sovl_daemon.engine.layer_choice import existing, spread, third
 
     core = settings.core_config
     if not core.use_dynamic_layers:
-        return existing(core.cross_attn_layers, count)
+        return existing(core.cross_attn_layers, count) if core.cross_attn_layers else spread(count)
     if core.layer_selection_mode == "custom":
         return existing(core.custom_layers, count)
     return third(core.layer_selection_mode, count)
@@ -308,6 +313,7 @@ def _fusion_options(settings: Settings) -> FusionOptions:
             alpha=lora.lora_alpha,
             dropout=lora.lora_dropout,
             targets=lora.lora_target_modules,
+            blocks=settings.fusion.adapted_blocks,
         ),
         heads=settings.fusion.heads,
         head_size=settings.fusion.head_size,

@@ -19,8 +19,9 @@ class CoreConfig(Section):
         restart=True,
     )
     cross_attn_layers: Layers = key(
-        (5, 7),
-        "Fixed base layers that get cross-attention. Ignored if use_dynamic_layers is true.",
+        (),
+        "Fixed base layers that get cross-attention; none named: five, spread over the upper half. "
+        "Ignored if use_dynamic_layers is true.",
         unit="layer index",
         lenient=True,
     )
@@ -111,7 +112,13 @@ class DryRunParams(Section):
 class TrainingConfig(Section):
     """How a night's training proceeds."""
 
-    learning_rate: float = key(2e-5, "Step size of the optimizer.", unit="per step", gt=0, le=1)
+    learning_rate: float = key(
+        8e-3,
+        "Step size of the optimizer; a night takes half of it, and less with age.",
+        unit="per step",
+        gt=0,
+        le=1,
+    )
     train_epochs: int = key(3, "Passes over the training data.", unit="epochs", ge=1, le=1000)
     batch_size: int = key(2, "Samples in one micro-batch.", unit="samples", ge=1, le=1024)
     max_seq_length: int = key(

@@ -311,6 +311,14 @@ class Fusion(Section):
     head_size: int = key(
         32, "Width of each of them.", unit="dimensions", restart=True, ge=1, le=1024
     )
+    adapted_blocks: int = key(
+        8,
+        "Blocks of the scaffold that get adapters, counted from its end; 0 for all of them.",
+        unit="blocks",
+        restart=True,
+        ge=0,
+        le=1024,
+    )
 
 
 class Generation(Section):

@@ -239,12 +239,16 @@ class Fusion:
         return x
 
     def _new_memory(self) -> ScaffoldMemory:
-        none = torch.empty(0, self.scaffold.width, device=self._base.device)
+        base = self._base
+        none = torch.empty(0, self.scaffold.width, device=base.device)
         hidden = torch.cat([none, *(dream.hidden.to(none) for dream in self._dreams)])
-        hidden = hidden.to(self._base.precision.dtype)
         weights = [dream.weight for dream in self._dreams for _ in dream.hidden]
-        cache = self.scaffold.new_cache()
-        return ScaffoldMemory(cache, hidden, weights=weights, dreamt=len(weights))
+        return ScaffoldMemory(
+            self.scaffold.new_cache(),
+            hidden.to(base.precision.dtype),
+            weights=weights,
+            dreamt=len(weights),
+        )
 
     def translated(self, ids: Sequence[int]) -> tuple[Sequence[int], list[float], list[int]]:
         """Return the scaffold's tokens for `ids`, their weights, and how many each one became."""

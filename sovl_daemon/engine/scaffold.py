@@ -18,7 +18,14 @@ from sovl_daemon.engine.chat import ChatTokenizer
 from sovl_daemon.engine.errors import OptionError
 from sovl_daemon.engine.kv_cache import Cache, NetworkCache
 from sovl_daemon.engine.llama import Block, Llama
-from sovl_daemon.engine.lora import ADAPTER, LoraOptions, add_lora, choose_targets, lora_layers
+from sovl_daemon.engine.lora import (
+    ADAPTER,
+    LoraOptions,
+    add_lora,
+    choose_targets,
+    in_last_blocks,
+    lora_layers,
+)
 from sovl_daemon.engine.model import LoadedModel, load_model
 from sovl_daemon.engine.slot import Slot
 from sovl_daemon.engine.span import Span
@@ -83,7 +90,8 @@ def make_scaffold(model: LoadedModel, options: LoraOptions, *, seed: int) -> Sca
 
     """
     targets = choose_targets(model.network, options.targets)
-    options = replace(options, targets=targets.names)
+    names = in_last_blocks(model.network, targets.names, options.blocks)
+    options = replace(options, targets=names)
     if model.lean is None:
         return NetworkScaffold(model, options, targets.note, seed=seed)
     return LeanScaffold(model, model.lean, options, targets.note, seed=seed)

@@ -1,8 +1,9 @@
 """What a night goes through, in which order."""
 
+import math
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sovl_daemon.engine.sample import Sample
 from sovl_daemon.night.replay import Layout, Writer, dream_chats, dream_texts, prompt_ids, starts_of
@@ -51,6 +52,11 @@ class Curriculum:
     def steps(self) -> int:
         """Number of micro-batches of the night."""
         return self.options.epochs * self._per_epoch
+
+    def lasting(self, steps: int, factor: float) -> "Curriculum":
+        """Return the same for so many epochs that there are `steps` * `factor` steps, or more."""
+        epochs = max(1, math.ceil(steps * factor / self._per_epoch))
+        return replace(self, options=replace(self.options, epochs=epochs))
 
     @property
     def _per_epoch(self) -> int:

@@ -14,7 +14,14 @@ from bus.errors import FatalError
 from config import Paths, Settings, with_value
 from sovl_daemon.engine.cross_attention import CrossAttention
 from sovl_daemon.engine.engine import Engine
-from sovl_daemon.engine.errors import OptionError
+from sovl_daemon.engine.errors import (
+    EngineError,
+    ModelLoadError,
+    NonFiniteLogitsError,
+    OptionError,
+)
+from sovl_daemon.engine.lora import LoraOptions
+from sovl_daemon.engine.scaffold import FusionOptions
 from sovl_daemon.engine.span import Span
 from tests.unit.engine_tiny import (
     VOCABULARY,
@@ -120,7 +127,8 @@ async def test_what_was_learned_is_tried_as_it_is(engine: Engine, tmp_path: Path
     assert torch.equal(learned, kept)
     assert fusion.active == (1,)
     torch.nn.init.constant_(learned, torch.inf)
-    with pytest.raises(Exception, match="logits are not finite"):
+    fusion.refresh()
+    with pytest.raises(NonFiniteLogitsError):
         await engine.examine([0, 1])
 
 
@@ -184,24 +192,40 @@ async def test_adapters_without_a_target(
     )
 
 
+# What the model store would refuse by itself goes to the engine directly.
+
+
+async def refused(engine: Engine, network: Any, folder: Path) -> str:
+    network.save_pretrained(folder)
+    byte_level_tokenizer().save_pretrained(folder)
+    await engine.fuse(folder, FusionOptions(lora=LoraOptions(targets=("c_attn",))))
+    with pytest.raises(EngineError) as caught:
+        await engine.examine([0, 1])
+    return str(caught.value)
+
+
 async def test_damaged_weights(engine: Engine, tmp_path: Path) -> None:
     network = tiny_network("gpt2")
     network.transformer.ln_f.weight.fill_(torch.nan)
-    network.save_pretrained(tmp_path / "scaffold")
-    byte_level_tokenizer().save_pretrained(tmp_path / "scaffold")
-    assert "scaffold_model_name: with it the base's logits are not finite" in await refusal(
-        agent(engine, tmp_path / "scaffold")
-    )
+    assert "logits are not finite" in await refused(engine, network, tmp_path / "scaffold")
 
 
 async def test_a_tokenizer_of_another_model(engine: Engine, tmp_path: Path) -> None:
     network = tiny_network("gpt2")
     network.resize_token_embeddings(VOCABULARY // 2)
-    network.save_pretrained(tmp_path / "scaffold")
-    byte_level_tokenizer().save_pretrained(tmp_path / "scaffold")
-    assert f"it knows {VOCABULARY // 2} tokens" in await refusal(
-        agent(engine, tmp_path / "scaffold")
-    )
+    known = f"it knows {VOCABULARY // 2} tokens"
+    assert known in await refused(engine, network, tmp_path / "scaffold")
+
+
+async def test_no_words_at_all(engine: Engine, tmp_path: Path) -> None:
+    folder = save_tiny(tmp_path / "scaffold")
+    byte_fallback_tokenizer().save_pretrained(folder)
+    await engine.fuse(folder, FusionOptions(lora=LoraOptions()))
+    assert engine.fusion is not None
+    tokens: Any = engine.fusion.tokens
+    tokens.has_words_for = lambda _: False
+    with pytest.raises(ModelLoadError, match="no words for any"):
+        await engine.examine([0])
 
 
 async def test_a_pass_that_fails(

@@ -1,6 +1,8 @@
-"""Everything lies on the model's device, tried without one: fake tensors have a device but no data.
+"""Everything lies on the model's device, tried without a GPU.
 
-An operation on tensors of two devices fails on them as it would on a real GPU.
+Fake tensors know their device and shape but hold nothing: an operation on tensors of two devices
+fails on them as it would on real ones. "meta" stands for the GPU, as torch for a CPU cannot so
+much as name tensors on another.
 """
 
 from collections.abc import Iterator
@@ -12,6 +14,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from sovl_daemon.engine import sampling
+from sovl_daemon.engine.allocator import return_free_memory
+from sovl_daemon.engine.base_pass import base_pass
 from sovl_daemon.engine.cross_attention import CrossAttention
 from sovl_daemon.engine.fusion import Fusion
 from sovl_daemon.engine.influence import Influence
@@ -23,10 +27,12 @@ from sovl_daemon.engine.precision import DtypeChoice
 from sovl_daemon.engine.prefix_cache import PrefixCache
 from sovl_daemon.engine.scaffold import make_scaffold
 from sovl_daemon.engine.span import Span
+from sovl_daemon.engine.store import Store
 from sovl_daemon.engine.switch import PrecisionSwitch
 from tests.unit.engine_tiny import VOCABULARY, tiny_network
+from tests.unit.test_engine_bnb_matrix import stand_in
 
-GPU = torch.device("cuda:0")
+GPU = torch.device("meta")
 
 
 @pytest.fixture(autouse=True)
@@ -45,6 +51,11 @@ class FakeMaster:
 
     def tensor(self, name: str) -> torch.Tensor:
         return torch.empty(self._shapes[name], dtype=torch.float16)
+
+
+@pytest.fixture(autouse=True)
+def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sovl_daemon.engine.slot.stack", stand_in)
 
 
 def model(*, lean: bool = True) -> LoadedModel:
@@ -117,7 +128,7 @@ def test_an_embedding_that_is_only_mapped_from_its_file(tied: bool) -> None:
 def test_fusion(monkeypatch: pytest.MonkeyPatch, lean: bool, weights: float) -> None:
     monkeypatch.setattr(CrossAttention, "fresh", False)
     monkeypatch.setattr(
-        Fusion, "_translated", lambda _, ids: (ids, [weights] * len(ids), [1] * len(ids))
+        Fusion, "translated", lambda _, ids: (ids, [weights] * len(ids), [1] * len(ids))
     )
     base = model()
     twin = base if lean else model(lean=False)
@@ -141,10 +152,29 @@ def test_sampling() -> None:
 
 
 def test_free_memory_is_returned(monkeypatch: pytest.MonkeyPatch) -> None:
-    loaded, calls = model(), []
+    calls = list[str]()
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: calls.append("emptied"))
+    return_free_memory(torch.device("cpu"))
+    assert calls == []
+    loaded = model()
     assert loaded.lean is not None
-    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: calls.append("gpu"))
     switch = PrecisionSwitch(loaded.lean, loaded.master, "int8")  # type: ignore[arg-type]
+    switch._device = torch.device("cuda")
     switch.step()
     switch.roll_back()
-    assert calls == ["gpu", "gpu"]
+    assert calls == ["emptied", "emptied"]
+
+
+@pytest.mark.parametrize("precision", ["int8", "int4", "fp32"])
+def test_learning_beside_it(precision: Any) -> None:
+    loaded = model()
+    assert loaded.lean is not None
+    switch = PrecisionSwitch(loaded.lean, loaded.master, precision)  # type: ignore[arg-type]
+    while switch.step():
+        pass
+    reading = base_pass(loaded, (0,), Store(2**20))
+    turns = [(tuple(range(9)), (1, 2, 3)), (tuple(range(5)), (4, 5))]
+    hidden = reading.steered(turns, 2, lambda _, x: x)
+    assert (hidden.device, hidden.shape) == (GPU, (2, 3, 32))
+    assert reading.plain(turns, 2).device == GPU
+    assert reading.head(hidden[0]).device == GPU
