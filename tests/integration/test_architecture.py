@@ -20,6 +20,7 @@ def tiny(runtime: Path) -> dict[str, Any]:
         "core_config.base_model_name": folder,
         "core_config.scaffold_model_name": folder,
         "core_config.cross_attn_layers": [5, 7],
+        "generation.system_prompt": "",
         "store.model_dir": str(runtime / "models"),
     }
 

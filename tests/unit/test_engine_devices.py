@@ -1,8 +1,7 @@
 """Everything lies on the model's device, tried without a GPU.
 
-Fake tensors know their device and shape but hold nothing: an operation on tensors of two devices
-fails on them as it would on real ones. "meta" stands for the GPU, as torch for a CPU cannot so
-much as name tensors on another.
+"meta" stands for it: tensors there have a shape and no data. What torch refuses on real devices, an
+operation on tensors of two of them, is refused here by a dispatch mode.
 """
 
 from collections.abc import Iterator
@@ -10,8 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.fx.experimental.symbolic_shapes import ShapeEnv
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from sovl_daemon.engine import sampling
 from sovl_daemon.engine.allocator import return_free_memory
@@ -35,15 +34,49 @@ from tests.unit.test_engine_bnb_matrix import stand_in
 GPU = torch.device("meta")
 
 
-@pytest.fixture(autouse=True)
-def fake() -> Iterator[None]:
-    import bitsandbytes  # noqa: F401 - its tables must be real
+class OneDevice(TorchDispatchMode):  # type: ignore[misc] # torch is untyped here
+    """Refuses operations on tensors of two devices, but for copies and single numbers."""
 
-    with FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True):
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        given = [each for each in tree_leaves((args, kwargs)) if isinstance(each, torch.Tensor)]
+        devices = {each.device for each in given if each.ndim}
+        copies = function.overloadpacket is torch.ops.aten.copy_
+        assert copies or len(devices) < 2, f"{function} on {devices}"
+        return SHAPES_ALONE.get(str(function), function)(*args, **(kwargs or {}))
+
+
+def no_large_column(x: torch.Tensor, threshold: float = 0) -> tuple[torch.Tensor, ...]:
+    whole, highest, _ = torch.ops.bitsandbytes.int8_vectorwise_quant(x)
+    return whole, highest, torch.empty(0, dtype=torch.int64, device=x.device)
+
+
+def product(
+    x: torch.Tensor, whole: torch.Tensor, values: torch.Tensor, *rest: Any
+) -> tuple[torch.Tensor, torch.Tensor]:
+    return x.new_empty(len(whole), len(values)), x[:, :0]
+
+
+# Which columns are large depends on data: of shapes alone these two cannot tell.
+SHAPES_ALONE = {
+    "bitsandbytes.int8_vectorwise_quant.default": no_large_column,
+    "bitsandbytes.int8_mixed_scaled_mm.default": product,
+}
+
+
+@pytest.fixture(autouse=True)
+def one_device() -> Iterator[None]:
+    with OneDevice():
         yield
 
 
-class FakeMaster:
+def test_the_guard_sees_two_devices() -> None:
+    with pytest.raises(AssertionError, match="aten.add.Tensor"):
+        torch.ones(2) + torch.ones(2, device=GPU)
+
+
+class ShapesOnly:
     """Weights of the right shapes, on the CPU as those of a file are."""
 
     def __init__(self, network: Any) -> None:
@@ -63,7 +96,7 @@ def model(*, lean: bool = True) -> LoadedModel:
         network = tiny_network("llama")
     choice = DtypeChoice(torch.float32, "test")
     found = _build(network, "fp32") if lean else None
-    return LoadedModel(network, GPU, choice, 128, found, FakeMaster(network))  # type: ignore[arg-type]
+    return LoadedModel(network, GPU, choice, 128, found, ShapesOnly(network))  # type: ignore[arg-type]
 
 
 def spans(of: LoadedModel) -> list[Span]:
