@@ -72,7 +72,7 @@ def one_device() -> Iterator[None]:
 
 
 def test_the_guard_sees_two_devices() -> None:
-    with pytest.raises(AssertionError, match="aten.add.Tensor"):
+    with pytest.raises(AssertionError, match=r"aten\.add\.Tensor"):
         torch.ones(2) + torch.ones(2, device=GPU)
 
 
