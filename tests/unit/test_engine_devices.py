@@ -120,7 +120,7 @@ def test_a_kept_prompt() -> None:
     cache = caches.take(range(40))
     loaded.forward([Span(range(40), cache)])
     caches.keep(range(40), cache, caches.stamp)
-    for prompt in ([*range(30), 9], [*range(17), *range(60, 90)]):
+    for prompt in ([*range(17), *range(60, 90)], [*range(30), 9]):
         again = caches.take(prompt)
         assert again.length
         logits = loaded.forward([Span(prompt[again.length :], again)])
