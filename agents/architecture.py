@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from agents.tuning import Tuning, fused_layers
+from agents.tuning import Tuning, fused_layers, influence_of
 from bus.errors import FatalError
 from config import Settings
 from sovl_daemon.engine.errors import EngineError
@@ -32,11 +32,11 @@ async def validate(tuning: Tuning) -> None:
     assert tuning.engine is not None  # noqa: S101 - called once there is one
     with _blaming(_layers_key(tuning.settings)):
         layers = fused_layers(tuning.settings, tuning.engine.model.layers)
+    with _blaming("fusion.layer_weights"):
+        influence_of(tuning.settings, 1.0).over(layers)
     with _blaming(_SCAFFOLD):
         await tuning.place_scaffold()
         found = await tuning.engine.examine(layers)
-    with _blaming("fusion.layer_weights"):
-        await tuning.steer()
     tuning.log.info("architecture.valid", layers=layers, **dataclasses.asdict(found))
 
 

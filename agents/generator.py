@@ -98,9 +98,7 @@ class Generator(Tuning):
 
     async def run(self) -> None:
         """Put the scaffold beside the base, while prompts are answered already."""
-        if self.engine is not None and self.engine.fusion is None:
-            await self.fuse()
-        await self.introduce()
+        await self.fuse()
 
     async def _load(self, path: Any) -> Engine:
         await anyio.to_thread.run_sync(_import_engine)  # seconds that must not silence us

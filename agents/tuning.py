@@ -86,15 +86,23 @@ class Tuning(Agent):
                 self.log.error("tuning.refused", reason=str(error))
 
     async def fuse(self) -> None:
-        """Put the scaffold beside the base; without one it goes on, and says why."""
+        """Let the scaffold steer, beside the base; without one that goes on, and says why."""
+        assert self.engine is not None  # noqa: S101 - called by `run`
         from sovl_daemon.engine.errors import EngineError
 
+        name = self.settings.core_config.scaffold_model_name
         try:
-            await self.place_scaffold()
-            await self.steer()
+            if self.engine.fusion is None:
+                await self.place_scaffold()
+            await self._steer(self.settings)
         except (EngineError, ModelError) as error:
-            name = self.settings.core_config.scaffold_model_name
             self.log.error("scaffold.refused", scaffold=name, reason=str(error))
+            return
+        assert self.engine.fusion is not None  # noqa: S101 - it was just made
+        layers = fused_layers(self.settings, self._base_layers())
+        self.log.info("scaffold.ready", scaffold=name, layers=layers)
+        await self.ask("mind_capacity", parameters=self.engine.fusion.trainable)
+        device.share(self.engine)
 
     async def place_scaffold(self) -> None:
         """Put the scaffold beside the base. Raises EngineError or ModelError."""
@@ -106,19 +114,6 @@ class Tuning(Agent):
         note = await self.engine.fuse(path, _fusion_options(self.settings))
         if note:
             self.log.warning("scaffold.adapters", reason=note)
-
-    async def steer(self) -> None:
-        """Let the scaffold steer as configured. Raises EngineError."""
-        await self._steer(self.settings)
-        name = self.settings.core_config.scaffold_model_name
-        layers = fused_layers(self.settings, self._base_layers())
-        self.log.info("scaffold.ready", scaffold=name, layers=layers)
-
-    async def introduce(self) -> None:
-        """Tell the mind how much it can hold; let the others of this process have the engine."""
-        if self.engine is not None and self.engine.fusion is not None:
-            await self.ask("mind_capacity", parameters=self.engine.fusion.trainable)
-            device.share(self.engine)
 
     async def lived(self, prompt: Sequence[int], confidence: float) -> None:
         """Take in how an answer to the token ids `prompt` went."""

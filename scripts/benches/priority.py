@@ -23,27 +23,30 @@ from sovl_daemon.engine.span import Span
 from sovl_daemon.engine.tensor_thread import TensorThread
 
 THREADS = 2
-ROUNDS = 5
-ANSWERS, TOKENS = 4, 96  # of a round
+ROUNDS = 4
+ANSWERS, TOKENS = 3, 64  # of a round
 PAUSE_S = 0.3  # between two answers, in which others have the thread
 PROMPT = list(range(100, 130))
 STATE = list(range(100, 356))  # what the judge has read before
 QUESTION = list(range(700, 724))
 JUDGED_EACH_S = 1.0
-JUDGEMENTS = 60
+JUDGEMENTS = 40
 MICRO_STEP_S = 0.045
 
 
 class Ear:
-    """Hears when each token of an answer, or the verdict, was there."""
+    """Hears when each token of an answer, or the verdict, was there, and what `count` was then."""
 
-    def __init__(self) -> None:
+    def __init__(self, count: Callable[[], int] = int) -> None:
         self.began = time.perf_counter()
         self.at: list[float] = []
+        self.counts: list[int] = []
         self.ended = threading.Event()
+        self._count = count
 
     def result(self, value: Any) -> None:
         self.at.append(time.perf_counter())
+        self.counts.append(self._count())
 
     def end(self, error: BaseException | None) -> None:
         self.ended.set()
@@ -117,18 +120,10 @@ class Host:
         talk.means.append(sum(between) / len(between))
 
     def _answer(self, talk: Talk) -> list[float]:
-        ear = Ear()
-        trained = []
-        listen, ear.result = (
-            ear.result,
-            lambda value: (  # type: ignore[method-assign]
-                trained.append(self.trainer.steps),
-                listen(value),
-            ),
-        )
+        ear = Ear(lambda: self.trainer.steps)
         self.answering.start(decoding(self.caches, PROMPT, TOKENS), ear, Priority.CONVERSATION)
         ear.ended.wait()
-        self.between_tokens += trained[-1] - trained[0]
+        self.between_tokens += ear.counts[-1] - ear.counts[0]
         talk.first.append(1000 * (ear.at[0] - ear.began))
         return [1000 * (later - earlier) for earlier, later in pairwise(ear.at)]
 

@@ -99,14 +99,17 @@ def _read(base: LoadedModel, prompt: Sequence[int]) -> None:
 def _translated(fusion: Fusion, vocabulary: int) -> float:
     """Return the share of the base's tokens that the scaffold has tokens for."""
     rows = int(fusion.scaffold.adapters.get_input_embeddings().weight.shape[0])
-    ids = range(0, vocabulary, max(1, vocabulary // _TOKENS))
-    tokens = fusion.tokens
-    highest = max(max(tokens.mapped(id_)) for id_ in ids) if tokens else vocabulary - 1
-    if highest >= rows:
-        raise ModelLoadError(
-            f"its tokenizer gives token {highest}, but it knows {rows} tokens: choose another"
-        )
-    found = sum(tokens.has_words_for(id_) for id_ in ids) if tokens else len(ids)
+    if fusion.tokens is None:
+        _check_known(vocabulary - 1, rows)
+        return 1.0
+    tokens, ids = fusion.tokens, range(0, vocabulary, max(1, vocabulary // _TOKENS))
+    _check_known(max(max(tokens.mapped(id_)) for id_ in ids), rows)
+    found = sum(tokens.has_words_for(id_) for id_ in ids)
     if not found:
         raise ModelLoadError("it has no words for any of the base's tokens: choose another")
     return round(found / len(ids), 4)
+
+
+def _check_known(highest: int, rows: int) -> None:
+    if highest >= rows:
+        raise ModelLoadError(f"it is to read token {highest}, but knows {rows}: choose another")

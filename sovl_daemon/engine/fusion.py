@@ -241,7 +241,7 @@ class Fusion:
     def _new_memory(self) -> ScaffoldMemory:
         base = self._base
         none = torch.empty(0, self.scaffold.width, device=base.device)
-        hidden = torch.cat([none, *(dream.hidden.float() for dream in self._dreams)])
+        hidden = torch.cat([none, *(dream.hidden.to(none) for dream in self._dreams)])
         weights = [dream.weight for dream in self._dreams for _ in dream.hidden]
         return ScaffoldMemory(
             self.scaffold.new_cache(),

@@ -164,17 +164,20 @@ def _product(slot: Slot, x: torch.Tensor) -> torch.Tensor:
 
 
 class _FrozenLinear(torch.autograd.Function):  # type: ignore[misc] # torch is untyped here
-    """A product with a weight whose copy in another format is made twice rather than kept."""
+    """A product with a weight whose copy is made twice rather than kept.
+
+    Its own may be in another format, and on another device.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         ctx.weight = weight
-        return functional.linear(x, weight.to(x.dtype))
+        return functional.linear(x, weight.to(x))
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> Any:
         (grad,) = grads
-        return grad @ ctx.weight.to(grad.dtype), None
+        return grad @ ctx.weight.to(grad), None
 
 
 # What is kept of a sequence: hidden states by layer, and keys and values.

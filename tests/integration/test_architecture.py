@@ -1,4 +1,4 @@
-"""The knob validate_architecture on a daemon whose tiny base has not the default layers."""
+"""The knob validate_architecture on a daemon whose tiny base has not the configured layers."""
 
 from pathlib import Path
 from typing import Any
@@ -14,14 +14,14 @@ KEY = "training_config.dry_run_params.validate_architecture"
 
 @pytest.fixture
 def tiny(runtime: Path) -> dict[str, Any]:
-    """Settings for a tiny base that is its own scaffold."""
+    """Settings for a tiny base that is its own scaffold, and has two layers."""
     folder = str(tiny_models.save(tiny_models.llama(), runtime / "tiny"))
     return {
         "core_config.base_model_name": folder,
         "core_config.scaffold_model_name": folder,
-        "store.model_dir": str(runtime / "models"),
         "core_config.cross_attn_layers": [5, 7],
         "generation.system_prompt": "",
+        "store.model_dir": str(runtime / "models"),
     }
 
 

@@ -14,7 +14,15 @@ from bus.errors import FatalError
 from config import Paths, Settings, with_value
 from sovl_daemon.engine.cross_attention import CrossAttention
 from sovl_daemon.engine.engine import Engine
-from sovl_daemon.engine.errors import OptionError
+from sovl_daemon.engine.errors import (
+    EngineError,
+    ModelLoadError,
+    NonFiniteLogitsError,
+    OptionError,
+)
+from sovl_daemon.engine.influence import Influence
+from sovl_daemon.engine.lora import LoraOptions
+from sovl_daemon.engine.scaffold import FusionOptions
 from sovl_daemon.engine.span import Span
 from tests.unit.engine_tiny import (
     VOCABULARY,
@@ -102,9 +110,8 @@ async def test_the_trial_leaves_nothing_behind(engine: Engine, tmp_path: Path) -
     await facts(agent(engine, save_tiny(tmp_path / "scaffold", seed=3)))
     fusion = engine.fusion
     assert fusion is not None
-    assert fusion.layers == (0, 1)
-    assert fusion.active == ()
-    assert all(fusion.attention(layer).fresh for layer in fusion.layers)
+    assert fusion.layers == fusion.active == ()
+    assert all(fusion.attention(layer).fresh for layer in (0, 1))
     assert torch.equal(logits(), before)
 
 
@@ -115,12 +122,14 @@ async def test_what_was_learned_is_tried_as_it_is(engine: Engine, tmp_path: Path
     assert fusion is not None
     learned = fusion.attention(1).output.weight
     torch.nn.init.normal_(learned, std=0.3)
-    kept = learned.clone()
+    fusion.set([1], Influence(weight=0.5))
+    kept, before = learned.clone(), fusion.steering
     await engine.examine([0, 1])
     assert torch.equal(learned, kept)
-    assert fusion.active == (1,)
+    assert (fusion.steering, fusion.active) == (before, (1,))
     torch.nn.init.constant_(learned, torch.inf)
-    with pytest.raises(Exception, match="logits are not finite"):
+    fusion.refresh()
+    with pytest.raises(NonFiniteLogitsError):
         await engine.examine([0, 1])
 
 
@@ -184,24 +193,39 @@ async def test_adapters_without_a_target(
     )
 
 
+# What the model store would refuse by itself goes to the engine directly.
+
+
+async def refused(engine: Engine, network: Any, folder: Path) -> str:
+    network.save_pretrained(folder)
+    byte_level_tokenizer().save_pretrained(folder)
+    await engine.fuse(folder, FusionOptions(lora=LoraOptions(targets=("c_attn",))))
+    with pytest.raises(EngineError) as caught:
+        await engine.examine([0, 1])
+    return str(caught.value)
+
+
 async def test_damaged_weights(engine: Engine, tmp_path: Path) -> None:
     network = tiny_network("gpt2")
     network.transformer.ln_f.weight.fill_(torch.nan)
-    network.save_pretrained(tmp_path / "scaffold")
-    byte_level_tokenizer().save_pretrained(tmp_path / "scaffold")
-    assert "scaffold_model_name: with it the base's logits are not finite" in await refusal(
-        agent(engine, tmp_path / "scaffold")
-    )
+    assert "logits are not finite" in await refused(engine, network, tmp_path / "scaffold")
 
 
 async def test_a_tokenizer_of_another_model(engine: Engine, tmp_path: Path) -> None:
     network = tiny_network("gpt2")
     network.resize_token_embeddings(VOCABULARY // 2)
-    network.save_pretrained(tmp_path / "scaffold")
-    byte_level_tokenizer().save_pretrained(tmp_path / "scaffold")
-    assert f"it knows {VOCABULARY // 2} tokens" in await refusal(
-        agent(engine, tmp_path / "scaffold")
-    )
+    assert f"but knows {VOCABULARY // 2}: " in await refused(engine, network, tmp_path / "scaffold")
+
+
+async def test_no_words_at_all(engine: Engine, tmp_path: Path) -> None:
+    folder = save_tiny(tmp_path / "scaffold")
+    byte_fallback_tokenizer().save_pretrained(folder)
+    await engine.fuse(folder, FusionOptions(lora=LoraOptions()))
+    assert engine.fusion is not None
+    tokens: Any = engine.fusion.tokens
+    tokens.has_words_for = lambda _: False
+    with pytest.raises(ModelLoadError, match="no words for any"):
+        await engine.examine([0])
 
 
 async def test_a_pass_that_fails(

@@ -118,7 +118,7 @@ def stand_in(
         return BnbInt8Matrix(parts, dtype, device)
     if precision == "int4":
         return BnbInt4Matrix(parts, dtype, device)
-    return PlainMatrix(torch.cat([part.to(dtype) for part in parts]), precision)
+    return PlainMatrix(torch.cat([part.to(device, dtype) for part in parts]), precision)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -185,10 +185,6 @@ def test_what_is_in_the_way_is_told_in_one_line(
     else:
         monkeypatch.setattr(BnbInt4Matrix, "__call__", lambda _, x: torch.zeros(len(x), 64))
     assert obstacle(CPU) == expected
-
-
-class OnGpu(LoadedModel):
-    """Said to be on a GPU, whose kernels are not there."""
 
 
 def test_a_model_tells_why_it_has_one_precision_only(

@@ -1,6 +1,7 @@
-"""Everything lies on the model's device, tried without one: fake tensors have a device but no data.
+"""Everything lies on the model's device, tried without a GPU.
 
-An operation on tensors of two devices fails on them as it would on a real GPU.
+"meta" stands for it: tensors there have a shape and no data. What torch refuses on real devices, an
+operation on tensors of two of them, is refused here by a dispatch mode.
 """
 
 from collections.abc import Iterator
@@ -8,10 +9,12 @@ from typing import Any
 
 import pytest
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.fx.experimental.symbolic_shapes import ShapeEnv
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from sovl_daemon.engine import sampling
+from sovl_daemon.engine.allocator import return_free_memory
+from sovl_daemon.engine.base_pass import base_pass
 from sovl_daemon.engine.cross_attention import CrossAttention
 from sovl_daemon.engine.fusion import Fusion
 from sovl_daemon.engine.influence import Influence
@@ -23,21 +26,57 @@ from sovl_daemon.engine.precision import DtypeChoice
 from sovl_daemon.engine.prefix_cache import PrefixCache
 from sovl_daemon.engine.scaffold import make_scaffold
 from sovl_daemon.engine.span import Span
+from sovl_daemon.engine.store import Store
 from sovl_daemon.engine.switch import PrecisionSwitch
 from tests.unit.engine_tiny import VOCABULARY, tiny_network
+from tests.unit.test_engine_bnb_matrix import stand_in
 
-GPU = torch.device("cuda:0")
+GPU = torch.device("meta")
+
+
+class OneDevice(TorchDispatchMode):  # type: ignore[misc] # torch is untyped here
+    """Refuses operations on tensors of two devices, but for copies and single numbers."""
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        given = [each for each in tree_leaves((args, kwargs)) if isinstance(each, torch.Tensor)]
+        devices = {each.device for each in given if each.ndim}
+        copies = function.overloadpacket is torch.ops.aten.copy_
+        assert copies or len(devices) < 2, f"{function} on {devices}"
+        return SHAPES_ALONE.get(str(function), function)(*args, **(kwargs or {}))
+
+
+def no_large_column(x: torch.Tensor, threshold: float = 0) -> tuple[torch.Tensor, ...]:
+    whole, highest, _ = torch.ops.bitsandbytes.int8_vectorwise_quant(x)
+    return whole, highest, torch.empty(0, dtype=torch.int64, device=x.device)
+
+
+def product(
+    x: torch.Tensor, whole: torch.Tensor, values: torch.Tensor, *rest: Any
+) -> tuple[torch.Tensor, torch.Tensor]:
+    return x.new_empty(len(whole), len(values)), x[:, :0]
+
+
+# Which columns are large depends on data: of shapes alone these two cannot tell.
+SHAPES_ALONE = {
+    "bitsandbytes.int8_vectorwise_quant.default": no_large_column,
+    "bitsandbytes.int8_mixed_scaled_mm.default": product,
+}
 
 
 @pytest.fixture(autouse=True)
-def fake() -> Iterator[None]:
-    import bitsandbytes  # noqa: F401 - its tables must be real
-
-    with FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True):
+def one_device() -> Iterator[None]:
+    with OneDevice():
         yield
 
 
-class FakeMaster:
+def test_the_guard_sees_two_devices() -> None:
+    with pytest.raises(AssertionError, match=r"aten\.add\.Tensor"):
+        torch.ones(2) + torch.ones(2, device=GPU)
+
+
+class ShapesOnly:
     """Weights of the right shapes, on the CPU as those of a file are."""
 
     def __init__(self, network: Any) -> None:
@@ -47,12 +86,17 @@ class FakeMaster:
         return torch.empty(self._shapes[name], dtype=torch.float16)
 
 
+@pytest.fixture(autouse=True)
+def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sovl_daemon.engine.slot.stack", stand_in)
+
+
 def model(*, lean: bool = True) -> LoadedModel:
     with torch.device(GPU):
         network = tiny_network("llama")
     choice = DtypeChoice(torch.float32, "test")
     found = _build(network, "fp32") if lean else None
-    return LoadedModel(network, GPU, choice, 128, found, FakeMaster(network))  # type: ignore[arg-type]
+    return LoadedModel(network, GPU, choice, 128, found, ShapesOnly(network))  # type: ignore[arg-type]
 
 
 def spans(of: LoadedModel) -> list[Span]:
@@ -76,7 +120,7 @@ def test_a_kept_prompt() -> None:
     cache = caches.take(range(40))
     loaded.forward([Span(range(40), cache)])
     caches.keep(range(40), cache, caches.stamp)
-    for prompt in ([*range(30), 9], [*range(17), *range(60, 90)]):
+    for prompt in ([*range(17), *range(60, 90)], [*range(30), 9]):
         again = caches.take(prompt)
         assert again.length
         logits = loaded.forward([Span(prompt[again.length :], again)])
@@ -141,10 +185,29 @@ def test_sampling() -> None:
 
 
 def test_free_memory_is_returned(monkeypatch: pytest.MonkeyPatch) -> None:
-    loaded, calls = model(), []
+    calls = list[str]()
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: calls.append("emptied"))
+    return_free_memory(torch.device("cpu"))
+    assert calls == []
+    loaded = model()
     assert loaded.lean is not None
-    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: calls.append("gpu"))
     switch = PrecisionSwitch(loaded.lean, loaded.master, "int8")  # type: ignore[arg-type]
+    switch._device = torch.device("cuda")
     switch.step()
     switch.roll_back()
-    assert calls == ["gpu", "gpu"]
+    assert calls == ["emptied", "emptied"]
+
+
+@pytest.mark.parametrize("precision", ["int8", "int4", "fp32"])
+def test_learning_beside_it(precision: Any) -> None:
+    loaded = model()
+    assert loaded.lean is not None
+    switch = PrecisionSwitch(loaded.lean, loaded.master, precision)  # type: ignore[arg-type]
+    while switch.step():
+        pass
+    reading = base_pass(loaded, (0,), Store(2**20))
+    turns = [(tuple(range(9)), (1, 2, 3)), (tuple(range(5)), (4, 5))]
+    hidden = reading.steered(turns, 2, lambda _, x: x)
+    assert (hidden.device, hidden.shape) == (GPU, (2, 3, 32))
+    assert reading.plain(turns, 2).device == GPU
+    assert reading.head(hidden[0]).device == GPU
