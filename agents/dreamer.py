@@ -187,7 +187,11 @@ class Dreamer(Agent):
                 max_new_tokens=_QUESTION_TOKENS,
                 seed=self._chance.getrandbits(31),
             )
-            text, _ = await self._say(_ASK.format(about=about), options)
+            try:
+                text, _ = await self._say(_ASK.format(about=about), options)
+            except CommandError as error:
+                self.log.warning("curiosity.speechless", reason=error.message)
+                break
             if text.endswith("?") and text not in found:
                 found.append(text)
         return found

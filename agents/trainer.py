@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import random
+import threading
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from itertools import count, islice
@@ -90,7 +91,7 @@ class Trainer(Archive):
     @command(NightArguments, internal=True)
     async def learn_night(self, args: NightArguments, job: Job) -> dict[str, Any]:
         """Learn what no night has learned yet; cancelled, it goes on where it was next time."""
-        async with self._alone():
+        async with self._training, self._changing:
             return await self._night(args.seconds, job)
 
     # A night
@@ -161,9 +162,13 @@ class Trainer(Archive):
         known = [each["prompt"] for each in await self._rehearsed(entries)]
         factor = self.settings.controls_config.sleep_time_factor
         options = CurriculumOptions(seed=seed, epochs=_NIGHT_EPOCHS)
-        write = _writer(engine, seed)
+        woken = threading.Event()
+        write = _writer(engine, seed, woken)
         work = partial(plan, told, write, layout, options, known=known, lived=lived)
-        course = await anyio.to_thread.run_sync(work)
+        try:
+            course = await anyio.to_thread.run_sync(work, abandon_on_cancel=True)
+        finally:
+            woken.set()  # a thread that nobody waits for any more ends by itself
         return course.lasting(max(_LEAST_STEPS, course.steps), factor)
 
     async def _rehearsed(self, entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -448,8 +453,10 @@ class Trainer(Archive):
             yield
 
 
-def _writer(engine: Engine, seed: int) -> Callable[[Sequence[Ids], int], list[list[int]]]:
-    """What lets the base write on the tensor thread while another thread waits."""
+def _writer(
+    engine: Engine, seed: int, woken: threading.Event
+) -> Callable[[Sequence[Ids], int], list[list[int]]]:
+    """What lets the base write on the tensor thread while another thread waits; until `woken`."""
     from sovl_daemon.engine.priority import Priority
     from sovl_daemon.engine.waiting import wait_for
     from sovl_daemon.engine.writing import writing
@@ -459,9 +466,20 @@ def _writer(engine: Engine, seed: int) -> Callable[[Sequence[Ids], int], list[li
     def write(prompts: Sequence[Ids], tokens: int) -> list[list[int]]:
         stop_ids, own = engine.tokenizer.stop_ids, seed + next(calls)
         steps = writing(engine.model, prompts, tokens, stop_ids=stop_ids, seed=own)
-        return wait_for(engine.thread, steps, Priority.TRAINING)
+        return wait_for(engine.thread, _while_asleep(steps, woken), Priority.TRAINING)
 
     return write
+
+
+def _while_asleep(
+    steps: Iterator[list[list[int]] | None], woken: threading.Event
+) -> Iterator[list[list[int]] | None]:
+    from sovl_daemon.engine.errors import JobCancelledError
+
+    for step in steps:
+        if woken.is_set():
+            raise JobCancelledError("woken")
+        yield step
 
 
 def _that_tell_nothing(entries: list[dict[str, Any]], layout: Layout) -> list[Sample]:

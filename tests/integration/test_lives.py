@@ -1,0 +1,175 @@
+"""It learns, sleeps, dreams and wakes: the agents of issue and mind, with a tiny real model."""
+
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sovl_daemon.client import CommandError
+from sovl_daemon.state import StateStore
+from tests import tiny_models
+from tests.daemon import Daemon, running, until
+
+TOLD = ("The capital of Zorland is Mivek.", "My dog is called Bramble.", "Hello there!")
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    folder = str(tiny_models.save(tiny_models.llama(), tmp_path_factory.mktemp("models") / "tiny"))
+    return {
+        "core_config.base_model_name": folder,
+        "core_config.scaffold_model_name": folder,
+        "core_config.cross_attn_layers": [0, 1],
+        "generation.system_prompt": "",
+        "generation.max_new_tokens": 4,
+        "controls_config.has_woken": True,
+        "night.least_recall": 0.0,
+        "night.most_drift": 100.0,
+    }
+
+
+@pytest.fixture
+def daemon(runtime: Path, tiny: dict[str, Any]) -> Iterator[Daemon]:
+    with running(runtime, **tiny) as started:
+        logged(started, "scaffold.ready")
+        yield started
+
+
+def logged(daemon: Daemon, event: str, count: int = 1) -> dict[str, Any]:
+    for _ in until(60):
+        found = [each for each in daemon.events() if each["event"] == event]
+        if len(found) >= count:
+            return found[-1]
+    raise AssertionError(f"{event} was never logged")
+
+
+def talk(daemon: Daemon, *prompts: str) -> None:
+    with daemon.client() as client:
+        for prompt in prompts:
+            client.ask("generate", prompt=prompt)
+
+
+def mind(daemon: Daemon) -> dict[str, Any]:
+    with daemon.client() as client:
+        return client.ask("mind")
+
+
+def store(daemon: Daemon) -> StateStore:
+    return StateStore(daemon.root / "state")
+
+
+def test_a_night_consumes_what_was_lived_and_is_kept(daemon: Daemon) -> None:
+    talk(daemon, *TOLD)
+    with daemon.client() as client:
+        night = client.ask("gestate")
+        again = client.ask("gestate")
+    assert (night["woke"], night["learned"], night["generation"]) == ("rested", 3, 1)
+    assert night["recall"] > night["recall_before"]
+    assert again["learned"] == 0
+    assert store(daemon).find("current").manifest.interactions == [1, 2, 3]
+    state = mind(daemon)
+    assert state["nights"] == 1
+    assert 0 < state["influence"] < 1
+    daemon.worker("host").kill()
+    assert logged(daemon, "state.loaded")["generation"] == 1
+
+
+def test_a_night_that_fails_its_exam_changes_nothing(runtime: Path, tiny: dict[str, Any]) -> None:
+    with running(runtime, **tiny | {"night.least_recall": 1.0}) as daemon:
+        logged(daemon, "scaffold.ready")
+        talk(daemon, TOLD[0])
+        with daemon.client() as client:
+            night = client.ask("gestate")
+        assert night["learned"] == 0
+        assert "night.least_recall is 1.0" in night["reason"]
+        assert store(daemon).numbers() == []
+        assert mind(daemon)["influence"] == 0
+
+
+def test_a_prompt_wakes_it_and_what_was_lived_is_not_lost(daemon: Daemon) -> None:
+    talk(daemon, *TOLD)
+    woken: dict[str, Any] = {}
+
+    def night() -> None:
+        with daemon.client() as client:
+            woken.update(client.ask("gestate"))
+
+    asleep = threading.Thread(target=night)
+    asleep.start()
+    logged(daemon, "night.started")
+    talk(daemon, "Wake up!")
+    asleep.join(60)
+    assert woken["woke"] == "called"
+    assert not mind(daemon)["asleep"]
+    with daemon.client() as client:
+        assert client.ask("gestate")["learned"] == 4
+
+
+def test_training_on_pairs_tells_its_steps_and_is_kept(daemon: Daemon, tmp_path: Path) -> None:
+    file = tmp_path / "pairs.jsonl"
+    pairs = [{"prompt": f"What is {n}?", "response": "A number."} for n in range(12)]
+    file.write_text("\n".join(map(json.dumps, pairs)))
+    with daemon.client() as client, client.call("train", {"epochs": 2, "file": str(file)}) as call:
+        told = list(call)
+        result = call.result()
+    assert [each["epoch"] for each in told if "epoch" in each][:: len(told)] == [1]
+    assert all(
+        {"step", "steps", "loss", "tokens_per_s", "left_s"} <= each.keys() for each in told[1:2]
+    )
+    assert result["validation"] < result["before"]
+    assert result["generation"] == 1
+
+
+def test_malformed_pairs_are_refused_by_their_lines(daemon: Daemon, tmp_path: Path) -> None:
+    file = tmp_path / "pairs.jsonl"
+    file.write_text('{"prompt": "a", "response": "b"}\nnonsense\n')
+    with daemon.client() as client, pytest.raises(CommandError, match="2: "):
+        client.ask("train", file=str(file))
+
+
+def test_save_reset_and_load(daemon: Daemon) -> None:
+    talk(daemon, *TOLD)
+    with daemon.client() as client:
+        client.ask("gestate")
+        assert "my_model" in client.ask("save", name="my_model")["text"]
+        with pytest.raises(CommandError, match="--force"):
+            client.ask("save", name="my_model")
+        client.ask("reset")
+        assert mind(daemon)["nights"] == 0
+        client.ask("load", name="my_model")
+        with pytest.raises(CommandError, match="nothing"):
+            client.ask("load", name="nothing")
+    assert mind(daemon)["nights"] == 1
+    assert store(daemon).find("current").fusion()
+
+
+def test_a_dream_and_what_stays_of_it(daemon: Daemon) -> None:
+    with daemon.client() as client, pytest.raises(CommandError, match="nothing to dream of"):
+        client.ask("dream")
+    talk(daemon, TOLD[0])
+    with daemon.client() as client:
+        assert client.ask("dream")["interaction"] == 1
+    assert [each["name"] for each in mind(daemon)["dreams"]] == ["1"]
+
+
+def test_the_manuals_words(daemon: Daemon) -> None:
+    told = {
+        "sleep 0.75 2.0 15": "Sleep params: conf=0.75, time_factor=2.0, log_min=15",
+        "lifecycle 0.02 exponential": "Lifecycle params: capacity_factor=0.02, curve=exponential",
+        "blend 0.95 0.8": "Global blend: weight_cap=0.95, base_temp=0.8",
+        "temp 0.85 0.55 0.2 0.4 0.15 0.03 0.6 0.1": "Temperament params: eager_threshold=0.85, "
+        "sluggish_threshold=0.55",
+        "dream 0.15 0.12 true 0.07 0.2 12 0.6 0.04 0.9 0.15": "Dream params: swing_var=0.15, "
+        "lifecycle_delta=0.12, temperament_on=True, noise_scale=0.07, memory_weight=0.2, "
+        "memory_maxlen=12, prompt_weight=0.6, novelty_boost=0.04, memory_decay=0.9, "
+        "prune_threshold=0.15",
+    }
+    for line, expected in told.items():
+        done = daemon.sovl("call", *line.split())
+        assert expected in done.stdout, done.stderr
+    refused = daemon.sovl("call", "sleep", "0.95")
+    assert refused.returncode != 0
+    assert "sleep_conf_threshold" in refused.stderr
