@@ -198,6 +198,11 @@ def test_busy_is_said_so(daemon: Daemon) -> None:
     error = refused()
     assert error.code == "busy"
     assert exits.exit_code(error) == exits.BUSY_NOW
+    with daemon.client() as client:
+        for _ in until(30):
+            if not client.control("status")["in_flight"]:
+                return
+    raise AssertionError("what was cancelled is still under way")
 
 
 def test_killed_host_in_mid_answer(daemon: Daemon) -> None:
@@ -343,7 +348,7 @@ def test_precision_switches_while_it_talks(daemon: Daemon) -> None:
                 next(talk)
                 switched(to)
                 *_, told = talk
-                assert told["finish_reason"] in ("length", "stop")
+                assert told["finish_reason"] in ("length", "stop", "repetition")
                 assert told["tokens"] > 20
                 assert "Paris" in client.ask("generate", prompt=PARIS, temperature=0)["text"]
         finally:

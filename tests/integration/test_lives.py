@@ -18,8 +18,10 @@ TOLD = ("The capital of Zorland is Mivek.", "My dog is called Bramble.", "Hello 
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    folder = str(tiny_models.save(tiny_models.llama(), tmp_path_factory.mktemp("models") / "tiny"))
+    models = tmp_path_factory.mktemp("models")
+    folder = str(tiny_models.save(tiny_models.llama(), models / "tiny"))
     return {
+        "store.model_dir": str(models / "store"),
         "core_config.base_model_name": folder,
         "core_config.scaffold_model_name": folder,
         "core_config.cross_attn_layers": [0, 1],
@@ -112,13 +114,11 @@ def test_training_on_pairs_tells_its_steps_and_is_kept(daemon: Daemon, tmp_path:
     file = tmp_path / "pairs.jsonl"
     pairs = [{"prompt": f"What is {n}?", "response": "A number."} for n in range(12)]
     file.write_text("\n".join(map(json.dumps, pairs)))
-    with daemon.client() as client, client.call("train", {"epochs": 2, "file": str(file)}) as call:
-        told = list(call)
-        result = call.result()
-    assert [each["epoch"] for each in told if "epoch" in each][:: len(told)] == [1]
-    assert all(
-        {"step", "steps", "loss", "tokens_per_s", "left_s"} <= each.keys() for each in told[1:2]
-    )
+    with daemon.client() as client:
+        *told, result = client.stream("train", epochs=2, file=str(file))
+    steps = [each for each in told if "epoch" in each]
+    assert {each["epoch"] for each in steps} == {1, 2}
+    assert all({"step", "steps", "loss", "tokens_per_s", "left_s"} <= each.keys() for each in steps)
     assert result["validation"] < result["before"]
     assert result["generation"] == 1
 
