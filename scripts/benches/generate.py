@@ -17,7 +17,7 @@ from sovl_daemon.engine.model import LoadedModel, load_model
 from sovl_daemon.engine.precision import Precision
 
 THREADS = 2
-ROUNDS = 5
+ROUNDS = 3
 BATCH = 8
 PROMPT = list(range(100, 130))
 LONG_PROMPT = list(range(100, 612))

@@ -1,10 +1,11 @@
 """The engine: a model, its tokenizer and the thread that owns them."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import anyio
 import anyio.to_thread
@@ -34,6 +35,8 @@ if TYPE_CHECKING:  # peft takes seconds to load: conversations need not wait for
 
 # Read once beside the scaffold, to see whether that goes.
 _TRIAL = "What do you see, déjà vu? The capital of France is Paris."
+T = TypeVar("T")
+
 # The part of the context a long answer may claim from the prompt, at most.
 _ANSWER_SHARE = 4
 _MIN_CONTEXT = 16
@@ -103,7 +106,8 @@ class Engine:
                 f"give at least {_MIN_CONTEXT} and 1"
             )
         # Not on the tensor thread: a long load would look like a hung step.
-        model, tokenizer = await anyio.to_thread.run_sync(_load, path, device, dtype, threads)
+        load = partial(_load, path, device, dtype, threads)
+        model, tokenizer = await anyio.to_thread.run_sync(_in_a_passing_thread, load)
         thread = TensorThread()
         engine = cls(
             model,
@@ -287,6 +291,16 @@ class Engine:
         return self.context_length - min(
             options.max_new_tokens, self.context_length // _ANSWER_SHARE
         )
+
+
+def _in_a_passing_thread(work: Callable[[], T]) -> T:
+    """Run in a thread that ends with the work.
+
+    OpenMP keeps workers for each thread that computes, and once they are more than the cores it no
+    longer lets them wait awake between two operators: the tensor thread's would be slow for ever.
+    """
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(work).result()
 
 
 def _some_layers(switch: PrecisionSwitch) -> bool:
