@@ -80,21 +80,19 @@ class Trainer:
         self.ms: list[float] = []
         self._layers = nn.Sequential(nn.Linear(576, 1536), nn.SiLU(), nn.Linear(1536, 576))
         self._batch = torch.randn(64, 576)
-        self._passes = 1
-        self._passes = max(1, round(MICRO_STEP_S / min(self._seconds() for _ in range(5))))
 
     def endless(self) -> Iterator[None]:
         while True:
-            self.ms.append(1000 * self._seconds())
+            self.ms.append(1000 * self._micro_step())
             self.steps += 1
             yield None
 
-    def _seconds(self) -> float:
+    def _micro_step(self) -> float:
         began = time.perf_counter()
-        for _ in range(self._passes):
+        while (seconds := time.perf_counter() - began) < MICRO_STEP_S:
             self._layers.zero_grad()
             self._layers(self._batch).square().mean().backward()
-        return time.perf_counter() - began
+        return seconds
 
 
 class Host:
