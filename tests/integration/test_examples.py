@@ -216,7 +216,10 @@ def test_the_example_agent_works(runtime: Path, tmp_path: Path) -> None:
     options = ["--quiet", "--no-deps", "--no-build-isolation", "--target", str(tmp_path)]
     source = str(EXAMPLES / "sovl-tally")
     subprocess.run([sys.executable, "-m", "pip", "install", *options, source], check=True)
-    settings = {"agents.disabled": ["generator"], "agents.placement": {"tally": "toys"}}
+    settings = {
+        "agents.disabled": ["generator", "dreamer", "trainer", "curiosity", "gestation"],
+        "agents.placement": {"tally": "toys"},
+    }
     with running(runtime, packages=tmp_path, **settings) as daemon:
         with daemon.client() as client:
             first = client.ask("tally")

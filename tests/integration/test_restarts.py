@@ -20,7 +20,7 @@ from sovl_daemon.client import CommandError
 from tests.daemon import Daemon, running, until
 
 FRAIL = {
-    "agents.disabled": ["generator"],
+    "agents.disabled": ["generator", "dreamer", "trainer", "curiosity", "gestation"],
     "agents.placement": {"echo": "host"},
     "supervision.restart_intensity": 100,
     "supervision.backoff_initial_s": 0.05,

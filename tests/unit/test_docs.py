@@ -30,6 +30,15 @@ NOT_SETTINGS = {  # names of topics, modules and files that look like one
     "bus.subscriber_cut",
     "config.changed",
     "config.refused",
+    "night.begun_anew",
+    "night.committed",
+    "night.ended",
+    "night.progress",
+    "night.resumed",
+    "night.rolled_back",
+    "night.started",
+    "state.loaded",
+    "state.refused",
 }
 ECHO = ROOT / "tests" / "fixtures" / "sovl-echo"
 

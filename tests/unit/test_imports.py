@@ -16,6 +16,7 @@ LIBRARIES = (
     "sovl_daemon.memory",
     "sovl_daemon.mind",
     "sovl_daemon.state",
+    "sovl_daemon.night",
 )
 ALLOWED = {
     "config": ("config",),
@@ -24,6 +25,7 @@ ALLOWED = {
     "sovl_daemon/models": ("sovl_daemon.models",),
     "sovl_daemon/memory": ("sovl_daemon.memory",),
     "sovl_daemon/mind": ("sovl_daemon.mind", "config"),
+    "sovl_daemon/night": ("sovl_daemon.night", "sovl_daemon.engine"),
     "sovl_daemon/state": ("sovl_daemon.state", "sovl_daemon.models"),
     "sovl_daemon/client": ("sovl_daemon.client", "bus", "config"),
     "agents": ("agents", "bus", "config", *LIBRARIES, "sovl_daemon.probes"),

@@ -79,7 +79,7 @@ TABLE: dict[str, tuple[Any, Observable, Any, Any]] = {
     "lifecycle_curve": ("exponential", slept, 0.268941, 0.451188),
     "sigmoid_scale": (1.0, slept, 0.268941, 0.119203),
     "sigmoid_shift": (3.0, slept, 0.268941, 0.5),
-    "learning_rate": (2e-4, lambda _, t: lifecycle.night_learning_rate(0, t), 1e-5, 1e-4),
+    "learning_rate": (2e-4, lambda _, t: lifecycle.night_learning_rate(0, t), 4e-3, 1e-4),
     "enable_lifecycle_weighting": (False, slept, 0.268941, 1),
     "enable_sleep_training": (False, slept, 0.268941, 0),
     # Sleep
