@@ -58,12 +58,12 @@ class Talk:
 
     first: list[float] = field(default_factory=list)
     between: list[float] = field(default_factory=list)
-    means: list[float] = field(default_factory=list)  # of each round
+    typical: list[float] = field(default_factory=list)  # between two tokens, of each round
 
     def as_dict(self, name: str) -> dict[str, object]:
         return {
             "conversation": name,
-            "token_ms": median(self.means),
+            "token_ms": sum(self.between) / len(self.between),
             "p50_ms": percentile(self.between, 0.5),
             "p95_ms": percentile(self.between, 0.95),
             "max_ms": max(self.between),
@@ -115,7 +115,7 @@ class Host:
             time.sleep(PAUSE_S)
             between += self._answer(talk)
         talk.between += between
-        talk.means.append(sum(between) / len(between))
+        talk.typical.append(median(between))
 
     def _answer(self, talk: Talk) -> list[float]:
         ear = Ear(lambda: self.trainer.steps)
@@ -205,7 +205,7 @@ def run(quick: bool) -> Bench:
     host.thread.stop()
     rows = [talk.as_dict(name) for name, talk in talks.items()]
     rows += [verdict_row("(verdict, idle)", alone), verdict_row("(verdict, training)", judged)]
-    pairs = zip(talks["beside training"].means, talks["alone"].means, strict=True)
+    pairs = zip(talks["beside training"].typical, talks["alone"].typical, strict=True)
     goals = [
         Goal(
             "talk_slowdown_beside_training",
@@ -217,7 +217,7 @@ def run(quick: bool) -> Bench:
         Goal("judge_p95_ms_beside_training", percentile(judged, 0.95), "<=", 200),
     ]
     note = (
-        f"{THREADS} threads, weights in {model.plain}; training takes the tensor thread for "
+        f"{THREADS} threads; the slowdown is of medians, paired by round; weights in {model.plain}; training takes the tensor thread for "
         f"{median(host.trainer.ms):.0f} ms at a time. Between two of {ANSWERS} answers of {TOKENS} "
         f"tokens there are {PAUSE_S} s. The first token waits for the micro-step that is running; "
         f"a verdict too, and reads {len(QUESTION)} tokens behind {len(STATE)} that are kept."
