@@ -217,8 +217,8 @@ def run(quick: bool) -> Bench:
         Goal("judge_p95_ms_beside_training", percentile(judged, 0.95), "<=", 200),
     ]
     note = (
-        f"{THREADS} threads; the slowdown is of medians, paired by round; weights in {model.plain}; training takes the tensor thread for "
-        f"{median(host.trainer.ms):.0f} ms at a time. Between two of {ANSWERS} answers of {TOKENS} "
+        f"{THREADS} threads, weights in {model.plain}; the slowdown is of medians, paired by round. "
+        f"Training takes the tensor thread for {median(host.trainer.ms):.0f} ms at a time. Between two of {ANSWERS} answers of {TOKENS} "
         f"tokens there are {PAUSE_S} s. The first token waits for the micro-step that is running; "
         f"a verdict too, and reads {len(QUESTION)} tokens behind {len(STATE)} that are kept."
     )
