@@ -216,10 +216,12 @@ def run(quick: bool) -> Bench:
         Goal("training_steps_between_tokens", float(host.between_tokens), "<=", 0),
         Goal("judge_p95_ms_beside_training", percentile(judged, 0.95), "<=", 200),
     ]
+    step = median(host.trainer.ms)
     note = (
-        f"{THREADS} threads, weights in {model.plain}; the slowdown is of medians, paired by round. "
-        f"Training takes the tensor thread for {median(host.trainer.ms):.0f} ms at a time. Between two of {ANSWERS} answers of {TOKENS} "
-        f"tokens there are {PAUSE_S} s. The first token waits for the micro-step that is running; "
-        f"a verdict too, and reads {len(QUESTION)} tokens behind {len(STATE)} that are kept."
+        f"{THREADS} threads, weights in {model.plain}; the slowdown is of medians by round. "
+        f"Training takes the tensor thread for {step:.0f} ms at a time. Between two of {ANSWERS} "
+        f"answers of {TOKENS} tokens there are {PAUSE_S} s. The first token waits for the "
+        f"micro-step that is running; a verdict too, and reads {len(QUESTION)} tokens behind "
+        f"{len(STATE)} that are kept."
     )
     return Bench("priority", rows, goals, note)
