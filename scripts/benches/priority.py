@@ -203,6 +203,10 @@ def run(quick: bool) -> Bench:
     with host.training():
         judged = judgements(host, count)
     host.thread.stop()
+    return told(host, talks, alone, judged)
+
+
+def told(host: Host, talks: dict[str, Talk], alone: list[float], judged: list[float]) -> Bench:
     rows = [talk.as_dict(name) for name, talk in talks.items()]
     rows += [verdict_row("(verdict, idle)", alone), verdict_row("(verdict, training)", judged)]
     pairs = zip(talks["beside training"].typical, talks["alone"].typical, strict=True)
@@ -218,7 +222,7 @@ def run(quick: bool) -> Bench:
     ]
     step = median(host.trainer.ms)
     note = (
-        f"{THREADS} threads, weights in {model.plain}; the slowdown is of medians by round. "
+        f"{THREADS} threads, weights in {host.model.plain}; the slowdown is of medians by round. "
         f"Training takes the tensor thread for {step:.0f} ms at a time. Between two of {ANSWERS} "
         f"answers of {TOKENS} tokens there are {PAUSE_S} s. The first token waits for the "
         f"micro-step that is running; a verdict too, and reads {len(QUESTION)} tokens behind "
