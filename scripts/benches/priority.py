@@ -58,12 +58,12 @@ class Talk:
 
     first: list[float] = field(default_factory=list)
     between: list[float] = field(default_factory=list)
-    means: list[float] = field(default_factory=list)  # of each round
+    typical: list[float] = field(default_factory=list)  # between two tokens, of each round
 
     def as_dict(self, name: str) -> dict[str, object]:
         return {
             "conversation": name,
-            "token_ms": median(self.means),
+            "token_ms": sum(self.between) / len(self.between),
             "p50_ms": percentile(self.between, 0.5),
             "p95_ms": percentile(self.between, 0.95),
             "max_ms": max(self.between),
@@ -80,21 +80,19 @@ class Trainer:
         self.ms: list[float] = []
         self._layers = nn.Sequential(nn.Linear(576, 1536), nn.SiLU(), nn.Linear(1536, 576))
         self._batch = torch.randn(64, 576)
-        self._passes = 1
-        self._passes = max(1, round(MICRO_STEP_S / min(self._seconds() for _ in range(5))))
 
     def endless(self) -> Iterator[None]:
         while True:
-            self.ms.append(1000 * self._seconds())
+            self.ms.append(1000 * self._micro_step())
             self.steps += 1
             yield None
 
-    def _seconds(self) -> float:
+    def _micro_step(self) -> float:
         began = time.perf_counter()
-        for _ in range(self._passes):
+        while (seconds := time.perf_counter() - began) < MICRO_STEP_S:
             self._layers.zero_grad()
             self._layers(self._batch).square().mean().backward()
-        return time.perf_counter() - began
+        return seconds
 
 
 class Host:
@@ -117,7 +115,7 @@ class Host:
             time.sleep(PAUSE_S)
             between += self._answer(talk)
         talk.between += between
-        talk.means.append(sum(between) / len(between))
+        talk.typical.append(median(between))
 
     def _answer(self, talk: Talk) -> list[float]:
         ear = Ear(lambda: self.trainer.steps)
@@ -205,9 +203,13 @@ def run(quick: bool) -> Bench:
     with host.training():
         judged = judgements(host, count)
     host.thread.stop()
+    return told(host, talks, alone, judged)
+
+
+def told(host: Host, talks: dict[str, Talk], alone: list[float], judged: list[float]) -> Bench:
     rows = [talk.as_dict(name) for name, talk in talks.items()]
     rows += [verdict_row("(verdict, idle)", alone), verdict_row("(verdict, training)", judged)]
-    pairs = zip(talks["beside training"].means, talks["alone"].means, strict=True)
+    pairs = zip(talks["beside training"].typical, talks["alone"].typical, strict=True)
     goals = [
         Goal(
             "talk_slowdown_beside_training",
@@ -218,10 +220,12 @@ def run(quick: bool) -> Bench:
         Goal("training_steps_between_tokens", float(host.between_tokens), "<=", 0),
         Goal("judge_p95_ms_beside_training", percentile(judged, 0.95), "<=", 200),
     ]
+    step = median(host.trainer.ms)
     note = (
-        f"{THREADS} threads, weights in {model.plain}; training takes the tensor thread for "
-        f"{median(host.trainer.ms):.0f} ms at a time. Between two of {ANSWERS} answers of {TOKENS} "
-        f"tokens there are {PAUSE_S} s. The first token waits for the micro-step that is running; "
-        f"a verdict too, and reads {len(QUESTION)} tokens behind {len(STATE)} that are kept."
+        f"{THREADS} threads, weights in {host.model.plain}; the slowdown is of medians by round. "
+        f"Training takes the tensor thread for {step:.0f} ms at a time. Between two of {ANSWERS} "
+        f"answers of {TOKENS} tokens there are {PAUSE_S} s. The first token waits for the "
+        f"micro-step that is running; a verdict too, and reads {len(QUESTION)} tokens behind "
+        f"{len(STATE)} that are kept."
     )
     return Bench("priority", rows, goals, note)
