@@ -46,7 +46,7 @@ class Row:
 
     def measure(self, tokens: int, bandwidth: float) -> None:
         self.prepare()
-        self.pace(4)
+        self.pace(32)  # a switch leaves memory that is slow at first
         pace = self.pace(tokens)
         self.found.append(pace)
         self.share.append(pace / self.batch * self.bytes_() / 1e9 / bandwidth)

@@ -42,7 +42,7 @@ _ANSWER_SHARE = 4
 _MIN_CONTEXT = 16
 _LONGEST_DREAM = 64  # tokens
 # A switch takes the thread for so long at a time, so that no token waits long behind it...
-_SWITCH_AT_ONCE_S = 0.05
+_SWITCH_AT_ONCE_S = 0.1
 # ...and leaves it free for so long, in which the thread takes up a conversation's step.
 _BETWEEN_SWITCH_STEPS_S = 0.002
 
