@@ -82,8 +82,13 @@ class Archive(Agent):
             return
         for refusal in loaded.refused:
             self.log.error("state.refused", folder=str(refusal.folder), reason=refusal.reason)
-        if loaded.generation is not None:
+        if loaded.generation is None:
+            return
+        try:
             await self._become(loaded.generation, mind=bool(loaded.refused))
+        except CommandError as error:
+            # Answers are the plain base's until the models or ranks are those it was learned with.
+            self.log.error("state.unfit", reason=error.message)
 
     @command(SaveArguments)
     async def save(self, args: SaveArguments, job: Job) -> dict[str, Any]:
@@ -187,7 +192,6 @@ class Archive(Agent):
             if (tokens := engine.fusion.tokens) is not None and (known := generation.token_map()):
                 await call(engine.thread, partial(tokens.restore, known), Priority.JUDGE)
         except EngineError as error:
-            self.log.error("state.refused", folder=str(generation.folder), reason=str(error))
             raise CommandError(BAD_ARGUMENT, f"{generation.folder.name}: {error}") from None
         if mind:
             await self.ask("mind_restore", document=generation.mind() or None)

@@ -16,6 +16,7 @@ from bus.topics import ANSWERING, INTERACTION, MIND, NIGHT, AnswerStarted, MindS
 from sovl_daemon.mind.sleep import Rhythm, WakeReason, longest_night, sleep_reason, tiredness
 
 _TICK_S = 1.0
+_RISE_S = 2.0
 
 
 class SleepArguments(Arguments):
@@ -137,7 +138,8 @@ class Gestation(Agent):
                 raise
         finally:
             self._night = None
-            with anyio.CancelScope(shield=True):
+            # Not for ever: when the daemon ends, those it asks may be gone already.
+            with anyio.move_on_after(_RISE_S, shield=True):
                 await self._rise(woke, entries, result)
         return {"text": _told(woke, result), "woke": woke, **result}
 

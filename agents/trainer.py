@@ -42,6 +42,7 @@ _NIGHT_EPOCHS = 9
 _LEAST_STEPS = 130  # fewer do not change enough, however little there is to learn
 _REPLAY = 3.0  # the weight of dreams against lessons
 _CHECKPOINT_EVERY = 20
+_COMMIT_S = 60.0
 
 
 class TrainArguments(Arguments):
@@ -130,7 +131,7 @@ class Trainer(Archive):
         self, engine: Engine, learner: Learner, ids: list[int], metrics: dict[str, Any], memory: str
     ) -> dict[str, Any]:
         """Commit on disk, then answer with it; from here on nothing cancels."""
-        with anyio.CancelScope(shield=True):
+        with anyio.fail_after(_COMMIT_S, shield=True):
             question = await self._question()
             mind = (await self.ask("mind_slept", question=question))["document"]
             state = await _on_thread(engine, learner.candidate.state)
@@ -388,7 +389,7 @@ class Trainer(Archive):
         self, engine: Engine, learner: Learner, state: dict[str, Any], metrics: dict[str, Any]
     ) -> dict[str, Any]:
         memory = (await self.ask("unlearned", limit=0))["memory"]
-        with anyio.CancelScope(shield=True):
+        with anyio.fail_after(_COMMIT_S, shield=True):
             mind = (await self.ask("mind_slept", question=""))["document"]
             number = await self.commit(
                 state, reason="train", metrics=metrics, interactions=[], mind=mind, memory=memory

@@ -39,6 +39,7 @@ NOT_SETTINGS = {  # names of topics, modules and files that look like one
     "night.started",
     "state.loaded",
     "state.refused",
+    "state.unfit",
 }
 ECHO = ROOT / "tests" / "fixtures" / "sovl-echo"
 
