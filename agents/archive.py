@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -131,7 +131,7 @@ class Archive(Agent):
         *,
         reason: str,
         metrics: Mapping[str, Any],
-        interactions: list[int],
+        interactions: Sequence[int],
         mind: Mapping[str, Any],
         memory: str,
     ) -> int | None:
@@ -151,7 +151,7 @@ class Archive(Agent):
         work = partial(
             self._writer.commit,
             contents,
-            self.origin(memory),
+            self._origin(memory),
             reason=reason,
             metrics=metrics,
             interactions=interactions,
@@ -160,7 +160,56 @@ class Archive(Agent):
         await self._reconcile(generation)
         return generation.manifest.number
 
-    def origin(self, memory: str) -> Any:
+    async def keep_unfinished(
+        self,
+        training: Mapping[str, Any],
+        *,
+        of: str,
+        progress: Mapping[str, Any],
+        memory: str,
+        interactions: Sequence[int] = (),
+        best: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Write down how far a night or a training is, in place of what there was.
+
+        `of` names what it is about, `training` is what the learner needs to go on, `best` what it
+        would keep if it ended now.
+        """
+        if self._writer is None:
+            return
+        from sovl_daemon.engine.learned import adapters_of, attentions_of
+        from sovl_daemon.state import Contents
+
+        state = best or {}
+        work = partial(
+            self._writer.checkpoint,
+            Contents(fusion=attentions_of(state), scaffold=adapters_of(state), training=training),
+            self._origin(memory),
+            progress={"of": of, **progress},
+            interactions=interactions,
+        )
+        await anyio.to_thread.run_sync(work)
+
+    async def unfinished(self, of: str) -> Generation | None:
+        """What there is to go on with of the same; all else is forgotten, and why is logged."""
+        if self._writer is None:
+            return None
+        loaded = await anyio.to_thread.run_sync(self._writer.candidate)
+        for refusal in loaded.refused:
+            self.log.warning("state.begun_anew", reason=refusal.reason)
+        found = loaded.generation
+        if found is None or found.manifest.metrics.get("of") == of:
+            return found
+        self.log.warning("state.begun_anew", reason=f"it was of {found.manifest.metrics.get('of')}")
+        await self.discard_unfinished()
+        return None
+
+    async def discard_unfinished(self) -> None:
+        """Forget how far it was."""
+        if self._writer is not None:
+            await anyio.to_thread.run_sync(self._writer.discard_candidate)
+
+    def _origin(self, memory: str) -> Any:
         """What a generation is made from."""
         from sovl_daemon.state import Origin
 

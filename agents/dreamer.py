@@ -12,6 +12,7 @@ from pydantic import Field
 
 from agents.base import Agent, Job
 from agents.device import device
+from agents.knobs import Knobs
 from bus.commands import Arguments, command
 from bus.envelope import Envelope
 from bus.errors import BAD_ARGUMENT, ENGINE, CommandError
@@ -20,6 +21,7 @@ from sovl_daemon.engine.message import Message
 from sovl_daemon.engine.options import SamplingOptions
 from sovl_daemon.engine.priority import Priority
 from sovl_daemon.mind.confidence import answer_confidence
+from sovl_daemon.mind.curiosity import question_temperature
 from sovl_daemon.mind.dreams import QUESTIONS_A_DREAM, choice_weights, choose, noise
 from sovl_daemon.mind.similarity import similarities
 
@@ -34,18 +36,30 @@ _QUESTION_TOKENS = 30
 _FIRST_WORDS = "You wake up for the first time. What are your first words?"
 _ASK = 'Ask one short question about this: "{about}"'
 
-_KNOBS = {
-    "swing": "dream_swing_var",
-    "delta": "dream_lifecycle_delta",
-    "temp_on": "dream_temperament_on",
-    "noise": "dream_noise_scale",
-    "mem_weight": "dream_memory_weight",
-    "mem_maxlen": "dream_memory_maxlen",
-    "prompt_weight": "dream_prompt_weight",
-    "novelty_boost": "dream_novelty_boost",
-    "memory_decay": "dream_memory_decay",
-    "prune_threshold": "dream_prune_threshold",
-}
+_DREAM = Knobs(
+    "Dream params",
+    "controls_config",
+    {
+        "swing": "dream_swing_var",
+        "delta": "dream_lifecycle_delta",
+        "temp_on": "dream_temperament_on",
+        "noise": "dream_noise_scale",
+        "mem_weight": "dream_memory_weight",
+        "mem_maxlen": "dream_memory_maxlen",
+        "prompt_weight": "dream_prompt_weight",
+        "novelty_boost": "dream_novelty_boost",
+        "memory_decay": "dream_memory_decay",
+        "prune_threshold": "dream_prune_threshold",
+    },
+    {
+        "swing": "swing_var",
+        "delta": "lifecycle_delta",
+        "temp_on": "temperament_on",
+        "noise": "noise_scale",
+        "mem_weight": "memory_weight",
+        "mem_maxlen": "memory_maxlen",
+    },
+)
 
 
 class DreamArguments(Arguments):
@@ -109,16 +123,9 @@ class Dreamer(Agent):
     @command(DreamArguments)
     async def dream(self, args: DreamArguments, job: Job) -> dict[str, Any]:
         """Dream now; with numbers, tune how it dreams."""
-        given = args.model_dump(exclude_none=True)
-        if not given:
+        if not args.model_dump(exclude_none=True):
             return await self._dream("asked")
-        await self.configure({f"controls_config.{_KNOBS[k]}": v for k, v in given.items()})
-        controls = self.settings.controls_config
-        values = {word: getattr(controls, key) for word, key in _KNOBS.items()}
-        told = ", ".join(
-            f"{key.removeprefix('dream_')}={getattr(controls, key)}" for key in _KNOBS.values()
-        )
-        return {"text": f"Dream params: {told}", **values}
+        return await _DREAM.turn(self, args)
 
     @command(WonderArguments, internal=True)
     async def wonder(self, args: WonderArguments, job: Job) -> dict[str, Any]:
@@ -183,7 +190,7 @@ class Dreamer(Agent):
         found: list[str] = []
         for _ in range(QUESTIONS_A_DREAM):
             options = SamplingOptions(
-                temperature=min(max(1.1 + 0.4 * score, 0.7), 1.7),
+                temperature=question_temperature(score),
                 max_new_tokens=_QUESTION_TOKENS,
                 seed=self._chance.getrandbits(31),
             )

@@ -9,6 +9,7 @@ import anyio
 from pydantic import Field
 
 from agents.base import Agent, Job
+from agents.knobs import Knobs
 from bus.commands import Arguments, NoArguments, command
 from bus.envelope import Envelope
 from bus.errors import BUSY, CANCELLED, CommandError
@@ -17,6 +18,13 @@ from sovl_daemon.mind.sleep import Rhythm, WakeReason, longest_night, sleep_reas
 
 _TICK_S = 1.0
 _RISE_S = 2.0
+
+_SLEEP = Knobs(
+    "Sleep params",
+    "controls_config",
+    {"conf": "sleep_conf_threshold", "time": "sleep_time_factor", "log": "sleep_log_min"},
+    {"time": "time_factor", "log": "log_min"},
+)
 
 
 class SleepArguments(Arguments):
@@ -44,6 +52,8 @@ class Gestation(Agent):
     async def run(self) -> None:
         """Look each second whether it is time to sleep."""
         await self._count()
+        if self.settings.controls_config.is_sleeping:
+            await self._sleep("asleep")
         while True:
             await anyio.sleep(_TICK_S)
             if self._night is None and (reason := self._reason()) is not None:
@@ -63,17 +73,7 @@ class Gestation(Agent):
     @command(SleepArguments)
     async def sleep(self, args: SleepArguments, job: Job) -> dict[str, Any]:
         """Tune when it sleeps, or show it; `gestate` sends it to sleep."""
-        names = {
-            "conf": "sleep_conf_threshold",
-            "time": "sleep_time_factor",
-            "log": "sleep_log_min",
-        }
-        given = args.model_dump(exclude_none=True)
-        await self.configure({f"controls_config.{names[k]}": v for k, v in given.items()})
-        knobs = self.settings.controls_config
-        values = {word: getattr(knobs, key) for word, key in names.items()}
-        text = "Sleep params: conf={conf}, time_factor={time}, log_min={log}".format(**values)
-        return {"text": text, **values}
+        return await _SLEEP.turn(self, args)
 
     @command()
     async def gestate(self, args: NoArguments, job: Job) -> dict[str, Any]:
@@ -139,8 +139,10 @@ class Gestation(Agent):
         finally:
             self._night = None
             # Not for ever: when the daemon ends, those it asks may be gone already.
-            with anyio.move_on_after(_RISE_S, shield=True):
+            with anyio.move_on_after(_RISE_S, shield=True) as rising:
                 await self._rise(woke, entries, result)
+            if rising.cancelled_caught:
+                self.log.warning("night.unfinished", woke=woke, **result)
         return {"text": _told(woke, result), "woke": woke, **result}
 
     async def _learn(self, job: Job | None) -> dict[str, Any]:

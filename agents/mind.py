@@ -13,6 +13,7 @@ import anyio.to_thread
 from pydantic import Field
 
 from agents.base import Agent, Job
+from agents.knobs import Knobs
 from bus.commands import Arguments, NoArguments, command
 from bus.envelope import Envelope
 from bus.errors import BAD_ARGUMENT, CommandError, FatalError
@@ -88,22 +89,52 @@ class QuestionArguments(Arguments):
     question: str = ""
 
 
+class NightArguments(Arguments):
+    """The question that a night raised; `foretell` asks what it would be, and changes nothing."""
+
+    question: str = ""
+    foretell: bool = False
+
+
 class AsleepArguments(Arguments):
     """Whether it sleeps from now on."""
 
     asleep: bool
 
 
-_TEMP = {
-    "eager": "temp_eager_threshold",
-    "sluggish": "temp_sluggish_threshold",
-    "influence": "temp_mood_influence",
-    "curiosity": "temp_curiosity_boost",
-    "restless": "temp_restless_drop",
-    "melancholy": "temp_melancholy_noise",
-    "conf_strength": "conf_feedback_strength",
-    "smoothing_factor": "temp_smoothing_factor",
-}
+_TEMP = Knobs(
+    "Temperament params",
+    "controls_config",
+    {
+        "eager": "temp_eager_threshold",
+        "sluggish": "temp_sluggish_threshold",
+        "influence": "temp_mood_influence",
+        "curiosity": "temp_curiosity_boost",
+        "restless": "temp_restless_drop",
+        "melancholy": "temp_melancholy_noise",
+        "conf_strength": "conf_feedback_strength",
+        "smoothing_factor": "temp_smoothing_factor",
+    },
+    {
+        "influence": "mood_influence",
+        "curiosity": "curiosity_boost",
+        "restless": "restless_drop",
+        "melancholy": "melancholy_noise",
+        "conf_strength": "conf_feedback_strength",
+    },
+)
+_LIFECYCLE = Knobs(
+    "Lifecycle params",
+    "training_config",
+    {"capacity": "lifecycle_capacity_factor", "curve": "lifecycle_curve"},
+    {"capacity": "capacity_factor"},
+)
+_BLEND = Knobs(
+    "Global blend",
+    "controls_config",
+    {"weight": "scaffold_weight_cap", "temp": "base_temperature"},
+    {"weight": "weight_cap", "temp": "base_temp"},
+)
 
 
 class MindKeeper(Agent):
@@ -116,7 +147,7 @@ class MindKeeper(Agent):
     async def start(self) -> None:
         """Read what was written down. Raises FatalError where it cannot be understood."""
         self._file = self.paths.state_dir / "mind.json"
-        self._capacity: float | None = None
+        self._parameters = 0
         self._spoken_at = time.monotonic()
         self._mind = await anyio.to_thread.run_sync(self._read)
         # Whoever slept when the daemon ended is awake now.
@@ -145,7 +176,7 @@ class MindKeeper(Agent):
                 self._mind.answered(
                     NEUTRAL if confidence is None else confidence,
                     unseen=event.payload.unseen,
-                    capacity=self._capacity or math.inf,
+                    capacity=self._capacity(),
                     knobs=self.settings.controls_config,
                     training=self.settings.training_config,
                 )
@@ -162,43 +193,24 @@ class MindKeeper(Agent):
     @command(TempArguments)
     async def temp(self, args: TempArguments, job: Job) -> dict[str, Any]:
         """Tune the temperament, or show how it is tuned."""
-        given = args.model_dump(exclude_none=True)
-        await self.configure({f"controls_config.{_TEMP[k]}": v for k, v in given.items()})
-        controls = self.settings.controls_config
-        values = {word: getattr(controls, key) for word, key in _TEMP.items()}
-        told = ", ".join(
-            f"{key.removeprefix('temp_')}={getattr(controls, key)}" for key in _TEMP.values()
-        )
-        return {"text": f"Temperament params: {told}", **values}
+        return await _TEMP.turn(self, args)
 
     @command(LifecycleArguments)
     async def lifecycle(self, args: LifecycleArguments, job: Job) -> dict[str, Any]:
         """Tune how a life is counted, or show it."""
-        names = {"capacity": "lifecycle_capacity_factor", "curve": "lifecycle_curve"}
-        given = args.model_dump(exclude_none=True)
-        await self.configure({f"training_config.{names[k]}": v for k, v in given.items()})
-        training = self.settings.training_config
-        factor, curve = training.lifecycle_capacity_factor, training.lifecycle_curve
-        text = f"Lifecycle params: capacity_factor={factor}, curve={curve}"
-        return {"text": text, "capacity": factor, "curve": curve}
+        return await _LIFECYCLE.turn(self, args)
 
     @command(BlendArguments)
     async def blend(self, args: BlendArguments, job: Job) -> dict[str, Any]:
         """Set the cap on the scaffold's weight and the base temperature, or show them."""
-        names = {"weight": "scaffold_weight_cap", "temp": "base_temperature"}
-        given = args.model_dump(exclude_none=True)
-        await self.configure({f"controls_config.{names[k]}": v for k, v in given.items()})
-        controls = self.settings.controls_config
-        cap, temperature = controls.scaffold_weight_cap, controls.base_temperature
-        text = f"Global blend: weight_cap={cap}, base_temp={temperature}"
-        return {"text": text, "weight": cap, "temp": temperature}
+        return await _BLEND.turn(self, args)
 
     # For other agents
 
     @command(CapacityArguments, internal=True)
     async def mind_capacity(self, args: CapacityArguments, job: Job) -> dict[str, Any]:
         """Learn how much a life can hold; returns the state."""
-        self._capacity = capacity(args.parameters, self.settings.training_config)
+        self._parameters = args.parameters
         await self._tell()
         return {"stage": self._stage()}
 
@@ -234,18 +246,18 @@ class MindKeeper(Agent):
         await self._become(self._mind.fell_asleep() if args.asleep else self._mind.woke())
         return {}
 
-    @command(QuestionArguments, internal=True)
-    async def mind_slept(self, args: QuestionArguments, job: Job) -> dict[str, Any]:
-        """A night whose learning is kept is over; returns the mind as it is written down."""
-        await self._become(
-            self._mind.slept(
-                args.question,
-                capacity=self._capacity or math.inf,
-                knobs=self.settings.controls_config,
-                training=self.settings.training_config,
-            )
+    @command(NightArguments, internal=True)
+    async def mind_slept(self, args: NightArguments, job: Job) -> dict[str, Any]:
+        """A night whose learning is kept is over; returns the mind as it is written down then."""
+        after = self._mind.slept(
+            args.question,
+            capacity=self._capacity(),
+            knobs=self.settings.controls_config,
+            training=self.settings.training_config,
         )
-        return {"document": self._mind.to_json()}
+        if not args.foretell:
+            await self._become(after)
+        return {"document": after.to_json()}
 
     @command(QuestionArguments, internal=True)
     async def mind_erupted(self, args: QuestionArguments, job: Job) -> dict[str, Any]:
@@ -273,8 +285,14 @@ class MindKeeper(Agent):
                 f"{self._file}: {error}; move it away to begin with the last saved mind"
             ) from None
 
+    def _capacity(self) -> float:
+        """Without end until the generator has told what there is to fill."""
+        if not self._parameters:
+            return math.inf
+        return capacity(self._parameters, self.settings.training_config)
+
     def _stage(self) -> float:
-        return stage(self._mind.exposure, self._capacity) if self._capacity else 0.0
+        return stage(self._mind.exposure, self._capacity())
 
     def _state(self) -> MindState:
         mind, knobs = self._mind, self.settings.controls_config

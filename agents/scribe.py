@@ -114,6 +114,13 @@ class Scribe(Agent):
         interactions = [vars(each) for each in found]
         return {"interactions": interactions, "count": count, "memory": self._store.identity}
 
+    @command(UnlearnedArguments, internal=True)
+    async def rehearsal(self, args: UnlearnedArguments, job: Job) -> dict[str, Any]:
+        """The last interactions that some night has learned."""
+        assert self._store is not None  # noqa: S101 - commands come after start
+        found = await self._in_thread(partial(self._store.learned, args.limit))
+        return {"interactions": [vars(each) for each in found]}
+
     @command(LearnedArguments, internal=True)
     async def learned(self, args: LearnedArguments, job: Job) -> dict[str, Any]:
         """Make the notes agree with what the committed generations say was learned."""

@@ -125,10 +125,10 @@ class TrainingConfig(Section):
         512, "Longest training sample; the rest is cut.", unit="tokens", ge=8, le=131_072
     )
     sigmoid_scale: float = key(
-        0.5, "Steepness of the sigmoid_linear life curve.", unit="per exposure", gt=0, le=100
+        0.5, "Steepness of the sigmoid_linear life curve.", unit="per tenth of a life", gt=0, le=100
     )
     sigmoid_shift: float = key(
-        5.0, "Middle of the sigmoid_linear life curve.", unit="exposure", ge=0, le=1000
+        5.0, "Middle of the sigmoid_linear life curve.", unit="tenths of a life", ge=0, le=1000
     )
     lifecycle_capacity_factor: float = key(
         0.01,
@@ -144,10 +144,18 @@ class TrainingConfig(Section):
         4, "Micro-batches for one optimizer step.", unit="micro-batches", ge=1, le=1024
     )
     exposure_gain_eager: int = key(
-        3, "Exposure gained from an unseen prompt when eager.", unit="exposure", ge=0, le=1000
+        3,
+        "Exposure gained from an unseen prompt when eager.",
+        unit="tenths of a life",
+        ge=0,
+        le=1000,
     )
     exposure_gain_default: int = key(
-        2, "Exposure gained from an unseen prompt otherwise.", unit="exposure", ge=0, le=1000
+        2,
+        "Exposure gained from an unseen prompt otherwise.",
+        unit="tenths of a life",
+        ge=0,
+        le=1000,
     )
     max_patience: int = key(
         2, "Epochs without a better validation loss before stopping.", unit="epochs", ge=1, le=1000

@@ -23,7 +23,7 @@ ENOUGH = 2**28  # bytes of a prefix cache
 
 
 def steered(model: LoadedModel) -> LoadedModel:
-    """With the model itself as scaffold, and an influence as after training, on the default layers."""
+    """With the model itself as scaffold, and the default layers as after training."""
     options = LoraOptions()
     fusion = Fusion(model, make_scaffold(model, options, seed=0), rank=128, heads=4, seed=0)
     for layer in spread(model.layers):

@@ -184,6 +184,15 @@ class InteractionStore:
         ).fetchall()
         return [Interaction(*row) for row in rows]
 
+    def learned(self, limit: int) -> list[Interaction]:
+        """The last `limit` interactions that some generation has learned, newest first."""
+        rows = self._db.execute(
+            f"SELECT {_FIELDS} FROM interactions WHERE id IN"  # noqa: S608 - as above
+            " (SELECT interaction FROM learned) ORDER BY id DESC LIMIT ?",
+            (limit,),
+        ).fetchall()
+        return [Interaction(*row) for row in rows]
+
     def unlearned_count(self) -> int:
         """How many interactions no generation has learned."""
         row = self._db.execute(

@@ -1,4 +1,4 @@
-"""It learns, sleeps, dreams and wakes: the agents of issue and mind, with a tiny real model."""
+"""It learns, sleeps, dreams and wakes: the agents of the mind, with a tiny real model."""
 
 import json
 import threading
@@ -91,7 +91,7 @@ def test_a_night_that_fails_its_exam_changes_nothing(runtime: Path, tiny: dict[s
         assert mind(daemon)["influence"] == 0
 
 
-def test_a_prompt_wakes_it_and_what_was_lived_is_not_lost(daemon: Daemon) -> None:
+def test_woken_it_goes_on_with_the_same_night(daemon: Daemon) -> None:
     talk(daemon, *TOLD)
     woken: dict[str, Any] = {}
 
@@ -101,13 +101,26 @@ def test_a_prompt_wakes_it_and_what_was_lived_is_not_lost(daemon: Daemon) -> Non
 
     asleep = threading.Thread(target=night)
     asleep.start()
-    logged(daemon, "night.started")
+    for _ in until(60):  # the first checkpoint is at the tenth step
+        if (daemon.root / "state" / "candidate").exists():
+            break
     talk(daemon, "Wake up!")
     asleep.join(60)
     assert woken["woke"] == "called"
     assert not mind(daemon)["asleep"]
     with daemon.client() as client:
-        assert client.ask("gestate")["learned"] == 4
+        first, second = client.ask("gestate"), client.ask("gestate")
+    assert logged(daemon, "night.resumed")["step"] >= 10
+    assert (first["learned"], second["learned"]) == (3, 1)
+    numbers = store(daemon).numbers()
+    learned = [store(daemon).find(str(each)).manifest.interactions for each in numbers]
+    assert learned == [[1, 2, 3], [4]]
+
+
+def test_it_may_begin_asleep(runtime: Path, tiny: dict[str, Any]) -> None:
+    with running(runtime, **tiny | {"controls_config.is_sleeping": True}) as daemon:
+        assert logged(daemon, "night.started")["reason"] == "asleep"
+        assert logged(daemon, "night.ended")["woke"] == "rested"
 
 
 def test_training_on_pairs_tells_its_steps_and_is_kept(daemon: Daemon, tmp_path: Path) -> None:
@@ -121,6 +134,23 @@ def test_training_on_pairs_tells_its_steps_and_is_kept(daemon: Daemon, tmp_path:
     assert all({"step", "steps", "loss", "tokens_per_s", "left_s"} <= each.keys() for each in steps)
     assert result["validation"] < result["before"]
     assert result["generation"] == 1
+
+
+def test_training_that_is_cut_off_goes_on(daemon: Daemon, tmp_path: Path) -> None:
+    file = tmp_path / "pairs.jsonl"
+    pairs = [{"prompt": f"What is {n}?", "response": "A number."} for n in range(12)]
+    file.write_text("\n".join(map(json.dumps, pairs)))
+    with daemon.client() as client, pytest.raises(CommandError):
+        for step in client.stream("train", epochs=30, file=str(file)):
+            if step.get("epoch") == 3:
+                daemon.worker("host").kill()
+    logged(daemon, "scaffold.ready", 2)
+    with daemon.client() as client:
+        *told, result = client.stream("train", epochs=30, file=str(file))
+    epochs = [each["epoch"] for each in told if "epoch" in each]
+    assert epochs[0] in (3, 4)  # the epoch it was in, or the next if that had just ended
+    assert result["epochs"] == 30
+    assert result["validation"] < result["before"]
 
 
 def test_malformed_pairs_are_refused_by_their_lines(daemon: Daemon, tmp_path: Path) -> None:
@@ -160,8 +190,9 @@ def test_the_manuals_words(daemon: Daemon) -> None:
         "sleep 0.75 2.0 15": "Sleep params: conf=0.75, time_factor=2.0, log_min=15",
         "lifecycle 0.02 exponential": "Lifecycle params: capacity_factor=0.02, curve=exponential",
         "blend 0.95 0.8": "Global blend: weight_cap=0.95, base_temp=0.8",
-        "temp 0.85 0.55 0.2 0.4 0.15 0.03 0.6 0.1": "Temperament params: eager_threshold=0.85, "
-        "sluggish_threshold=0.55",
+        "temp 0.85 0.55 0.2 0.4 0.15 0.03 0.6 0.1": "Temperament params: eager=0.85, "
+        "sluggish=0.55, mood_influence=0.2, curiosity_boost=0.4, restless_drop=0.15, "
+        "melancholy_noise=0.03, conf_feedback_strength=0.6, smoothing_factor=0.1",
         "dream 0.15 0.12 true 0.07 0.2 12 0.6 0.04 0.9 0.15": "Dream params: swing_var=0.15, "
         "lifecycle_delta=0.12, temperament_on=True, noise_scale=0.07, memory_weight=0.2, "
         "memory_maxlen=12, prompt_weight=0.6, novelty_boost=0.04, memory_decay=0.9, "
