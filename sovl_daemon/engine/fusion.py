@@ -206,9 +206,10 @@ class Fusion:
                 self._working.pop(layer, None)
                 continue
             working = self._working.get(layer) or self._copy(trained)
+            with torch.no_grad():  # the same object, whose keys and values memories hold
+                working.output.weight.copy_(trained.output.weight * weight)
             self._working[layer] = working
-            steer = partial(self._steer, working, weight)
-            self._removers.append(self._base.add_after_block(layer, steer))
+            self._removers.append(self._base.add_after_block(layer, partial(_steer, working)))
         self._working = {layer: self._working[layer] for layer in weights if layer in self._working}
 
     def _disconnect(self) -> None:
@@ -220,23 +221,6 @@ class Fusion:
         working: CrossAttention = deepcopy(trained).to(self._base.precision.dtype)
         working.eval().requires_grad_(False)
         return working
-
-    def _steer(
-        self, attention: CrossAttention, weight: float, x: torch.Tensor, rows: Sequence[Rows]
-    ) -> torch.Tensor:
-        """Add to the hidden states x (N, width) what the conversations' memories give."""
-        wheres, memories = _steered(attention, rows)
-        if not wheres:
-            return x
-        added = attention(x, wheres, memories) * weight
-        if len(added) == len(x):
-            return x + added
-        x = x.clone()
-        for where, part in zip(
-            wheres, added.split([w.stop - w.start for w in wheres]), strict=True
-        ):
-            x[where] += part
-        return x
 
     def _new_memory(self) -> ScaffoldMemory:
         base = self._base
@@ -260,6 +244,20 @@ class Fusion:
         return scaffold_ids, weights, [len(part) for part, _ in parts]
 
 
+def _steer(attention: CrossAttention, x: torch.Tensor, rows: Sequence[Rows]) -> torch.Tensor:
+    """Add to the hidden states x (N, width) what the conversations' memories give."""
+    wheres, memories = _steered(attention, rows)
+    if not wheres:
+        return x
+    added = attention(x, wheres, memories)
+    if len(added) == len(x):
+        return x + added
+    x = x.clone()
+    for where, part in zip(wheres, added.split([w.stop - w.start for w in wheres]), strict=True):
+        x[where] += part
+    return x
+
+
 def _steered(
     attention: CrossAttention, rows: Sequence[Rows]
 ) -> tuple[list[slice], list[KeysValues]]:
@@ -272,5 +270,5 @@ def _steered(
         first = each.where.start + max(0, memory.since - each.start)
         if first < each.where.stop:
             wheres.append(slice(first, each.where.stop))
-            memories.append(memory.seen_by(attention, attention.project))
+            memories.append(memory.seen_by(attention))
     return wheres, memories
