@@ -85,7 +85,9 @@ class Archive(Agent):
         if loaded.generation is None:
             return
         try:
-            await self._become(loaded.generation, mind=bool(loaded.refused))
+            # What was cut off between the commit and the mind's own note shows in its nights.
+            mind = bool(loaded.refused) or await self._lived_otherwise(loaded.generation)
+            await self._become(loaded.generation, mind=mind)
         except CommandError as error:
             # Answers are the plain base's until the models or ranks are those it was learned with.
             self.log.error("state.unfit", reason=error.message)
@@ -246,6 +248,11 @@ class Archive(Agent):
             await self.ask("mind_restore", document=generation.mind() or None)
         await self._reconcile(generation)
         self.log.info("state.loaded", generation=generation.manifest.number, tensors=len(state))
+
+    async def _lived_otherwise(self, generation: Generation) -> bool:
+        """Whether the mind counts other nights than when the generation was committed."""
+        lived = (await self.ask("mind_document"))["document"]
+        return bool(lived["nights"] != generation.mind().get("nights", 0))
 
     async def _reconcile(self, generation: Generation) -> None:
         memory = (await self.ask("unlearned", limit=0))["memory"]

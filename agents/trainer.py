@@ -85,8 +85,9 @@ class Trainer(Archive):
 
     async def run(self) -> None:
         """Become what was last committed, as soon as there is an engine."""
-        await device.engine()
-        await self.wake_up()
+        async with self._changing:  # until it knows what was learned, it learns nothing
+            await device.engine()
+            await self.wake_up()
 
     async def on_event(self, event: Envelope) -> None:
         """Follow the mind."""

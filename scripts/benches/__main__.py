@@ -7,7 +7,17 @@ from pathlib import Path
 
 from benches import common
 
-NAMES = ("bus", "responsive", "soak", "fuzz", "generate", "precision", "priority", "learn")
+NAMES = (
+    "bus",
+    "responsive",
+    "soak",
+    "night_kills",
+    "fuzz",
+    "generate",
+    "precision",
+    "priority",
+    "learn",
+)
 REPORT = Path(__file__).parents[2] / "docs" / "benchmarks.md"
 
 

@@ -20,6 +20,7 @@ from bus.envelope import new_id
 from bus.errors import CANCELLED, CommandError
 from config import Paths, load
 from sovl_daemon.cli import exits, render
+from sovl_daemon.cli.progress import counted, is_counted
 from sovl_daemon.cli.words import parse_line
 from sovl_daemon.client import AsyncClient, ClientError
 
@@ -83,19 +84,23 @@ class Console:
         if "conversation" in self._asked[name]["arguments"].get("properties", {}):
             args.setdefault("conversation", self.conversation)
         async with self._client.call(name, args) as call:
-            with _cancelled_by_ctrl_c(call):
-                streamed = False
+            with _cancelled_by_ctrl_c(call), counted(render.console) as shown:
+                streamed = ""
+                steps = 0
                 async for step in call:
+                    steps += is_counted(step)
+                    if shown(step):
+                        continue
                     if "text" in step:
-                        streamed = True
-                        sys.stdout.write(step["text"])
+                        streamed = step["text"]
+                        sys.stdout.write(streamed)
                         sys.stdout.flush()
                     elif "waiting" in step:
                         render.console.print(f"[dim]{render.escape(step['waiting'])} …[/]")
-                if streamed:
-                    sys.stdout.write("\n")
                 result = await call.result()
-        if not streamed:
+        if streamed and not streamed.endswith("\n"):
+            sys.stdout.write("\n")
+        if steps or not streamed:  # else the answer is what was streamed
             render.told(result)
 
     async def _ask_hub(self, name: str, rest: str) -> None:

@@ -1,8 +1,12 @@
 """It learns, sleeps, dreams and wakes: the agents of the mind, with a tiny real model."""
 
 import json
+import os
+import pty
+import subprocess
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +15,7 @@ import pytest
 from sovl_daemon.client import CommandError
 from sovl_daemon.state import StateStore
 from tests import tiny_models
-from tests.daemon import Daemon, running, until
+from tests.daemon import SOVL, Daemon, running, until
 
 TOLD = ("The capital of Zorland is Mivek.", "My dog is called Bramble.", "Hello there!")
 
@@ -134,6 +138,29 @@ def test_training_on_pairs_tells_its_steps_and_is_kept(daemon: Daemon, tmp_path:
     assert all({"step", "steps", "loss", "tokens_per_s", "left_s"} <= each.keys() for each in steps)
     assert result["validation"] < result["before"]
     assert result["generation"] == 1
+
+
+def test_a_terminal_sees_a_bar_of_the_steps(daemon: Daemon, tmp_path: Path) -> None:
+    file = tmp_path / "pairs.jsonl"
+    file.write_text('{"prompt": "What is 1?", "response": "A number."}\n' * 12)
+    ours, theirs = pty.openpty()
+    call = [*SOVL, "call", "train", "epochs=2", f"file={file}"]
+    wide = daemon.environment | {"TERM": "xterm", "COLUMNS": "120"}
+    training = subprocess.Popen(call, env=wide, stdout=subprocess.PIPE, stderr=theirs, text=True)
+    os.close(theirs)
+    seen = b""
+    with suppress(OSError):  # closed at the other end
+        while data := os.read(ours, 65536):
+            seen += data
+    os.close(ours)
+    said, _ = training.communicate(timeout=60)
+    assert training.returncode == 0
+    for words in (b"Epoch 2/2", b"loss ", b" tokens/s, ", b" s left"):
+        assert words in seen
+    assert said.startswith(("Validation loss", "Nothing is kept"))
+    piped = daemon.sovl("console", text=f"train 1 {file}\n")
+    assert "Epoch 1/1 Step 1/" in piped.stdout
+    assert piped.stdout.splitlines()[-1].startswith(("Validation loss", "Nothing is kept"))
 
 
 def test_training_that_is_cut_off_goes_on(daemon: Daemon, tmp_path: Path) -> None:
