@@ -2,12 +2,15 @@
 
 import json
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 
+from bus.topics import Question
 from sovl_daemon.client import CommandError
 from sovl_daemon.state import StateStore
 from tests import tiny_models
@@ -174,6 +177,32 @@ def test_save_reset_and_load(daemon: Daemon) -> None:
             client.ask("load", name="nothing")
     assert mind(daemon)["nights"] == 1
     assert store(daemon).find("current").fusion()
+
+
+async def test_it_asks_back_and_knows_the_answer(daemon: Daemon) -> None:
+    async with daemon.async_client() as client, client.events("mind.question") as events:
+        await events.welcome(5)
+        await client.ask("generate", prompt=TOLD[2], conversation="a")
+        with anyio.fail_after(30):
+            asked = (await anext(aiter(events))).payload
+        assert isinstance(asked, Question)
+        assert (asked.reason, asked.conversation) == ("reply", "a")
+        for conversation in ("b", "a", "a"):
+            await client.ask("generate", prompt=TOLD[0], conversation=conversation)
+        lived = (await client.ask("history", limit=4))["interactions"]
+        assert [each["question"] for each in lived] == [None, None, asked.text, None]
+        assert (await client.ask("gestate"))["learned"] == 4
+
+
+def test_it_asks_nobody_back_where_confidence_is_not_tracked(daemon: Daemon) -> None:
+    with daemon.client() as client:
+        client.control("config_set", key="enable_confidence_tracking", value="false", save=False)
+        client.ask("generate", prompt=TOLD[2])
+        time.sleep(3)
+        assert not [each for each in daemon.events() if each["event"] == "curiosity.asked"]
+        client.control("config_set", key="enable_confidence_tracking", value="true", save=False)
+        client.ask("generate", prompt=TOLD[2])
+    assert logged(daemon, "curiosity.asked")["reason"] == "reply"
 
 
 def test_a_dream_and_what_stays_of_it(daemon: Daemon) -> None:
