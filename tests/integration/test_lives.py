@@ -2,7 +2,6 @@
 
 import json
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -194,15 +193,19 @@ async def test_it_asks_back_and_knows_the_answer(daemon: Daemon) -> None:
         assert (await client.ask("gestate"))["learned"] == 4
 
 
-def test_it_asks_nobody_back_where_confidence_is_not_tracked(daemon: Daemon) -> None:
-    with daemon.client() as client:
-        client.control("config_set", key="enable_confidence_tracking", value="false", save=False)
-        client.ask("generate", prompt=TOLD[2])
-        time.sleep(3)
-        assert not [each for each in daemon.events() if each["event"] == "curiosity.asked"]
-        client.control("config_set", key="enable_confidence_tracking", value="true", save=False)
-        client.ask("generate", prompt=TOLD[2])
-    assert logged(daemon, "curiosity.asked")["reason"] == "reply"
+async def test_it_asks_nobody_back_where_confidence_is_not_tracked(daemon: Daemon) -> None:
+    tracked = "enable_confidence_tracking"
+    async with daemon.async_client() as client, client.events("mind.question") as events:
+        await events.welcome(5)
+        await client.control("config_set", key=tracked, value="false", save=False)
+        await client.ask("generate", prompt=TOLD[2], conversation="a")
+        await anyio.sleep(2)  # it thinks about what it heard once a second
+        await client.control("config_set", key=tracked, value="true", save=False)
+        await client.ask("generate", prompt=TOLD[2], conversation="b")
+        with anyio.fail_after(30):
+            asked = (await anext(aiter(events))).payload
+    assert isinstance(asked, Question)
+    assert asked.conversation == "b"
 
 
 def test_a_dream_and_what_stays_of_it(daemon: Daemon) -> None:
