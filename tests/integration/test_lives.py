@@ -15,6 +15,7 @@ from sovl_daemon.state import StateStore
 from tests import tiny_models
 from tests.daemon import Daemon, running, until
 
+SHORT = "Hi!"  # a question about it fits into the tiny model's context
 TOLD = ("The capital of Zorland is Mivek.", "My dog is called Bramble.", "Hello there!")
 
 
@@ -181,7 +182,7 @@ def test_save_reset_and_load(daemon: Daemon) -> None:
 async def test_it_asks_back_and_knows_the_answer(daemon: Daemon) -> None:
     async with daemon.async_client() as client, client.events("mind.question") as events:
         await events.welcome(5)
-        await client.ask("generate", prompt=TOLD[2], conversation="a")
+        await client.ask("generate", prompt=SHORT, conversation="a")
         with anyio.fail_after(30):
             asked = (await anext(aiter(events))).payload
         assert isinstance(asked, Question)
@@ -198,10 +199,10 @@ async def test_it_asks_nobody_back_where_confidence_is_not_tracked(daemon: Daemo
     async with daemon.async_client() as client, client.events("mind.question") as events:
         await events.welcome(5)
         await client.control("config_set", key=tracked, value="false", save=False)
-        await client.ask("generate", prompt=TOLD[2], conversation="a")
+        await client.ask("generate", prompt=SHORT, conversation="a")
         await anyio.sleep(2)  # it thinks about what it heard once a second
         await client.control("config_set", key=tracked, value="true", save=False)
-        await client.ask("generate", prompt=TOLD[2], conversation="b")
+        await client.ask("generate", prompt=SHORT, conversation="b")
         with anyio.fail_after(30):
             asked = (await anext(aiter(events))).payload
     assert isinstance(asked, Question)
