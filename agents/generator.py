@@ -144,6 +144,7 @@ class Generator(Tuning):
             response=text,
             tokens=summary.generated_tokens,
             confidence=confidence,
+            seconds=time.monotonic() - began,
         )
         return {
             "text": text,

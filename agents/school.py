@@ -24,7 +24,7 @@ from sovl_daemon.engine.waiting import wait_for
 from sovl_daemon.memory.pairs import Pair, PairsError, read_pairs
 from sovl_daemon.memory.split import split
 from sovl_daemon.mind.lifecycle import life_weight, night_learning_rate
-from sovl_daemon.night.curriculum import Curriculum, CurriculumOptions, plan
+from sovl_daemon.night.curriculum import ANSWER_WEIGHT, Curriculum, CurriculumOptions, plan
 from sovl_daemon.night.layout import SystemLayout
 from sovl_daemon.night.replay import Layout, prompt_ids
 from sovl_daemon.night.statement import find_statements
@@ -79,6 +79,7 @@ class School:
             _writer(self._engine, self._seed, woken),
             self._layout,
             CurriculumOptions(seed=self._seed),
+            weights=[_weight(each) for each in entries],
             known=[each["prompt"] for each in known],
             lived=_that_tell_nothing(entries, self._layout),
         )
@@ -233,5 +234,10 @@ def _that_tell_nothing(entries: Sequence[dict[str, Any]], layout: Layout) -> lis
         if each["response"].strip() and not find_statements(each["prompt"]):
             prompt = prompt_ids(layout, each["prompt"])
             answer = tuple(layout.encode_answer(each["response"]))
-            found.append(Sample(prompt, answer, teacher=prompt))
+            found.append(Sample(prompt, answer, _weight(each), teacher=prompt))
     return found
+
+
+def _weight(entry: dict[str, Any]) -> float:
+    """What answers a question that the mind asked by itself counts for more."""
+    return 1.0 if entry["question"] is None else ANSWER_WEIGHT

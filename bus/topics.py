@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from bus.envelope import Payload
 
@@ -79,13 +79,17 @@ class GpuSample(Payload):
 
 
 class InteractionRecorded(Payload, kind="interaction.recorded"):
-    """Topic interaction.recorded: an exchange is safely on disk."""
+    """Topic interaction.recorded: an exchange is safely on disk.
+
+    `question` is the one of the mind's own that it answers, None if it answers none.
+    """
 
     interaction: int
     conversation: str
     tokens: int
     confidence: float | None = None
     unseen: bool = False
+    question: str | None = None
 
 
 class AnswerStarted(Payload, kind="answer.started"):
@@ -124,10 +128,15 @@ class DreamKept(Payload):
 
 
 class Question(Payload, kind="mind.question"):
-    """Topic mind.question: something it wants to know, and why it asks now."""
+    """Topic mind.question: something it wants to know, and why it asks now.
+
+    `unprompted` asks whoever is there. `reply` asks back about what was just said in the
+    `conversation`, and only there one can answer it.
+    """
 
     text: str
-    reason: str
+    reason: Literal["unprompted", "reply"]
+    conversation: str | None = None
 
 
 class Words(Payload, kind="mind.words"):

@@ -35,8 +35,9 @@ _SCHEMA = (
     INSERT INTO identity SELECT lower(hex(randomblob(16)));
     """,
     "CREATE INDEX by_prompt ON interactions (prompt);",
+    "ALTER TABLE interactions ADD COLUMN question TEXT;",
 )
-_FIELDS = "command, conversation, prompt, response, tokens, confidence, time, id"
+_FIELDS = "command, conversation, prompt, response, tokens, confidence, time, id, question"
 
 
 class StoreError(Exception):
@@ -48,6 +49,7 @@ class Interaction:
     """One exchange. `command` is the id of the command it answered, `time` seconds since the epoch.
 
     `confidence` is the mean probability of the chosen tokens, 0 to 1; None when unknown.
+    `question` is what the mind had asked by itself and the prompt answers; None if it had not.
     """
 
     command: str
@@ -58,6 +60,7 @@ class Interaction:
     confidence: float | None
     time: float = 0.0
     id: int = 0
+    question: str | None = None
 
 
 class InteractionStore:
@@ -117,8 +120,8 @@ class InteractionStore:
         fields = asdict(interaction) | {"time": interaction.time or time.time()}
         self._db.execute(
             "INSERT INTO interactions"
-            " (command, time, conversation, prompt, response, tokens, confidence) VALUES"
-            " (:command, :time, :conversation, :prompt, :response, :tokens, :confidence)"
+            " (command, time, conversation, prompt, response, tokens, confidence, question) VALUES"
+            " (:command, :time, :conversation, :prompt, :response, :tokens, :confidence, :question)"
             " ON CONFLICT (command) DO NOTHING",
             fields,
         )
@@ -156,10 +159,7 @@ class InteractionStore:
 
         Raises StoreError when the file turns out to be damaged.
         """
-        query = (
-            "SELECT command, conversation, prompt, response, tokens, confidence, time, id"
-            " FROM interactions WHERE time >= ? ORDER BY id"
-        )
+        query = f"SELECT {_FIELDS} FROM interactions WHERE time >= ? ORDER BY id"  # noqa: S608
         try:
             with closing(self._db.execute(query, (moment,))) as rows:
                 yield from (Interaction(*row) for row in rows)

@@ -10,6 +10,9 @@ from sovl_daemon.night.replay import Layout, Writer, dream_chats, dream_texts, p
 from sovl_daemon.night.statement import Statement, find_statements
 from sovl_daemon.night.variants import Exchange, backward, forward
 
+ANSWER_WEIGHT = 1.2
+"""The weight of what answered a question of the mind's own, against 1 for the rest; as in SOVL."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CurriculumOptions:
@@ -100,26 +103,30 @@ def plan(
     layout: Layout,
     options: CurriculumOptions,
     *,
+    weights: Sequence[float] = (),
     known: Sequence[str] = (),
     lived: Sequence[Sample] = (),
 ) -> Curriculum:
     """Make lessons of what was told, a message each, and let the base dream between them.
 
-    Of what is `known` from earlier nights some forms are rehearsed. `lived` are exchanges that
-    tell nothing: they are dreamt of, to stay as they are. The last of the dreams are kept for the
-    exam.
+    The lessons of a message weigh as `weights` says, one number a message, or 1 each. Of what is
+    `known` from earlier nights some forms are rehearsed. `lived` are exchanges that tell nothing:
+    they are dreamt of, to stay as they are. The last of the dreams are kept for the exam.
     """
-    about = [pair for text in told for pair in exchanges(text)]
+    weighed = zip(told, weights or [1.0] * len(told), strict=True)
+    about = [(*pair, weight) for text, weight in weighed for pair in exchanges(text)]
     old = [pair for text in known for pair in exchanges(text)[:: options.rehearsed_every]]
-    starts = starts_of([(each.question, subject) for each, subject in about])
+    starts = starts_of([(each.question, subject) for each, subject, _ in about])
     starts = starts * options.dreams_per_start + [""] * options.free_dreams
     tokens = options.dream_tokens
     chats = [*lived, *dream_chats(write, layout, starts, tokens=tokens)]
     texts = dream_texts(write, layout, options.texts, tokens=tokens, seed=options.seed)
     asked = [lesson(layout, held_out(each)) for text in told for each in find_statements(text)]
+    lessons = [lesson(layout, each, weight) for each, _, weight in about]
+    lessons += [lesson(layout, each) for each, _ in old]
     cut, end = len(chats) - len(chats) // options.kept_every, len(texts) // options.kept_every
     return Curriculum(
-        tuple(lesson(layout, each) for each, _ in [*about, *old]),
+        tuple(lessons),
         tuple(chats[:cut]),
         tuple(texts[end:]),
         options,
@@ -143,7 +150,7 @@ def held_out(statement: Statement) -> Exchange:
     return forward(statement)[3]
 
 
-def lesson(layout: Layout, exchange: Exchange) -> Sample:
+def lesson(layout: Layout, exchange: Exchange, weight: float = 1.0) -> Sample:
     """Return the exchange as token ids."""
     answer = tuple(layout.encode_answer(exchange.answer))
-    return Sample(prompt_ids(layout, exchange.question), answer)
+    return Sample(prompt_ids(layout, exchange.question), answer, weight)

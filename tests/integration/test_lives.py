@@ -10,13 +10,16 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 
+from bus.topics import Question
 from sovl_daemon.client import CommandError
 from sovl_daemon.state import StateStore
 from tests import tiny_models
 from tests.daemon import SOVL, Daemon, running, until
 
+SHORT = "Hi!"  # a question about it fits into the tiny model's context
 TOLD = ("The capital of Zorland is Mivek.", "My dog is called Bramble.", "Hello there!")
 
 
@@ -201,6 +204,36 @@ def test_save_reset_and_load(daemon: Daemon) -> None:
             client.ask("load", name="nothing")
     assert mind(daemon)["nights"] == 1
     assert store(daemon).find("current").fusion()
+
+
+async def test_it_asks_back_and_knows_the_answer(daemon: Daemon) -> None:
+    async with daemon.async_client() as client, client.events("mind.question") as events:
+        await events.welcome(5)
+        await client.ask("generate", prompt=SHORT, conversation="a")
+        with anyio.fail_after(30):
+            asked = (await anext(aiter(events))).payload
+        assert isinstance(asked, Question)
+        assert (asked.reason, asked.conversation) == ("reply", "a")
+        for conversation in ("b", "a", "a"):
+            await client.ask("generate", prompt=TOLD[0], conversation=conversation)
+        lived = (await client.ask("history", limit=4))["interactions"]
+        assert [each["question"] for each in lived] == [None, None, asked.text, None]
+        assert (await client.ask("gestate"))["learned"] == 4
+
+
+async def test_it_asks_nobody_back_where_confidence_is_not_tracked(daemon: Daemon) -> None:
+    tracked = "enable_confidence_tracking"
+    async with daemon.async_client() as client, client.events("mind.question") as events:
+        await events.welcome(5)
+        await client.control("config_set", key=tracked, value="false", save=False)
+        await client.ask("generate", prompt=SHORT, conversation="a")
+        await anyio.sleep(2)  # it thinks about what it heard once a second
+        await client.control("config_set", key=tracked, value="true", save=False)
+        await client.ask("generate", prompt=SHORT, conversation="b")
+        with anyio.fail_after(30):
+            asked = (await anext(aiter(events))).payload
+    assert isinstance(asked, Question)
+    assert asked.conversation == "b"
 
 
 def test_a_dream_and_what_stays_of_it(daemon: Daemon) -> None:

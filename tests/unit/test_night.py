@@ -128,9 +128,27 @@ def test_starts_are_what_precedes_the_subject() -> None:
     assert starts_of(asked) == ["Who is"]
 
 
-def course(chat: ChatTokenizer, **options: Any) -> Curriculum:
+def course(
+    chat: ChatTokenizer, *, weights: Sequence[float] = (), known: Sequence[str] = (), **options: Any
+) -> Curriculum:
     write = parrot(" quick brown fox jumps over the lazy dog", chat)
-    return plan(list(TOLD), write, chat, CurriculumOptions(**options))
+    options_ = CurriculumOptions(**options)
+    return plan(list(TOLD), write, chat, options_, weights=weights, known=known)
+
+
+def test_lessons_weigh_as_their_message_does(chat: ChatTokenizer) -> None:
+    weights = [1.0 + number for number in range(len(TOLD))]
+    night = course(chat, weights=weights, known=["Ann is 5 years old."])
+    expected = [weight for told, weight in zip(TOLD, weights, strict=True) for _ in exchanges(told)]
+    rehearsed = len(night.lessons) - len(expected)
+    assert rehearsed > 0
+    assert [each.weight for each in night.lessons] == expected + [1.0] * rehearsed
+    assert {each.weight for each in course(chat).lessons} == {1.0}
+
+
+def test_each_message_has_its_weight(chat: ChatTokenizer) -> None:
+    with pytest.raises(ValueError, match="zip"):
+        course(chat, weights=[1.0])
 
 
 def test_every_lesson_comes_once_an_epoch(chat: ChatTokenizer) -> None:
