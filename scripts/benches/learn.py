@@ -22,7 +22,7 @@ from benches.learn_facts import Fact, invent
 from benches.learn_methods import LORA_RATE, NOTHING, Lora, Pair, born, sleep
 from config import Settings
 
-QUICK_STEPS = 12
+QUICK_STEPS = 6
 KINDS = {"fusion": Pair, "lora": Lora}
 
 

@@ -21,7 +21,7 @@ from config import Settings, with_value
 from sovl_daemon.cli.life_plot import check
 
 NIGHTS, FACTS = 5, 10
-QUICK_NIGHTS, QUICK_FACTS, QUICK_STEPS = 2, 3, 12
+QUICK_NIGHTS, QUICK_FACTS, QUICK_STEPS = 2, 3, 6
 JOB, STATE, FIGURES = "job.json", "state.safetensors", "figures.json"
 Matrix = list[list[float]]
 
