@@ -63,7 +63,7 @@ async def paces(quick: bool) -> dict[str, list[float]]:
                     # On the same thread: each that computes has workers of its own.
                     seconds = await school.on_thread(partial(peer.train, samples))
                     found[name].append(tokens_of(samples) / seconds)
-    return found
+    return {name: each[1:] for name, each in found.items()}
 
 
 async def our_pace(school: School, course: Curriculum) -> float:
@@ -215,17 +215,20 @@ def told(found: dict[str, list[float]], talking: Conversation) -> Bench:
 def note(talking: Conversation) -> str:
     training, lora = Settings().training_config, Settings().lora_config
     return (
-        f"{THREADS} threads, one thread of control for both; medians of rounds in turn, the ratio "
-        "by round over the faster of the two Trainers. tokens_per_s: all tokens of prompts and "
-        "answers, without padding, of the shipped pairs, in the same batches in the same order. "
-        f"Both: batches of {training.batch_size}, {training.accumulation_steps} of them for an "
-        f"update, rank {lora.lora_rank} on {' and '.join(lora.lora_target_modules)}, at most "
-        f"{training.max_seq_length} tokens a sample, loss on the answers alone. ours: the base "
-        "reads the answers, the scaffold reads the prompts; adapters on the scaffold's last blocks "
-        f"and the cross-attentions learn; a whole training of {training.train_epochs} epochs, of "
-        "which the first computes what the others need not. Trainer: peft's LoRA on all layers of "
-        "the base with transformers' Trainer, one epoch, as each costs the same. The conversation "
-        f"is with a daemon as shipped: {talking.answers} answers of up to {TOKENS} tokens, "
+        f"{THREADS} threads, on the tensor thread both; medians of rounds in turn after one that "
+        "does not count, the ratio by round over the faster of the two Trainers. tokens_per_s: all "
+        "tokens of prompts and answers of the shipped pairs, padding left out, in the same batches "
+        f"in the same order. Both: batches of {training.batch_size}, {training.accumulation_steps} "
+        f"of them for an update, rank {lora.lora_rank} on {' and '.join(lora.lora_target_modules)} "
+        f"with dropout {lora.lora_dropout}, at most {training.max_seq_length} tokens a sample, "
+        "loss on the answers alone. ours: base and scaffold both run; adapters on the scaffold's "
+        "last blocks and the cross-attentions learn. It is a whole training of "
+        f"{training.train_epochs} epochs, of which the first computes what the others need not, "
+        "and what all prompts begin with, the system message, is read once a batch, but counts for "
+        "each sample. Trainer: peft's LoRA on all layers of the base alone with transformers' "
+        "Trainer, one epoch, as each costs the same. The conversation is with a daemon that is as "
+        f"shipped but for the system message: {talking.answers} answers of up to {TOKENS} tokens, "
         f"{ANSWERS} a round with {PAUSE_S} s before each; training went {talking.steps} steps "
-        "meanwhile. The slowdown is of the medians by round."
+        "meanwhile, none of them between two tokens by design, so the first token waits. The "
+        "slowdown is of the medians by round."
     )
