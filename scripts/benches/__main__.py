@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from benches import common
+from sovl_daemon.cli.life_plot import PlotError, check
 
 NAMES = (
     "bus",
@@ -34,6 +35,11 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, help="learn: how many nights (3)")
     parser.add_argument("--plot", type=Path, help="nights: a picture too, in a .png or .svg file")
     options = parser.parse_args()
+    if options.plot is not None:
+        try:
+            check(options.plot)
+        except PlotError as error:
+            parser.error(str(error))
     if options.name == "report":
         report()
     else:
