@@ -36,7 +36,7 @@ if TYPE_CHECKING:  # torch is loaded by the generator
     from sovl_daemon.engine.sample import Ids
 
 _LEAST_STEPS = 130  # fewer do not change enough, however little there is to learn
-_REPLAY = 3.0  # the weight of dreams against lessons
+REPLAY = 3.0  # the weight of dreams against lessons
 _EXAM_BATCH = 8
 
 
@@ -108,7 +108,7 @@ class School:
             learning_rate=rate,
             updates=course.steps if night else 0,
             accumulation=1 if night else training.accumulation_steps,
-            replay=_REPLAY,
+            replay=REPLAY,
             seed=self._seed,
         )
         make = partial(
@@ -144,6 +144,20 @@ class School:
         kept = await self._evaluated(learner, course.kept)
         recall = math.exp(-_mean(asked, "loss")) if asked else 1.0
         return {"recall": recall, "drift": _mean(kept, "divergence")}
+
+    def failed(
+        self, before: dict[str, float], after: dict[str, float], course: Curriculum
+    ) -> str | None:
+        """Say why a night with these exams before and after it is not kept, None if it is."""
+        night = self._settings.night
+        if after["drift"] > night.most_drift:
+            return f"it drifted by {after['drift']:.3f} (night.most_drift is {night.most_drift})"
+        if course.asked and after["recall"] < max(before["recall"], night.least_recall):
+            return (
+                f"it recalls {after['recall']:.2f} of what it was told "
+                f"(night.least_recall is {night.least_recall})"
+            )
+        return None
 
     async def loss(self, learner: Learner, samples: Sequence[Sample]) -> float:
         """The mean loss a token of answers that nothing is learned from."""

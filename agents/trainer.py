@@ -135,7 +135,7 @@ class Trainer(Archive):
                 break
         after = await school.exam(learner, course)
         metrics = _metrics(before, after, course, steps)
-        if (problem := self._failed(before, after, course)) is not None:
+        if (problem := school.failed(before, after, course)) is not None:
             await self.discard_unfinished()
             self.log.warning("night.rolled_back", reason=problem, **metrics)
             return {"learned": 0, "reason": f"rolled back: {problem}", **metrics}
@@ -168,19 +168,6 @@ class Trainer(Archive):
         step = int(str(unfinished.manifest.metrics["step"]))
         self.log.info("night.resumed", step=step)
         return step
-
-    def _failed(
-        self, before: dict[str, float], after: dict[str, float], course: Curriculum
-    ) -> str | None:
-        night = self.settings.night
-        if after["drift"] > night.most_drift:
-            return f"it drifted by {after['drift']:.3f} (night.most_drift is {night.most_drift})"
-        if course.asked and after["recall"] < max(before["recall"], night.least_recall):
-            return (
-                f"it recalls {after['recall']:.2f} of what it was told "
-                f"(night.least_recall is {night.least_recall})"
-            )
-        return None
 
     async def _question(self) -> str:
         """What it wonders after a night, empty if nothing."""

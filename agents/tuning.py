@@ -111,7 +111,7 @@ class Tuning(Agent):
         store = ModelStore(self.paths.model_dir)
         name = self.settings.core_config.scaffold_model_name
         path = await anyio.to_thread.run_sync(store.resolve, name)
-        note = await self.engine.fuse(path, _fusion_options(self.settings))
+        note = await self.engine.fuse(path, fusion_options(self.settings))
         if note:
             self.log.warning("scaffold.adapters", reason=note)
 
@@ -283,6 +283,26 @@ def fused_layers(settings: Settings, count: int) -> tuple[int, ...]:
     return third(core.layer_selection_mode, count)
 
 
+def fusion_options(settings: Settings) -> FusionOptions:
+    """Return how scaffold and cross-attention are configured."""
+    from sovl_daemon.engine.lora import LoraOptions
+    from sovl_daemon.engine.scaffold import FusionOptions
+
+    lora = settings.lora_config
+    return FusionOptions(
+        lora=LoraOptions(
+            rank=lora.lora_rank,
+            alpha=lora.lora_alpha,
+            dropout=lora.lora_dropout,
+            targets=lora.lora_target_modules,
+            blocks=settings.fusion.adapted_blocks,
+        ),
+        heads=settings.fusion.heads,
+        head_size=settings.fusion.head_size,
+        seed=settings.core_config.random_seed,
+    )
+
+
 def _cross_settings(args: CrossArguments) -> dict[str, str]:
     """The keys that a `cross` command sets, with their values as JSON. Raises CommandError."""
     mode = "controls_config.dynamic_cross_attn_mode"
@@ -300,25 +320,6 @@ def _cross_settings(args: CrossArguments) -> dict[str, str]:
     if args.what == "off":
         return {mode: "null"}
     return {mode: f'"{args.what}"', "controls_config.enable_dynamic_cross_attention": "true"}
-
-
-def _fusion_options(settings: Settings) -> FusionOptions:
-    from sovl_daemon.engine.lora import LoraOptions
-    from sovl_daemon.engine.scaffold import FusionOptions
-
-    lora = settings.lora_config
-    return FusionOptions(
-        lora=LoraOptions(
-            rank=lora.lora_rank,
-            alpha=lora.lora_alpha,
-            dropout=lora.lora_dropout,
-            targets=lora.lora_target_modules,
-            blocks=settings.fusion.adapted_blocks,
-        ),
-        heads=settings.fusion.heads,
-        head_size=settings.fusion.head_size,
-        seed=settings.core_config.random_seed,
-    )
 
 
 def _import_fusion() -> None:

@@ -4,8 +4,10 @@ import argparse
 import importlib
 import sys
 from pathlib import Path
+from typing import Any
 
 from benches import common
+from sovl_daemon.cli.life_plot import PlotError, check
 
 NAMES = (
     "bus",
@@ -17,6 +19,8 @@ NAMES = (
     "precision",
     "priority",
     "learn",
+    "nights",
+    "train",
 )
 REPORT = Path(__file__).parents[2] / "docs" / "benchmarks.md"
 
@@ -30,17 +34,23 @@ def main() -> int:
     )
     parser.add_argument("--facts", type=int, help="learn: how many facts (20)")
     parser.add_argument("--seeds", type=int, help="learn: how many nights (3)")
+    parser.add_argument("--plot", type=Path, help="nights: a picture too, in a .png or .svg file")
     options = parser.parse_args()
+    if options.plot is not None:
+        try:
+            check(options.plot)
+        except PlotError as error:
+            parser.error(str(error))
     if options.name == "report":
         report()
     else:
-        asked = {"facts": options.facts, "seeds": options.seeds}
+        asked = {"facts": options.facts, "seeds": options.seeds, "plot": options.plot}
         more = {name: value for name, value in asked.items() if value is not None}
         common.show(measure(options.name, options.quick, **more), options.json)
     return 0
 
 
-def measure(name: str, quick: bool, **options: int) -> common.Bench:
+def measure(name: str, quick: bool, **options: Any) -> common.Bench:
     bench: common.Bench = importlib.import_module(f"benches.{name}").run(quick, **options)
     return bench
 

@@ -1,5 +1,6 @@
 """Invented facts of several kinds: how they are told, and how one may ask for them."""
 
+import itertools
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -164,6 +165,20 @@ def invent(count: int, seed: int) -> list[Fact]:
         subject, object_ = (names.fresh(make) for make in makers[name])
         facts.append(_fact(KINDS[name], subject, object_))
     return facts
+
+
+def invent_nights(nights: int, count: int) -> list[list[Fact]]:
+    """Facts for each night, each by a seed of its own; no subject comes in two nights."""
+    found: list[list[Fact]] = []
+    taken: set[str] = set()
+    for facts in (invent(count, seed) for seed in itertools.count()):
+        subjects = {fact.subjects[0] for fact in facts}
+        if not taken & subjects:
+            found.append(facts)
+            taken |= subjects
+        if len(found) == nights:
+            break
+    return found
 
 
 def _fact(kind: Kind, subject: str, object_: str) -> Fact:
