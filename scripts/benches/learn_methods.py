@@ -295,7 +295,7 @@ async def sleep(
 
 def _entries(told: Sequence[str]) -> list[dict[str, Any]]:
     """As the memory has them; of what tells something, no response is learned from."""
-    return [{"prompt": text, "response": ""} for text in told]
+    return [{"prompt": text, "response": "", "question": None} for text in told]
 
 
 def _tokens(samples: Sequence[Sample]) -> int:
