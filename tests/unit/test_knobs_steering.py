@@ -18,7 +18,7 @@ from tests.unit.test_engine_fusion import PROMPT, logits, taught
 CROSS = "controls_config.dynamic_cross_attn_mode"
 CONFIDENT = MindState(
     confidence=0.9,
-    temperament=0.0,
+    temperament=0.5,
     mood="calm",
     pressure=0.0,
     exposure=100,

@@ -28,8 +28,9 @@ async def engine(tmp_path: Path) -> AsyncIterator[Engine]:
 @pytest.fixture
 def pairs(tmp_path: Path) -> Path:
     file = tmp_path / "pairs.jsonl"
-    each = {"prompt": "What is the quick brown fox?", "response": "It is a fox. " * 5}
-    file.write_text("\n".join([json.dumps(each)] * PAIRS))
+    answers = [f"It is fox {number:02d}. " * 5 for number in range(PAIRS)]
+    each = [{"prompt": "What is the quick brown fox?", "response": answer} for answer in answers]
+    file.write_text("\n".join(map(json.dumps, each)))
     return file
 
 
@@ -72,13 +73,15 @@ async def test_a_dry_run_is_small(engine: Engine, pairs: Path) -> None:
     assert lengths(short) == {32}
 
 
-@pytest.mark.parametrize("steps", [1, 3])
-async def test_so_many_batches_make_one_update(engine: Engine, pairs: Path, steps: int) -> None:
-    taught = school(engine, accumulation_steps=str(steps))
+@pytest.mark.parametrize(("steps", "updates"), [("1", 3), ("3", 1), ("4", 0)])
+async def test_so_many_batches_make_one_update(
+    engine: Engine, pairs: Path, steps: str, updates: int
+) -> None:
+    taught = school(engine, accumulation_steps=steps)
     course = (await taught.course(pairs, epochs=1, skip_bad=False, dry=False)).curriculum
     learner = await taught.learner(course, night=False)
-    updates = [learner.updates async for _ in taught.steps(learner, course, most=3)]
-    assert updates == [1, 2, 3] if steps == 1 else [0, 0, 1]
+    assert len([each async for each in taught.steps(learner, course, most=3)]) == 3
+    assert learner.updates == updates
 
 
 async def test_the_learning_rate_is_the_pace_of_a_training(engine: Engine, pairs: Path) -> None:
