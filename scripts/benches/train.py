@@ -26,7 +26,7 @@ from sovl_daemon.engine.sample import Sample
 from sovl_daemon.night.curriculum import Curriculum
 from tests.daemon import Daemon, running, until
 
-PACE_ROUNDS, QUICK_ROUNDS = 3, 2
+PACE_ROUNDS, QUICK_ROUNDS = 3, 1
 QUICK_PAIRS = 16
 OURS = "ours"
 PEERS = {"Trainer float32": torch.float32, "Trainer bfloat16": torch.bfloat16}
