@@ -49,6 +49,7 @@ def settings_for(folder: Path) -> dict[str, Any]:
         "generation.system_prompt": "",
         "generation.max_new_tokens": 4,
         "controls_config.has_woken": True,
+        "controls_config.sleep_time_factor": 0.5,
         "night.least_recall": 0.0,
         "night.most_drift": 100.0,
         "supervision.restart_intensity": 1000,

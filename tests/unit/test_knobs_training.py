@@ -28,8 +28,10 @@ async def engine(tmp_path: Path) -> AsyncIterator[Engine]:
 @pytest.fixture
 def pairs(tmp_path: Path) -> Path:
     file = tmp_path / "pairs.jsonl"
-    answers = [f"It is fox {number:02d}. " * 5 for number in range(PAIRS)]
-    each = [{"prompt": "What is the quick brown fox?", "response": answer} for answer in answers]
+    each = [
+        {"prompt": f"What is fox {number:02d}?", "response": "It is the quick brown fox. " * 3}
+        for number in range(PAIRS)
+    ]
     file.write_text("\n".join(map(json.dumps, each)))
     return file
 
