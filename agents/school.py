@@ -205,9 +205,9 @@ class School:
 
     def _sample(self, pair: Pair, length: int) -> Sample:
         """The pair as token ids, at most `length` together: the end of the prompt stays."""
-        prompt = prompt_ids(self._layout, pair.prompt)[-length:]
+        prompt = prompt_ids(self._layout, pair.prompt)[1 - length :]  # one is left for the answer
         answer = tuple(self._layout.encode_answer(pair.response))
-        return Sample(prompt, answer[: max(1, length - len(prompt))])
+        return Sample(prompt, answer[: length - len(prompt)])
 
 
 def _mean(reports: Sequence[StepReport], of: str) -> float:

@@ -16,7 +16,7 @@ def test_every_knob_has_one() -> None:
 def test_they_exist() -> None:
     """By pytest's own search, so that a test that was renamed or lost a case is noticed."""
     named = sorted(set(knob_tests().values()))
-    search = [sys.executable, "-m", "pytest", "--collect-only", "-q", *named]
+    search = [sys.executable, "-m", "pytest", "--collect-only", *named]
     found = subprocess.run(search, cwd=KNOB_TESTS.parents[1], capture_output=True, text=True)
     assert found.returncode == 0, found.stdout + found.stderr
     assert set(named) <= set(found.stdout.splitlines())

@@ -1,6 +1,7 @@
 """The knobs of training on pairs change how it is laid out and how it learns."""
 
 import json
+import math
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -28,8 +29,10 @@ async def engine(tmp_path: Path) -> AsyncIterator[Engine]:
 @pytest.fixture
 def pairs(tmp_path: Path) -> Path:
     file = tmp_path / "pairs.jsonl"
-    answers = [f"It is fox {number:02d}. " * 5 for number in range(PAIRS)]
-    each = [{"prompt": "What is the quick brown fox?", "response": answer} for answer in answers]
+    each = [
+        {"prompt": f"What is fox {number:02d}?", "response": "It is the quick brown fox. " * 3}
+        for number in range(PAIRS)
+    ]
     file.write_text("\n".join(map(json.dumps, each)))
     return file
 
@@ -51,12 +54,13 @@ def lengths(course: Course) -> set[int]:
 
 async def test_epochs_and_batches(engine: Engine, pairs: Path) -> None:
     usual = (await laid_out(engine, pairs)).curriculum
-    assert usual.steps == 3 * PAIRS * 0.8 / 2
+    lessons = len(usual.lessons)
+    assert usual.steps == 3 * math.ceil(lessons / 2)
     longer = (await laid_out(engine, pairs, train_epochs="5")).curriculum
-    assert longer.steps == 5 * PAIRS * 0.8 / 2
+    assert longer.steps == 5 * math.ceil(lessons / 2)
     wider = (await laid_out(engine, pairs, batch_size="4")).curriculum
-    assert wider.steps == usual.steps / 2
-    assert {len(batch) for batch in wider.batches()} == {4}
+    assert wider.steps == 3 * math.ceil(lessons / 4)
+    assert max(len(batch) for batch in wider.batches()) == 4
 
 
 async def test_what_is_too_long_is_cut(engine: Engine, pairs: Path) -> None:
