@@ -36,7 +36,7 @@ if TYPE_CHECKING:  # torch is loaded by the generator
     from sovl_daemon.engine.sample import Ids
 
 _LEAST_STEPS = 130  # fewer do not change enough, however little there is to learn
-REPLAY = 3.0  # the weight of dreams against lessons
+REPLAY = 4.0  # the weight of dreams against lessons
 _EXAM_BATCH = 8
 
 
