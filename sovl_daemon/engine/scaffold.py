@@ -8,10 +8,9 @@ precision they are, so that only the adapters take memory. Every other runs thro
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
-from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from sovl_daemon.engine.chat import ChatTokenizer
@@ -31,6 +30,9 @@ from sovl_daemon.engine.slot import Slot
 from sovl_daemon.engine.span import Span
 from sovl_daemon.engine.token_map import TokenMap, identical
 
+if TYPE_CHECKING:  # `lora` is the one that imports peft, with its complaints silenced
+    from peft import PeftModel
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FusionOptions:
@@ -49,7 +51,7 @@ class FusionOptions:
 class Scaffold(Protocol):
     """What fusion needs of a scaffold; `note` tells what was decided for the user."""
 
-    adapters: PeftModel
+    adapters: "PeftModel"
     width: int
     note: str
 
