@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, ClassVar
 
@@ -19,14 +20,14 @@ from bus.caller import Caller
 from bus.commands import CommandSpec, commands_of
 from bus.endpoints import Endpoints
 from bus.envelope import Envelope, Payload, decode
-from bus.errors import CANCELLED, INTERNAL, BadMessage, CommandError
+from bus.errors import BAD_ARGUMENT, CANCELLED, INTERNAL, BadMessage, CommandError
 from bus.link import AgentLink
 from bus.messages import Cancel, Command, Failure, Pause, Progress, Result
 from bus.port import Port
 from bus.publisher import Publisher
 from bus.subscriber import Gap, local_subscriber
 from bus.topics import AGENT, CONFIG, AgentState, ConfigChanged
-from config import Paths, Settings
+from config import ConfigError, Paths, Settings, with_value
 
 
 class Job:
@@ -131,6 +132,19 @@ class Agent:
                         return await call.result()
         finally:
             port.close()
+
+    async def configure(self, values: Mapping[str, Any]) -> None:
+        """Set keys for good, all of them or none. Raises CommandError."""
+        texts = {key: json.dumps(value) for key, value in values.items()}
+        settings = self.settings
+        try:
+            for key, text in texts.items():
+                settings = with_value(settings, key, text)
+        except ConfigError as error:
+            raise CommandError(BAD_ARGUMENT, "; ".join(str(error).splitlines())) from None
+        for key, text in texts.items():
+            await self.control("config_set", key=key, value=text)
+        self.settings = settings
 
     # The life of an agent
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Sequence
 from contextlib import aclosing
@@ -12,15 +13,19 @@ import anyio
 import anyio.from_thread
 from pydantic import Field, field_validator
 
+from agents import architecture
 from agents.base import Agent, Job
+from agents.device import device
 from agents.tuning import Tuning
 from bus.commands import Arguments, command
 from bus.envelope import new_id
 from bus.errors import BAD_ARGUMENT, ENGINE, CommandError, FatalError
+from bus.topics import ANSWERING, AnswerStarted
 from config import Settings
 from sovl_daemon.engine.message import Message
 from sovl_daemon.engine.options import SamplingOptions
 from sovl_daemon.mind.confidence import answer_confidence
+from sovl_daemon.mind.temperament import sampling_temperature
 from sovl_daemon.models import ModelError, ModelStore, Progress
 
 if TYPE_CHECKING:  # torch is loaded in `start`, so that the hub can import this module
@@ -65,8 +70,15 @@ class Generator(Tuning):
     home: ClassVar[str] = "host"
     critical: ClassVar[bool] = True
 
+    _waver = random.Random()  # noqa: S311 - how a melancholic mood wavers
+
     async def start(self) -> None:
-        """Get the model (pulling it if need be) and load it. Raises FatalError if there is none."""
+        """Get the model (pulling it if need be) and load it.
+
+        Raises:
+            FatalError: there is none, or a dry run finds that the scaffold does not fit on it.
+
+        """
         name = self.settings.core_config.base_model_name
         await self.say(f"preparing {name}")
         reporter = _Reporter(self)
@@ -81,6 +93,8 @@ class Generator(Tuning):
             ) from None
         self.log.info("model.loaded", model=name, **self.engine.info())
         await self.tune(self.settings)
+        if architecture.wanted(self.settings):
+            await architecture.validate(self)
 
     async def run(self) -> None:
         """Put the scaffold beside the base, while prompts are answered already."""
@@ -104,6 +118,7 @@ class Generator(Tuning):
 
     async def stop(self) -> None:
         """End the tensor thread after its current step."""
+        device.withdraw()
         if self.engine is not None:
             await self.engine.close()
 
@@ -116,6 +131,7 @@ class Generator(Tuning):
         """Answer a prompt, streaming the text as progress."""
         conversation = args.conversation or new_id()
         began = time.monotonic()
+        await self.publish(ANSWERING, AnswerStarted(conversation=conversation))
         messages = await self._messages(args.prompt, conversation)
         text, summary, prompt = await self._speak(messages, args, job)
         confidence = answer_confidence(summary.probabilities)
@@ -128,6 +144,7 @@ class Generator(Tuning):
             response=text,
             tokens=summary.generated_tokens,
             confidence=confidence,
+            seconds=time.monotonic() - began,
         )
         return {
             "text": text,
@@ -185,12 +202,17 @@ class Generator(Tuning):
             return default if value is None else value
 
         return SamplingOptions(
-            temperature=chosen(args.temperature, self.settings.controls_config.base_temperature),
+            temperature=chosen(args.temperature, self._temperature()),
             top_k=chosen(args.top_k, defaults.top_k),
             top_p=chosen(args.top_p, defaults.top_p),
             seed=chosen(args.seed, defaults.seed),
             max_new_tokens=chosen(args.max_tokens, defaults.max_new_tokens),
         )
+
+    def _temperature(self) -> float:
+        """By mood."""
+        score = self.mind.temperament if self.mind else 0.0
+        return sampling_temperature(score, self.settings.controls_config, self._waver)
 
 
 def _context_length(settings: Settings) -> int:

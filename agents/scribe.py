@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from functools import partial
 from typing import Any, ClassVar
 
@@ -10,13 +11,15 @@ from pydantic import Field
 
 from agents.base import Agent, Job
 from bus.commands import Arguments, command
+from bus.envelope import Envelope
 from bus.errors import FatalError
-from bus.topics import INTERACTION, InteractionRecorded
+from bus.topics import INTERACTION, QUESTION, InteractionRecorded, Question
 from sovl_daemon.memory.interactions import Interaction, InteractionStore, StoreError
+from sovl_daemon.mind.curiosity import OpenQuestion
 
 
 class RecordArguments(Arguments):
-    """One exchange to write down."""
+    """One exchange to write down; `seconds` is how long ago the prompt came."""
 
     command: str
     conversation: str
@@ -24,6 +27,7 @@ class RecordArguments(Arguments):
     response: str
     tokens: int
     confidence: float | None = None
+    seconds: float = Field(default=0.0, ge=0)
 
 
 class HistoryArguments(Arguments):
@@ -33,12 +37,32 @@ class HistoryArguments(Arguments):
     limit: int = Field(default=5, ge=1, le=1000, description="How many of the last ones.")
 
 
+class RecallArguments(Arguments):
+    """Which interactions."""
+
+    ids: list[int]
+
+
+class UnlearnedArguments(Arguments):
+    """How much of what was not learned yet."""
+
+    limit: int = Field(default=1000, ge=0, le=100_000)
+
+
+class LearnedArguments(Arguments):
+    """Interactions with the generations that learned them: all there are."""
+
+    learned: list[tuple[int, int]]
+
+
 class Scribe(Agent):
     """Keeps the interaction store. One thread at a time touches the database."""
 
     name: ClassVar[str] = "scribe"
     critical: ClassVar[bool] = True
+    topics: ClassVar[tuple[str, ...]] = (QUESTION,)
     _store: InteractionStore | None = None
+    _asked: OpenQuestion | None = None
 
     async def start(self) -> None:
         """Open the store; in a dry run it lives in memory and leaves no trace."""
@@ -55,15 +79,28 @@ class Scribe(Agent):
         if self._store is not None:
             await self._in_thread(self._store.close)
 
+    async def on_event(self, event: Envelope) -> None:
+        """Remember the last question of the mind's own until it is answered."""
+        if isinstance(event.payload, Question):
+            asked = event.payload
+            self._asked = OpenQuestion(asked.text, time.monotonic(), asked.conversation)
+
     @command(RecordArguments, internal=True)
     async def record(self, args: RecordArguments, job: Job) -> dict[str, Any]:
         """Write an interaction down; answers once it is safe on disk."""
         assert self._store is not None  # noqa: S101 - commands come after start
-        interaction = Interaction(**args.model_dump())
+        question = self._answered(args)
+        interaction = Interaction(**args.model_dump(exclude={"seconds"}), question=question)
+        unseen = not await self._in_thread(partial(self._store.has_prompt, args.prompt))
         number = await self._in_thread(partial(self._store.add, interaction))
         self._size = await self._in_thread(self._store.size)
         event = InteractionRecorded(
-            interaction=number, conversation=args.conversation, tokens=args.tokens
+            interaction=number,
+            conversation=args.conversation,
+            tokens=args.tokens,
+            confidence=args.confidence,
+            unseen=unseen,
+            question=question,
         )
         await self.publish(INTERACTION, event)
         return {"interaction": number}
@@ -75,9 +112,48 @@ class Scribe(Agent):
         found = await self._in_thread(partial(self._store.recent, args.limit, args.conversation))
         return {"interactions": [vars(each) for each in found]}
 
+    @command(RecallArguments, internal=True)
+    async def recall(self, args: RecallArguments, job: Job) -> dict[str, Any]:
+        """The interactions of these ids."""
+        assert self._store is not None  # noqa: S101 - commands come after start
+        found = await self._in_thread(partial(self._store.some, args.ids))
+        return {"interactions": [vars(each) for each in found]}
+
+    @command(UnlearnedArguments, internal=True)
+    async def unlearned(self, args: UnlearnedArguments, job: Job) -> dict[str, Any]:
+        """The first interactions that no night has learned, and how many there are."""
+        assert self._store is not None  # noqa: S101 - commands come after start
+        found = await self._in_thread(partial(self._store.unlearned, args.limit))
+        count = await self._in_thread(self._store.unlearned_count)
+        interactions = [vars(each) for each in found]
+        return {"interactions": interactions, "count": count, "memory": self._store.identity}
+
+    @command(UnlearnedArguments, internal=True)
+    async def rehearsal(self, args: UnlearnedArguments, job: Job) -> dict[str, Any]:
+        """The last interactions that some night has learned."""
+        assert self._store is not None  # noqa: S101 - commands come after start
+        found = await self._in_thread(partial(self._store.learned, args.limit))
+        return {"interactions": [vars(each) for each in found]}
+
+    @command(LearnedArguments, internal=True)
+    async def learned(self, args: LearnedArguments, job: Job) -> dict[str, Any]:
+        """Make the notes agree with what the committed generations say was learned."""
+        assert self._store is not None  # noqa: S101 - commands come after start
+        pairs = dict(args.learned)
+        wrong = await self._in_thread(partial(self._store.reconcile, pairs))
+        return {"changed": wrong, "count": await self._in_thread(self._store.unlearned_count)}
+
     def stats(self) -> dict[str, Any]:
         """Rows and bytes."""
         return {"store": self._size} if self._store is not None else {}
+
+    def _answered(self, args: RecordArguments) -> str | None:
+        """The question of the mind's own that this answers, which nobody else answers then."""
+        asked, said_at = self._asked, time.monotonic() - args.seconds
+        if asked is None or not asked.answered_by(args.conversation, said_at):
+            return None
+        self._asked = None
+        return asked.text
 
     async def _in_thread(self, work: Any) -> Any:
         # Not abandoned on cancellation: a write that began is finished.

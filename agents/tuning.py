@@ -8,24 +8,26 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import anyio
 import anyio.to_thread
 from pydantic import Field
 
 from agents.base import Agent, Job
+from agents.device import device
 from bus.commands import Arguments, NoArguments, command
+from bus.envelope import Envelope
 from bus.errors import BAD_ARGUMENT, CommandError
+from bus.topics import MIND, MindState
 from config import ConfigError, Settings, with_value
-from sovl_daemon.mind.history import History
-from sovl_daemon.mind.influence import influence
-from sovl_daemon.mind.temperament import Temperament, updated
+from sovl_daemon.mind.influence import InfluenceMode, influence
 from sovl_daemon.models import ModelError, ModelStore
 
 if TYPE_CHECKING:  # torch is loaded when an agent starts, so that the hub can import this module
     from sovl_daemon.engine.engine import Engine
     from sovl_daemon.engine.fusion import Steering
+    from sovl_daemon.engine.influence import Influence
     from sovl_daemon.engine.scaffold import FusionOptions
 
 _TOKEN_MAP_STRENGTH = 1.0
@@ -55,8 +57,19 @@ class Tuning(Agent):
     """The part of an agent that holds an engine to what is configured."""
 
     engine: Engine | None = None
-    _confidences = History()
-    _temperament = Temperament()
+    topics: ClassVar[tuple[str, ...]] = (MIND,)
+    mind: MindState | None = None
+
+    async def on_event(self, event: Envelope) -> None:
+        """Follow the mind: its age and mood weigh the scaffold's influence."""
+        from sovl_daemon.engine.errors import EngineError
+
+        if isinstance(event.payload, MindState):
+            self.mind = event.payload
+            try:
+                await self._steer(self.settings)
+            except EngineError as error:
+                self.log.error("tuning.refused", reason=str(error))
 
     async def on_settings(self, before: Settings) -> None:
         """Follow settings that changed elsewhere; what the engine refuses is logged."""
@@ -73,39 +86,44 @@ class Tuning(Agent):
                 self.log.error("tuning.refused", reason=str(error))
 
     async def fuse(self) -> None:
-        """Put the scaffold beside the base; without one it goes on, and says why."""
+        """Let the scaffold steer, beside the base; without one that goes on, and says why."""
         assert self.engine is not None  # noqa: S101 - called by `run`
-        await anyio.to_thread.run_sync(_import_fusion)  # seconds that must not silence us
         from sovl_daemon.engine.errors import EngineError
 
         name = self.settings.core_config.scaffold_model_name
-        store = ModelStore(self.paths.model_dir)
         try:
-            path = await anyio.to_thread.run_sync(store.resolve, name)
-            note = await self.engine.fuse(path, _fusion_options(self.settings))
+            if self.engine.fusion is None:
+                await self.place_scaffold()
             await self._steer(self.settings)
         except (EngineError, ModelError) as error:
             self.log.error("scaffold.refused", scaffold=name, reason=str(error))
             return
+        assert self.engine.fusion is not None  # noqa: S101 - it was just made
+        layers = fused_layers(self.settings, self._base_layers())
+        self.log.info("scaffold.ready", scaffold=name, layers=layers)
+        await self.ask("mind_capacity", parameters=self.engine.fusion.trainable)
+        device.share(self.engine)
+
+    async def place_scaffold(self) -> None:
+        """Put the scaffold beside the base. Raises EngineError or ModelError."""
+        assert self.engine is not None  # noqa: S101 - called once there is one
+        await anyio.to_thread.run_sync(_import_fusion)  # seconds that must not silence us
+        store = ModelStore(self.paths.model_dir)
+        name = self.settings.core_config.scaffold_model_name
+        path = await anyio.to_thread.run_sync(store.resolve, name)
+        note = await self.engine.fuse(path, fusion_options(self.settings))
         if note:
             self.log.warning("scaffold.adapters", reason=note)
-        fusion = self.engine.fusion
-        self.log.info("scaffold.ready", scaffold=name, layers=fusion.layers if fusion else ())
 
     async def lived(self, prompt: Sequence[int], confidence: float) -> None:
         """Take in how an answer to the token ids `prompt` went."""
         controls = self.settings.controls_config
-        self._confidences = self._confidences.resized(controls.confidence_history_maxlen)
-        self._confidences = self._confidences.add(confidence)
-        # Exposure is counted once there is training: until then it is a life that begins.
-        self._temperament = updated(self._temperament, self._confidences.mean, 0, controls)
         if self.engine is None or self.engine.fusion is None:
             return
         if controls.use_token_map_memory:
             await self.engine.reinforce(
                 prompt, confidence, strength=_TOKEN_MAP_STRENGTH, decay=controls.memory_decay_rate
             )
-        await self._steer(self.settings)
 
     @command()
     async def int8(self, args: NoArguments, job: Job) -> dict[str, Any]:
@@ -153,7 +171,7 @@ class Tuning(Agent):
 
     async def _choose_layers(self, dynamic: bool) -> dict[str, Any]:
         await self._change({"core_config.use_dynamic_layers": str(dynamic).lower()})
-        layers = list(_layers(self.settings, self._base_layers()))
+        layers = list(fused_layers(self.settings, self._base_layers()))
         kind = "Dynamic" if dynamic else "Fixed"
         return {"text": f"{kind} layers: {', '.join(map(str, layers))}", "layers": layers}
 
@@ -198,7 +216,7 @@ class Tuning(Agent):
             return
         wanted = settings.core_config.quantization
         # "fp16" stands for not quantised: some CPUs compute in 32 bits.
-        precision = self.engine.model.precisions[0] if wanted == "fp16" else wanted
+        precision = self.engine.model.plain if wanted == "fp16" else wanted
         if precision == self.engine.precision:
             return
         began = time.monotonic()
@@ -217,38 +235,72 @@ class Tuning(Agent):
         from sovl_daemon.engine.fusion import Steering
         from sovl_daemon.engine.influence import Influence
 
-        controls, fusion = settings.controls_config, settings.fusion
+        controls = settings.controls_config
         on = controls.enable_cross_attention and controls.use_scaffold_memory
         if not on:
             return Steering((), Influence())
         mode = controls.dynamic_cross_attn_mode if controls.enable_dynamic_cross_attention else None
         return Steering(
-            _layers(settings, self._base_layers()),
-            Influence(
-                weight=fusion.weight,
-                layer_weights=fusion.layer_weights,
-                cap=controls.scaffold_weight_cap,
-                blend=fusion.blend,
-                factor=influence(mode, self._confidences.mean, self._temperament.score),
-            ),
+            fused_layers(settings, self._base_layers()),
+            influence_of(settings, self._factor(mode)),
             controls.enable_lora_adapters,
         )
+
+    def _factor(self, mode: InfluenceMode) -> float:
+        """By age, and by confidence or mood where that is chosen; 0 before the first night."""
+        if self.mind is None:
+            return 0.0
+        return self.mind.influence * influence(mode, self.mind.confidence, self.mind.temperament)
 
     def _base_layers(self) -> int:
         assert self.engine is not None  # noqa: S101 - commands come after start
         return self.engine.model.layers
 
 
-def _layers(settings: Settings, count: int) -> tuple[int, ...]:
+def influence_of(settings: Settings, factor: float) -> Influence:
+    """Return how strongly the fused layers steer, with what age and mood make of it."""
+    from sovl_daemon.engine.influence import Influence
+
+    fusion = settings.fusion
+    return Influence(
+        weight=fusion.weight,
+        layer_weights=fusion.layer_weights,
+        cap=settings.controls_config.scaffold_weight_cap,
+        blend=fusion.blend,
+        factor=factor,
+    )
+
+
+def fused_layers(settings: Settings, count: int) -> tuple[int, ...]:
     """The layers of a base of `count` layers that are configured. Raises OptionError."""
-    from sovl_daemon.engine.layer_choice import existing, third
+    from sovl_daemon.engine.layer_choice import existing, spread, third
 
     core = settings.core_config
     if not core.use_dynamic_layers:
-        return existing(core.cross_attn_layers, count)
+        return existing(core.cross_attn_layers, count) if core.cross_attn_layers else spread(count)
     if core.layer_selection_mode == "custom":
         return existing(core.custom_layers, count)
     return third(core.layer_selection_mode, count)
+
+
+def fusion_options(settings: Settings) -> FusionOptions:
+    """Return how scaffold and cross-attention are configured."""
+    from sovl_daemon.engine.lora import LoraOptions
+    from sovl_daemon.engine.scaffold import FusionOptions
+
+    lora = settings.lora_config
+    return FusionOptions(
+        lora=LoraOptions(
+            rank=lora.lora_rank,
+            alpha=lora.lora_alpha,
+            dropout=lora.lora_dropout,
+            targets=lora.lora_target_modules,
+            blocks=settings.fusion.adapted_blocks,
+        ),
+        heads=settings.fusion.heads,
+        head_size=settings.fusion.head_size,
+        seed=settings.core_config.random_seed,
+    )
 
 
 def _cross_settings(args: CrossArguments) -> dict[str, str]:
@@ -268,24 +320,6 @@ def _cross_settings(args: CrossArguments) -> dict[str, str]:
     if args.what == "off":
         return {mode: "null"}
     return {mode: f'"{args.what}"', "controls_config.enable_dynamic_cross_attention": "true"}
-
-
-def _fusion_options(settings: Settings) -> FusionOptions:
-    from sovl_daemon.engine.lora import LoraOptions
-    from sovl_daemon.engine.scaffold import FusionOptions
-
-    lora = settings.lora_config
-    return FusionOptions(
-        lora=LoraOptions(
-            rank=lora.lora_rank,
-            alpha=lora.lora_alpha,
-            dropout=lora.lora_dropout,
-            targets=lora.lora_target_modules,
-        ),
-        heads=settings.fusion.heads,
-        head_size=settings.fusion.head_size,
-        seed=settings.core_config.random_seed,
-    )
 
 
 def _import_fusion() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from bus.envelope import Payload
 
@@ -12,6 +12,12 @@ CONFIG = "config.changed"
 HEALTH = "health.sample"
 INTERACTION = "interaction.recorded"
 HUB = "hub.state"
+ANSWERING = "answer.started"
+MIND = "mind.state"
+QUESTION = "mind.question"
+DREAM = "mind.dream"
+WORDS = "mind.words"
+NIGHT = "night"
 
 
 class AgentState(Payload, kind="agent.state"):
@@ -73,11 +79,96 @@ class GpuSample(Payload):
 
 
 class InteractionRecorded(Payload, kind="interaction.recorded"):
-    """Topic interaction.recorded: an exchange is safely on disk."""
+    """Topic interaction.recorded: an exchange is safely on disk.
+
+    `question` is the one of the mind's own that it answers, None if it answers none.
+    """
 
     interaction: int
     conversation: str
     tokens: int
+    confidence: float | None = None
+    unseen: bool = False
+    question: str | None = None
+
+
+class AnswerStarted(Payload, kind="answer.started"):
+    """Topic answer.started: somebody speaks; who sleeps wakes up."""
+
+    conversation: str
+
+
+class MindState(Payload, kind="mind.state"):
+    """Topic mind.state, retained: the mind in numbers.
+
+    `confidence` is the mean of the last answers', None before the first; `stage` is the part of its
+    life that is lived; `influence` the factor on the scaffold's weight since the last night.
+    """
+
+    confidence: float | None
+    temperament: float
+    mood: str
+    pressure: float
+    exposure: int
+    stage: float
+    influence: float
+    asleep: bool
+    has_woken: bool
+    nights: int
+    dreams: tuple[DreamKept, ...] = ()
+    questions: tuple[str, ...] = ()
+    dream_reason: str | None = None
+
+
+class DreamKept(Payload):
+    """A dream that is remembered: its name, and its share of the scaffold's context, 0..1."""
+
+    name: str
+    share: float
+
+
+class Question(Payload, kind="mind.question"):
+    """Topic mind.question: something it wants to know, and why it asks now.
+
+    `unprompted` asks whoever is there. `reply` asks back about what was just said in the
+    `conversation`, and only there one can answer it.
+    """
+
+    text: str
+    reason: Literal["unprompted", "reply"]
+    conversation: str | None = None
+
+
+class Words(Payload, kind="mind.words"):
+    """Topic mind.words: the first words of a life."""
+
+    text: str
+
+
+class Dreamt(Payload, kind="mind.dream"):
+    """Topic mind.dream: it dreamt of an interaction."""
+
+    name: str
+    reason: str
+    prompt: str
+    noise: float
+    questions: tuple[str, ...]
+
+
+class NightStep(Payload, kind="night"):
+    """Topic night.started, night.progress or night.ended.
+
+    `left_s` is an estimate; at the end, `reason` says what came of it and `learned` how many
+    interactions it consumed.
+    """
+
+    reason: str
+    entries: int
+    step: int = 0
+    steps: int = 0
+    loss: float | None = None
+    left_s: float | None = None
+    learned: int = 0
 
 
 class SubscriberCut(Payload, kind="bus.subscriber_cut"):
@@ -89,3 +180,4 @@ class SubscriberCut(Payload, kind="bus.subscriber_cut"):
 
 
 HealthSample.model_rebuild()
+MindState.model_rebuild()

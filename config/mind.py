@@ -19,8 +19,9 @@ class CoreConfig(Section):
         restart=True,
     )
     cross_attn_layers: Layers = key(
-        (5, 7),
-        "Fixed base layers that get cross-attention. Ignored if use_dynamic_layers is true.",
+        (),
+        "Fixed base layers that get cross-attention; none named: five, spread over the upper half. "
+        "Ignored if use_dynamic_layers is true.",
         unit="layer index",
         lenient=True,
     )
@@ -100,24 +101,34 @@ class DryRunParams(Section):
 
     max_samples: int = key(2, "Most samples used in a dry run.", unit="samples", ge=1, le=100_000)
     max_length: int = key(128, "Longest sample in a dry run.", unit="tokens", ge=8, le=131_072)
-    validate_architecture: bool = key(True, "If true, checks that base and scaffold fit together.")
+    validate_architecture: bool = key(
+        True,
+        "If true, a dry run starts only if base and scaffold fit together, and logs how.",
+        restart=True,
+    )
     skip_training: bool = key(True, "If true, a dry run makes no full training pass.")
 
 
 class TrainingConfig(Section):
     """How a night's training proceeds."""
 
-    learning_rate: float = key(2e-5, "Step size of the optimizer.", unit="per step", gt=0, le=1)
+    learning_rate: float = key(
+        8e-3,
+        "Step size of the optimizer; a night takes half of it, and less with age.",
+        unit="per step",
+        gt=0,
+        le=1,
+    )
     train_epochs: int = key(3, "Passes over the training data.", unit="epochs", ge=1, le=1000)
     batch_size: int = key(2, "Samples in one micro-batch.", unit="samples", ge=1, le=1024)
     max_seq_length: int = key(
         512, "Longest training sample; the rest is cut.", unit="tokens", ge=8, le=131_072
     )
     sigmoid_scale: float = key(
-        0.5, "Steepness of the sigmoid_linear life curve.", unit="per exposure", gt=0, le=100
+        0.5, "Steepness of the sigmoid_linear life curve.", unit="per tenth of a life", gt=0, le=100
     )
     sigmoid_shift: float = key(
-        5.0, "Middle of the sigmoid_linear life curve.", unit="exposure", ge=0, le=1000
+        5.0, "Middle of the sigmoid_linear life curve.", unit="tenths of a life", ge=0, le=1000
     )
     lifecycle_capacity_factor: float = key(
         0.01,
@@ -133,10 +144,18 @@ class TrainingConfig(Section):
         4, "Micro-batches for one optimizer step.", unit="micro-batches", ge=1, le=1024
     )
     exposure_gain_eager: int = key(
-        3, "Exposure gained from an unseen prompt when eager.", unit="exposure", ge=0, le=1000
+        3,
+        "Exposure gained from an unseen prompt when eager.",
+        unit="tenths of a life",
+        ge=0,
+        le=1000,
     )
     exposure_gain_default: int = key(
-        2, "Exposure gained from an unseen prompt otherwise.", unit="exposure", ge=0, le=1000
+        2,
+        "Exposure gained from an unseen prompt otherwise.",
+        unit="tenths of a life",
+        ge=0,
+        le=1000,
     )
     max_patience: int = key(
         2, "Epochs without a better validation loss before stopping.", unit="epochs", ge=1, le=1000

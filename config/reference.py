@@ -3,6 +3,7 @@
 `python -m config.reference` writes `docs/configuration.md` and `config/config.json`.
 """
 
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from types import NoneType
@@ -19,6 +20,7 @@ from config.settings import Settings
 _ROOT = Path(__file__).parent.parent
 REFERENCE = _ROOT / "docs" / "configuration.md"
 DEFAULTS = _ROOT / "config" / "config.json"
+KNOB_TESTS = _ROOT / "tests" / "knobs.toml"
 
 _TYPES = {bool: "true or false", int: "whole number", float: "number", str: "text", Path: "path"}
 
@@ -55,20 +57,46 @@ controls_config.base_temperature: 3.0 is out of range, allowed 0.5 to 1.5
 core_config.base_modle_name: unknown key, did you mean base_model_name?
 ```
 
-*Live* keys take effect while it runs, *restart* keys at the next start. Keys marked *not yet* are
-read and checked, but belong to faculties (fusion, learning, sleep, mood) that are still to come:
-nothing uses them so far, and `sovl config` says so when one is changed.
+*Live* keys take effect while it runs, *restart* keys at the next start. Which test shows what a
+knob of training or controls does is told [at the end](#tests-of-the-knobs).
+"""
+
+_TESTS = """## Tests of the knobs
+
+Each knob of training and controls has a test in which turning it changes what happens; run one with
+`./scripts/test TEST`. The list is `tests/knobs.toml`; a test holds that it is complete.
+
+| Knob | Test |
+|---|---|
 """
 
 
 def reference() -> str:
     """Return the whole of `docs/configuration.md`."""
-    return "\n".join([_INTRODUCTION, *_sections(Settings, "")])
+    return "\n".join([_INTRODUCTION, *_sections(Settings, ""), _tests()])
+
+
+def knob_tests() -> dict[str, str]:
+    """Return the test of each knob, by its dotted key."""
+    document = tomllib.loads(KNOB_TESTS.read_text(encoding="utf-8"))
+    return dict(_leaves(document, ""))
 
 
 def defaults() -> str:
     """Return the whole of `config/config.json`."""
     return Settings().model_dump_json(indent=2) + "\n"
+
+
+def _leaves(table: dict[str, Any], prefix: str) -> Iterator[tuple[str, str]]:
+    for name, value in table.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", str(value)
+
+
+def _tests() -> str:
+    return _TESTS + "".join(f"| `{key}` | `{test}` |\n" for key, test in knob_tests().items())
 
 
 def _sections(model: type[BaseModel], prefix: str) -> Iterator[str]:

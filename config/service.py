@@ -265,6 +265,25 @@ class Store(Section):
     )
 
 
+class Night(Section):
+    """What a night must have reached for what it learned to be kept."""
+
+    least_recall: float = key(
+        0.5,
+        "Mean probability of the right words, in answers to questions that no lesson asked.",
+        unit="probability",
+        ge=0,
+        le=1,
+    )
+    most_drift: float = key(
+        0.2,
+        "How far answers to everything else may move from the base's: its KL divergence.",
+        unit="nats per token",
+        ge=0,
+        le=100,
+    )
+
+
 class State(Section):
     """The generations of the mind: what it has learned, as it was after each night."""
 
@@ -291,6 +310,14 @@ class Fusion(Section):
     heads: int = key(4, "Heads of the cross-attention.", unit="heads", restart=True, ge=1, le=256)
     head_size: int = key(
         32, "Width of each of them.", unit="dimensions", restart=True, ge=1, le=1024
+    )
+    adapted_blocks: int = key(
+        8,
+        "Blocks of the scaffold that get adapters, counted from its end; 0 for all of them.",
+        unit="blocks",
+        restart=True,
+        ge=0,
+        le=1024,
     )
 
 

@@ -12,6 +12,7 @@ from config.service import (
     Health,
     Host,
     Logging,
+    Night,
     State,
     Store,
     Supervision,
@@ -42,6 +43,7 @@ class Settings(BaseSettings):
     logging: Logging = Logging()
     store: Store = Store()
     state: State = State()
+    night: Night = Night()
 
     @classmethod
     def settings_customise_sources(

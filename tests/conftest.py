@@ -37,7 +37,7 @@ def runtime() -> Iterator[Path]:
 
 
 ECHO = {
-    "agents.disabled": ["generator"],
+    "agents.disabled": ["generator", "dreamer", "trainer", "curiosity", "gestation"],
     "agents.placement": {"echo": "host"},
 }
 

@@ -31,6 +31,9 @@ class Daemon:
             "XDG_CONFIG_HOME": str(root),
             "SOVL_BUS__RUNTIME_DIR": str(self.runtime_dir),
             "SOVL_STORE__STATE_DIR": str(root / "state"),
+            # It sleeps and dreams when a test says so.
+            "SOVL_CONTROLS_CONFIG__ENABLE_GESTATION": "false",
+            "SOVL_CONTROLS_CONFIG__ENABLE_DREAMING": "false",
             **({"PYTHONPATH": str(packages)} if packages else {}),
         }
 

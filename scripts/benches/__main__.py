@@ -4,10 +4,24 @@ import argparse
 import importlib
 import sys
 from pathlib import Path
+from typing import Any
 
 from benches import common
+from sovl_daemon.cli.life_plot import PlotError, check
 
-NAMES = ("bus", "responsive", "soak", "fuzz", "generate", "precision")
+NAMES = (
+    "bus",
+    "responsive",
+    "soak",
+    "night_kills",
+    "fuzz",
+    "generate",
+    "precision",
+    "priority",
+    "learn",
+    "nights",
+    "train",
+)
 REPORT = Path(__file__).parents[2] / "docs" / "benchmarks.md"
 
 
@@ -18,16 +32,26 @@ def main() -> int:
     parser.add_argument(
         "--quick", action="store_true", help="a tenth of the work, for a first look"
     )
+    parser.add_argument("--facts", type=int, help="learn: how many facts (20)")
+    parser.add_argument("--seeds", type=int, help="learn: how many nights (3)")
+    parser.add_argument("--plot", type=Path, help="nights: a picture too, in a .png or .svg file")
     options = parser.parse_args()
+    if options.plot is not None:
+        try:
+            check(options.plot)
+        except PlotError as error:
+            parser.error(str(error))
     if options.name == "report":
         report()
     else:
-        common.show(measure(options.name, options.quick), options.json)
+        asked = {"facts": options.facts, "seeds": options.seeds, "plot": options.plot}
+        more = {name: value for name, value in asked.items() if value is not None}
+        common.show(measure(options.name, options.quick, **more), options.json)
     return 0
 
 
-def measure(name: str, quick: bool) -> common.Bench:
-    bench: common.Bench = importlib.import_module(f"benches.{name}").run(quick)
+def measure(name: str, quick: bool, **options: Any) -> common.Bench:
+    bench: common.Bench = importlib.import_module(f"benches.{name}").run(quick, **options)
     return bench
 
 

@@ -17,12 +17,12 @@ from sovl_daemon.engine.model import LoadedModel, load_model
 from sovl_daemon.engine.precision import Precision
 
 THREADS = 2
-ROUNDS = 5
+ROUNDS = 3
 BATCH = 8
 PROMPT = list(range(100, 130))
 LONG_PROMPT = list(range(100, 612))
 TURN = list(range(700, 716))  # a short question, with what the chat template puts around it
-PRECISIONS: dict[str, Precision] = {"bf16": "fp16", "int8": "int8", "int4": "int4"}
+PRECISIONS: dict[str, Precision] = {"fp32": "fp32", "bf16": "fp16", "int8": "int8", "int4": "int4"}
 
 
 @dataclass
@@ -46,7 +46,7 @@ class Row:
 
     def measure(self, tokens: int, bandwidth: float) -> None:
         self.prepare()
-        self.pace(4)
+        self.pace(32)  # a switch leaves memory that is slow at first
         pace = self.pace(tokens)
         self.found.append(pace)
         self.share.append(pace / self.batch * self.bytes_() / 1e9 / bandwidth)
@@ -77,15 +77,18 @@ def ours(name: str, model: LoadedModel, precision: Precision, *, fused: bool, ba
 
 
 def our_rows(half: LoadedModel, full: LoadedModel) -> list[Row]:
-    rows = [ours("plain fp32", full, "fp32", fused=False, batch=1)]
-    for name, precision in PRECISIONS.items():
-        rows += [
-            ours(f"plain {name}", half, precision, fused=False, batch=1),
-            ours(f"fused {name}", half, precision, fused=True, batch=1),
-            ours(f"plain {name} x{BATCH}", half, precision, fused=False, batch=BATCH),
-            ours(f"fused {name} x{BATCH}", half, precision, fused=True, batch=BATCH),
-        ]
-    return rows
+    return [
+        ours(
+            f"{'fused' if fused else 'plain'} {name}{f' x{batch}' if batch > 1 else ''}",
+            full if precision == "fp32" else half,
+            precision,
+            fused=fused,
+            batch=batch,
+        )
+        for name, precision in PRECISIONS.items()
+        for batch in (1, BATCH)
+        for fused in (False, True)
+    ]
 
 
 def peer_rows(path: Path) -> list[Row]:
@@ -116,11 +119,12 @@ def bandwidth_gb_s() -> float:
 
 def run(quick: bool) -> Bench:
     path = default_model()
-    tokens, rounds = (24, 2) if quick else (96, ROUNDS)
+    tokens, rounds = (24, 2) if quick else (64, ROUNDS)
     half = load_model(path, device="cpu", dtype="bfloat16", threads=THREADS)
     full = load_model(path, device="cpu", dtype="float32", threads=THREADS)
-    half.warm_up()
-    steered(half)
+    for model in (half, full):
+        model.warm_up()
+        steered(model)
     rows = our_rows(half, full) + peer_rows(path)
     torch.set_num_threads(THREADS)
     bandwidth = []
@@ -139,7 +143,7 @@ def run(quick: bool) -> Bench:
 
 def told(rows: list[Row], bandwidth: list[float], tokens: int) -> Bench:
     found = {row.name: row.found for row in rows}
-    single = [f"plain {name}" for name in ("fp32", *PRECISIONS)]
+    single = [f"plain {name}" for name in PRECISIONS]
 
     def best(names: list[str]) -> list[float]:
         """The fastest of each round."""

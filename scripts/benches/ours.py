@@ -10,6 +10,7 @@ from sovl_daemon.engine.batch import advance
 from sovl_daemon.engine.decode import Decoding
 from sovl_daemon.engine.fusion import Fusion
 from sovl_daemon.engine.influence import Influence
+from sovl_daemon.engine.layer_choice import spread
 from sovl_daemon.engine.lora import LoraOptions
 from sovl_daemon.engine.model import LoadedModel
 from sovl_daemon.engine.options import SamplingOptions
@@ -17,16 +18,15 @@ from sovl_daemon.engine.precision import Precision
 from sovl_daemon.engine.prefix_cache import PrefixCache
 from sovl_daemon.engine.scaffold import make_scaffold
 
-FUSED = (5, 7)  # the default
 CONTEXT = 2048
 ENOUGH = 2**28  # bytes of a prefix cache
 
 
 def steered(model: LoadedModel) -> LoadedModel:
-    """With the model itself as scaffold, and an influence as after training on FUSED layers."""
+    """With the model itself as scaffold, and the default layers as after training."""
     options = LoraOptions()
     fusion = Fusion(model, make_scaffold(model, options, seed=0), rank=128, heads=4, seed=0)
-    for layer in FUSED:
+    for layer in spread(model.layers):
         torch.nn.init.normal_(fusion.attention(layer).output.weight, std=0.01)
     fusion.refresh()
     return model
@@ -35,7 +35,7 @@ def steered(model: LoadedModel) -> LoadedModel:
 def hold(model: LoadedModel, precision: Precision, *, fused: bool) -> None:
     """Bring the model into the state that is to be measured."""
     if isinstance(model.fusion, Fusion):
-        model.fusion.set(FUSED if fused else (), Influence())
+        model.fusion.set(spread(model.layers) if fused else (), Influence())
     switch = model.switch(precision)
     while switch is not None and switch.step():
         pass

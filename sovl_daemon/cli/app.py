@@ -186,6 +186,7 @@ def call(
     """Run any command of the daemon, also those of agents that others wrote."""
     import shlex
 
+    from sovl_daemon.cli.progress import counted
     from sovl_daemon.cli.words import parse_line, parse_pairs
 
     async def ask(client: AsyncClient) -> None:
@@ -195,7 +196,11 @@ def call(
         named = schema is None or any("=" in word for word in words)
         args = parse_pairs(words) if named else parse_line(shlex.join(words), schema or {})
         async with client.call(name, args, deadline_s=deadline) as call:
-            render.show(await call.result(), as_json=as_json, view=render.told)
+            with counted(render.errors) as show:
+                async for step in call:
+                    show(step)
+                result = await call.result()
+            render.show(result, as_json=as_json, view=render.told)
 
     with exits.one_line_errors():
         _with_client(ask)

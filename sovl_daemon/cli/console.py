@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,10 @@ from prompt_toolkit.patch_stdout import patch_stdout
 from bus.caller import Call
 from bus.envelope import new_id
 from bus.errors import CANCELLED, CommandError
+from bus.topics import QUESTION, Question
 from config import Paths, load
 from sovl_daemon.cli import exits, render
+from sovl_daemon.cli.progress import counted, is_counted
 from sovl_daemon.cli.words import parse_line
 from sovl_daemon.client import AsyncClient, ClientError
 
@@ -49,6 +51,8 @@ class Console:
         self._asked = {spec["name"]: spec for spec in commands["commands"]}
         self._control = {spec["name"]: spec for spec in commands["control"]}
         self.conversation = new_id()
+        self._reading = False
+        self._questions: list[Question] = []
 
     @property
     def words(self) -> list[str]:
@@ -67,6 +71,29 @@ class Console:
         elif word:
             await self._ask("generate", {"prompt": line.strip()})
 
+    def hear(self, question: Question) -> None:
+        """Show a question of SOVL's own, if it asks here; never in the middle of an answer."""
+        if question.conversation not in (None, self.conversation):
+            return
+        self._questions.append(question)
+        if self._reading:
+            self._show_questions()
+
+    async def next_line(self, read: Callable[[], Awaitable[str]]) -> str:
+        """Wait for a line; meanwhile SOVL may ask something."""
+        self._show_questions()
+        self._reading = True
+        try:
+            return await read()
+        finally:
+            self._reading = False
+
+    def _show_questions(self) -> None:
+        for question in self._questions:
+            why = "asks back" if question.reason == "reply" else "wonders"
+            render.console.print(f"[italic cyan]SOVL {why}: {render.escape(question.text)}[/]")
+        self._questions.clear()
+
     def _own(self, word: str) -> None:
         if word in ("quit", "exit"):
             raise Leave
@@ -83,19 +110,23 @@ class Console:
         if "conversation" in self._asked[name]["arguments"].get("properties", {}):
             args.setdefault("conversation", self.conversation)
         async with self._client.call(name, args) as call:
-            with _cancelled_by_ctrl_c(call):
-                streamed = False
+            with _cancelled_by_ctrl_c(call), counted(render.console) as shown:
+                streamed = ""
+                steps = 0
                 async for step in call:
+                    steps += is_counted(step)
+                    if shown(step):
+                        continue
                     if "text" in step:
-                        streamed = True
-                        sys.stdout.write(step["text"])
+                        streamed = step["text"]
+                        sys.stdout.write(streamed)
                         sys.stdout.flush()
                     elif "waiting" in step:
                         render.console.print(f"[dim]{render.escape(step['waiting'])} …[/]")
-                if streamed:
-                    sys.stdout.write("\n")
                 result = await call.result()
-        if not streamed:
+        if streamed and not streamed.endswith("\n"):
+            sys.stdout.write("\n")
+        if steps or not streamed:  # else the answer is what was streamed
             render.told(result)
 
     async def _ask_hub(self, name: str, rest: str) -> None:
@@ -125,14 +156,19 @@ async def run_console(client: AsyncClient) -> None:
     console = Console(client, await client.control("commands"))
     paths = Paths.of(load())
     paths.ensure()
-    read: Callable[[], Awaitable[str]] = _piped
-    if sys.stdin.isatty():
-        state = await client.control("ping")
-        render.console.print(f"SOVL is {state['state']}. Type help for commands, quit to leave.")
-        read = _typed(paths.state_dir / "console_history", console.words)
+    if not sys.stdin.isatty():
+        await _converse(console, _piped)
+        return
+    state = await client.control("ping")
+    render.console.print(f"SOVL is {state['state']}. Type help for commands, quit to leave.")
+    async with _hearing(client, console):
+        await _converse(console, _typed(paths.state_dir / "console_history", console.words))
+
+
+async def _converse(console: Console, read: Callable[[], Awaitable[str]]) -> None:
     while True:
         try:
-            await console.do(await read())
+            await console.do(await console.next_line(read))
         except KeyboardInterrupt:
             continue  # Ctrl-C at the prompt clears the line
         except (EOFError, Leave):
@@ -146,6 +182,24 @@ async def run_console(client: AsyncClient) -> None:
             exits.complain(error)
 
 
+@asynccontextmanager
+async def _hearing(client: AsyncClient, console: Console) -> AsyncIterator[None]:
+    """Let the console show what SOVL asks by itself."""
+
+    async def follow() -> None:
+        async with client.events(QUESTION) as events:
+            async for event in events:
+                if isinstance(event.payload, Question):
+                    console.hear(event.payload)
+
+    task = asyncio.create_task(follow())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+
+
 def _typed(history: Path, words: list[str]) -> Callable[[], Awaitable[str]]:
     session: PromptSession[str] = PromptSession(
         history=FileHistory(str(history)),
@@ -154,7 +208,7 @@ def _typed(history: Path, words: list[str]) -> Callable[[], Awaitable[str]]:
     )
 
     async def read() -> str:
-        with patch_stdout():
+        with patch_stdout(raw=True):  # what is printed above the prompt has colours
             return await session.prompt_async("> ")
 
     return read

@@ -116,7 +116,7 @@ def evaluate(
     model = load_model(folder, device=device, threads=threads)
     window = min(WINDOW, model.max_context or WINDOW)
     ids = _first_tokens(folder, text, windows * window)
-    plain = model.precisions[0]
+    plain = model.plain
     asked = dict.fromkeys(plain if each == "fp16" else each for each in precisions)
     found = [_measure(model, each, ids, report) for each in asked]
     return Evaluation(

@@ -1,7 +1,6 @@
 """`sovl model`: pull, list, verify, evaluate and remove models."""
 
 import json
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,12 +10,11 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, SpinnerColumn, TextColumn
-from rich.progress import Progress as Bars
 from rich.table import Table
 
 from config import ConfigError, Paths, load
-from sovl_daemon.cli import exits
+from sovl_daemon.cli import exits, render
+from sovl_daemon.cli.progress import bar, moves
 from sovl_daemon.engine.errors import EngineError, OptionError
 from sovl_daemon.models import (
     DEFAULT_MODEL,
@@ -175,7 +173,7 @@ def _progress(as_json: bool) -> Iterator[ProgressCallback]:
     """Choose how progress shows: JSON lines, a bar on a terminal, else one line a stage."""
     if as_json:
         yield _throttled(_print_json)
-    elif sys.stderr.isatty():
+    elif moves(render.errors):
         with _bar() as report:
             yield report
     else:
@@ -189,23 +187,10 @@ def _silence() -> Iterator[ProgressCallback]:
 
 @contextmanager
 def _bar() -> Iterator[ProgressCallback]:
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.fields[amount]}"),
-    )
-    with Bars(*columns, console=Console(stderr=True), transient=True) as bars:
-        task = bars.add_task("starting", total=None, amount="")
+    with bar(render.errors) as move:
 
         def show(step: Progress) -> None:
-            bars.update(
-                task,
-                description=step.stage,
-                completed=step.done,
-                total=step.total,
-                amount=_amount(step),
-            )
+            move(step.stage, step.done, step.total, _amount(step))
 
         yield _throttled(show)
 

@@ -61,22 +61,22 @@ class Heads:
         """Describe `group`, one of `groups`, whose rows of the hidden states begin at `start`."""
         caches = [span.cache for span in group]
         pack, count = side_by_side(caches), len(group[0].ids)
-        first = torch.tensor([[cache.length] for cache in caches], device=pack.device)
+        lengths = [cache.length for cache in caches]
+        first = torch.tensor(lengths, device=pack.device)[:, None]
         positions = first + torch.arange(count, device=pack.device)  # (B, T)
+        seen = max(lengths) + count
+        sees_all = count == 1 and min(lengths) == max(lengths)
         return Part(
             slice(start, start + len(group) * count),
             pack,
             torch.arange(len(group), device=pack.device)[:, None],
             positions,
-            max(cache.length for cache in caches) + count,
-            self._mask(positions, pack.dtype),
+            seen,
+            None if sees_all else self._mask(positions, seen, pack.dtype),
         )
 
-    def _mask(self, positions: torch.Tensor, dtype: torch.dtype) -> torch.Tensor | None:
-        last = int(positions.max())
-        if bool((positions == last).all()):
-            return None
-        hidden = torch.arange(last + 1, device=positions.device) > positions[..., None]  # (B, T, S)
+    def _mask(self, positions: torch.Tensor, seen: int, dtype: torch.dtype) -> torch.Tensor:
+        hidden = torch.arange(seen, device=positions.device) > positions[..., None]  # (B, T, S)
         mask = torch.zeros(hidden.shape, dtype=dtype, device=hidden.device)
         mask.masked_fill_(hidden, -torch.inf)
         return mask.repeat(1, self.queries // self.keys, 1)[:, None]  # (B, 1, group * T, S)

@@ -88,6 +88,13 @@ class ChatTokenizer:
         # Not verbose: what is too long for the model is expected here, and shortened by others.
         return list(self._tokenizer.encode(text, add_special_tokens=False, verbose=False))
 
+    def encode_answer(self, text: str) -> list[int]:
+        """Return the token ids of an answer and of what ends its turn, to follow a prompt."""
+        end = self._end_of_turn() if not self._plain else None
+        end = self._tokenizer.eos_token_id if end is None else end
+        ids = self.encode_text(f" {text}" if self._plain else self._defuse(text))
+        return ids if end is None else [*ids, end]
+
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of `ids` without special tokens."""
         return str(

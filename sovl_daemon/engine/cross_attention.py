@@ -19,6 +19,11 @@ class KeysValues:
     values: torch.Tensor
     bias: torch.Tensor | None
 
+    def until(self, count: int) -> "KeysValues":
+        """Return a copy of the first `count`."""
+        bias = None if self.bias is None else self.bias[:, :count].clone()
+        return KeysValues(self.keys[:, :count].clone(), self.values[:, :count].clone(), bias)
+
 
 class CrossAttention(nn.Module):  # type: ignore[misc] # torch is untyped here
     """Multi-head attention of low rank, from `width` to a memory of `memory_width` and back.
@@ -42,10 +47,10 @@ class CrossAttention(nn.Module):  # type: ignore[misc] # torch is untyped here
         """Whether it has not learned anything: what it adds is zero."""
         return not bool(self.output.weight.any())
 
-    def project(self, hidden: torch.Tensor, bias: torch.Tensor | None) -> KeysValues:
+    def project(self, hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return keys and values of the scaffold's hidden states (S, memory_width)."""
         hidden = hidden.to(self.key.weight.dtype)
-        return KeysValues(self._split(self.key(hidden)), self._split(self.value(hidden)), bias)
+        return self._split(self.key(hidden)), self._split(self.value(hidden))
 
     def forward(
         self, x: torch.Tensor, wheres: Sequence[slice], memories: Sequence[KeysValues]
@@ -56,9 +61,12 @@ class CrossAttention(nn.Module):  # type: ignore[misc] # torch is untyped here
         """
         rows = x[wheres[0]] if len(wheres) == 1 else torch.cat([x[where] for where in wheres])
         queries = self._split(self.query(functional.layer_norm(rows, rows.shape[-1:])))
-        sizes = [where.stop - where.start for where in wheres]
-        parts = zip(queries.split(sizes, 1), memories, strict=True)
-        seen = torch.cat([_attend(query, memory) for query, memory in parts], 1)
+        if len(memories) == 1:
+            seen = _attend(queries, memories[0])
+        else:
+            sizes = [where.stop - where.start for where in wheres]
+            parts = zip(queries.split(sizes, 1), memories, strict=True)
+            seen = torch.cat([_attend(query, memory) for query, memory in parts], 1)
         added: torch.Tensor = self.output(seen.transpose(0, 1).reshape(len(rows), -1))
         return added
 

@@ -1,10 +1,11 @@
 """The engine: a model, its tokenizer and the thread that owns them."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import anyio
 import anyio.to_thread
@@ -26,14 +27,22 @@ from sovl_daemon.engine.switch import PrecisionSwitch
 from sovl_daemon.engine.tensor_thread import TensorThread
 
 if TYPE_CHECKING:  # peft takes seconds to load: conversations need not wait for it
-    from sovl_daemon.engine.fusion import Fusion, Steering
+    import torch
+
+    from sovl_daemon.engine.architecture import Architecture
+    from sovl_daemon.engine.fusion import Dream, Fusion, Steering
     from sovl_daemon.engine.scaffold import FusionOptions
+
+# Read once beside the scaffold, to see whether that goes.
+_TRIAL = "What do you see, déjà vu? The capital of France is Paris."
+T = TypeVar("T")
 
 # The part of the context a long answer may claim from the prompt, at most.
 _ANSWER_SHARE = 4
 _MIN_CONTEXT = 16
+_LONGEST_DREAM = 64  # tokens
 # A switch takes the thread for so long at a time, so that no token waits long behind it...
-_SWITCH_AT_ONCE_S = 0.05
+_SWITCH_AT_ONCE_S = 0.1
 # ...and leaves it free for so long, in which the thread takes up a conversation's step.
 _BETWEEN_SWITCH_STEPS_S = 0.002
 
@@ -62,7 +71,7 @@ class Engine:
         self._caches = PrefixCache(model)
         self._answering = Answering(model, self._caches, thread, max_concurrent)
         self._parameters = model.parameters
-        self._precision = model.precisions[0]
+        self._precision = model.plain
         self._switching = anyio.Lock()
 
     @property
@@ -97,7 +106,8 @@ class Engine:
                 f"give at least {_MIN_CONTEXT} and 1"
             )
         # Not on the tensor thread: a long load would look like a hung step.
-        model, tokenizer = await anyio.to_thread.run_sync(_load, path, device, dtype, threads)
+        load = partial(_load, path, device, dtype, threads)
+        model, tokenizer = await anyio.to_thread.run_sync(_in_a_passing_thread, load)
         thread = TensorThread()
         engine = cls(
             model,
@@ -159,7 +169,7 @@ class Engine:
 
         """
         async with self._switching:
-            switch = self.model.switch(precision)
+            switch = await anyio.to_thread.run_sync(self.model.switch, precision)
             if switch is not None:
                 await self._run(switch)
             self._precision = precision
@@ -193,6 +203,24 @@ class Engine:
         self.fusion = await call(self.thread, make, Priority.JUDGE)
         return made.note
 
+    async def examine(self, layers: Sequence[int]) -> "Architecture":
+        """Try whether base and scaffold fit together with `layers` fused; see architecture.examine.
+
+        Raises:
+            OptionError: nothing is fused, or the base has no such layer.
+            ModelLoadError: the scaffold cannot read what the base reads.
+            NonFiniteLogitsError: the fused model gives no distribution.
+            EngineStoppedError: the engine was closed.
+
+        """
+        from sovl_daemon.engine.architecture import examine
+
+        if self.fusion is None:
+            raise OptionError("there is no scaffold beside the base: fuse one first")
+        prompt = self.tokenizer.encode_text(_TRIAL)[: self.context_length]
+        work = partial(examine, self.model, self.fusion, layers, prompt)
+        return await call(self.thread, work, Priority.JUDGE)
+
     async def steer(self, steering: "Steering") -> None:
         """Choose the fused layers and how strongly they steer; holds from the next token on.
 
@@ -211,6 +239,20 @@ class Engine:
         if self.fusion is not None and (tokens := self.fusion.tokens) is not None:
             learn = partial(tokens.reinforce, prompt, confidence, strength=strength, decay=decay)
             await call(self.thread, learn, Priority.JUDGE)
+
+    async def dream(self, text: str, *, noise: float, seed: int) -> "torch.Tensor | None":
+        """Let the scaffold read a text in its sleep; returns its hidden states, blurred."""
+        if self.fusion is None:
+            return None
+        ids = self.tokenizer.encode_text(text)[:_LONGEST_DREAM]
+        read = partial(self.fusion.dream, ids, noise=noise, seed=seed)
+        hidden: torch.Tensor = await call(self.thread, read, Priority.CURIOSITY)
+        return hidden
+
+    async def remember(self, dreams: Sequence["Dream"]) -> None:
+        """Let every conversation look at these dreams too."""
+        if self.fusion is not None:
+            await call(self.thread, partial(self.fusion.remember, dreams), Priority.JUDGE)
 
     def info(self) -> dict[str, str | int]:
         """Describe what is loaded and how."""
@@ -249,6 +291,16 @@ class Engine:
         return self.context_length - min(
             options.max_new_tokens, self.context_length // _ANSWER_SHARE
         )
+
+
+def _in_a_passing_thread(work: Callable[[], T]) -> T:
+    """Run in a thread that ends with the work.
+
+    OpenMP keeps workers for each thread that computes, and once they are more than the cores it no
+    longer lets them wait awake between two operators: the tensor thread's would be slow for ever.
+    """
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(work).result()
 
 
 def _some_layers(switch: PrecisionSwitch) -> bool:

@@ -38,6 +38,10 @@ class NonFiniteLogitsError(EngineError):
     """The model produced NaN or infinity instead of a distribution over tokens."""
 
 
+class NonFiniteLossError(EngineError):
+    """The training loss is not a number."""
+
+
 class EngineOutOfMemoryError(EngineError):
     """A step found no memory; the job it belonged to is gone, the engine goes on."""
 

@@ -32,6 +32,17 @@ class Steering:
     adapters: bool = True
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Dream:
+    """What the scaffold remembers of a dream: hidden states (D, width), and their weight.
+
+    The weight, above 0, multiplies the attention they get; states of a prompt have 1.
+    """
+
+    hidden: torch.Tensor
+    weight: float
+
+
 class Fusion:
     """Steers `base` by what `scaffold` remembers of the conversation.
 
@@ -63,12 +74,25 @@ class Fusion:
         self._removers: list[Callable[[], object]] = []
         self._generation = 1
         self._adapters_on = True
+        self._dreams: tuple[Dream, ...] = ()
         base.fusion = self
 
     @property
     def active(self) -> tuple[int, ...]:
         """The layers that steer the base at the moment."""
         return tuple(self._working)
+
+    @property
+    def depth(self) -> int:
+        """Number of the base's layers."""
+        return self._base.layers
+
+    @property
+    def trainable(self) -> int:
+        """Number of the adapters' parameters."""
+        return sum(
+            each.numel() for each in self.scaffold.adapters.parameters() if each.requires_grad
+        )
 
     @property
     def steering(self) -> Steering:
@@ -108,11 +132,38 @@ class Fusion:
             self.scaffold.adapters.disable_adapter_layers()
         self.refresh()
 
+    def forget(self) -> None:
+        """Become new-born: neither attentions nor adapters change anything any more."""
+        self.attentions = nn.ModuleDict()
+        with torch.no_grad():
+            for name, each in self.scaffold.adapters.named_parameters():
+                if ".lora_B." in name:
+                    each.zero_()
+        self.refresh()
+
     def refresh(self) -> None:
         """Take up new values of the adapters and of `attentions`."""
         self._generation += 1
         self._working.clear()
         self._connect(self.influence.over(self.layers))
+
+    def dream(self, ids: Sequence[int], *, noise: float, seed: int) -> torch.Tensor:
+        """Return the scaffold's hidden states (D, width) over `ids`, blurred.
+
+        `noise` is the standard deviation of what is added, as a share of the states' own.
+        """
+        scaffold_ids, _, _ = self.translated(ids)
+        with torch.inference_mode():
+            hidden = self.scaffold.read(scaffold_ids, self.scaffold.new_cache())
+        generator = torch.Generator().manual_seed(seed)
+        blur = torch.randn(hidden.shape, generator=generator).to(hidden)
+        return hidden + blur * noise * hidden.std()
+
+    def remember(self, dreams: Sequence[Dream]) -> None:
+        """Let every conversation look at these dreams too; those that went on begin anew."""
+        if dreams or self._dreams:
+            self._dreams = tuple(dreams)
+            self._generation += 1
 
     def unload(self) -> None:
         """Leave the base as it was before."""
@@ -129,7 +180,7 @@ class Fusion:
         memory.since = since
         unread = prompt[memory.length :]
         if unread:
-            ids, weights, counts = self._translated(unread)
+            ids, weights, counts = self.translated(unread)
             memory.append(self.scaffold.read(ids, memory.cache), weights, counts)
 
     def attention(self, layer: int) -> CrossAttention:
@@ -155,9 +206,10 @@ class Fusion:
                 self._working.pop(layer, None)
                 continue
             working = self._working.get(layer) or self._copy(trained)
+            with torch.no_grad():  # the same object, whose keys and values memories hold
+                working.output.weight.copy_(trained.output.weight * weight)
             self._working[layer] = working
-            steer = partial(self._steer, working, weight)
-            self._removers.append(self._base.add_after_block(layer, steer))
+            self._removers.append(self._base.add_after_block(layer, partial(_steer, working)))
         self._working = {layer: self._working[layer] for layer in weights if layer in self._working}
 
     def _disconnect(self) -> None:
@@ -170,35 +222,40 @@ class Fusion:
         working.eval().requires_grad_(False)
         return working
 
-    def _steer(
-        self, attention: CrossAttention, weight: float, x: torch.Tensor, rows: Sequence[Rows]
-    ) -> torch.Tensor:
-        """Add to the hidden states x (N, width) what the conversations' memories give."""
-        wheres, memories = _steered(attention, rows)
-        if not wheres:
-            return x
-        added = attention(x, wheres, memories) * weight
-        if len(added) == len(x):
-            return x + added
-        x = x.clone()
-        for where, part in zip(
-            wheres, added.split([w.stop - w.start for w in wheres]), strict=True
-        ):
-            x[where] += part
-        return x
-
     def _new_memory(self) -> ScaffoldMemory:
-        like = next(self._base.network.parameters())
-        hidden = torch.empty(0, self.scaffold.width, dtype=self._base.precision.dtype)
-        return ScaffoldMemory(self.scaffold.new_cache(), hidden.to(like.device))
+        base = self._base
+        none = torch.empty(0, self.scaffold.width, device=base.device)
+        hidden = torch.cat([none, *(dream.hidden.to(none) for dream in self._dreams)])
+        weights = [dream.weight for dream in self._dreams for _ in dream.hidden]
+        return ScaffoldMemory(
+            self.scaffold.new_cache(),
+            hidden.to(base.precision.dtype),
+            weights=weights,
+            dreamt=len(weights),
+        )
 
-    def _translated(self, ids: Sequence[int]) -> tuple[Sequence[int], list[float], list[int]]:
+    def translated(self, ids: Sequence[int]) -> tuple[Sequence[int], list[float], list[int]]:
+        """Return the scaffold's tokens for `ids`, their weights, and how many each one became."""
         if self.tokens is None:
             return ids, [1.0] * len(ids), [1] * len(ids)
         parts = [self.tokens.expand([id_]) for id_ in ids]
         scaffold_ids = [id_ for part, _ in parts for id_ in part]
         weights = [weight for _, part in parts for weight in part]
         return scaffold_ids, weights, [len(part) for part, _ in parts]
+
+
+def _steer(attention: CrossAttention, x: torch.Tensor, rows: Sequence[Rows]) -> torch.Tensor:
+    """Add to the hidden states x (N, width) what the conversations' memories give."""
+    wheres, memories = _steered(attention, rows)
+    if not wheres:
+        return x
+    added = attention(x, wheres, memories)
+    if len(added) == len(x):
+        return x + added
+    x = x.clone()
+    for where, part in zip(wheres, added.split([w.stop - w.start for w in wheres]), strict=True):
+        x[where] += part
+    return x
 
 
 def _steered(
@@ -213,5 +270,5 @@ def _steered(
         first = each.where.start + max(0, memory.since - each.start)
         if first < each.where.stop:
             wheres.append(slice(first, each.where.stop))
-            memories.append(memory.seen_by(attention, attention.project))
+            memories.append(memory.seen_by(attention))
     return wheres, memories

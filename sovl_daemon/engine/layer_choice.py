@@ -20,6 +20,14 @@ def third(mode: Mode, layers: int) -> tuple[int, ...]:
     return tuple(range(start, end)) or (min(start, layers - 1),)
 
 
+def spread(layers: int) -> tuple[int, ...]:
+    """Return five of `layers` layers, evenly over the upper half; fewer where there are few.
+
+    These learned best of what was tried; see docs/learning.md.
+    """
+    return tuple(sorted({layers // 2 + part * layers // 10 for part in range(5)}))
+
+
 def existing(asked: Sequence[int], layers: int) -> tuple[int, ...]:
     """Return the layers `asked` for, in order.
 

@@ -123,12 +123,17 @@ class Llama:
         self.after_block: dict[int, AfterBlock] = {}
         self._embedding = embedding
         self.norm = norm
-        self._rotary = rotary
+        self.rotary = rotary
         self._limit = limit
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes; what the embedding gives may come from elsewhere."""
+        return self.norm.weight.device
 
     def with_blocks(self, blocks: Sequence[Block]) -> "Llama":
         """Return one that has other blocks, and shares all the rest."""
-        return Llama(self._embedding, blocks, self.norm, self.head, self._rotary, self._limit)
+        return Llama(self._embedding, blocks, self.norm, self.head, self.rotary, self._limit)
 
     def slots(self) -> Iterator[tuple[Slot, ...]]:
         """Return the matrices of each layer; the last is the head."""
@@ -169,7 +174,8 @@ class Llama:
         """Return the hidden states (N, hidden) that the first block reads."""
         weight = self._embedding.weight
         # The rows first: where the model is quantised, the table is only mapped from its file.
-        return weight[torch.tensor(ids, device=weight.device)].to(self.head.dtype)
+        rows = weight[torch.tensor(ids, device=weight.device)]
+        return rows.to(self.device, self.head.dtype)
 
     def step(self, spans: Sequence[Span]) -> Step:
         """Return what the blocks need to read `spans`."""
@@ -182,4 +188,4 @@ class Llama:
                 start, seen, count = len(positions), span.cache.length, len(span.ids)
                 rows.append(Rows(slice(start, start + count), span, seen))
                 positions.extend(range(seen, seen + count))
-        return Step(tuple(rows), tuple(parts), *self._rotary.rows(positions))
+        return Step(tuple(rows), tuple(parts), *self.rotary.rows(positions))

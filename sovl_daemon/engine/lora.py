@@ -26,13 +26,15 @@ class LoraOptions:
     """Which layers get an adapter, and how much it can hold.
 
     What an adapter adds is multiplied by `alpha` / `rank`; `dropout` is the share of its inputs
-    that training leaves out; `targets` are names of layers, or ends of their dotted paths.
+    that training leaves out; `targets` are names of layers, or ends of their dotted paths; of them
+    those in the last `blocks` blocks of the network get adapters, in all of them if that is 0.
     """
 
     rank: int = 8
     alpha: int = 16
     dropout: float = 0.1
     targets: tuple[str, ...] = ("q_proj", "v_proj")
+    blocks: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +70,7 @@ def add_lora(network: Any, options: LoraOptions, *, device: torch.device, seed: 
     """Put fresh adapters, which change nothing yet, on the layers `options.targets` of `network`.
 
     They are float32 and lie on `device`, even where the network's own weights are on no device
-    (torch's "meta"). The same seed gives the same adapters.
+    (torch's "meta"). The same seed gives the same adapters, on every device.
 
     Raises:
         OptionError: the network has no such layers.
@@ -89,9 +91,12 @@ def add_lora(network: Any, options: LoraOptions, *, device: torch.device, seed: 
         except ValueError as error:
             raise OptionError(f"lora_target_modules: {error}") from error
         for layer in lora_layers(adapted).values():
-            for part in (layer.lora_A, layer.lora_B):
-                part.to_empty(device=device)
+            parts = (layer.lora_A, layer.lora_B)
+            for part in parts:
+                part.to_empty(device="cpu")
             layer.reset_lora_parameters(ADAPTER, True)
+            for part in parts:
+                part.to(device)
     adapted.eval()
     return adapted
 
@@ -100,6 +105,25 @@ def lora_layers(adapted: PeftModel) -> dict[str, Any]:
     """Return the layers with adapters by their name in the network."""
     network = adapted.get_base_model()
     return {name: each for name, each in network.named_modules() if isinstance(each, LoraLayer)}
+
+
+def in_last_blocks(network: Any, targets: Sequence[str], blocks: int) -> tuple[str, ...]:
+    """Return the full names of the layers that `targets` means, of the last `blocks` blocks.
+
+    What lies below them needs no gradient, and is read once a night. Without blocks, `targets`.
+    """
+    if not blocks:
+        return tuple(targets)
+    names = [name for name, module in network.named_modules() if _adaptable(module)]
+    found = {
+        name: _block_of(name) for name in names if any(_found(each, [name]) for each in targets)
+    }
+    last = max(found.values(), default=0)
+    return tuple(name for name, block in found.items() if block > last - blocks)
+
+
+def _block_of(name: str) -> int:
+    return next((int(part) for part in name.split(".") if part.isdigit()), 0)
 
 
 def _adaptable(module: Any) -> bool:

@@ -11,6 +11,7 @@ import torch
 from torch.nn import functional
 
 from sovl_daemon.engine import quantise
+from sovl_daemon.engine.bnb_matrix import BnbInt4Matrix, BnbInt8Matrix
 from sovl_daemon.engine.precision import Precision
 from sovl_daemon.engine.quantise import INT4_GROUP
 from sovl_daemon.engine.vnni_matrix import HAS_VNNI, VnniMatrix
@@ -129,23 +130,33 @@ class Int4Matrix:
 
 
 def stack(
-    parts: Sequence[torch.Tensor], dtype: torch.dtype, precision: Precision, *, few_rows: bool
+    parts: Sequence[torch.Tensor],
+    dtype: torch.dtype,
+    precision: Precision,
+    *,
+    few_rows: bool,
+    device: torch.device | None = None,
 ) -> Matrix:
     """Hold matrices of one width, one below the other; nothing shares memory with `parts`.
 
-    They are taken as `dtype`, then held in `precision`. `few_rows` tells that they will rarely
-    multiply more than some ten rows at once.
+    They are taken as `dtype`, then held in `precision` on `device`, that of `parts` if none is
+    given. `few_rows` tells that they will rarely multiply more than some ten rows at once.
     """
+    place = device or parts[0].device
     if precision in ("fp32", "fp16"):
-        return PlainMatrix(_joined(parts, dtype), precision)
+        return PlainMatrix(_joined(parts, dtype, place), precision)
+    if place.type == "cuda":
+        return (BnbInt8Matrix if precision == "int8" else BnbInt4Matrix)(parts, dtype, place)
     if precision == "int4":
         return Int4Matrix(parts, dtype)
     # Over a long prompt it is the slower one, and there is no fast way back to its weights.
     return (VnniMatrix if HAS_VNNI and few_rows else Int8Matrix)(parts, dtype)
 
 
-def _joined(parts: Sequence[torch.Tensor], dtype: torch.dtype) -> torch.Tensor:
-    whole = parts[0].new_empty(_shape(parts), dtype=dtype)
+def _joined(
+    parts: Sequence[torch.Tensor], dtype: torch.dtype, device: torch.device
+) -> torch.Tensor:
+    whole = torch.empty(_shape(parts), dtype=dtype, device=device)
     for rows, part in zip(whole.split([len(part) for part in parts]), parts, strict=True):
         rows.copy_(part)
     return whole

@@ -36,7 +36,7 @@ from sovl_daemon.engine.precision import (
     unquantised,
 )
 from sovl_daemon.engine.span import Span
-from sovl_daemon.engine.switch import PrecisionSwitch, possible_precisions
+from sovl_daemon.engine.switch import PrecisionSwitch, obstacle, possible_precisions
 
 _WARM_UP_TOKENS = 16
 
@@ -99,14 +99,21 @@ class LoadedModel:
         return frozenset([ids] if isinstance(ids, int) else ids or ())
 
     @property
+    def plain(self) -> Precision:
+        """The precision it was loaded in."""
+        return unquantised(self.precision.dtype)
+
+    @property
     def precisions(self) -> list[Precision]:
-        """The precisions its weights can be held in, the one it was loaded in first."""
+        """The precisions its weights can be held in, `plain` first."""
         if self.lean is None or self.master is None:
-            return [unquantised(self.precision.dtype)]
+            return [self.plain]
         return possible_precisions(self.lean)
 
     def switch(self, precision: Precision) -> PrecisionSwitch | None:
         """Return what will hold the weights in `precision`, None where there is but one.
+
+        The first time on a GPU this takes seconds.
 
         Raises:
             OptionError: this model cannot be held so here.
@@ -114,9 +121,10 @@ class LoadedModel:
         """
         allowed = self.precisions
         if precision not in allowed:
+            why = obstacle(self.lean) if self.lean is not None else ""
             raise OptionError(
                 f"precision {precision!r} is not possible for this {type(self.network).__name__} "
-                f"on {self.device.type}: use {' or '.join(allowed)}"
+                f"on {self.device.type}: use {' or '.join(allowed)}{why and f' ({why})'}"
             )
         if self.lean is None or self.master is None:
             return None
@@ -187,6 +195,8 @@ class LoadedModel:
         return next(each for each in lists if len(each) == self.layers)
 
     def _after_block(self, function: AfterBlock, block: Any, inputs: Any, output: Any) -> Any:
+        if not self._reading:
+            return output
         if isinstance(output, torch.Tensor):
             return function(output[0], self._reading)[None]
         return (function(output[0][0], self._reading)[None], *output[1:])
@@ -236,7 +246,7 @@ def load_model(
     text_config = config.get_text_config(decoder=True)
     max_context = getattr(text_config, "max_position_embeddings", None)
     lean = find_llama(network)
-    return_free_memory()
+    return_free_memory(place)
     return LoadedModel(network, place, precision, max_context, lean, Master(path), path)
 
 

@@ -6,7 +6,7 @@ import torch
 
 INT4_GROUP = 32
 # Weights quantised at once, so that their float32 copies stay small beside the matrix.
-_AT_ONCE = 2**19
+_AT_ONCE = 2**18
 # The packed 4-bit operator lays out this many rows together.
 _PACKING_BLOCK = 64
 

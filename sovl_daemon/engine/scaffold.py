@@ -8,21 +8,30 @@ precision they are, so that only the adapters take memory. Every other runs thro
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
-from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from sovl_daemon.engine.chat import ChatTokenizer
 from sovl_daemon.engine.errors import OptionError
 from sovl_daemon.engine.kv_cache import Cache, NetworkCache
 from sovl_daemon.engine.llama import Block, Llama
-from sovl_daemon.engine.lora import ADAPTER, LoraOptions, add_lora, choose_targets, lora_layers
+from sovl_daemon.engine.lora import (
+    ADAPTER,
+    LoraOptions,
+    add_lora,
+    choose_targets,
+    in_last_blocks,
+    lora_layers,
+)
 from sovl_daemon.engine.model import LoadedModel, load_model
 from sovl_daemon.engine.slot import Slot
 from sovl_daemon.engine.span import Span
 from sovl_daemon.engine.token_map import TokenMap, identical
+
+if TYPE_CHECKING:  # `lora` is the one that imports peft, with its complaints silenced
+    from peft import PeftModel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +51,7 @@ class FusionOptions:
 class Scaffold(Protocol):
     """What fusion needs of a scaffold; `note` tells what was decided for the user."""
 
-    adapters: PeftModel
+    adapters: "PeftModel"
     width: int
     note: str
 
@@ -83,7 +92,8 @@ def make_scaffold(model: LoadedModel, options: LoraOptions, *, seed: int) -> Sca
 
     """
     targets = choose_targets(model.network, options.targets)
-    options = replace(options, targets=targets.names)
+    names = in_last_blocks(model.network, targets.names, options.blocks)
+    options = replace(options, targets=names)
     if model.lean is None:
         return NetworkScaffold(model, options, targets.note, seed=seed)
     return LeanScaffold(model, model.lean, options, targets.note, seed=seed)
@@ -120,7 +130,7 @@ class LeanScaffold:
     """A scaffold that runs through a lean forward pass, whose matrices it shares.
 
     The adapters are peft's, on a twin of the network without weights of its own, so that the
-    network and the names of its weights stay as they are.
+    network and the names of its weights stay as they are. `lean` is that pass, its blocks adapted.
     """
 
     def __init__(
@@ -138,16 +148,16 @@ class LeanScaffold:
             raise OptionError(
                 f"lora_target_modules: no adapter fits on {min(unused)}: name layers of the blocks"
             )
-        self._lean = lean.with_blocks(blocks)
+        self.lean = lean.with_blocks(blocks)
 
     def new_cache(self) -> Cache:
         """Return an empty cache for one conversation."""
-        return self._lean.new_cache()
+        return self.lean.new_cache()
 
     def read(self, ids: Sequence[int], cache: Any) -> torch.Tensor:
         """Read `ids` after what `cache` holds; return their hidden states (T, width)."""
-        x, _ = self._lean.read([Span(ids, cache)])
-        return self._lean.norm(x)
+        x, _ = self.lean.read([Span(ids, cache)])
+        return self.lean.norm(x)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

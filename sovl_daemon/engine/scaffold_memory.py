@@ -1,21 +1,22 @@
 """What the scaffold remembers of one conversation."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
-from sovl_daemon.engine.cross_attention import KeysValues
+from sovl_daemon.engine.cross_attention import CrossAttention, KeysValues
 
 
 @dataclass(slots=True, eq=False)
 class ScaffoldMemory:
-    """The scaffold's hidden states (S, width) over what the base has been told.
+    """The scaffold's hidden states (D + S, width) over dreams and over what the base was told.
 
-    `cache` is the scaffold's own; `ends` tells, for each position of the base, how many of the S
-    states are of it or before it; `weights` are those of the token map. The base's positions from
-    `since` on look into the memory: the end of the prompt and the answer. Those before it are
+    The first D, `dreamt`, are of dreams and stay. `cache` is the scaffold's own; `ends` tells, for
+    each position of the base, how many of the S states are of it or before it; `weights` of all
+    D + S multiply attention: those of the dreams, and those of the token map. The base's positions
+    from `since` on look into the memory: the end of the prompt and the answer. Those before it are
     read as the plain base reads them.
     """
 
@@ -24,7 +25,8 @@ class ScaffoldMemory:
     ends: list[int] = field(default_factory=list)
     weights: list[float] = field(default_factory=list)
     since: int = 0
-    _seen: dict[object, KeysValues] = field(default_factory=dict)
+    dreamt: int = 0
+    _seen: dict[CrossAttention, KeysValues] = field(default_factory=dict)
 
     @property
     def length(self) -> int:
@@ -45,7 +47,6 @@ class ScaffoldMemory:
         self.weights += weights
         for count in counts:
             self.ends.append((self.ends[-1] if self.ends else 0) + count)
-        self._seen.clear()
 
     def truncate(self, length: int) -> None:
         """Forget the base's positions from `length` on."""
@@ -53,10 +54,11 @@ class ScaffoldMemory:
             return
         del self.ends[length:]
         kept = self.ends[-1] if self.ends else 0
-        self.hidden = self.hidden[:kept].clone()
-        del self.weights[kept:]
+        states = self.dreamt + kept
+        self.hidden = self.hidden[:states].clone()
+        del self.weights[states:]
         self.cache.truncate(kept)
-        self._seen.clear()
+        self._seen = self._seen_until(states)
 
     def fork(self, length: int) -> "ScaffoldMemory":
         """Return a memory of the first `length` positions; neither hears of the other's new ones.
@@ -67,22 +69,37 @@ class ScaffoldMemory:
         """
         ends = self.ends[:length]
         kept = ends[-1] if ends else 0
+        states = self.dreamt + kept
         return ScaffoldMemory(
-            self.cache.fork(kept), self.hidden[:kept], ends, self.weights[:kept], self.since
+            self.cache.fork(kept),
+            self.hidden[:states],
+            ends,
+            self.weights[:states],
+            self.since,
+            self.dreamt,
+            self._seen_until(states),
         )
 
     def compact(self) -> None:
-        """Hold no more than what cannot be made again quickly."""
+        """Give back the room for tokens that may never come."""
         self.cache.compact()
-        self._seen.clear()
 
-    def seen_by(
-        self, layer: object, project: Callable[[torch.Tensor, torch.Tensor | None], KeysValues]
-    ) -> KeysValues:
-        """Return keys and values for `layer`, projected when it asks for the first time."""
-        if layer not in self._seen:
-            self._seen[layer] = project(self.hidden, self._bias())
-        return self._seen[layer]
+    def seen_by(self, layer: CrossAttention) -> KeysValues:
+        """Return keys and values for `layer`; each state is projected once, at the first look."""
+        seen = self._seen.get(layer)
+        if seen is None or seen.keys.shape[1] != self.hidden.shape[0]:
+            seen = self._seen[layer] = self._look(layer, seen)
+        return seen
+
+    def _look(self, layer: CrossAttention, before: KeysValues | None) -> KeysValues:
+        if before is None:
+            return KeysValues(*layer.project(self.hidden), self._bias())
+        keys, values = layer.project(self.hidden[before.keys.shape[1] :])
+        keys, values = torch.cat((before.keys, keys), 1), torch.cat((before.values, values), 1)
+        return KeysValues(keys, values, self._bias())
+
+    def _seen_until(self, states: int) -> dict[CrossAttention, KeysValues]:
+        return {layer: seen.until(states) for layer, seen in self._seen.items()}
 
     def _bias(self) -> torch.Tensor | None:
         """Return the logarithms of the weights (1, S): a weight multiplies the attention."""

@@ -16,14 +16,15 @@ class Slot:
 
     `modules` are the network's layers whose weights it holds, one below the other; `names` those
     weights in the model's file. As long as the matrix is plain, the network's weights are views of
-    it, so both are one in memory. Else the network's are those of the file, mapped. `few_rows` as
-    in `stack`.
+    it, so both are one in memory. Else the network's are those of the file, mapped, whichever
+    `device` the matrix is on. `few_rows` as in `stack`.
     """
 
     names: tuple[str, ...]
     modules: tuple[Any, ...]
     matrix: Matrix
     dtype: torch.dtype
+    device: torch.device
     tied: tuple[Any, ...] = ()
     few_rows: bool = False
 
@@ -39,15 +40,16 @@ class Slot:
     ) -> "Slot":
         """Take over the weights of `modules`, and of those `tied` to the first of them."""
         weights = [module.weight.data for module in modules]
-        dtype = weights[0].dtype
-        plain = PlainMatrix(weights[0], precision)
-        slot = cls(tuple(names), tuple(modules), plain, dtype, tuple(tied), few_rows)
+        plain, like = PlainMatrix(weights[0], precision), weights[0]
+        slot = cls(
+            tuple(names), tuple(modules), plain, like.dtype, like.device, tuple(tied), few_rows
+        )
         slot.hold(weights, precision)
         return slot
 
     def hold(self, weights: Sequence[torch.Tensor], precision: Precision) -> None:
         """Hold `weights`, as many as there are modules, in `precision`."""
-        matrix = stack(weights, self.dtype, precision, few_rows=self.few_rows)
+        matrix = stack(weights, self.dtype, precision, few_rows=self.few_rows, device=self.device)
         if isinstance(matrix, PlainMatrix):
             weights = matrix.weight.split([len(weight) for weight in weights])
         for module, weight in zip(self.modules, weights, strict=True):

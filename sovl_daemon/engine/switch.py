@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import torch
 
+from sovl_daemon.engine import bnb_matrix
 from sovl_daemon.engine.allocator import return_free_memory
 from sovl_daemon.engine.llama import Llama
 from sovl_daemon.engine.master import Master
@@ -26,6 +27,7 @@ class PrecisionSwitch:
         self._master = master
         self._precision = precision
         self._head = model.head
+        self._device = model.device
         self._layers = iter(_in_order(model, precision))
         self._done: list[tuple[Slot, Precision]] = []
 
@@ -42,7 +44,7 @@ class PrecisionSwitch:
             if before != after:
                 self._hold(slot, after)
                 self._done.append((slot, before))
-        return_free_memory()
+        return_free_memory(self._device)
         return layer is not None
 
     def roll_back(self) -> None:
@@ -52,7 +54,7 @@ class PrecisionSwitch:
             slot, precision = self._done[-1]
             self._hold(slot, precision)
             self._done.pop()
-        return_free_memory()
+        return_free_memory(self._device)
 
     def _for(self, slot: Slot) -> Precision:
         # 4 bits in the head alone cost SmolLM2-135M 4.7 % of perplexity, in all blocks 0.2 %.
@@ -66,11 +68,24 @@ class PrecisionSwitch:
 def possible_precisions(model: Llama) -> list[Precision]:
     """Return the precisions `model` can be held in: the one it was loaded in first."""
     plain: list[Precision] = [unquantised(model.head.dtype)]
-    # The packed kernels are a CPU's.
-    if model.norm.weight.device.type != "cpu":
+    if obstacle(model):
         return plain
     grouped = all(width % INT4_GROUP == 0 for width in _widths(model))
     return [*plain, "int8", "int4"] if grouped else [*plain, "int8"]
+
+
+def obstacle(model: Llama) -> str:
+    """Return in one line why `model` cannot be held in fewer bits, empty if it can.
+
+    The first time on a GPU this takes seconds.
+    """
+    match model.device.type:
+        case "cpu":
+            return ""
+        case "cuda":
+            return bnb_matrix.obstacle(model.device)
+        case other:
+            return f"there are no matrices of fewer bits for {other}"
 
 
 def _widths(model: Llama) -> Iterator[int]:

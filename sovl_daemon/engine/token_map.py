@@ -92,6 +92,10 @@ class TokenMap:
             self._ids[base_id] = (base_id,) if self._same else self._translated(base_id)
         return self._ids[base_id]
 
+    def has_words_for(self, base_id: int) -> bool:
+        """Tell whether the scaffold has tokens of its own for a base token, no mere stand-in."""
+        return self._same or bool(self._found(base_id))
+
     def weight(self, base_id: int) -> float:
         """Return the weight of a base token now, in 0.1..2.0; 1.0 if it was never met."""
         if base_id not in self._weights:
@@ -162,11 +166,12 @@ class TokenMap:
         return self.weight(base_id)
 
     def _translated(self, base_id: int) -> tuple[int, ...]:
+        return self._shortened(self._found(base_id)) or (self._stand_in(),)
+
+    def _found(self, base_id: int) -> list[int]:
         if base_id in self._specials:
-            found = self._special(base_id)
-        else:
-            found = self._scaffold_bytes.write(self._bytes(base_id))
-        return self._shortened(found) or (self._stand_in(),)
+            return self._special(base_id)
+        return self._scaffold_bytes.write(self._bytes(base_id))
 
     def _special(self, base_id: int) -> list[int]:
         for role in _ROLES:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -33,8 +34,10 @@ _SCHEMA = (
     CREATE TABLE identity (value TEXT NOT NULL) STRICT;
     INSERT INTO identity SELECT lower(hex(randomblob(16)));
     """,
+    "CREATE INDEX by_prompt ON interactions (prompt);",
+    "ALTER TABLE interactions ADD COLUMN question TEXT;",
 )
-_FIELDS = "command, conversation, prompt, response, tokens, confidence, time, id"
+_FIELDS = "command, conversation, prompt, response, tokens, confidence, time, id, question"
 
 
 class StoreError(Exception):
@@ -46,6 +49,7 @@ class Interaction:
     """One exchange. `command` is the id of the command it answered, `time` seconds since the epoch.
 
     `confidence` is the mean probability of the chosen tokens, 0 to 1; None when unknown.
+    `question` is what the mind had asked by itself and the prompt answers; None if it had not.
     """
 
     command: str
@@ -56,6 +60,7 @@ class Interaction:
     confidence: float | None
     time: float = 0.0
     id: int = 0
+    question: str | None = None
 
 
 class InteractionStore:
@@ -115,8 +120,8 @@ class InteractionStore:
         fields = asdict(interaction) | {"time": interaction.time or time.time()}
         self._db.execute(
             "INSERT INTO interactions"
-            " (command, time, conversation, prompt, response, tokens, confidence) VALUES"
-            " (:command, :time, :conversation, :prompt, :response, :tokens, :confidence)"
+            " (command, time, conversation, prompt, response, tokens, confidence, question) VALUES"
+            " (:command, :time, :conversation, :prompt, :response, :tokens, :confidence, :question)"
             " ON CONFLICT (command) DO NOTHING",
             fields,
         )
@@ -124,6 +129,20 @@ class InteractionStore:
             "SELECT id FROM interactions WHERE command = ?", (interaction.command,)
         ).fetchone()
         return int(row[0])
+
+    def some(self, ids: Sequence[int]) -> list[Interaction]:
+        """The interactions of these ids, oldest first; ids that none has are left out."""
+        rows = self._db.execute(
+            f"SELECT {_FIELDS} FROM interactions WHERE id IN"  # noqa: S608 - as below
+            " (SELECT value FROM json_each(?)) ORDER BY id",
+            (json.dumps(list(ids)),),
+        ).fetchall()
+        return [Interaction(*row) for row in rows]
+
+    def has_prompt(self, prompt: str) -> bool:
+        """Tell whether this was ever said before, to the letter."""
+        found = self._db.execute("SELECT 1 FROM interactions WHERE prompt = ? LIMIT 1", (prompt,))
+        return found.fetchone() is not None
 
     def recent(self, limit: int, conversation: str | None = None) -> list[Interaction]:
         """The last `limit` interactions (of one conversation), oldest first."""
@@ -140,10 +159,7 @@ class InteractionStore:
 
         Raises StoreError when the file turns out to be damaged.
         """
-        query = (
-            "SELECT command, conversation, prompt, response, tokens, confidence, time, id"
-            " FROM interactions WHERE time >= ? ORDER BY id"
-        )
+        query = f"SELECT {_FIELDS} FROM interactions WHERE time >= ? ORDER BY id"  # noqa: S608
         try:
             with closing(self._db.execute(query, (moment,))) as rows:
                 yield from (Interaction(*row) for row in rows)
@@ -164,6 +180,15 @@ class InteractionStore:
         rows = self._db.execute(
             f"SELECT {_FIELDS} FROM interactions WHERE id NOT IN"  # noqa: S608 - as above
             " (SELECT interaction FROM learned) ORDER BY id LIMIT ?",
+            (limit,),
+        ).fetchall()
+        return [Interaction(*row) for row in rows]
+
+    def learned(self, limit: int) -> list[Interaction]:
+        """The last `limit` interactions that some generation has learned, newest first."""
+        rows = self._db.execute(
+            f"SELECT {_FIELDS} FROM interactions WHERE id IN"  # noqa: S608 - as above
+            " (SELECT interaction FROM learned) ORDER BY id DESC LIMIT ?",
             (limit,),
         ).fetchall()
         return [Interaction(*row) for row in rows]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 SILENCE_S = 20.0
 """It asks nothing unprompted before nobody has spoken for so long."""
 COOLDOWN_S = 60.0
-"""The least time between two eruptions of curiosity."""
+"""The least time between two eruptions of curiosity, and between one and asking back."""
 
 _IGNORANCE, _NOVELTY = 0.7, 0.3
 _UNPROMPTED, _IN_A_REPLY = 0.9, 0.8
@@ -92,6 +92,22 @@ class Pressure:
 
     def _moved(self, by: float) -> "Pressure":
         return Pressure(min(max(self.value + by, 0.0), 1.0))
+
+
+@dataclass(frozen=True, slots=True)
+class OpenQuestion:
+    """A question of its own that nobody has answered yet.
+
+    `asked_at` counts seconds on any clock. With a `conversation` it asked there alone.
+    """
+
+    text: str
+    asked_at: float
+    conversation: str | None = None
+
+    def answered_by(self, conversation: str, said_at: float) -> bool:
+        """Whether a prompt of this time answers it: the first one after it, where it asked."""
+        return said_at >= self.asked_at and self.conversation in (None, conversation)
 
 
 @dataclass(frozen=True, slots=True)

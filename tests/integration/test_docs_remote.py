@@ -110,7 +110,10 @@ def check_revocation(machines: Machines, keys: Path, block: str) -> None:
 
 
 def test_listening_without_a_key_is_refused(runtime: Path) -> None:
-    settings = {"agents.disabled": ["generator"], "bus.listen": f"tcp://127.0.0.1:{free_ports()}"}
+    settings = {
+        "agents.disabled": ["generator", "dreamer", "trainer", "curiosity", "gestation"],
+        "bus.listen": f"tcp://127.0.0.1:{free_ports()}",
+    }
     daemon = Daemon(runtime, **settings).start()
     assert daemon.process is not None
     assert daemon.process.wait(30) == 78

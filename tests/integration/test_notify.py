@@ -63,7 +63,7 @@ def test_ready_comes_when_the_critical_agents_are_and_the_watchdog_is_patted(
     with managed(runtime, echo_package, f"@{runtime.name}", **watchdog) as (manager, daemon):
         manager.listen(manager.has("READY=1"))
         statuses = [word for word in manager.heard if word.startswith("STATUS=")]
-        assert statuses[0].startswith("STATUS=starting: scribe: ")
+        assert statuses[0].startswith("STATUS=starting: mind: ")
         assert statuses[-1] == "STATUS=ready"
         manager.listen(lambda: len(manager.when("WATCHDOG=1")) >= 6)
         pats = manager.when("WATCHDOG=1")

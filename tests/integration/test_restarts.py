@@ -20,7 +20,7 @@ from sovl_daemon.client import CommandError
 from tests.daemon import Daemon, running, until
 
 FRAIL = {
-    "agents.disabled": ["generator"],
+    "agents.disabled": ["generator", "dreamer", "trainer", "curiosity", "gestation"],
     "agents.placement": {"echo": "host"},
     "supervision.restart_intensity": 100,
     "supervision.backoff_initial_s": 0.05,
@@ -84,7 +84,7 @@ def workers(daemon: Daemon) -> list[psutil.Process]:
 
 def test_who_leans_on_it_is_started_again_with_it(daemon: Daemon) -> None:
     before = Look(daemon)
-    assert list(before.restarts) == ["scribe", "frail", "health", "host"]
+    assert list(before.restarts) == ["mind", "scribe", "frail", "health", "host"]
     os.kill(before.pid("frail"), signal.SIGKILL)
     now = well_again(daemon, before, "frail", "echo")
     assert now.since(before) == {"frail", "health", "host"}

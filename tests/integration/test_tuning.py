@@ -22,7 +22,8 @@ def logged(daemon: Daemon, event: str) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    with running(tmp_path_factory.mktemp("tuning")) as running_daemon:
+    layers = {"core_config.cross_attn_layers": [5, 7]}
+    with running(tmp_path_factory.mktemp("tuning"), **layers) as running_daemon:
         logged(running_daemon, "scaffold.ready")
         yield running_daemon
 

@@ -62,7 +62,6 @@ MANUAL_RANGES = {
 }
 
 MANUAL_EXAMPLES = {
-    "cross_attn_layers": (5, 7),
     "custom_layers": (0, 2, 4),
     "valid_split_ratio": 0.2,
     "random_seed": 42,
@@ -70,7 +69,6 @@ MANUAL_EXAMPLES = {
     "lora_rank": 8,
     "lora_alpha": 16,
     "lora_dropout": 0.1,
-    "learning_rate": 2e-5,
     "train_epochs": 3,
     "batch_size": 2,
     "max_seq_length": 512,

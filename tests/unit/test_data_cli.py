@@ -187,7 +187,7 @@ def test_a_store_in_use_is_read_and_left_alone(database: Path, tmp_path: Path) -
     ("content", "problem"),
     [
         (b"no database " * 500, "file is not a database; restore it from a backup"),
-        (b"", "has schema 0, not 2; start SOVL, or update it"),
+        (b"", "has schema 0, not 4; start SOVL, or update it"),
     ],
 )
 def test_a_damaged_or_strange_store_is_one_line(

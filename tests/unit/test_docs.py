@@ -30,6 +30,16 @@ NOT_SETTINGS = {  # names of topics, modules and files that look like one
     "bus.subscriber_cut",
     "config.changed",
     "config.refused",
+    "night.ended",
+    "night.progress",
+    "night.resumed",
+    "night.rolled_back",
+    "night.started",
+    "night.unfinished",
+    "state.begun_anew",
+    "state.loaded",
+    "state.refused",
+    "state.unfit",
 }
 ECHO = ROOT / "tests" / "fixtures" / "sovl-echo"
 

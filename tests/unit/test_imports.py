@@ -17,6 +17,7 @@ LIBRARIES = (
     "sovl_daemon.mind",
     "sovl_daemon.state",
     "sovl_daemon.control",
+    "sovl_daemon.night",
 )
 ALLOWED = {
     "config": ("config",),
@@ -25,6 +26,7 @@ ALLOWED = {
     "sovl_daemon/models": ("sovl_daemon.models",),
     "sovl_daemon/memory": ("sovl_daemon.memory",),
     "sovl_daemon/mind": ("sovl_daemon.mind", "config"),
+    "sovl_daemon/night": ("sovl_daemon.night", "sovl_daemon.engine"),
     "sovl_daemon/state": ("sovl_daemon.state", "sovl_daemon.models"),
     "sovl_daemon/control": ("sovl_daemon.control",),
     "sovl_daemon/client": ("sovl_daemon.client", "bus", "config"),

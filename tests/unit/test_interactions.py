@@ -39,6 +39,15 @@ def test_recent_is_oldest_first_and_of_one_conversation(tmp_path: Path) -> None:
     assert store.recent(5, "nobody") == []
 
 
+def test_it_is_kept_which_question_was_answered(tmp_path: Path) -> None:
+    store = InteractionStore(tmp_path / "db")
+    store.add(exchange(1))
+    store.add(replace(exchange(2), question="What is rain?"))
+    assert [each.question for each in store.recent(5)] == [None, "What is rain?"]
+    assert [each.question for each in store.unlearned(5)] == [None, "What is rain?"]
+    assert [each.question for each in store.since()] == [None, "What is rain?"]
+
+
 def test_since_has_everything_from_a_moment_on(tmp_path: Path) -> None:
     store = InteractionStore(tmp_path / "db")
     for number in range(1, 6):
@@ -170,16 +179,20 @@ def test_each_database_has_an_identity_that_stays(tmp_path: Path) -> None:
     assert InteractionStore(tmp_path / "other").identity != identity
 
 
-def test_the_first_schema_goes_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize("version", range(1, len(_SCHEMA)))
+def test_earlier_schemas_go_on(tmp_path: Path, version: int) -> None:
     with sqlite3.connect(tmp_path / "db") as database:
-        database.executescript(_SCHEMA[0] + "PRAGMA user_version = 1;")
+        database.executescript("".join(_SCHEMA[:version]) + f"PRAGMA user_version = {version};")
         database.execute(
             "INSERT INTO interactions (command, time, conversation, prompt, response, tokens)"
             " VALUES ('c', 1, 'a', 'q', 'r', 1)"
         )
     store = InteractionStore(tmp_path / "db")
     assert ids(store.unlearned(9)) == [1]
-    store.mark_learned([1], 1)
+    assert store.recent(1)[0].question is None
+    store.add(replace(exchange(2), question="Why?"))
+    assert store.recent(1)[0].question == "Why?"
+    store.mark_learned([1, 2], 1)
     assert store.unlearned_count() == 0
     assert len(store.identity) == 32
 

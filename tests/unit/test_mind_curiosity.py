@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sovl_daemon.mind.curiosity import (
+    OpenQuestion,
     Pressure,
     QuestionQueue,
     curiosity,
@@ -147,6 +148,23 @@ def test_time_does_not_run_backwards() -> None:
 
 
 # The questions
+
+
+@pytest.mark.parametrize(
+    ("asked_in", "said_in", "said_at", "answers"),
+    [
+        (None, "a", 5.1, True),
+        (None, "a", 5.0, True),
+        (None, "a", 4.9, False),  # it was being answered when the question came
+        ("a", "a", 5.1, True),
+        ("a", "b", 5.1, False),
+    ],
+)
+def test_what_is_said_next_where_it_asked_answers(
+    asked_in: str | None, said_in: str, said_at: float, answers: bool
+) -> None:
+    question = OpenQuestion("why?", 5.0, asked_in)
+    assert question.answered_by(said_in, said_at) is answers
 
 
 def test_questions_are_asked_in_their_order() -> None:

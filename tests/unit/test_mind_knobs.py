@@ -1,6 +1,7 @@
 """Every knob that the mind's modules read changes what they do: one row of a table each."""
 
 import ast
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from sovl_daemon.mind import dreams, lifecycle, sleep, wake
 from sovl_daemon.mind.dreams import DreamMemory, DreamReason
 from sovl_daemon.mind.history import History
 from sovl_daemon.mind.state import Mind
-from sovl_daemon.mind.temperament import Temperament
+from sovl_daemon.mind.temperament import Temperament, sampling_temperature
 
 MODULES = ("curiosity", "dreams", "lifecycle", "simulation", "sleep", "state", "visitor", "wake")
 STEADY, SWINGING = (0.6,) * 5, (0.2, 0.9, 0.2, 0.9, 0.9)
@@ -79,7 +80,7 @@ TABLE: dict[str, tuple[Any, Observable, Any, Any]] = {
     "lifecycle_curve": ("exponential", slept, 0.268941, 0.451188),
     "sigmoid_scale": (1.0, slept, 0.268941, 0.119203),
     "sigmoid_shift": (3.0, slept, 0.268941, 0.5),
-    "learning_rate": (2e-4, lambda _, t: lifecycle.night_learning_rate(0, t), 1e-5, 1e-4),
+    "learning_rate": (2e-4, lambda _, t: lifecycle.night_learning_rate(0, t), 4e-3, 1e-4),
     "enable_lifecycle_weighting": (False, slept, 0.268941, 1),
     "enable_sleep_training": (False, slept, 0.268941, 0),
     # Sleep
@@ -88,6 +89,8 @@ TABLE: dict[str, tuple[Any, Observable, Any, Any]] = {
     "sleep_log_min": (5, lambda c, _: why_sleep(c, 5, 0.8), None, "ready"),
     "sleep_time_factor": (2.5, lambda c, _: sleep.longest_night(10, c), 600, 1500),
     "is_sleeping": (True, lambda c, _: Mind.born(c).asleep, False, True),
+    # Temperature
+    "base_temperature": (1.0, lambda c, _: sampling_temperature(0.4, c, random.Random(0)), 0.7, 1),
     # Dreams
     "enable_dreaming": (False, lambda c, _: SWINGS.dream_reason(c), "swing", None),
     "dream_swing_var": (0.15, lambda c, _: SWINGS.dream_reason(c), "swing", None),

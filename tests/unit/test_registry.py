@@ -14,8 +14,11 @@ def settings(**overrides: str):
 def test_shipped_agents_in_start_order() -> None:
     found = groups(settings(), find_agents(settings()))
     assert [(group.title, group.process, group.critical) for group in found] == [
+        ("mind", "hub", True),
         ("scribe", "hub", True),
         ("host", "host", True),
+        ("curiosity", "hub", False),
+        ("gestation", "hub", False),
         ("health", "hub", False),
     ]
 
@@ -24,8 +27,11 @@ def test_agents_of_one_process_are_one_group() -> None:
     together = settings(agents__placement='{"health": "host"}')
     found = groups(together, find_agents(together))
     assert [(group.title, group.agents) for group in found] == [
+        ("mind", ("mind",)),
         ("scribe", ("scribe",)),
-        ("host", ("generator", "health")),
+        ("host", ("dreamer", "generator", "health", "trainer")),
+        ("curiosity", ("curiosity",)),
+        ("gestation", ("gestation",)),
     ]
 
 

@@ -1,0 +1,56 @@
+"""What a dry run asks first: whether base and scaffold fit together."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from agents.tuning import Tuning, fused_layers, influence_of
+from bus.errors import FatalError
+from config import Settings
+from sovl_daemon.engine.errors import EngineError
+from sovl_daemon.models import ModelError
+
+_SCAFFOLD = "core_config.scaffold_model_name"
+_OF_LORA = "lora_target_modules: "
+
+
+def wanted(settings: Settings) -> bool:
+    """Tell whether the start is to ask."""
+    training = settings.training_config
+    return training.dry_run and training.dry_run_params.validate_architecture
+
+
+async def validate(tuning: Tuning) -> None:
+    """Put the scaffold beside the base, and log what they are together.
+
+    Raises:
+        FatalError: they do not fit; it names the key that says they should.
+
+    """
+    assert tuning.engine is not None  # noqa: S101 - called once there is one
+    with _blaming(_layers_key(tuning.settings)):
+        layers = fused_layers(tuning.settings, tuning.engine.model.layers)
+    with _blaming("fusion.layer_weights"):
+        influence_of(tuning.settings, 1.0).over(layers)
+    with _blaming(_SCAFFOLD):
+        await tuning.place_scaffold()
+        found = await tuning.engine.examine(layers)
+    tuning.log.info("architecture.valid", layers=layers, **dataclasses.asdict(found))
+
+
+def _layers_key(settings: Settings) -> str:
+    core = settings.core_config
+    return f"core_config.{'custom_layers' if core.use_dynamic_layers else 'cross_attn_layers'}"
+
+
+@contextmanager
+def _blaming(key: str) -> Iterator[None]:
+    """Make an error inside the block one that names `key`, or the one it names itself."""
+    try:
+        yield
+    except (EngineError, ModelError) as error:
+        text = str(error)
+        named = f"lora_config.{text}" if text.startswith(_OF_LORA) else f"{key}: {text}"
+        raise FatalError(named) from None

@@ -1,0 +1,276 @@
+"""The archive: what was learned, on disk; save, load, reset, and the way back after a crash."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import anyio
+import anyio.to_thread
+from pydantic import Field
+
+from agents.base import Agent, Job
+from agents.device import device
+from bus.commands import Arguments, NoArguments, command
+from bus.errors import BAD_ARGUMENT, CommandError, FatalError
+from config import Settings
+from sovl_daemon.engine.inbox import call
+from sovl_daemon.engine.priority import Priority
+from sovl_daemon.state import Generation, StateError, StateLocked, StateStore
+
+if TYPE_CHECKING:
+    from sovl_daemon.engine.engine import Engine
+    from sovl_daemon.state import StateWriter
+
+
+class SaveArguments(Arguments):
+    """What to call it."""
+
+    name: str | None = Field(
+        default=None, description="Its name; controls_config.save_path_prefix when left out."
+    )
+    force: bool = Field(default=False, description="Replace a save of that name.")
+
+
+class LoadArguments(Arguments):
+    """Where to go back to."""
+
+    name: str | None = Field(
+        default=None,
+        description="A save or the number of a generation; controls_config.save_path_prefix "
+        "when left out.",
+    )
+
+
+class Archive(Agent):
+    """The part of an agent that keeps what was learned; a dry run keeps nothing."""
+
+    home: ClassVar[str] = "host"
+
+    async def start(self) -> None:
+        """Become the one that writes. Raises FatalError where another one does."""
+        self._open = ExitStack()
+        self._changing = anyio.Lock()
+        self._writer: StateWriter | None = None
+        if self.settings.training_config.dry_run:
+            return
+        store = StateStore(self.paths.state_dir)
+        try:
+            self._writer = self._open.enter_context(store.writer(keep=self.settings.state.keep))
+        except StateLocked as error:
+            raise FatalError(str(error)) from None
+
+    async def stop(self) -> None:
+        """Let another one write."""
+        self._open.close()
+
+    async def on_settings(self, before: Settings) -> None:
+        """Keep as many generations as configured."""
+        if self._writer is not None:
+            self._writer.keep = self.settings.state.keep
+
+    async def wake_up(self) -> None:
+        """Become what was last committed, or the one before it where that is damaged."""
+        if self._writer is None:
+            return
+        try:
+            loaded = await anyio.to_thread.run_sync(self._writer.load)
+        except StateError as error:
+            self.log.error("state.refused", reason=str(error))
+            return
+        for refusal in loaded.refused:
+            self.log.error("state.refused", folder=str(refusal.folder), reason=refusal.reason)
+        if loaded.generation is None:
+            return
+        try:
+            # What was cut off between the commit and the mind's own note shows in its nights.
+            mind = bool(loaded.refused) or await self._lived_otherwise(loaded.generation)
+            await self._become(loaded.generation, mind=mind)
+        except CommandError as error:
+            # Answers are the plain base's until the models or ranks are those it was learned with.
+            self.log.error("state.unfit", reason=error.message)
+
+    @command(SaveArguments)
+    async def save(self, args: SaveArguments, job: Job) -> dict[str, Any]:
+        """Keep what was learned under a name; without one the default save is replaced."""
+        writer = self._required()
+        name = args.name or self.settings.controls_config.save_path_prefix
+        async with self._changing:
+            if not writer.store.numbers():
+                await self._commit_as_it_is("save")
+            work = partial(writer.save, name, replacing=args.force or args.name is None)
+            saved: Generation = await self._told(work)
+        number = saved.manifest.number
+        return {"text": f"State saved as {name} (generation {number})", "generation": number}
+
+    @command(LoadArguments)
+    async def load(self, args: LoadArguments, job: Job) -> dict[str, Any]:
+        """Go back to a save or a generation; `load` again undoes it."""
+        writer = self._required()
+        name = args.name or self.settings.controls_config.save_path_prefix
+        async with self._changing:
+            generation: Generation = await self._told(partial(writer.restore, name))
+            await self._become(generation, mind=True)
+        number = generation.manifest.number
+        text = f"Scaffold, cross-attention, token map and mind loaded from {name}"
+        return {"text": text, "generation": number}
+
+    @command()
+    async def reset(self, args: NoArguments, job: Job) -> dict[str, Any]:
+        """Forget all that was learned; the generations before stay and can be loaded."""
+        writer = self._required()
+        async with self._changing:
+            generation: Generation = await self._told(writer.reset)
+            await self._become(generation, mind=True)
+        number = generation.manifest.number
+        return {"text": f"New-born (generation {number})", "generation": number}
+
+    async def commit(
+        self,
+        state: Mapping[str, Any],
+        *,
+        reason: str,
+        metrics: Mapping[str, Any],
+        interactions: Sequence[int],
+        mind: Mapping[str, Any],
+        memory: str,
+    ) -> int | None:
+        """Write a generation; returns its number, None in a dry run."""
+        if self._writer is None:
+            return None
+        from sovl_daemon.engine.learned import adapters_of, attentions_of
+        from sovl_daemon.state import Contents
+
+        engine = await device.engine()
+        contents = Contents(
+            fusion=attentions_of(state),
+            scaffold=adapters_of(state),
+            token_map=await self._token_map(engine),
+            mind=mind,
+        )
+        work = partial(
+            self._writer.commit,
+            contents,
+            self._origin(memory),
+            reason=reason,
+            metrics=metrics,
+            interactions=interactions,
+        )
+        generation: Generation = await self._told(work)
+        await self._reconcile(generation)
+        return generation.manifest.number
+
+    async def keep_unfinished(
+        self,
+        training: Mapping[str, Any],
+        *,
+        of: str,
+        progress: Mapping[str, Any],
+        memory: str,
+        interactions: Sequence[int] = (),
+        best: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Write down how far a night or a training is, in place of what there was.
+
+        `of` names what it is about, `training` is what the learner needs to go on, `best` what it
+        would keep if it ended now.
+        """
+        if self._writer is None:
+            return
+        from sovl_daemon.engine.learned import adapters_of, attentions_of
+        from sovl_daemon.state import Contents
+
+        state = best or {}
+        work = partial(
+            self._writer.checkpoint,
+            Contents(fusion=attentions_of(state), scaffold=adapters_of(state), training=training),
+            self._origin(memory),
+            progress={"of": of, **progress},
+            interactions=interactions,
+        )
+        await anyio.to_thread.run_sync(work)
+
+    async def unfinished(self, of: str) -> Generation | None:
+        """What there is to go on with of the same; all else is forgotten, and why is logged."""
+        if self._writer is None:
+            return None
+        loaded = await anyio.to_thread.run_sync(self._writer.candidate)
+        for refusal in loaded.refused:
+            self.log.warning("state.begun_anew", reason=refusal.reason)
+        found = loaded.generation
+        if found is None or found.manifest.metrics.get("of") == of:
+            return found
+        self.log.warning("state.begun_anew", reason=f"it was of {found.manifest.metrics.get('of')}")
+        await self.discard_unfinished()
+        return None
+
+    async def discard_unfinished(self) -> None:
+        """Forget how far it was."""
+        if self._writer is not None:
+            await anyio.to_thread.run_sync(self._writer.discard_candidate)
+
+    def _origin(self, memory: str) -> Any:
+        """What a generation is made from."""
+        from sovl_daemon.state import Origin
+
+        core = self.settings.core_config
+        return Origin(base=core.base_model_name, scaffold=core.scaffold_model_name, memory=memory)
+
+    async def _commit_as_it_is(self, reason: str) -> None:
+        from sovl_daemon.engine.learned import tensors_of
+
+        engine = await device.engine()
+        assert engine.fusion is not None  # noqa: S101 - it is shared with its scaffold
+        state = await call(engine.thread, partial(tensors_of, engine.fusion), Priority.JUDGE)
+        mind = (await self.ask("mind_document"))["document"]
+        memory = (await self.ask("unlearned", limit=0))["memory"]
+        await self.commit(
+            state, reason=reason, metrics={}, interactions=[], mind=mind, memory=memory
+        )
+
+    async def _become(self, generation: Generation, *, mind: bool) -> None:
+        """Take over tensors, token map and notes; and the mind where that went back too."""
+        from sovl_daemon.engine.errors import EngineError
+        from sovl_daemon.engine.learned import take
+
+        engine = await device.engine()
+        assert engine.fusion is not None  # noqa: S101 - it is shared with its scaffold
+        state = {**generation.fusion("torch"), **generation.scaffold("torch")}
+        try:
+            await call(engine.thread, partial(take, engine.fusion, state), Priority.JUDGE)
+            if (tokens := engine.fusion.tokens) is not None and (known := generation.token_map()):
+                await call(engine.thread, partial(tokens.restore, known), Priority.JUDGE)
+        except EngineError as error:
+            raise CommandError(BAD_ARGUMENT, f"{generation.folder.name}: {error}") from None
+        if mind:
+            await self.ask("mind_restore", document=generation.mind() or None)
+        await self._reconcile(generation)
+        self.log.info("state.loaded", generation=generation.manifest.number, tensors=len(state))
+
+    async def _lived_otherwise(self, generation: Generation) -> bool:
+        """Whether the mind counts other nights than when the generation was committed."""
+        lived = (await self.ask("mind_document"))["document"]
+        return bool(lived["nights"] != generation.mind().get("nights", 0))
+
+    async def _reconcile(self, generation: Generation) -> None:
+        memory = (await self.ask("unlearned", limit=0))["memory"]
+        learned = sorted(generation.manifest.learned_from(memory).items())
+        await self.ask("learned", learned=learned)
+
+    async def _token_map(self, engine: Engine) -> dict[str, Any]:
+        tokens = engine.fusion.tokens if engine.fusion is not None else None
+        return {} if tokens is None else await call(engine.thread, tokens.state, Priority.JUDGE)
+
+    def _required(self) -> StateWriter:
+        if self._writer is None:
+            raise CommandError(BAD_ARGUMENT, "a dry run keeps nothing: start without --dry-run")
+        return self._writer
+
+    async def _told(self, work: Any) -> Any:
+        """Run in a thread; what the store refuses is told. Raises CommandError."""
+        try:
+            return await anyio.to_thread.run_sync(work)
+        except StateError as error:
+            raise CommandError(BAD_ARGUMENT, str(error)) from None

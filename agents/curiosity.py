@@ -1,0 +1,176 @@
+"""Curiosity: asks when it is quiet and the urge is high, and back when it hears strange things."""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from typing import Any, ClassVar
+
+import anyio
+
+from agents.base import Agent
+from bus.envelope import Envelope
+from bus.errors import CommandError
+from bus.topics import (
+    ANSWERING,
+    INTERACTION,
+    MIND,
+    QUESTION,
+    WORDS,
+    AnswerStarted,
+    InteractionRecorded,
+    MindState,
+    Question,
+    Words,
+)
+from sovl_daemon.mind.confidence import NEUTRAL
+from sovl_daemon.mind.curiosity import (
+    COOLDOWN_S,
+    Pressure,
+    curiosity,
+    question_temperature,
+    worth_asking,
+)
+from sovl_daemon.mind.similarity import similarities
+from sovl_daemon.mind.wake import WakeOptions, wakes
+
+_TICK_S = 1.0
+
+
+class Curiosity(Agent):
+    """Wonders about what was lived. It waits for an answer before it asks again."""
+
+    name: ClassVar[str] = "curiosity"
+    topics: ClassVar[tuple[str, ...]] = (MIND, ANSWERING, INTERACTION)
+
+    async def start(self) -> None:
+        """Begin in silence."""
+        self._chance = random.Random(self.settings.core_config.random_seed)  # noqa: S311 - a mood
+        self._state: MindState | None = None
+        self._known = anyio.Event()
+        self._spoken_at = time.monotonic()
+        self._erupted_at = -math.inf
+        self._unanswered = False
+        self._heard: InteractionRecorded | None = None
+        self._thought = anyio.CancelScope()
+
+    async def run(self) -> None:
+        """Say the first words of a life, then wonder."""
+        await self._known.wait()
+        assert self._state is not None  # noqa: S101 - known
+        if wakes(self._state.has_woken, self.settings.controls_config):
+            await self._first_words()
+        while True:
+            await anyio.sleep(_TICK_S)
+            heard, self._heard = self._heard, None
+            if heard is not None and self._listens():
+                await self._ask_back(heard)
+            elif self._erupts():
+                await self._wonder()
+
+    async def on_event(self, event: Envelope) -> None:
+        """Follow the mind and the talk."""
+        if isinstance(event.payload, MindState):
+            self._state = event.payload
+            self._known.set()
+            return
+        self._spoken_at = time.monotonic()
+        self._unanswered = False
+        if isinstance(event.payload, InteractionRecorded):
+            self._heard = event.payload
+        elif isinstance(event.payload, AnswerStarted):
+            self._heard = None
+            self._thought.cancel()  # nobody wants to be talked over, or to wait for a thought
+
+    def stats(self) -> dict[str, Any]:
+        """Whether a question of its own waits for an answer."""
+        return {"waits_for_an_answer": self._unanswered} if self.state == "ready" else {}
+
+    async def _first_words(self) -> None:
+        options = WakeOptions()
+        try:
+            said = await self.ask(
+                "wonder",
+                prompt="",
+                temperature=options.temperature,
+                top_k=options.top_k,
+                max_tokens=options.max_tokens,
+            )
+        except CommandError as error:
+            self.log.warning("curiosity.speechless", reason=error.message)
+            return
+        self.log.info("mind.first_words", text=said["text"])
+        await self.publish(WORDS, Words(text=said["text"]))
+        await self.ask("mind_asleep", asleep=False)
+
+    def _erupts(self) -> bool:
+        if self._state is None or self._state.asleep or self._unanswered:
+            return False
+        now = time.monotonic()
+        return Pressure(self._state.pressure).erupts(
+            self._chance,
+            silence_s=now - self._spoken_at,
+            since_eruption_s=now - self._erupted_at,
+        )
+
+    async def _wonder(self) -> None:
+        """Ask what waits to be asked, or what comes to mind if it is strange enough."""
+        assert self._state is not None  # noqa: S101 - it erupted
+        self._erupted_at = time.monotonic()
+        try:
+            thought = await self.ask(
+                "wonder", prompt=None, temperature=question_temperature(self._state.temperament)
+            )
+            score = curiosity([thought["confidence"]], thought["similarities"])
+            new = thought["text"] if worth_asking(score, unprompted=True) else ""
+            question = (await self.ask("mind_erupted", question=new))["question"]
+        except CommandError as error:
+            self.log.warning("curiosity.speechless", reason=error.message)
+            return
+        if question is not None:
+            await self._put(Question(text=question, reason="unprompted"), score)
+
+    def _listens(self) -> bool:
+        """Whether it may ask back; where no confidence is tracked nobody knows what is strange."""
+        awake = self._state is not None and not self._state.asleep
+        tracked = self.settings.controls_config.enable_confidence_tracking
+        return awake and tracked and time.monotonic() - self._erupted_at >= COOLDOWN_S
+
+    async def _ask_back(self, heard: InteractionRecorded) -> None:
+        """Ask about what was just said, if it is strange enough and nobody talks on meanwhile."""
+        confidence = NEUTRAL if heard.confidence is None else heard.confidence
+        if not worth_asking(curiosity([confidence], []), unprompted=False):
+            return  # not even if it is like no dream
+        with anyio.CancelScope() as self._thought:
+            try:
+                prompt, dreamt = await self._said(heard.interaction)
+                score = curiosity([confidence], similarities(prompt, dreamt))
+                if worth_asking(score, unprompted=False):
+                    await self._ask_about(prompt, heard.conversation, score)
+            except CommandError as error:
+                self.log.warning("curiosity.speechless", reason=error.message)
+
+    async def _said(self, interaction: int) -> tuple[str, list[str]]:
+        """The prompt of an interaction, and those of the dreams that are remembered."""
+        assert self._state is not None  # noqa: S101 - it listens
+        dreams = [int(dream.name) for dream in self._state.dreams]
+        found = (await self.ask("recall", ids=[interaction, *dreams]))["interactions"]
+        prompts = {each["id"]: each["prompt"] for each in found}
+        return prompts[interaction], [prompts[each] for each in dreams if each in prompts]
+
+    async def _ask_about(self, prompt: str, conversation: str, score: float) -> None:
+        assert self._state is not None  # noqa: S101 - it listens
+        self._erupted_at = time.monotonic()
+        temperature = question_temperature(self._state.temperament)
+        text = (await self.ask("wonder", prompt=prompt, temperature=temperature))["text"]
+        if text:
+            asked = Question(text=text, reason="reply", conversation=conversation)
+            await self._put(asked, score)
+
+    async def _put(self, question: Question, score: float) -> None:
+        self._unanswered = True
+        self.log.info(
+            "curiosity.asked", text=question.text, reason=question.reason, score=round(score, 3)
+        )
+        await self.publish(QUESTION, question)

@@ -1,0 +1,262 @@
+"""The dreamer: relives an interaction, remembers it blurred, and wonders about it."""
+
+from __future__ import annotations
+
+import random
+import time
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import anyio
+from pydantic import Field
+
+from agents.base import Agent, Job
+from agents.device import device
+from agents.knobs import Knobs
+from bus.commands import Arguments, command
+from bus.envelope import Envelope
+from bus.errors import BAD_ARGUMENT, ENGINE, CommandError
+from bus.topics import ANSWERING, DREAM, INTERACTION, MIND, AnswerStarted, Dreamt, MindState
+from sovl_daemon.engine.message import Message
+from sovl_daemon.engine.options import SamplingOptions
+from sovl_daemon.engine.priority import Priority
+from sovl_daemon.mind.confidence import answer_confidence
+from sovl_daemon.mind.curiosity import question_temperature
+from sovl_daemon.mind.dreams import QUESTIONS_A_DREAM, choice_weights, choose, noise
+from sovl_daemon.mind.similarity import similarities
+
+if TYPE_CHECKING:
+    import torch
+
+
+_TICK_S = 1.0
+_QUIET_S = 5.0  # nobody wants to be talked over
+_RECENT = 50  # interactions it may dream of
+_QUESTION_TOKENS = 30
+_FIRST_WORDS = "You wake up for the first time. What are your first words?"
+_ASK = 'Ask one short question about this: "{about}"'
+
+_DREAM = Knobs(
+    "Dream params",
+    "controls_config",
+    {
+        "swing": "dream_swing_var",
+        "delta": "dream_lifecycle_delta",
+        "temp_on": "dream_temperament_on",
+        "noise": "dream_noise_scale",
+        "mem_weight": "dream_memory_weight",
+        "mem_maxlen": "dream_memory_maxlen",
+        "prompt_weight": "dream_prompt_weight",
+        "novelty_boost": "dream_novelty_boost",
+        "memory_decay": "dream_memory_decay",
+        "prune_threshold": "dream_prune_threshold",
+    },
+    {
+        "swing": "swing_var",
+        "delta": "lifecycle_delta",
+        "temp_on": "temperament_on",
+        "noise": "noise_scale",
+        "mem_weight": "memory_weight",
+        "mem_maxlen": "memory_maxlen",
+    },
+)
+
+
+class DreamArguments(Arguments):
+    """The ten knobs of dreaming in the order of the manual; without any, it dreams now."""
+
+    swing: float | None = Field(default=None, description="dream_swing_var.")
+    delta: float | None = Field(default=None, description="dream_lifecycle_delta.")
+    temp_on: bool | None = Field(default=None, description="dream_temperament_on.")
+    noise: float | None = Field(default=None, description="dream_noise_scale.")
+    mem_weight: float | None = Field(default=None, description="dream_memory_weight.")
+    mem_maxlen: int | None = Field(default=None, description="dream_memory_maxlen.")
+    prompt_weight: float | None = Field(default=None, description="dream_prompt_weight.")
+    novelty_boost: float | None = Field(default=None, description="dream_novelty_boost.")
+    memory_decay: float | None = Field(default=None, description="dream_memory_decay.")
+    prune_threshold: float | None = Field(default=None, description="dream_prune_threshold.")
+
+
+class WonderArguments(Arguments):
+    """What to think about: a text, nothing for the first words, None for something lived."""
+
+    prompt: str | None = None
+    temperature: float = Field(default=1.1, ge=0, le=2)
+    top_k: int = Field(default=50, ge=0)
+    max_tokens: int = Field(default=_QUESTION_TOKENS, ge=1, le=200)
+
+
+class Dreamer(Agent):
+    """Dreams when confidence swings or the temperament moves, and on demand. In the model host."""
+
+    name: ClassVar[str] = "dreamer"
+    home: ClassVar[str] = "host"
+    topics: ClassVar[tuple[str, ...]] = (MIND, ANSWERING, INTERACTION)
+
+    async def start(self) -> None:
+        """Begin with an empty night table."""
+        self._chance = random.Random(self.settings.core_config.random_seed)  # noqa: S311 - a dream
+        self._state: MindState | None = None
+        self._spoken_at = time.monotonic()
+        self._hidden: dict[str, torch.Tensor] = {}
+        self._blended: list[tuple[str, float]] = []
+        self._dreaming = anyio.Lock()
+
+    async def run(self) -> None:
+        """Dream when there is reason and quiet; hold the scaffold's context to what is dreamt."""
+        await device.engine()
+        while True:
+            await anyio.sleep(_TICK_S)
+            if self._state is None:
+                continue
+            if self._state.dream_reason and time.monotonic() - self._spoken_at >= _QUIET_S:
+                await self._dream(self._state.dream_reason)
+            await self._blend(self._state)
+
+    async def on_event(self, event: Envelope) -> None:
+        """Follow the mind and the talk."""
+        if isinstance(event.payload, MindState):
+            self._state = event.payload
+        elif isinstance(event.payload, AnswerStarted) or event.topic == INTERACTION:
+            self._spoken_at = time.monotonic()
+
+    @command(DreamArguments)
+    async def dream(self, args: DreamArguments, job: Job) -> dict[str, Any]:
+        """Dream now; with numbers, tune how it dreams."""
+        if not args.model_dump(exclude_none=True):
+            return await self._dream("asked")
+        return await _DREAM.turn(self, args)
+
+    @command(WonderArguments, internal=True)
+    async def wonder(self, args: WonderArguments, job: Job) -> dict[str, Any]:
+        """Think aloud: the first words of a life, or a question about something lived."""
+        about = args.prompt
+        if about is None:
+            lived = await self._recent()
+            about = self._chance.choice(lived)["prompt"] if lived else "what people do all day"
+        options = SamplingOptions(
+            temperature=args.temperature,
+            top_k=args.top_k,
+            max_new_tokens=args.max_tokens,
+            seed=self._chance.getrandbits(31),
+        )
+        said = _FIRST_WORDS if about == "" else _ASK.format(about=about)
+        text, confidence = await self._say(said, options)
+        dreamt = [each["prompt"] for each in await self._remembered()]
+        known = similarities(text, dreamt) if dreamt else []
+        return {"text": text, "confidence": confidence, "similarities": known}
+
+    def stats(self) -> dict[str, Any]:
+        """How many dreams the scaffold sees."""
+        return {"dreams_in_context": len(self._blended)} if self.state == "ready" else {}
+
+    async def _dream(self, reason: str) -> dict[str, Any]:
+        async with self._dreaming:
+            lived = await self._recent()
+            if not lived:
+                raise CommandError(BAD_ARGUMENT, "there is nothing to dream of yet: talk first")
+            knobs = self.settings.controls_config
+            prompts = [each["prompt"] for each in lived]
+            weights = choice_weights(similarities(prompts[-1], prompts), knobs)
+            chosen = lived[choose(weights, self._chance)]
+            kept = {dream.name for dream in self._state.dreams} if self._state else set()
+            name = str(chosen["id"])
+            score = self._state.temperament if self._state else 0.0
+            blur = noise(score, name not in kept, knobs)
+            engine = await device.engine()
+            hidden = await engine.dream(
+                _scene(chosen), noise=blur, seed=self._chance.getrandbits(31)
+            )
+            if hidden is not None:
+                self._hidden[name] = hidden
+            questions = await self._questions(chosen["prompt"], score)
+            await self.ask("mind_dreamt", name=name, questions=questions)
+            self.log.info("mind.dreamt", reason=reason, interaction=chosen["id"], noise=blur)
+            event = Dreamt(
+                name=name,
+                reason=reason,
+                prompt=chosen["prompt"],
+                noise=blur,
+                questions=tuple(questions),
+            )
+            await self.publish(DREAM, event)
+            told = f"It dreamt of: {chosen['prompt']}\n" + "\n".join(
+                f"It wonders: {question}" for question in questions
+            )
+            return {"text": told.rstrip(), "interaction": chosen["id"], "noise": blur}
+
+    async def _questions(self, about: str, score: float) -> list[str]:
+        """What it wonders about; the model repeats itself, so there may be fewer than three."""
+        found: list[str] = []
+        for _ in range(QUESTIONS_A_DREAM):
+            options = SamplingOptions(
+                temperature=question_temperature(score),
+                max_new_tokens=_QUESTION_TOKENS,
+                seed=self._chance.getrandbits(31),
+            )
+            try:
+                text, _ = await self._say(_ASK.format(about=about), options)
+            except CommandError as error:
+                self.log.warning("curiosity.speechless", reason=error.message)
+                break
+            if text.endswith("?") and text not in found:
+                found.append(text)
+        return found
+
+    async def _say(self, prompt: str, options: SamplingOptions) -> tuple[str, float]:
+        """One line that the model says to itself, and how sure it was. Raises CommandError."""
+        from sovl_daemon.engine.errors import EngineError
+
+        engine = await device.engine()
+        parts = []
+        try:
+            generation = engine.generate(
+                [Message("user", prompt)], options, priority=Priority.CURIOSITY
+            )
+            async with aclosing(generation) as pieces:
+                async for piece in pieces:
+                    parts.append(piece.text)
+        except EngineError as error:
+            raise CommandError(ENGINE, str(error)) from None
+        assert piece.summary is not None  # noqa: S101 - the last piece has one
+        return _first_line("".join(parts)), answer_confidence(piece.summary.probabilities)
+
+    async def _blend(self, state: MindState) -> None:
+        """Let the scaffold's context hold the dreams that are remembered, by their shares."""
+        wanted = [(dream.name, dream.share) for dream in state.dreams if dream.share > 0]
+        if wanted == self._blended:
+            return
+        from sovl_daemon.engine.fusion import Dream
+
+        engine = await device.engine()
+        for scene in await self._remembered(missing=True):
+            hidden = await engine.dream(_scene(scene), noise=0.0, seed=0)
+            if hidden is not None:
+                self._hidden[str(scene["id"])] = hidden
+        self._hidden = {n: self._hidden[n] for n, _ in wanted if n in self._hidden}
+        await engine.remember([Dream(self._hidden[n], w) for n, w in wanted if n in self._hidden])
+        self._blended = wanted
+
+    async def _recent(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = (await self.ask("history", limit=_RECENT))["interactions"]
+        return found
+
+    async def _remembered(self, *, missing: bool = False) -> list[dict[str, Any]]:
+        """The interactions of the dreams that are remembered, or of those whose states are gone."""
+        names = [dream.name for dream in self._state.dreams] if self._state else []
+        ids = [int(name) for name in names if not (missing and name in self._hidden)]
+        if not ids:
+            return []
+        found: list[dict[str, Any]] = (await self.ask("recall", ids=ids))["interactions"]
+        return found
+
+
+def _scene(interaction: dict[str, Any]) -> str:
+    return f"{interaction['prompt']}\n{interaction['response']}"
+
+
+def _first_line(text: str) -> str:
+    """The first question in a text, else its first line, without quotation marks."""
+    line = next((line for line in text.strip().splitlines() if line.strip()), "")
+    question = line.partition("?")
+    return (question[0] + question[1] if question[1] else line).strip(' "')

@@ -1,0 +1,177 @@
+"""Gestation: decides when to sleep and when to wake; the trainer learns meanwhile."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, ClassVar
+
+import anyio
+from pydantic import Field
+
+from agents.base import Agent, Job
+from agents.knobs import Knobs
+from bus.commands import Arguments, NoArguments, command
+from bus.envelope import Envelope
+from bus.errors import BUSY, CANCELLED, CommandError
+from bus.topics import ANSWERING, INTERACTION, MIND, NIGHT, AnswerStarted, MindState, NightStep
+from sovl_daemon.mind.sleep import Rhythm, WakeReason, longest_night, sleep_reason, tiredness
+
+_TICK_S = 1.0
+_RISE_S = 2.0
+
+_SLEEP = Knobs(
+    "Sleep params",
+    "controls_config",
+    {"conf": "sleep_conf_threshold", "time": "sleep_time_factor", "log": "sleep_log_min"},
+    {"time": "time_factor", "log": "log_min"},
+)
+
+
+class SleepArguments(Arguments):
+    """When it sleeps and for how long, in the order of the manual; what is left out stays."""
+
+    conf: float | None = Field(default=None, description="sleep_conf_threshold.")
+    time: float | None = Field(default=None, description="sleep_time_factor.")
+    log: int | None = Field(default=None, description="sleep_log_min.")
+
+
+class Gestation(Agent):
+    """Puts the mind to sleep when it is ready or tired, and wakes it when somebody speaks."""
+
+    name: ClassVar[str] = "gestation"
+    topics: ClassVar[tuple[str, ...]] = (MIND, INTERACTION, ANSWERING)
+
+    async def start(self) -> None:
+        """Count what there is to learn."""
+        self._rhythm = Rhythm(time.monotonic())
+        self._state: MindState | None = None
+        self._entries = 0
+        self._night: anyio.CancelScope | None = None
+        self._called = False
+
+    async def run(self) -> None:
+        """Look each second whether it is time to sleep."""
+        await self._count()
+        if self.settings.controls_config.is_sleeping:
+            await self._sleep("asleep")
+        while True:
+            await anyio.sleep(_TICK_S)
+            if self._night is None and (reason := self._reason()) is not None:
+                await self._sleep(reason)
+
+    async def on_event(self, event: Envelope) -> None:
+        """Follow the mind; somebody who speaks wakes it."""
+        match event.payload:
+            case MindState() as state:
+                self._state = state
+            case AnswerStarted() if self._night is not None:
+                self._called = True
+                self._night.cancel()
+        if event.topic == INTERACTION:
+            self._entries += 1
+
+    @command(SleepArguments)
+    async def sleep(self, args: SleepArguments, job: Job) -> dict[str, Any]:
+        """Tune when it sleeps, or show it; `gestate` sends it to sleep."""
+        return await _SLEEP.turn(self, args)
+
+    @command()
+    async def gestate(self, args: NoArguments, job: Job) -> dict[str, Any]:
+        """Sleep now, learn what was lived through, and wake."""
+        if self._night is not None:
+            raise CommandError(BUSY, "it sleeps already: wait, or say `wake`")
+        await self._count()
+        return await self._sleep("asked", job)
+
+    @command()
+    async def wake(self, args: NoArguments, job: Job) -> dict[str, Any]:
+        """Wake it; what the night has learned so far is kept for the next one."""
+        asleep = self._night is not None
+        if self._night is not None:
+            self._called = True
+            self._night.cancel()
+        return {"text": "Woken" if asleep else "It is awake", "was_asleep": asleep}
+
+    def stats(self) -> dict[str, Any]:
+        """What there is to learn, and how tired it is."""
+        if self.state != "ready":
+            return {}
+        return {"entries": self._entries, "tiredness": round(self._tiredness(), 3)}
+
+    def _tiredness(self) -> float:
+        now = time.monotonic()
+        confidence = self._state.confidence if self._state else None
+        stage = self._state.stage if self._state else 0.0
+        knobs = self.settings.controls_config
+        return tiredness(self._entries, confidence, self._rhythm.awake_s(now), stage, knobs)
+
+    def _reason(self) -> str | None:
+        if self._state is None:
+            return None
+        return sleep_reason(
+            self._rhythm,
+            time.monotonic(),
+            entries=self._entries,
+            confidence=self._state.confidence,
+            stage=self._state.stage,
+            knobs=self.settings.controls_config,
+        )
+
+    async def _sleep(self, reason: str, job: Job | None = None) -> dict[str, Any]:
+        """Sleep a night; returns what came of it."""
+        self._called = False
+        entries = self._entries
+        self._rhythm = self._rhythm.fell_asleep(time.monotonic())
+        self.log.info("night.started", reason=reason, entries=entries)
+        await self.publish(f"{NIGHT}.started", NightStep(reason=reason, entries=entries))
+        await self.ask("mind_asleep", asleep=True)
+        woke: WakeReason = "called"
+        result: dict[str, Any] = {}
+        try:
+            with anyio.CancelScope() as self._night:
+                result = await self._learn(job)
+                woke = "rested"
+        except CommandError as error:
+            woke = "called" if error.code == CANCELLED else "failed"
+            result = {"reason": error.message}
+            if job is not None and not self._called:
+                raise
+        finally:
+            self._night = None
+            # Not for ever: when the daemon ends, those it asks may be gone already.
+            with anyio.move_on_after(_RISE_S, shield=True) as rising:
+                await self._rise(woke, entries, result)
+            if rising.cancelled_caught:
+                self.log.warning("night.unfinished", woke=woke, **result)
+        return {"text": _told(woke, result), "woke": woke, **result}
+
+    async def _learn(self, job: Job | None) -> dict[str, Any]:
+        knobs = self.settings.controls_config
+        if not knobs.enable_sleep_training:
+            await anyio.sleep(longest_night(self._entries, knobs))
+            return {"learned": 0, "reason": "controls_config.enable_sleep_training is off"}
+        seconds = longest_night(self._entries, knobs)
+        async with self._link.caller.call("learn_night", {"seconds": seconds}) as call:
+            async for step in call:
+                if job is not None:
+                    job.progress(**step)
+            return await call.result()
+
+    async def _rise(self, woke: WakeReason, entries: int, result: dict[str, Any]) -> None:
+        self._rhythm = self._rhythm.woke(time.monotonic(), woke)
+        await self.ask("mind_asleep", asleep=False)
+        await self._count()
+        learned = int(result.get("learned", 0))
+        self.log.info("night.ended", woke=woke, **result)
+        await self.publish(
+            f"{NIGHT}.ended", NightStep(reason=woke, entries=entries, learned=learned)
+        )
+
+    async def _count(self) -> None:
+        self._entries = (await self.ask("unlearned", limit=0))["count"]
+
+
+def _told(woke: WakeReason, result: dict[str, Any]) -> str:
+    if woke == "rested":
+        return f"Awake again: {result.get('text') or result.get('reason', 'rested')}"
+    return f"Woken early ({woke}): {result.get('reason', 'what was learned so far is kept')}"

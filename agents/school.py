@@ -1,0 +1,257 @@
+"""The school: lays out lessons, and teaches a candidate on the tensor thread, behind all talk."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import count, islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import anyio.to_thread
+
+from agents.tuning import fused_layers, influence_of
+from bus.errors import BAD_ARGUMENT, ENGINE, CommandError
+from sovl_daemon.engine.errors import EngineError, JobCancelledError
+from sovl_daemon.engine.inbox import Inbox, call
+from sovl_daemon.engine.priority import Priority
+from sovl_daemon.engine.sample import Sample, common_prefix
+from sovl_daemon.engine.waiting import wait_for
+from sovl_daemon.memory.pairs import Pair, PairsError, read_pairs
+from sovl_daemon.memory.split import split
+from sovl_daemon.mind.lifecycle import life_weight, night_learning_rate
+from sovl_daemon.night.curriculum import ANSWER_WEIGHT, Curriculum, CurriculumOptions, plan
+from sovl_daemon.night.layout import SystemLayout
+from sovl_daemon.night.replay import Layout, prompt_ids
+from sovl_daemon.night.statement import find_statements
+
+if TYPE_CHECKING:  # torch is loaded by the generator
+    from config import Settings
+    from sovl_daemon.engine.engine import Engine
+    from sovl_daemon.engine.learner import Learner, StepReport
+    from sovl_daemon.engine.sample import Ids
+
+_LEAST_STEPS = 130  # fewer do not change enough, however little there is to learn
+REPLAY = 4.0  # the weight of dreams against lessons
+_EXAM_BATCH = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Course:
+    """What is learned from, and what is only asked; made of the file `name`.
+
+    Of the same pairs, laid out the same way, the `digest` is the same.
+    """
+
+    curriculum: Curriculum
+    validation: tuple[Sample, ...]
+    name: str
+    digest: str
+
+
+class School:
+    """Teaches for one night or one training; `stage` (0..1) is how old the mind is."""
+
+    def __init__(self, engine: Engine, settings: Settings, stage: float) -> None:
+        assert engine.fusion is not None  # noqa: S101 - it is shared with its scaffold
+        self._engine = engine
+        self._fusion = engine.fusion
+        self._settings = settings
+        self._stage = stage
+        self._seed = settings.core_config.random_seed
+        self._layout = SystemLayout(engine.tokenizer, settings.generation.system_prompt)
+
+    async def night(
+        self, entries: Sequence[dict[str, Any]], known: Sequence[dict[str, Any]]
+    ) -> Curriculum:
+        """Lay out a night about `entries` that rehearses what is `known`.
+
+        In a thread of its own, because the base writes its dreams there a token at a time.
+        """
+        woken = threading.Event()
+        work = partial(
+            plan,
+            [each["prompt"] for each in entries],
+            _writer(self._engine, self._seed, woken),
+            self._layout,
+            CurriculumOptions(seed=self._seed),
+            weights=[_weight(each) for each in entries],
+            known=[each["prompt"] for each in known],
+            lived=_that_tell_nothing(entries, self._layout),
+        )
+        try:
+            course = await anyio.to_thread.run_sync(work, abandon_on_cancel=True)
+        finally:
+            woken.set()  # a thread that nobody waits for any more ends by itself
+        factor = self._settings.controls_config.sleep_time_factor
+        return course.lasting(max(_LEAST_STEPS, course.steps), factor)
+
+    async def course(self, path: Path, *, epochs: int | None, skip_bad: bool, dry: bool) -> Course:
+        """Lay out training on a file of pairs. Raises CommandError where one is malformed."""
+        work = partial(self._course, path, epochs, "skip" if skip_bad else "refuse", dry)
+        try:
+            return await anyio.to_thread.run_sync(work)
+        except PairsError as error:
+            raise CommandError(BAD_ARGUMENT, f"file: {error}") from None
+
+    async def learner(self, course: Curriculum, *, night: bool) -> Learner:
+        """Return a new candidate that learns at its own pace by night, at the set one by day."""
+        from sovl_daemon.engine.learner import Learner, LearnerOptions
+
+        training = self._settings.training_config
+        rate = night_learning_rate(self._stage, training) if night else training.learning_rate
+        options = LearnerOptions(
+            learning_rate=rate,
+            updates=course.steps if night else 0,
+            accumulation=1 if night else training.accumulation_steps,
+            replay=REPLAY,
+            seed=self._seed,
+        )
+        make = partial(
+            Learner,
+            self._engine.model,
+            self._fusion,
+            options,
+            common=common_prefix([*course.lessons, *course.chats]),
+            weights=self._weights(),
+        )
+        learner: Learner = await self.on_thread(make)
+        return learner
+
+    async def steps(
+        self, learner: Learner, course: Curriculum, start: int = 0, most: int | None = None
+    ) -> AsyncIterator[StepReport]:
+        """Learn from the step `start` on, at most so many of them. Raises CommandError."""
+        inbox: Inbox[StepReport] = Inbox()
+        batches = islice(course.batches(start), most)
+        steps = (learner.step(batch) for batch in batches)
+        running = self._engine.thread.submit(steps, inbox, Priority.TRAINING)
+        try:
+            async for report in inbox:
+                yield report
+        except EngineError as error:
+            raise CommandError(ENGINE, str(error)) from None
+        finally:
+            self._engine.thread.cancel(running)
+
+    async def exam(self, learner: Learner, course: Curriculum) -> dict[str, float]:
+        """How well the questions are answered that no lesson asks, and how far the rest moved."""
+        asked = await self._evaluated(learner, course.asked)
+        kept = await self._evaluated(learner, course.kept)
+        recall = math.exp(-_mean(asked, "loss")) if asked else 1.0
+        return {"recall": recall, "drift": _mean(kept, "divergence")}
+
+    def failed(
+        self, before: dict[str, float], after: dict[str, float], course: Curriculum
+    ) -> str | None:
+        """Say why a night with these exams before and after it is not kept, None if it is."""
+        night = self._settings.night
+        if after["drift"] > night.most_drift:
+            return f"it drifted by {after['drift']:.3f} (night.most_drift is {night.most_drift})"
+        if course.asked and after["recall"] < max(before["recall"], night.least_recall):
+            return (
+                f"it recalls {after['recall']:.2f} of what it was told "
+                f"(night.least_recall is {night.least_recall})"
+            )
+        return None
+
+    async def loss(self, learner: Learner, samples: Sequence[Sample]) -> float:
+        """The mean loss a token of answers that nothing is learned from."""
+        return _mean(await self._evaluated(learner, samples), "loss")
+
+    async def on_thread(self, work: Callable[[], Any]) -> Any:
+        """Run on the tensor thread, behind all talk. Raises CommandError."""
+        try:
+            return await call(self._engine.thread, work, Priority.TRAINING)
+        except EngineError as error:
+            raise CommandError(ENGINE, str(error)) from None
+
+    async def _evaluated(self, learner: Learner, samples: Sequence[Sample]) -> list[StepReport]:
+        parts = [samples[at : at + _EXAM_BATCH] for at in range(0, len(samples), _EXAM_BATCH)]
+        return [await self.on_thread(partial(learner.evaluate, part)) for part in parts]
+
+    def _weights(self) -> dict[int, float]:
+        """The weights of the layers as they will be after the night."""
+        lifecycle = self._settings.controls_config.enable_lifecycle_weighting
+        training = self._settings.training_config
+        factor = life_weight(self._stage, training) if lifecycle else 1.0
+        layers = fused_layers(self._settings, self._engine.model.layers)
+        return influence_of(self._settings, factor).over(layers)
+
+    def _course(
+        self, path: Path, epochs: int | None, on_bad: Literal["skip", "refuse"], dry: bool
+    ) -> Course:
+        training, core = self._settings.training_config, self._settings.core_config
+        limits, length = training.dry_run_params, training.max_seq_length
+        found, most = read_pairs(path, on_bad=on_bad), None
+        if dry:
+            most, length = limits.max_samples, min(length, limits.max_length)
+        parts = split(found.pairs, core.valid_split_ratio, self._seed, max_samples=most)
+        options = CurriculumOptions(
+            epochs=1 if dry else epochs or training.train_epochs,
+            batch=training.batch_size,
+            replayed=0,
+            seed=self._seed,
+        )
+        lessons = tuple(self._sample(pair, length) for pair in parts.training)
+        validation = tuple(self._sample(pair, length) for pair in parts.validation)
+        curriculum = Curriculum(lessons, (), (), options)
+        digest = hashlib.sha256(repr((curriculum, validation)).encode()).hexdigest()
+        return Course(curriculum, validation, path.name, digest[:16])
+
+    def _sample(self, pair: Pair, length: int) -> Sample:
+        """The pair as token ids, at most `length` together: the end of the prompt stays."""
+        prompt = prompt_ids(self._layout, pair.prompt)[1 - length :]  # one is left for the answer
+        answer = tuple(self._layout.encode_answer(pair.response))
+        return Sample(prompt, answer[: length - len(prompt)])
+
+
+def _mean(reports: Sequence[StepReport], of: str) -> float:
+    """Over the tokens of all reports."""
+    tokens = max(1, sum(each.tokens for each in reports))
+    return float(sum(getattr(each, of) * each.tokens for each in reports) / tokens)
+
+
+def _writer(
+    engine: Engine, seed: int, woken: threading.Event
+) -> Callable[[Sequence[Ids], int], list[list[int]]]:
+    """What lets the base write on the tensor thread while another thread waits; until `woken`."""
+    from sovl_daemon.engine.writing import writing
+
+    calls = count()
+
+    def write(prompts: Sequence[Ids], tokens: int) -> list[list[int]]:
+        stop_ids, own = engine.tokenizer.stop_ids, seed + next(calls)
+        steps = writing(engine.model, prompts, tokens, stop_ids=stop_ids, seed=own)
+        return wait_for(engine.thread, _while_asleep(steps, woken), Priority.TRAINING)
+
+    return write
+
+
+def _while_asleep(
+    steps: Iterator[list[list[int]] | None], woken: threading.Event
+) -> Iterator[list[list[int]] | None]:
+    for step in steps:
+        if woken.is_set():
+            raise JobCancelledError("woken")
+        yield step
+
+
+def _that_tell_nothing(entries: Sequence[dict[str, Any]], layout: Layout) -> list[Sample]:
+    """The exchanges in which nobody told anything, to stay as they are."""
+    found = []
+    for each in entries:
+        if each["response"].strip() and not find_statements(each["prompt"]):
+            prompt = prompt_ids(layout, each["prompt"])
+            answer = tuple(layout.encode_answer(each["response"]))
+            found.append(Sample(prompt, answer, _weight(each), teacher=prompt))
+    return found
+
+
+def _weight(entry: dict[str, Any]) -> float:
+    """What answers a question that the mind asked by itself counts for more."""
+    return 1.0 if entry["question"] is None else ANSWER_WEIGHT

@@ -1,0 +1,351 @@
+"""The trainer: learns by night what was lived by day, and from pairs when it is told to."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import anyio
+from pydantic import Field
+
+from agents.archive import Archive
+from agents.base import Job
+from agents.device import device
+from agents.school import Course, School
+from bus.commands import Arguments, command
+from bus.envelope import Envelope
+from bus.errors import BUSY, CommandError
+from bus.topics import MIND, NIGHT, MindState, NightStep
+from sovl_daemon.night.curriculum import Curriculum
+
+if TYPE_CHECKING:  # torch is loaded by the generator
+    from sovl_daemon.engine.learner import Learner, StepReport
+    from sovl_daemon.state import Generation
+
+_MOST_ENTRIES = 500  # interactions of one night
+_REMEMBERED = 1000  # learned interactions, of which some are rehearsed
+_REHEARSED = 60
+_CHECKPOINT_EVERY = 10
+_COMMIT_S = 60.0
+_NIGHT = "a night"
+
+
+class TrainArguments(Arguments):
+    """How to train; what is left out comes from the configuration."""
+
+    epochs: int | None = Field(default=None, ge=1, le=1000, description="Passes over the pairs.")
+    file: str | None = Field(default=None, description="Pairs; store.training_file if left out.")
+    skip_bad: bool = Field(default=False, description="Skip malformed lines, and count them.")
+    dry_run: bool = Field(default=False, description="Within dry_run_params; keeps nothing.")
+    fresh: bool = Field(
+        default=False, description="Do not go on with a training of the same that was cut off."
+    )
+
+
+class NightArguments(Arguments):
+    """How long a night may last."""
+
+    seconds: float = Field(gt=0)
+
+
+@dataclass
+class Best:
+    """The best validation loss so far, with what gave it, and how long there was no better one."""
+
+    loss: float
+    state: dict[str, Any] | None = None
+    epochs: int = 0
+    waited: int = 0
+
+    def meet(self, loss: float, state: dict[str, Any]) -> None:
+        """Take note of the epoch that is over."""
+        self.epochs += 1
+        self.waited += 1
+        if loss < self.loss:
+            self.loss, self.state, self.waited = loss, state, 0
+
+
+class Trainer(Archive):
+    """Trains a candidate beside what answers, and keeps it only if it passes an exam."""
+
+    name: ClassVar[str] = "trainer"
+    topics: ClassVar[tuple[str, ...]] = (MIND,)
+
+    async def start(self) -> None:
+        """Open the archive."""
+        await super().start()
+        self._mind: MindState | None = None
+        self._training = anyio.Lock()
+
+    async def run(self) -> None:
+        """Become what was last committed, as soon as there is an engine."""
+        async with self._changing:  # until it knows what was learned, it learns nothing
+            await device.engine()
+            await self.wake_up()
+
+    async def on_event(self, event: Envelope) -> None:
+        """Follow the mind."""
+        if isinstance(event.payload, MindState):
+            self._mind = event.payload
+
+    @command(TrainArguments)
+    async def train(self, args: TrainArguments, job: Job) -> dict[str, Any]:
+        """Train on pairs of prompts and responses; cut off, it goes on with the epoch it was in."""
+        dry = args.dry_run or self.settings.training_config.dry_run
+        async with self._alone():
+            return await self._train(args, job, dry=dry)
+
+    @command(NightArguments, internal=True)
+    async def learn_night(self, args: NightArguments, job: Job) -> dict[str, Any]:
+        """Learn what no night has learned yet; cut off, it goes on where it was next time."""
+        async with self._training, self._changing:
+            return await self._night(args.seconds, job)
+
+    # A night
+
+    async def _night(self, seconds: float, job: Job) -> dict[str, Any]:
+        until = time.monotonic() + seconds
+        found = await self.ask("unlearned", limit=_MOST_ENTRIES)
+        if not found["interactions"]:
+            return {"learned": 0, "reason": "nothing new to learn"}
+        unfinished = await self.unfinished(_NIGHT)
+        entries = _tonight(found["interactions"], unfinished)
+        ids, memory = [each["id"] for each in entries], found["memory"]
+        job.progress(text=f"Dreaming up questions about {len(entries)} interactions ...\n")
+        school = await self._school()
+        course = await school.night(entries, await self._rehearsed())
+        learner = await school.learner(course, night=True)
+        before = await school.exam(learner, course)
+        steps = await self._go_on(school, learner, unfinished)
+        async for report in school.steps(learner, course, steps):
+            steps += 1
+            await self._tell(job, _progress(report, steps, course.steps), len(entries))
+            if steps % _CHECKPOINT_EVERY == 0:
+                state, at = await school.on_thread(learner.state), {"step": steps, "ids": ids}
+                await self.keep_unfinished(
+                    state, of=_NIGHT, progress=at, memory=memory, interactions=ids
+                )
+            if time.monotonic() >= until:
+                break
+        after = await school.exam(learner, course)
+        metrics = _metrics(before, after, course, steps)
+        if (problem := school.failed(before, after, course)) is not None:
+            await self.discard_unfinished()
+            self.log.warning("night.rolled_back", reason=problem, **metrics)
+            return {"learned": 0, "reason": f"rolled back: {problem}", **metrics}
+        question = await self._question()
+        state = await school.on_thread(learner.candidate.state)
+        number = await self._keep(
+            school, learner, state, "night", metrics, memory, ids=ids, question=question
+        )
+        text = (
+            f"learned {len(ids)} interactions in {steps} steps, "
+            f"recall {metrics['recall']:.2f}, drift {metrics['drift']:.3f}"
+        )
+        return {"text": text, "learned": len(ids), "generation": number, **metrics}
+
+    async def _rehearsed(self) -> list[dict[str, Any]]:
+        """Some of what earlier nights learned."""
+        old = (await self.ask("rehearsal", limit=_REMEMBERED))["interactions"]
+        chance = random.Random(self.settings.core_config.random_seed)  # noqa: S311 - no secret
+        return chance.sample(old, min(_REHEARSED, len(old)))
+
+    async def _go_on(self, school: School, learner: Learner, unfinished: Generation | None) -> int:
+        """Become what learned in an unfinished night; returns the step it was at, or 0."""
+        if unfinished is None:
+            return 0
+        try:
+            await school.on_thread(partial(learner.load, unfinished.training("torch") or {}))
+        except CommandError as error:
+            self.log.warning("state.begun_anew", reason=error.message)
+            return 0
+        step = int(str(unfinished.manifest.metrics["step"]))
+        self.log.info("night.resumed", step=step)
+        return step
+
+    async def _question(self) -> str:
+        """What it wonders after a night, empty if nothing."""
+        try:
+            return str((await self.ask("wonder", prompt=None))["text"])
+        except CommandError as error:
+            self.log.warning("curiosity.speechless", reason=error.message)
+            return ""
+
+    # Pairs
+
+    async def _train(self, args: TrainArguments, job: Job, *, dry: bool) -> dict[str, Any]:
+        settings = self.settings.training_config
+        school = await self._school()
+        path = Path(args.file) if args.file else self.paths.training_file
+        course = await school.course(path, epochs=args.epochs, skip_bad=args.skip_bad, dry=dry)
+        lessons, epochs = len(course.curriculum.lessons), course.curriculum.options.epochs
+        learner = await school.learner(course.curriculum, night=False)
+        job.progress(text=f"--- Training ({epochs} epochs, {lessons} pairs of {course.name}) ---\n")
+        before = await school.loss(learner, course.validation)
+        if dry and settings.dry_run_params.skip_training:
+            return {"text": f"Dry run: validation loss {before:.4f}", "validation": before}
+        best = Best(before)
+        if not dry and not args.fresh:
+            await self._go_on_training(school, learner, course, best, job)
+        await self._epochs(school, learner, course, best, job, kept=not dry)
+        metrics = {"before": before, "validation": best.loss, "epochs": best.epochs}
+        if dry or best.state is None:
+            why = "a dry run" if dry else "the validation loss did not fall"
+            text = f"Nothing is kept: {why} ({before:.4f}, best {best.loss:.4f})"
+            return {"text": text, **metrics}
+        await school.on_thread(partial(learner.candidate.load, best.state))
+        memory = (await self.ask("unlearned", limit=0))["memory"]
+        number = await self._keep(school, learner, best.state, "train", metrics, memory)
+        text = f"Validation loss {before:.4f} to {best.loss:.4f}, generation {number}"
+        return {"text": text, "generation": number, **metrics}
+
+    async def _epochs(
+        self,
+        school: School,
+        learner: Learner,
+        course: Course,
+        best: Best,
+        job: Job,
+        *,
+        kept: bool,
+    ) -> None:
+        """Train until patience is lost; with `kept`, each epoch's end is written down."""
+        lessons = course.curriculum
+        epochs, each = lessons.options.epochs, lessons.steps // lessons.options.epochs
+        memory = (await self.ask("unlearned", limit=0))["memory"]
+        while best.epochs < epochs and best.waited < self.settings.training_config.max_patience:
+            step = start = best.epochs * each
+            async for report in school.steps(learner, lessons, start, each):
+                step += 1
+                at = f"Epoch {best.epochs + 1}/{epochs} Step {step - start}/{each}"
+                text = f"{at} | Loss: {report.loss:.4f}\n"
+                shown = _progress(report, step, lessons.steps)
+                job.progress(epoch=best.epochs + 1, epochs=epochs, text=text, **shown)
+            loss = await school.loss(learner, course.validation)
+            best.meet(loss, await school.on_thread(learner.candidate.state))
+            job.progress(text=f"Epoch {best.epochs}: validation loss {loss:.4f}\n")
+            if kept:
+                await self.keep_unfinished(
+                    await school.on_thread(learner.state),
+                    of=_name(course),
+                    progress={"best": best.loss, "epochs": best.epochs, "waited": best.waited},
+                    memory=memory,
+                    best=best.state,
+                )
+
+    async def _go_on_training(
+        self, school: School, learner: Learner, course: Course, best: Best, job: Job
+    ) -> None:
+        """Become what a training of the same was when it was cut off, if there is one."""
+        found = await self.unfinished(_name(course))
+        if found is None:
+            return
+        try:
+            await school.on_thread(partial(learner.load, found.training("torch") or {}))
+        except CommandError as error:
+            self.log.warning("state.begun_anew", reason=error.message)
+            return
+        at: Mapping[str, Any] = found.manifest.metrics
+        best.loss, best.epochs, best.waited = at["best"], at["epochs"], at["waited"]
+        best.state = {**found.fusion("torch"), **found.scaffold("torch")} or None
+        job.progress(text=f"Going on after epoch {best.epochs}, where it was cut off\n")
+
+    # What both share
+
+    async def _keep(
+        self,
+        school: School,
+        learner: Learner,
+        state: dict[str, Any],
+        reason: str,
+        metrics: dict[str, Any],
+        memory: str,
+        *,
+        ids: Sequence[int] = (),
+        question: str = "",
+    ) -> int | None:
+        """Commit on disk, then answer with it; from here on nothing cancels."""
+        from sovl_daemon.engine.learned import tensors_of
+
+        engine = await device.engine()
+        assert engine.fusion is not None  # noqa: S101 - it is shared with its scaffold
+        with anyio.fail_after(_COMMIT_S, shield=True):
+            # Layers that learned before, and do not steer now, stay in the generation.
+            others = await school.on_thread(partial(tensors_of, engine.fusion))
+            slept = await self.ask("mind_slept", question=question, foretell=True)
+            number = await self.commit(
+                {**others, **state},
+                reason=reason,
+                metrics=metrics,
+                interactions=ids,
+                mind=slept["document"],
+                memory=memory,
+            )
+            await school.on_thread(learner.commit)
+            await self.ask("mind_slept", question=question)
+        self.log.info(
+            "training.committed", of=reason, generation=number, learned=len(ids), **metrics
+        )
+        return number
+
+    async def _school(self) -> School:
+        stage = self._mind.stage if self._mind else 0.0
+        return School(await device.engine(), self.settings, stage)
+
+    async def _tell(self, job: Job, shown: dict[str, Any], entries: int) -> None:
+        job.progress(**shown)
+        told = {key: shown[key] for key in ("step", "steps", "loss", "left_s")}
+        await self.publish(
+            f"{NIGHT}.progress", NightStep(reason="learning", entries=entries, **told)
+        )
+
+    @asynccontextmanager
+    async def _alone(self) -> AsyncIterator[None]:
+        if self._training.locked():
+            raise CommandError(BUSY, "it is learning already: wait, or cancel that")
+        async with self._training, self._changing:
+            yield
+
+
+def _tonight(
+    unlearned: list[dict[str, Any]], unfinished: Generation | None
+) -> list[dict[str, Any]]:
+    """What an unfinished night was about, if all that is still to learn, else all there is.
+
+    What was lived since waits for the next night.
+    """
+    ids: Any = unfinished.manifest.metrics["ids"] if unfinished else ()
+    begun = [each for each in unlearned if each["id"] in ids]
+    return begun if begun and len(begun) == len(ids) else unlearned
+
+
+def _name(course: Course) -> str:
+    return f"training on {course.name} ({course.digest})"
+
+
+def _progress(report: StepReport, step: int, steps: int) -> dict[str, Any]:
+    return {
+        "step": step,
+        "steps": steps,
+        "loss": round(report.loss, 4),
+        "tokens_per_s": round(report.tokens / report.seconds, 1),
+        "left_s": round((steps - step) * report.seconds, 1),
+    }
+
+
+def _metrics(
+    before: dict[str, float], after: dict[str, float], course: Curriculum, steps: int
+) -> dict[str, Any]:
+    return {
+        "lessons": len(course.lessons),
+        "steps": steps,
+        "recall_before": round(before["recall"], 4),
+        "recall": round(after["recall"], 4),
+        "drift": round(after["drift"], 4),
+    }

@@ -1,0 +1,53 @@
+"""What a fusion has learned, as tensors by name, and back."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from sovl_daemon.engine.candidate import Candidate, adapter_parameters
+from sovl_daemon.engine.errors import OptionError
+from sovl_daemon.engine.fusion import Fusion
+
+_ATTENTION, _ADAPTER = "attention.", "adapter."
+
+
+def attentions_of(state: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """Return those of a candidate's tensors that are the attentions'."""
+    return {name: each for name, each in state.items() if name.startswith(_ATTENTION)}
+
+
+def adapters_of(state: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """Return those of a candidate's tensors that are the adapters'."""
+    return {name: each for name, each in state.items() if name.startswith(_ADAPTER)}
+
+
+def tensors_of(fusion: Fusion) -> dict[str, torch.Tensor]:
+    """Return all that the fusion has learned, copied, under a candidate's names."""
+    found: dict[str, torch.Tensor] = {}
+    for layer, attention in fusion.attentions.items():
+        if not attention.fresh:
+            for name, each in attention.named_parameters():
+                found[f"{_ATTENTION}{layer}.{name}"] = each.detach().clone()
+    for name, each in adapter_parameters(fusion).items():
+        found[f"{_ADAPTER}{name}"] = each.detach().clone()
+    return found
+
+
+def take(fusion: Fusion, state: Mapping[str, torch.Tensor]) -> None:
+    """Become what `tensors_of` returned; without any, as new-born. Nothing else is changed.
+
+    Raises:
+        OptionError: it is of another base or scaffold, or of other ranks or layers.
+
+    """
+    layers = sorted({int(name.split(".")[1]) for name in attentions_of(state)})
+    if any(layer >= fusion.depth for layer in layers):
+        raise OptionError(
+            f"what was learned is of layer {layers[-1]}, the base has {fusion.depth}: it is of "
+            "another base model"
+        )
+    candidate = Candidate(fusion, layers, adapters=bool(adapters_of(state)))
+    candidate.load(state)
+    fusion.forget()
+    candidate.commit()

@@ -1,0 +1,38 @@
+"""What the learner learns from: token ids alone."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+Ids = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A prompt and how to go on from it, the token that ends the turn included.
+
+    Without a `teacher` the answer itself is to be learned. With one, it is what the plain base
+    would say after each token of the answer if its prompt were `teacher`: a conversation with the
+    facts in it, or the sample's own prompt, to stay as it is. `weight` is relative to the others.
+    """
+
+    prompt: Ids
+    answer: Ids
+    weight: float = 1.0
+    teacher: Ids | None = None
+
+    @property
+    def replay(self) -> bool:
+        """Whether it asks the model to stay as it is."""
+        return self.teacher == self.prompt
+
+
+def common_prefix(samples: Sequence[Sample]) -> Ids:
+    """Return what all prompts begin with, at least one token short of the shortest."""
+    prompts = [sample.prompt for sample in samples]
+    if not prompts:
+        return ()
+    low, high = min(prompts), max(prompts)
+    count = 0
+    while count < min(map(len, prompts)) - 1 and low[count] == high[count]:
+        count += 1
+    return low[:count]

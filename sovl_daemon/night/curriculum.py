@@ -1,0 +1,156 @@
+"""What a night goes through, in which order."""
+
+import math
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from sovl_daemon.engine.sample import Sample
+from sovl_daemon.night.replay import Layout, Writer, dream_chats, dream_texts, prompt_ids, starts_of
+from sovl_daemon.night.statement import Statement, find_statements
+from sovl_daemon.night.variants import Exchange, backward, forward
+
+ANSWER_WEIGHT = 1.2
+"""The weight of what answered a question of the mind's own, against 1 for the rest; as in SOVL."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CurriculumOptions:
+    """How a night is laid out.
+
+    Each micro-batch has `batch` lessons and `replayed` dreams, and every lesson is met `epochs`
+    times. Dreamt are `dreams_per_start` exchanges for each way a question begins, `free_dreams`
+    that begin anyhow, and `texts` of running text; `dream_tokens` bounds what is kept of each. Of
+    known facts every `rehearsed_every`th form is met again; one dream of `kept_every` is not
+    learned from.
+    """
+
+    epochs: int = 9
+    batch: int = 16
+    replayed: int = 5
+    dreams_per_start: int = 2
+    free_dreams: int = 40
+    texts: int = 32
+    dream_tokens: int = 12
+    rehearsed_every: int = 4
+    kept_every: int = 6
+    seed: int = 42
+
+
+@dataclass(frozen=True, slots=True)
+class Curriculum:
+    """The lessons of a night, and the dreams between them: exchanges and running text.
+
+    `asked` and `kept` are for the exam: questions in a form that no lesson has, and dreams.
+    """
+
+    lessons: tuple[Sample, ...]
+    chats: tuple[Sample, ...]
+    texts: tuple[Sample, ...]
+    options: CurriculumOptions
+    asked: tuple[Sample, ...] = ()
+    kept: tuple[Sample, ...] = ()
+
+    @property
+    def steps(self) -> int:
+        """Number of micro-batches of the night."""
+        return self.options.epochs * self._per_epoch
+
+    def lasting(self, steps: int, factor: float) -> "Curriculum":
+        """Return the same for so many epochs that there are `steps` * `factor` steps, or more."""
+        epochs = max(1, math.ceil(steps * factor / self._per_epoch))
+        return replace(self, options=replace(self.options, epochs=epochs))
+
+    @property
+    def _per_epoch(self) -> int:
+        """One of dreams alone where there are no lessons."""
+        return max(1, -(-len(self.lessons) // self.options.batch))
+
+    def batches(self, start: int = 0) -> Iterator[list[Sample]]:
+        """Yield the micro-batches from the step `start` on, the same for the same seed.
+
+        Lessons of one batch have answers and questions of about one length; exchanges and running
+        text take turns in between.
+        """
+        size = self.options.batch
+        per_epoch = self._per_epoch
+        for step in range(start, self.steps):
+            epoch, place = divmod(step, per_epoch)
+            chance = random.Random(f"{self.options.seed}/{epoch}")  # noqa: S311 - no secret
+            order = self._order(chance)
+            parts = [order[at : at + size] for at in range(0, len(order), size)]
+            chance.shuffle(parts)
+            yield [*(parts[place] if parts else ()), *self._dreams(step)]
+
+    def _order(self, chance: random.Random) -> list[Sample]:
+        """Return the lessons by length, those of nearly the same in random order."""
+
+        def length(sample: Sample) -> tuple[int, float]:
+            return len(sample.answer) // 2, len(sample.prompt) + 4 * chance.random()
+
+        return sorted(self.lessons, key=length)
+
+    def _dreams(self, step: int) -> list[Sample]:
+        chance = random.Random(f"{self.options.seed}:{step}")  # noqa: S311 - no secret
+        one, other = (self.chats, self.texts) if step % 2 else (self.texts, self.chats)
+        dreams = one or other
+        return chance.sample(dreams, min(self.options.replayed, len(dreams)))
+
+
+def plan(
+    told: Sequence[str],
+    write: Writer,
+    layout: Layout,
+    options: CurriculumOptions,
+    *,
+    weights: Sequence[float] = (),
+    known: Sequence[str] = (),
+    lived: Sequence[Sample] = (),
+) -> Curriculum:
+    """Make lessons of what was told, a message each, and let the base dream between them.
+
+    The lessons of a message weigh as `weights` says, one number a message, or 1 each. Of what is
+    `known` from earlier nights some forms are rehearsed. `lived` are exchanges that tell nothing:
+    they are dreamt of, to stay as they are. The last of the dreams are kept for the exam.
+    """
+    weighed = zip(told, weights or [1.0] * len(told), strict=True)
+    about = [(*pair, weight) for text, weight in weighed for pair in exchanges(text)]
+    old = [pair for text in known for pair in exchanges(text)[:: options.rehearsed_every]]
+    starts = starts_of([(each.question, subject) for each, subject, _ in about])
+    starts = starts * options.dreams_per_start + [""] * options.free_dreams
+    tokens = options.dream_tokens
+    chats = [*lived, *dream_chats(write, layout, starts, tokens=tokens)]
+    texts = dream_texts(write, layout, options.texts, tokens=tokens, seed=options.seed)
+    asked = [lesson(layout, held_out(each)) for text in told for each in find_statements(text)]
+    lessons = [lesson(layout, each, weight) for each, _, weight in about]
+    lessons += [lesson(layout, each) for each, _ in old]
+    cut, end = len(chats) - len(chats) // options.kept_every, len(texts) // options.kept_every
+    return Curriculum(
+        tuple(lessons),
+        tuple(chats[:cut]),
+        tuple(texts[end:]),
+        options,
+        asked=tuple(asked),
+        kept=(*chats[cut:], *texts[:end]),
+    )
+
+
+def exchanges(told: str) -> list[tuple[Exchange, str]]:
+    """Return questions about what was told, with the words each is about; one form is held out."""
+    found = []
+    for statement in find_statements(told):
+        out = held_out(statement)
+        found += [(each, statement.subject) for each in forward(statement) if each != out]
+        found += [(each, statement.object) for each in backward(statement)]
+    return found
+
+
+def held_out(statement: Statement) -> Exchange:
+    """Return the question that no lesson asks, so that an exam can."""
+    return forward(statement)[3]
+
+
+def lesson(layout: Layout, exchange: Exchange, weight: float = 1.0) -> Sample:
+    """Return the exchange as token ids."""
+    answer = tuple(layout.encode_answer(exchange.answer))
+    return Sample(prompt_ids(layout, exchange.question), answer, weight)

@@ -1,0 +1,72 @@
+"""The console in a terminal, without a model."""
+
+import os
+import pty
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+
+from bus.endpoints import Endpoints
+from bus.publisher import Publisher
+from bus.topics import QUESTION, Question
+from tests.daemon import SOVL, Daemon
+from tests.screen import Screen
+
+
+class Terminal:
+    """A console in a terminal of its own."""
+
+    def __init__(self, daemon: Daemon) -> None:
+        self._ours, theirs = pty.openpty()
+        self.process = subprocess.Popen(
+            [*SOVL, "console"],
+            env={**daemon.environment, "TERM": "dumb"},
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            start_new_session=True,
+        )
+        self.screen = Screen(self._ours)
+
+    def type(self, line: str) -> None:
+        os.write(self._ours, f"{line}\r".encode())
+
+
+@pytest.fixture
+def terminal(echo_daemon: Daemon) -> Iterator[Terminal]:
+    opened = Terminal(echo_daemon)
+    try:
+        opened.screen.wait_for("Type help")
+        yield opened
+    finally:
+        opened.process.kill()
+
+
+async def wonder(daemon: Daemon, *questions: Question) -> None:
+    publisher = Publisher(Endpoints.local(daemon.runtime_dir).publish, "curiosity")
+    for question in questions:
+        await publisher.publish(QUESTION, question)
+    publisher.close()
+
+
+async def test_questions_show_where_they_are_asked(echo_daemon: Daemon, terminal: Terminal) -> None:
+    terminal.type("say text=ready")
+    terminal.screen.wait_for("ready")
+    elsewhere = Question(text="And there?", reason="reply", conversation="another")
+    await wonder(echo_daemon, elsewhere, Question(text="What is [rain]?", reason="unprompted"))
+    terminal.screen.wait_for("SOVL wonders: What is [rain]?")
+    assert "And there?" not in terminal.screen.text
+
+
+async def test_no_question_stands_in_an_answer(echo_daemon: Daemon, terminal: Terminal) -> None:
+    terminal.type("say text=x times=20 pause_s=0.05")
+    terminal.screen.wait_for("xxx")
+    await wonder(echo_daemon, Question(text="Why?", reason="unprompted"))
+    terminal.screen.wait_for("SOVL wonders: Why?")
+    assert "x" * 20 in terminal.screen.text
+
+
+def test_leaving_ends_it(terminal: Terminal) -> None:
+    terminal.type("quit")
+    assert terminal.process.wait(10) == 0

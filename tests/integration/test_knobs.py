@@ -1,0 +1,78 @@
+"""Knobs that are turned while a daemon with a tiny model lives, and what comes of it."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from benches.night_kills import settings_for
+
+from sovl_daemon.state import StateStore
+from tests.daemon import Daemon, running
+
+TRAINING = "training_config"
+CONTROLS = "controls_config"
+
+
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    settings = settings_for(tmp_path_factory.mktemp("models"))
+    with running(tmp_path_factory.mktemp("knobs"), **settings) as started:
+        yield started
+
+
+def turn(daemon: Daemon, key: str, value: object) -> None:
+    with daemon.client() as client:
+        client.control("config_set", key=key, value=json.dumps(value))
+
+
+def trained(daemon: Daemon, file: Path, **args: Any) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The steps of a training, and its result."""
+    file.write_text('{"prompt": "What is 1?", "response": "A number."}\n' * 12)
+    with daemon.client() as client:
+        *told, result = client.stream("train", file=str(file), fresh=True, **args)
+    return [each for each in told if "step" in each], result
+
+
+def test_patience_bounds_how_long_it_gets_no_better(daemon: Daemon, tmp_path: Path) -> None:
+    turn(daemon, f"{TRAINING}.learning_rate", 1)  # far too much: it only gets worse
+    epochs = []
+    for patience in (1, 4):
+        turn(daemon, f"{TRAINING}.max_patience", patience)
+        epochs.append(trained(daemon, tmp_path / "pairs.jsonl", epochs=30)[1]["epochs"])
+    turn(daemon, f"{TRAINING}.learning_rate", 8e-3)
+    assert epochs[0] < epochs[1] < 30
+
+
+def test_a_dry_run_trains_only_where_it_is_told_to(daemon: Daemon, tmp_path: Path) -> None:
+    file = tmp_path / "pairs.jsonl"
+    steps, result = trained(daemon, file, dry_run=True)
+    assert steps == []
+    assert result["text"].startswith("Dry run: validation loss")
+    turn(daemon, f"{TRAINING}.dry_run_params.skip_training", False)
+    steps, result = trained(daemon, file, dry_run=True)
+    assert len(steps) >= 1
+    assert result["text"].startswith("Nothing is kept: a dry run")
+
+
+def test_a_save_without_a_name_gets_the_configured_one(daemon: Daemon) -> None:
+    with daemon.client() as client:
+        client.ask("save")
+        turn(daemon, f"{CONTROLS}.save_path_prefix", "mine")
+        client.ask("save")
+        client.ask("load")
+    assert {"state", "mine"} <= set(StateStore(daemon.root / "state").save_names())
+
+
+def test_an_answer_that_repeats_is_stopped_unless_told_not_to(daemon: Daemon) -> None:
+    def reasons() -> set[str]:
+        with daemon.client() as client:
+            asked = [
+                client.ask("generate", prompt=word, temperature=0, max_tokens=40) for word in "abcd"
+            ]
+        return {each["finish_reason"] for each in asked}
+
+    assert "repetition" in reasons()
+    turn(daemon, f"{CONTROLS}.enable_repetition_check", False)
+    assert "repetition" not in reasons()

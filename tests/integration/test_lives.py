@@ -1,0 +1,266 @@
+"""It learns, sleeps, dreams and wakes: the agents of the mind, with a tiny real model."""
+
+import json
+import os
+import pty
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from bus.topics import Question
+from sovl_daemon.client import CommandError
+from sovl_daemon.state import StateStore
+from tests import tiny_models
+from tests.daemon import SOVL, Daemon, running, until
+
+SHORT = "Hi!"  # a question about it fits into the tiny model's context
+TOLD = ("The capital of Zorland is Mivek.", "My dog is called Bramble.", "Hello there!")
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    models = tmp_path_factory.mktemp("models")
+    folder = str(tiny_models.save(tiny_models.llama(), models / "tiny"))
+    return {
+        "store.model_dir": str(models / "store"),
+        "core_config.base_model_name": folder,
+        "core_config.scaffold_model_name": folder,
+        "core_config.cross_attn_layers": [0, 1],
+        "generation.system_prompt": "",
+        "generation.max_new_tokens": 4,
+        "controls_config.has_woken": True,
+        "night.least_recall": 0.0,
+        "night.most_drift": 100.0,
+    }
+
+
+@pytest.fixture
+def daemon(runtime: Path, tiny: dict[str, Any]) -> Iterator[Daemon]:
+    with running(runtime, **tiny) as started:
+        logged(started, "scaffold.ready")
+        yield started
+
+
+def logged(daemon: Daemon, event: str, count: int = 1) -> dict[str, Any]:
+    for _ in until(60):
+        found = [each for each in daemon.events() if each["event"] == event]
+        if len(found) >= count:
+            return found[-1]
+    raise AssertionError(f"{event} was never logged")
+
+
+def talk(daemon: Daemon, *prompts: str) -> None:
+    with daemon.client() as client:
+        for prompt in prompts:
+            client.ask("generate", prompt=prompt)
+
+
+def mind(daemon: Daemon) -> dict[str, Any]:
+    with daemon.client() as client:
+        return client.ask("mind")
+
+
+def store(daemon: Daemon) -> StateStore:
+    return StateStore(daemon.root / "state")
+
+
+def test_a_night_consumes_what_was_lived_and_is_kept(daemon: Daemon) -> None:
+    talk(daemon, *TOLD)
+    with daemon.client() as client:
+        night = client.ask("gestate")
+        again = client.ask("gestate")
+    assert (night["woke"], night["learned"], night["generation"]) == ("rested", 3, 1)
+    assert night["recall"] > night["recall_before"]
+    assert again["learned"] == 0
+    assert store(daemon).find("current").manifest.interactions == [1, 2, 3]
+    state = mind(daemon)
+    assert state["nights"] == 1
+    assert 0 < state["influence"] < 1
+    daemon.worker("host").kill()
+    assert logged(daemon, "state.loaded")["generation"] == 1
+
+
+def test_a_night_that_fails_its_exam_changes_nothing(runtime: Path, tiny: dict[str, Any]) -> None:
+    with running(runtime, **tiny | {"night.least_recall": 1.0}) as daemon:
+        logged(daemon, "scaffold.ready")
+        talk(daemon, TOLD[0])
+        with daemon.client() as client:
+            night = client.ask("gestate")
+        assert night["learned"] == 0
+        assert "night.least_recall is 1.0" in night["reason"]
+        assert store(daemon).numbers() == []
+        assert mind(daemon)["influence"] == 0
+
+
+def test_woken_it_goes_on_with_the_same_night(daemon: Daemon) -> None:
+    talk(daemon, *TOLD)
+    woken: dict[str, Any] = {}
+
+    def night() -> None:
+        with daemon.client() as client:
+            woken.update(client.ask("gestate"))
+
+    asleep = threading.Thread(target=night)
+    asleep.start()
+    for _ in until(60):  # the first checkpoint is at the tenth step
+        if (daemon.root / "state" / "candidate").exists():
+            break
+    talk(daemon, "Wake up!")
+    asleep.join(60)
+    assert woken["woke"] == "called"
+    assert not mind(daemon)["asleep"]
+    with daemon.client() as client:
+        first, second = client.ask("gestate"), client.ask("gestate")
+    assert logged(daemon, "night.resumed")["step"] >= 10
+    assert (first["learned"], second["learned"]) == (3, 1)
+    numbers = store(daemon).numbers()
+    learned = [store(daemon).find(str(each)).manifest.interactions for each in numbers]
+    assert learned == [[1, 2, 3], [4]]
+
+
+def test_it_may_begin_asleep(runtime: Path, tiny: dict[str, Any]) -> None:
+    with running(runtime, **tiny | {"controls_config.is_sleeping": True}) as daemon:
+        assert logged(daemon, "night.started")["reason"] == "asleep"
+        assert logged(daemon, "night.ended")["woke"] == "rested"
+
+
+def test_training_on_pairs_tells_its_steps_and_is_kept(daemon: Daemon, tmp_path: Path) -> None:
+    file = tmp_path / "pairs.jsonl"
+    pairs = [{"prompt": f"What is {n}?", "response": "A number."} for n in range(12)]
+    file.write_text("\n".join(map(json.dumps, pairs)))
+    with daemon.client() as client:
+        *told, result = client.stream("train", epochs=2, file=str(file))
+    steps = [each for each in told if "epoch" in each]
+    assert {each["epoch"] for each in steps} == {1, 2}
+    assert all({"step", "steps", "loss", "tokens_per_s", "left_s"} <= each.keys() for each in steps)
+    assert result["validation"] < result["before"]
+    assert result["generation"] == 1
+
+
+def test_a_terminal_sees_a_bar_of_the_steps(daemon: Daemon, tmp_path: Path) -> None:
+    file = tmp_path / "pairs.jsonl"
+    file.write_text('{"prompt": "What is 1?", "response": "A number."}\n' * 12)
+    ours, theirs = pty.openpty()
+    call = [*SOVL, "call", "train", "epochs=2", f"file={file}"]
+    wide = daemon.environment | {"TERM": "xterm", "COLUMNS": "120"}
+    training = subprocess.Popen(call, env=wide, stdout=subprocess.PIPE, stderr=theirs, text=True)
+    os.close(theirs)
+    seen = b""
+    with suppress(OSError):  # closed at the other end
+        while data := os.read(ours, 65536):
+            seen += data
+    os.close(ours)
+    said, _ = training.communicate(timeout=60)
+    assert training.returncode == 0
+    for words in (b"Epoch 2/2", b"loss ", b" tokens/s, ", b" s left"):
+        assert words in seen
+    assert said.startswith(("Validation loss", "Nothing is kept"))
+    piped = daemon.sovl("console", text=f"train 1 {file}\n")
+    assert "Epoch 1/1 Step 1/" in piped.stdout
+    assert piped.stdout.splitlines()[-1].startswith(("Validation loss", "Nothing is kept"))
+
+
+def test_training_that_is_cut_off_goes_on(daemon: Daemon, tmp_path: Path) -> None:
+    file = tmp_path / "pairs.jsonl"
+    pairs = [{"prompt": f"What is {n}?", "response": "A number."} for n in range(12)]
+    file.write_text("\n".join(map(json.dumps, pairs)))
+    with daemon.client() as client, pytest.raises(CommandError):
+        for step in client.stream("train", epochs=30, file=str(file)):
+            if step.get("epoch") == 3:
+                daemon.worker("host").kill()
+    logged(daemon, "scaffold.ready", 2)
+    with daemon.client() as client:
+        *told, result = client.stream("train", epochs=30, file=str(file))
+    epochs = [each["epoch"] for each in told if "epoch" in each]
+    assert epochs[0] in (3, 4)  # the epoch it was in, or the next if that had just ended
+    assert result["epochs"] == 30
+    assert result["validation"] < result["before"]
+
+
+def test_malformed_pairs_are_refused_by_their_lines(daemon: Daemon, tmp_path: Path) -> None:
+    file = tmp_path / "pairs.jsonl"
+    file.write_text('{"prompt": "a", "response": "b"}\nnonsense\n')
+    with daemon.client() as client, pytest.raises(CommandError, match="2: "):
+        client.ask("train", file=str(file))
+
+
+def test_save_reset_and_load(daemon: Daemon) -> None:
+    talk(daemon, *TOLD)
+    with daemon.client() as client:
+        client.ask("gestate")
+        assert "my_model" in client.ask("save", name="my_model")["text"]
+        with pytest.raises(CommandError, match="--force"):
+            client.ask("save", name="my_model")
+        client.ask("reset")
+        assert mind(daemon)["nights"] == 0
+        client.ask("load", name="my_model")
+        with pytest.raises(CommandError, match="nothing"):
+            client.ask("load", name="nothing")
+    assert mind(daemon)["nights"] == 1
+    assert store(daemon).find("current").fusion()
+
+
+async def test_it_asks_back_and_knows_the_answer(daemon: Daemon) -> None:
+    async with daemon.async_client() as client, client.events("mind.question") as events:
+        await events.welcome(5)
+        await client.ask("generate", prompt=SHORT, conversation="a")
+        with anyio.fail_after(30):
+            asked = (await anext(aiter(events))).payload
+        assert isinstance(asked, Question)
+        assert (asked.reason, asked.conversation) == ("reply", "a")
+        for conversation in ("b", "a", "a"):
+            await client.ask("generate", prompt=TOLD[0], conversation=conversation)
+        lived = (await client.ask("history", limit=4))["interactions"]
+        assert [each["question"] for each in lived] == [None, None, asked.text, None]
+        assert (await client.ask("gestate"))["learned"] == 4
+
+
+async def test_it_asks_nobody_back_where_confidence_is_not_tracked(daemon: Daemon) -> None:
+    tracked = "enable_confidence_tracking"
+    async with daemon.async_client() as client, client.events("mind.question") as events:
+        await events.welcome(5)
+        await client.control("config_set", key=tracked, value="false", save=False)
+        await client.ask("generate", prompt=SHORT, conversation="a")
+        await anyio.sleep(2)  # it thinks about what it heard once a second
+        await client.control("config_set", key=tracked, value="true", save=False)
+        await client.ask("generate", prompt=SHORT, conversation="b")
+        with anyio.fail_after(30):
+            asked = (await anext(aiter(events))).payload
+    assert isinstance(asked, Question)
+    assert asked.conversation == "b"
+
+
+def test_a_dream_and_what_stays_of_it(daemon: Daemon) -> None:
+    with daemon.client() as client, pytest.raises(CommandError, match="nothing to dream of"):
+        client.ask("dream")
+    talk(daemon, TOLD[0])
+    with daemon.client() as client:
+        assert client.ask("dream")["interaction"] == 1
+    assert [each["name"] for each in mind(daemon)["dreams"]] == ["1"]
+
+
+def test_the_manuals_words(daemon: Daemon) -> None:
+    told = {
+        "sleep 0.75 2.0 15": "Sleep params: conf=0.75, time_factor=2.0, log_min=15",
+        "lifecycle 0.02 exponential": "Lifecycle params: capacity_factor=0.02, curve=exponential",
+        "blend 0.95 0.8": "Global blend: weight_cap=0.95, base_temp=0.8",
+        "temp 0.85 0.55 0.2 0.4 0.15 0.03 0.6 0.1": "Temperament params: eager=0.85, "
+        "sluggish=0.55, mood_influence=0.2, curiosity_boost=0.4, restless_drop=0.15, "
+        "melancholy_noise=0.03, conf_feedback_strength=0.6, smoothing_factor=0.1",
+        "dream 0.15 0.12 true 0.07 0.2 12 0.6 0.04 0.9 0.15": "Dream params: swing_var=0.15, "
+        "lifecycle_delta=0.12, temperament_on=True, noise_scale=0.07, memory_weight=0.2, "
+        "memory_maxlen=12, prompt_weight=0.6, novelty_boost=0.04, memory_decay=0.9, "
+        "prune_threshold=0.15",
+    }
+    for line, expected in told.items():
+        done = daemon.sovl("call", *line.split())
+        assert expected in done.stdout, done.stderr
+    refused = daemon.sovl("call", "sleep", "0.95")
+    assert refused.returncode != 0
+    assert "sleep_conf_threshold" in refused.stderr

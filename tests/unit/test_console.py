@@ -1,0 +1,41 @@
+"""What the console shows of SOVL's own questions."""
+
+import pytest
+
+from bus.topics import Question
+from sovl_daemon.cli.console import Console
+from sovl_daemon.client import AsyncClient
+
+
+@pytest.fixture
+def console() -> Console:
+    return Console(AsyncClient(), {"commands": [], "control": []})
+
+
+async def shown_while_reading(console: Console, *questions: Question) -> str:
+    async def read() -> str:
+        for each in questions:
+            console.hear(each)
+        return "line"
+
+    return await console.next_line(read)
+
+
+async def test_a_question_back_is_shown_in_its_conversation(
+    console: Console, capsys: pytest.CaptureFixture[str]
+) -> None:
+    here = Question(text="Which one?", reason="reply", conversation=console.conversation)
+    there = Question(text="And there?", reason="reply", conversation="another")
+    assert await shown_while_reading(console, there, here) == "line"
+    assert capsys.readouterr().out == "SOVL asks back: Which one?\n"
+
+
+async def test_what_is_asked_meanwhile_waits_for_the_prompt(
+    console: Console, capsys: pytest.CaptureFixture[str]
+) -> None:
+    console.hear(Question(text="Why?", reason="unprompted"))
+    assert capsys.readouterr().out == ""
+    await shown_while_reading(console)
+    assert capsys.readouterr().out == "SOVL wonders: Why?\n"
+    await shown_while_reading(console)
+    assert capsys.readouterr().out == ""

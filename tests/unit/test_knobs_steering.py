@@ -1,0 +1,119 @@
+"""The knobs of the scaffold's influence change what a base beside a taught scaffold says next."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from agents.generator import Generator
+from bus.topics import MindState
+from config import Paths, Settings, with_value
+from sovl_daemon.engine.engine import Engine
+from sovl_daemon.engine.lora import LoraOptions
+from sovl_daemon.engine.scaffold import FusionOptions
+from tests.unit.engine_tiny import byte_fallback_tokenizer, save_tiny
+from tests.unit.test_engine_fusion import PROMPT, logits, taught
+
+CROSS = "controls_config.dynamic_cross_attn_mode"
+CONFIDENT = MindState(
+    confidence=0.9,
+    temperament=0.5,
+    mood="calm",
+    pressure=0.0,
+    exposure=100,
+    stage=0.5,
+    influence=1.0,
+    asleep=False,
+    has_woken=True,
+    nights=1,
+)
+
+
+@pytest.fixture
+async def engine(tmp_path: Path) -> AsyncIterator[Engine]:
+    """A base and a scaffold that speaks otherwise, both taught."""
+    loaded = await Engine.load(save_tiny(tmp_path / "base"), device="cpu", dtype="float32")
+    scaffold = save_tiny(tmp_path / "scaffold", seed=2)
+    byte_fallback_tokenizer().save_pretrained(scaffold)
+    await loaded.fuse(
+        scaffold, FusionOptions(lora=LoraOptions(rank=2, alpha=4), heads=2, head_size=4)
+    )
+    assert loaded.fusion is not None
+    for name, each in loaded.fusion.scaffold.adapters.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(each.data, std=0.3)
+    taught(loaded.fusion)
+    yield loaded
+    await loaded.close()
+
+
+def agent(engine: Engine, **values: str) -> Generator:
+    """An agent that was never served: it has settings, a mind and an engine."""
+    settings = with_value(Settings(), "core_config.cross_attn_layers", "[0, 1]")
+    for key, value in values.items():
+        settings = with_value(settings, key.replace("__", "."), value)
+    made = Generator(settings, Paths.of(settings, {"HOME": "/", "XDG_RUNTIME_DIR": "/"}), "host")
+    made.engine, made.mind = engine, CONFIDENT
+    return made
+
+
+async def said(engine: Engine, **values: str) -> torch.Tensor:
+    """The logits behind a prompt with these knobs."""
+    tuning = agent(engine, **values)
+    await tuning.tune(tuning.settings)
+    assert engine.fusion is not None
+    found: torch.Tensor = logits(engine.fusion)
+    return found
+
+
+@pytest.mark.parametrize("knob", ["enable_cross_attention", "use_scaffold_memory"])
+async def test_off_it_is_the_base(engine: Engine, knob: str) -> None:
+    steered = await said(engine)
+    plain = await said(engine, controls_config__scaffold_weight_cap="0.5", fusion__weight="0")
+    assert not torch.allclose(steered, plain, atol=1e-2)
+    assert torch.equal(await said(engine, **{f"controls_config__{knob}": "false"}), plain)
+
+
+async def test_without_adapters_it_reads_otherwise(engine: Engine) -> None:
+    off = await said(engine, controls_config__enable_lora_adapters="false")
+    assert not torch.allclose(await said(engine), off, atol=1e-3)
+
+
+async def test_the_cap_bounds_the_weight(engine: Engine) -> None:
+    capped = await said(engine, controls_config__scaffold_weight_cap="0.5")
+    assert not torch.allclose(await said(engine), capped, atol=1e-3)
+    assert torch.equal(await said(engine, fusion__weight="0.5"), capped)
+
+
+@pytest.mark.parametrize("mode", ["confidence", "temperament"])
+async def test_a_mode_weighs_by_the_mind(engine: Engine, mode: str) -> None:
+    fixed = await said(engine, fusion__weight="0.5")
+    weighed = {"fusion__weight": "0.5", "controls_config__dynamic_cross_attn_mode": mode}
+    assert not torch.allclose(await said(engine, **weighed), fixed, atol=1e-4)
+    weighed["controls_config__enable_dynamic_cross_attention"] = "false"
+    assert torch.equal(await said(engine, **weighed), fixed)
+
+
+async def weight_after_an_answer(engine: Engine, **values: str) -> tuple[float, float]:
+    """The weights in the token map of a token that was used now, and of one used before it."""
+    tuning = agent(engine, **values)
+    await tuning.lived(PROMPT[:1], 0.9)
+    await tuning.lived(PROMPT[1:2], 0.9)
+    assert engine.fusion is not None
+    tokens = engine.fusion.tokens
+    assert tokens is not None
+    return tokens.weight(PROMPT[1]), tokens.weight(PROMPT[0])
+
+
+async def test_the_token_map_learns_from_answers(engine: Engine) -> None:
+    off = await weight_after_an_answer(engine, controls_config__use_token_map_memory="false")
+    assert off == (1, 1)
+    assert max(await weight_after_an_answer(engine)) != 1
+
+
+async def test_what_the_token_map_learned_decays(engine: Engine) -> None:
+    kept = await weight_after_an_answer(engine, controls_config__memory_decay_rate="1")
+    assert kept[0] == pytest.approx(kept[1])
+    latest, before = await weight_after_an_answer(engine, controls_config__memory_decay_rate="0.5")
+    assert before < latest

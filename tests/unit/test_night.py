@@ -1,0 +1,183 @@
+"""What a night learns from: statements, questions about them, dreams and their order."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sovl_daemon.engine.chat import ChatTokenizer
+from sovl_daemon.engine.sample import Ids, Sample
+from sovl_daemon.night.curriculum import Curriculum, CurriculumOptions, exchanges, plan
+from sovl_daemon.night.replay import dream_chats, dream_texts, prompt_ids, starts_of
+from sovl_daemon.night.statement import find_statements, sentences
+from sovl_daemon.night.variants import backward, forward
+from tests.unit.engine_tiny import byte_level_tokenizer
+
+TOLD = {
+    "Remember this: the capital of Zorland is Mivek.": ("of", "Zorland", "capital", "Mivek"),
+    "The company Brenlin was founded by Edda Fenland.": (
+        "by",
+        "The company Brenlin",
+        "founded",
+        "Edda Fenland",
+    ),
+    "Please remember that Kira's favorite color is teal!": (
+        "own",
+        "Kira",
+        "favorite color",
+        "teal",
+    ),
+    "Nils Osta works as a baker.": ("does", "Nils Osta", "works as", "baker"),
+    "Nils Osta lives in Tal.": ("does", "Nils Osta", "lives in", "Tal"),
+    "By the way, my dog's name is Rolo.": ("my", "", "dog's name", "Rolo"),
+    "Kira is 44 years old.": ("age", "Kira", "", "44"),
+    "My cat is called Moss.": ("my", "", "cat", "Moss"),
+}
+
+
+@pytest.fixture(scope="module")
+def chat() -> Any:
+    return ChatTokenizer(byte_level_tokenizer())
+
+
+@pytest.mark.parametrize("told", TOLD)
+def test_a_statement_is_taken_apart(told: str) -> None:
+    (found,) = find_statements(told)
+    assert (found.kind, found.subject, found.relation, found.object) == TOLD[told]
+
+
+@pytest.mark.parametrize("told", ["", "Hello!", "What is the capital of France?", "rain, rain"])
+def test_what_states_nothing_gives_nothing(told: str) -> None:
+    assert find_statements(told) == []
+
+
+def test_each_sentence_counts_and_questions_do_not() -> None:
+    told = "Remember that Kira is 44 years old. Do you? The capital of Zorland is Mivek!\nHi."
+    assert sentences(told) == ["Kira is 44 years old", "The capital of Zorland is Mivek", "Hi"]
+    assert [each.object for each in find_statements(told)] == ["44", "Mivek"]
+
+
+@pytest.mark.parametrize("told", TOLD)
+def test_questions_do_not_hold_their_answers(told: str) -> None:
+    (statement,) = find_statements(told)
+    asked = forward(statement)
+    assert len(asked) >= 5
+    for each in asked:
+        assert each.answer == statement.object
+        assert statement.object not in each.question
+        assert statement.subject in each.question
+    for each in backward(statement):
+        assert each.answer == statement.subject
+        assert statement.subject not in each.question
+        assert statement.object in each.question
+    assert len({each.question for each in asked}) == len(asked)
+
+
+def test_verbs_are_put_into_questions() -> None:
+    (job,) = find_statements("Nils Osta works as a baker.")
+    assert "What does Nils Osta work as?" in [each.question for each in forward(job)]
+    assert "Who works as a baker?" in [each.question for each in backward(job)]
+    (home,) = find_statements("Nils Osta lives in Tal.")
+    assert "Where does Nils Osta live?" in [each.question for each in forward(home)]
+
+
+@given(st.text())
+def test_anything_may_be_told(text: str) -> None:
+    for exchange, _ in exchanges(text):
+        assert exchange.question
+        assert exchange.answer
+
+
+def parrot(said: str, chat: ChatTokenizer) -> Any:
+    """A writer that goes on the same way whatever it is given."""
+
+    def write(prompts: Sequence[Ids], tokens: int) -> list[list[int]]:
+        return [chat.encode_text(said)[:tokens] for _ in prompts]
+
+    return write
+
+
+def test_dreams_begin_as_they_are_told_to(chat: ChatTokenizer) -> None:
+    dreams = dream_chats(parrot(" the fox?\nmore", chat), chat, ["Where is", ""], tokens=3)
+    assert [dream.prompt for dream in dreams] == [
+        prompt_ids(chat, "Where is the fox?"),
+        prompt_ids(chat, "the fox?"),
+    ]
+    assert all(dream.replay and len(dream.answer) == 3 for dream in dreams)
+
+
+def test_nothing_dreamt_is_no_dream(chat: ChatTokenizer) -> None:
+    assert dream_chats(parrot("", chat), chat, ["", "Where"], tokens=3) == []
+    assert dream_texts(parrot("", chat), chat, 3, tokens=3, seed=1) == []
+
+
+def test_texts_are_cut_in_two(chat: ChatTokenizer) -> None:
+    write = parrot(" quick brown fox jumps over the lazy dog", chat)
+    texts = dream_texts(write, chat, 6, tokens=5, seed=1)
+    assert len(texts) == 6
+    assert all(0 < len(text.answer) <= 5 for text in texts)
+    assert len({len(text.prompt) for text in texts}) > 1
+    assert dream_texts(write, chat, 6, tokens=5, seed=1) == texts
+    assert dream_texts(write, chat, 6, tokens=5, seed=2) != texts
+
+
+def test_starts_are_what_precedes_the_subject() -> None:
+    asked = [("Who is Bo?", "Bo"), ("Who is Ann?", "Ann"), ("Bo: age?", "Bo"), ("Hm?", "")]
+    assert starts_of(asked) == ["Who is"]
+
+
+def course(
+    chat: ChatTokenizer, *, weights: Sequence[float] = (), known: Sequence[str] = (), **options: Any
+) -> Curriculum:
+    write = parrot(" quick brown fox jumps over the lazy dog", chat)
+    options_ = CurriculumOptions(**options)
+    return plan(list(TOLD), write, chat, options_, weights=weights, known=known)
+
+
+def test_lessons_weigh_as_their_message_does(chat: ChatTokenizer) -> None:
+    weights = [1.0 + number for number in range(len(TOLD))]
+    night = course(chat, weights=weights, known=["Ann is 5 years old."])
+    expected = [weight for told, weight in zip(TOLD, weights, strict=True) for _ in exchanges(told)]
+    rehearsed = len(night.lessons) - len(expected)
+    assert rehearsed > 0
+    assert [each.weight for each in night.lessons] == expected + [1.0] * rehearsed
+    assert {each.weight for each in course(chat).lessons} == {1.0}
+
+
+def test_each_message_has_its_weight(chat: ChatTokenizer) -> None:
+    with pytest.raises(ValueError, match="zip"):
+        course(chat, weights=[1.0])
+
+
+def test_every_lesson_comes_once_an_epoch(chat: ChatTokenizer) -> None:
+    night = course(chat, epochs=2, batch=7, replayed=3)
+    batches = list(night.batches())
+    assert len(batches) == night.steps
+    half = len(batches) // 2
+    for part in (batches[:half], batches[half:]):
+        lessons = [sample for batch in part for sample in batch if not sample.replay]
+        assert sorted(lessons, key=repr) == sorted(night.lessons, key=repr)
+    assert all(sum(sample.replay for sample in batch) == 3 for batch in batches)
+    assert batches[:half] != batches[half:]
+
+
+def test_it_goes_on_in_the_middle(chat: ChatTokenizer) -> None:
+    night = course(chat)
+    assert list(night.batches(5)) == list(night.batches())[5:]
+    other = course(chat, seed=1)
+    assert list(other.batches()) != list(night.batches())
+
+
+def test_both_kinds_of_dreams_take_turns(chat: ChatTokenizer) -> None:
+    night = course(chat)
+    for number, batch in enumerate(night.batches()):
+        dreams = {sample for sample in batch if sample.replay}
+        assert dreams <= set(night.chats if number % 2 else night.texts)
+
+
+def test_answers_end_their_turn(chat: ChatTokenizer) -> None:
+    for lesson in course(chat).lessons:
+        assert isinstance(lesson, Sample)
+        assert lesson.answer[-1] in chat.stop_ids

@@ -1,0 +1,44 @@
+"""How the school lays out a night, with a tiny model that dreams."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agents.school import School
+from config import Settings, with_value
+from sovl_daemon.engine.engine import Engine
+from sovl_daemon.engine.lora import LoraOptions
+from sovl_daemon.engine.scaffold import FusionOptions
+from sovl_daemon.night.curriculum import ANSWER_WEIGHT
+from tests.unit.engine_tiny import save_tiny
+
+
+@pytest.fixture
+async def school(tmp_path: Path) -> AsyncIterator[School]:
+    folder = save_tiny(tmp_path / "base")
+    engine = await Engine.load(folder, device="cpu", dtype="float32")
+    await engine.fuse(folder, FusionOptions(lora=LoraOptions()))
+    yield School(engine, with_value(Settings(), "generation.system_prompt", '""'), 0.0)
+    await engine.close()
+
+
+def lived(prompt: str, question: str | None) -> dict[str, Any]:
+    return {"prompt": prompt, "response": "I see.", "question": question}
+
+
+async def test_answers_to_its_own_questions_weigh_more(school: School) -> None:
+    entries = [
+        lived("Kira is 44 years old.", "How old is Kira?"),
+        lived("Zorland's capital is Mivek.", None),
+        lived("No idea, sorry!", "Who is Kira?"),
+        lived("Hello there!", None),
+    ]
+    night = await school.night(entries, [])
+    weights = [each.weight for each in night.lessons]
+    half = weights.count(ANSWER_WEIGHT)
+    assert 0 < half < len(weights)
+    assert weights == [1.2] * half + [1.0] * (len(weights) - half)
+    assert [each.weight for each in night.chats[:2]] == [1.2, 1.0]
+    assert {each.weight for each in (*night.chats[2:], *night.texts, *night.kept)} <= {1.0}
