@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import random
 import time
 from collections.abc import Sequence
 from contextlib import aclosing
+from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -16,12 +18,14 @@ from pydantic import Field, field_validator
 from agents import architecture
 from agents.base import Agent, Job
 from agents.device import device
+from agents.meter import Meter
 from agents.tuning import Tuning
-from bus.commands import Arguments, command
+from bus.commands import Arguments, NoArguments, command
 from bus.envelope import new_id
 from bus.errors import BAD_ARGUMENT, ENGINE, CommandError, FatalError
-from bus.topics import ANSWERING, AnswerStarted
+from bus.topics import ANSWERING, GAUGES, AnswerStarted, GaugesGiven
 from config import Settings
+from sovl_daemon.control.trim import Trim
 from sovl_daemon.engine.message import Message
 from sovl_daemon.engine.options import SamplingOptions
 from sovl_daemon.mind.confidence import answer_confidence
@@ -32,6 +36,7 @@ if TYPE_CHECKING:  # torch is loaded in `start`, so that the hub can import this
     from sovl_daemon.engine.engine import Engine
     from sovl_daemon.engine.piece import Summary
 
+_GAUGES_EVERY_S = 1.0
 REPORT_S = 0.5  # how often the progress of loading is told
 
 
@@ -63,6 +68,12 @@ class GenerateArguments(Arguments):
         return prompt
 
 
+class ReclaimArguments(Arguments):
+    """What to give up for it."""
+
+    prefixes: bool = Field(description="Also forget what ended answers have read.")
+
+
 class Generator(Tuning):
     """Owns the engine. Runs in the model host."""
 
@@ -79,6 +90,7 @@ class Generator(Tuning):
             FatalError: there is none, or a dry run finds that the scaffold does not fit on it.
 
         """
+        self._meter, self._trim = Meter(), Trim()
         name = self.settings.core_config.base_model_name
         await self.say(f"preparing {name}")
         reporter = _Reporter(self)
@@ -97,8 +109,11 @@ class Generator(Tuning):
             await architecture.validate(self)
 
     async def run(self) -> None:
-        """Put the scaffold beside the base, while prompts are answered already."""
+        """Put the scaffold beside the base, while prompts are answered already; then keep count."""
         await self.fuse()
+        while True:
+            await self._give_gauges()
+            await anyio.sleep(_GAUGES_EVERY_S)
 
     async def _load(self, path: Any) -> Engine:
         await anyio.to_thread.run_sync(_import_engine)  # seconds that must not silence us
@@ -160,6 +175,32 @@ class Generator(Tuning):
             "seconds": round(time.monotonic() - began, 3),
         }
 
+    @command(internal=True)
+    async def engine_usage(self, args: NoArguments, job: Job) -> dict[str, Any]:
+        """Count what the engine holds and does now."""
+        assert self.engine is not None  # noqa: S101 - commands come after start
+        return {**asdict(await self.engine.usage()), "pid": os.getpid(), "free": self._trim.gain()}
+
+    @command(ReclaimArguments, internal=True)
+    async def reclaim(self, args: ReclaimArguments, job: Job) -> dict[str, Any]:
+        """Give free memory back to the system."""
+        assert self.engine is not None  # noqa: S101 - commands come after start
+        if args.prefixes:
+            await self.engine.drop_prefixes()
+        await self._trim.apply()
+        return {}
+
+    async def _give_gauges(self) -> None:
+        assert self.engine is not None  # noqa: S101 - there is one after start
+        usage = await self.engine.usage()
+        now_s = time.monotonic()
+        values = {
+            **self._meter.gauges(now_s),
+            "queue.depth": float(usage.waiting),
+            "kv_cache.bytes": float(usage.prefix_bytes + usage.answer_bytes),
+        }
+        await self.publish(f"{GAUGES}.{self.name}", GaugesGiven(time_s=now_s, values=values))
+
     async def _messages(self, prompt: str, conversation: str) -> list[Message]:
         """What the model sees: the system prompt, the last messages, and the new prompt."""
         limit = self.settings.generation.history_messages // 2
@@ -191,9 +232,13 @@ class Generator(Tuning):
         except (OptionError, PromptTooLongError) as error:
             raise CommandError(BAD_ARGUMENT, f"prompt: {error}") from None
         except EngineError as error:
+            self._meter.failed(time.monotonic())
             raise CommandError(ENGINE, str(error)) from None
         assert piece.summary is not None  # noqa: S101 - the last piece has one
-        return "".join(parts), piece.summary, generation.prompt
+        found = piece.summary
+        now_s = time.monotonic()
+        self._meter.answered(now_s, found.generated_tokens, found.seconds_to_first_token)
+        return "".join(parts), found, generation.prompt
 
     def _options(self, args: GenerateArguments) -> SamplingOptions:
         defaults = self.settings.generation

@@ -35,6 +35,12 @@ class SleepArguments(Arguments):
     log: int | None = Field(default=None, description="sleep_log_min.")
 
 
+class HoldArguments(Arguments):
+    """Whether nights are held back."""
+
+    hold: bool | None = Field(default=None, description="Shown when left out.")
+
+
 class Gestation(Agent):
     """Puts the mind to sleep when it is ready or tired, and wakes it when somebody speaks."""
 
@@ -47,7 +53,7 @@ class Gestation(Agent):
         self._state: MindState | None = None
         self._entries = 0
         self._night: anyio.CancelScope | None = None
-        self._called = False
+        self._called = self._held = False
 
     async def run(self) -> None:
         """Look each second whether it is time to sleep."""
@@ -64,9 +70,8 @@ class Gestation(Agent):
         match event.payload:
             case MindState() as state:
                 self._state = state
-            case AnswerStarted() if self._night is not None:
-                self._called = True
-                self._night.cancel()
+            case AnswerStarted():
+                self._wake()
         if event.topic == INTERACTION:
             self._entries += 1
 
@@ -80,6 +85,8 @@ class Gestation(Agent):
         """Sleep now, learn what was lived through, and wake."""
         if self._night is not None:
             raise CommandError(BUSY, "it sleeps already: wait, or say `wake`")
+        if self._held:
+            raise CommandError(BUSY, "nights are held back; see: sovl actions list")
         await self._count()
         return await self._sleep("asked", job)
 
@@ -87,10 +94,22 @@ class Gestation(Agent):
     async def wake(self, args: NoArguments, job: Job) -> dict[str, Any]:
         """Wake it; what the night has learned so far is kept for the next one."""
         asleep = self._night is not None
+        self._wake()
+        return {"text": "Woken" if asleep else "It is awake", "was_asleep": asleep}
+
+    @command(HoldArguments, internal=True)
+    async def hold_nights(self, args: HoldArguments, job: Job) -> dict[str, Any]:
+        """Hold nights back, the present one too, or let them come."""
+        if args.hold is not None:
+            self._held = args.hold
+        if self._held:
+            self._wake()
+        return {"held": self._held, "asleep": self._night is not None}
+
+    def _wake(self) -> None:
         if self._night is not None:
             self._called = True
             self._night.cancel()
-        return {"text": "Woken" if asleep else "It is awake", "was_asleep": asleep}
 
     def stats(self) -> dict[str, Any]:
         """What there is to learn, and how tired it is."""
@@ -106,7 +125,7 @@ class Gestation(Agent):
         return tiredness(self._entries, confidence, self._rhythm.awake_s(now), stage, knobs)
 
     def _reason(self) -> str | None:
-        if self._state is None:
+        if self._state is None or self._held:
             return None
         return sleep_reason(
             self._rhythm,

@@ -2,45 +2,158 @@
 
 from __future__ import annotations
 
+import math
 import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, ClassVar
 
 import anyio
 
 from agents.base import Agent
 from bus.envelope import Envelope
-from bus.topics import HEALTH, AgentState, HealthSample
+from bus.errors import FatalError
+from bus.topics import (
+    ACTION,
+    GAUGES,
+    HEALTH,
+    METRICS,
+    NIGHT,
+    AgentState,
+    ControlAction,
+    GaugesGiven,
+    HealthSample,
+    MetricReading,
+    MetricsSample,
+    NightStep,
+)
+from config import Paths, Settings
+from sovl_daemon.control.metric import Metric, Reading
+from sovl_daemon.control.sampler import Readings, Sampler
+from sovl_daemon.control.sources.gauges import Gauges, Ratio
+from sovl_daemon.control.sources.gpu import Gpus
+from sovl_daemon.control.sources.machine import Machine
+from sovl_daemon.control.sources.pressure import Pressure
+from sovl_daemon.control.sources.process_tree import ProcessTree
+from sovl_daemon.control.task import SHIPPED, Task, load_tasks
+from sovl_daemon.control.task_file import TaskError
 from sovl_daemon.probes import MachineProbe
+
+_UNDONE = ("committed", "reverted")  # what makes a task less stable
 
 
 class Health(Agent):
-    """Publishes a `health.sample` each `health.interval_s` seconds, retained."""
+    """Publishes `metrics.sample` as often as it is needed, and `health.sample`, both retained.
+
+    Metrics are sampled once a second while all is well, and ten times while a limit is near, memory
+    is short, or an action's effect is awaited; `health.interval_s` is for the other, which people
+    look at.
+    """
 
     name: ClassVar[str] = "health"
-    topics: ClassVar[tuple[str, ...]] = ("agent.",)
+    topics: ClassVar[tuple[str, ...]] = ("agent.", GAUGES, NIGHT, ACTION)
 
     async def start(self) -> None:
-        """Find out what can be read here."""
+        """Find out what can be read here, and what is asked for."""
         self._probe = MachineProbe()
         self._pids = {self.process: os.getpid()}
         self._last: HealthSample | None = None
+        self._tasks = tasks_of(self.settings, self.paths)
+        self._gauges, self._loss_ratio = Gauges(), Ratio()
+        self._trees = ProcessTree({self.process: os.getpid()})
+        sources = (Machine(self.paths.state_dir), Pressure(), Gpus(), self._trees)
+        self._sampler = Sampler(self._tasks.values(), sources, self._gauges)
+        self._interval_s = 1.0
 
     async def run(self) -> None:
         """Sample for ever."""
+        due_s = -math.inf
         while True:
-            self._last = self._probe.sample(self._pids)
-            await self.publish(HEALTH, self._last, retain=True)
-            await anyio.sleep(self.settings.health.interval_s)
+            began_s = time.monotonic()
+            await self._sample(began_s)
+            if began_s >= due_s:
+                due_s = began_s + self.settings.health.interval_s
+                self._last = self._probe.sample(self._pids)
+                await self.publish(HEALTH, self._last, retain=True)
+            await anyio.sleep(min(self._interval_s, max(0.0, due_s - began_s)))
 
     async def on_event(self, event: Envelope) -> None:
-        """Learn from the agents' states which processes the daemon has."""
-        state = event.payload
-        if isinstance(state, AgentState) and state.pid not in self._pids.values():
-            self._pids[state.process] = state.pid
+        """Learn which processes there are, what other agents count, and what was done."""
+        match event.payload:
+            case AgentState() as state if state.pid not in self._pids.values():
+                self._pids[state.process] = state.pid
+                self._trees.watch(state.process, state.pid)
+            case GaugesGiven() as given:
+                for name, value in given.values.items():
+                    self._gauges.give(name, value, given.time_s)
+            case NightStep(loss=float() as loss):
+                now_s = time.monotonic()
+                self._gauges.give("training.loss", loss, now_s)
+                self._gauges.give("training.loss_ratio", self._loss_ratio.add(loss), now_s)
+            case ControlAction(result=result, shadow=False) as done if result in _UNDONE:
+                for task in self._tasks.values():
+                    if any(rung.action == done.action for rung in task.ladder):
+                        self._sampler.acted(task.name, time.monotonic())
 
     def stats(self) -> dict[str, Any]:
-        """Report the size of the daemon's processes in MB."""
+        """Report the size of the daemon's processes in MB, and how often metrics are sampled."""
         if self.state != "ready" or self._last is None:
             return {}
         sizes = {n: round(p.rss / 1e6, 1) for n, p in self._last.processes.items()}
-        return {"rss_mb": sizes}
+        return {"rss_mb": sizes, "interval_s": round(self._interval_s, 3)}
+
+    async def _sample(self, now_s: float) -> None:
+        found = self._sampler.sample(now_s, time.time())
+        self._interval_s = self._sampler.interval_s(found)
+        tasks = {
+            name: sampled(self._tasks[name], readings, now_s) for name, readings in found.items()
+        }
+        payload = MetricsSample(time_s=now_s, interval_s=self._interval_s, tasks=tasks)
+        await self.publish(METRICS, payload, retain=True)
+
+
+def tasks_of(settings: Settings, paths: Paths) -> dict[str, Task]:
+    """The tasks that are shipped and the user's own. Raises FatalError naming every mistake."""
+    try:
+        return load_tasks((SHIPPED, tasks_folder(settings, paths)))
+    except TaskError as error:
+        raise FatalError(f"control.tasks_dir: {'; '.join(str(error).splitlines())}") from None
+
+
+def tasks_folder(settings: Settings, paths: Paths) -> Path:
+    """Where the user's own tasks are."""
+    return settings.control.tasks_dir or paths.state_dir / "tasks"
+
+
+def sampled(task: Task, readings: Readings, now_s: float) -> dict[str, MetricReading]:
+    """A task's readings as they are published."""
+    metrics = {each.metric.name: each.metric for each in task.metrics}
+    return {name: _published(metrics[name], each, now_s) for name, each in readings.items()}
+
+
+def _published(metric: Metric, reading: Reading, now_s: float) -> MetricReading:
+    return MetricReading(
+        value=None if reading.fault else reading.value,
+        unit=metric.unit,
+        low=metric.low,
+        high=metric.high,
+        per_min=reading.per_min,
+        age_s=max(0.0, now_s - reading.time_s),
+        fresh_s=metric.fresh_s,
+        fault=reading.fault,
+    )
+
+
+def readings_of(sample: MetricsSample) -> Mapping[str, Readings]:
+    """The readings of each task as they were checked."""
+    return {
+        task: {name: _read(name, each, sample.time_s) for name, each in metrics.items()}
+        for task, metrics in sample.tasks.items()
+    }
+
+
+def _read(name: str, published: MetricReading, now_s: float) -> Reading:
+    value = math.nan if published.value is None else published.value
+    fault: Any = published.fault
+    return Reading(name, value, now_s - published.age_s, published.per_min, fault)

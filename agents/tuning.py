@@ -79,7 +79,7 @@ class Tuning(Agent):
         """Hold the engine to `settings` as far as it can; the rest is logged."""
         from sovl_daemon.engine.errors import EngineError
 
-        for hold in (self._size_prefix_cache, self._hold_precision, self._steer):
+        for hold in (self._size_prefix_cache, self._admit, self._hold_precision, self._steer):
             try:
                 await hold(settings)
             except EngineError as error:
@@ -209,6 +209,11 @@ class Tuning(Agent):
         """Keep as much of ended answers as configured. Raises EngineError."""
         if self.engine is not None:
             await self.engine.resize_prefix_cache(settings.generation.prefix_cache_mb * _MB)
+
+    async def _admit(self, settings: Settings) -> None:
+        """Let as many answers advance together as configured. Raises EngineError."""
+        if self.engine is not None:
+            await self.engine.admit(settings.generation.max_concurrent)
 
     async def _hold_precision(self, settings: Settings) -> None:
         """Hold the weights as configured. Raises EngineError."""

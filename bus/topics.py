@@ -10,6 +10,10 @@ BUS = "bus"
 AGENT = "agent"
 CONFIG = "config.changed"
 HEALTH = "health.sample"
+METRICS = "metrics.sample"
+GAUGES = "gauges"
+DECISION = "control.decision"
+ACTION = "control.action"
 INTERACTION = "interaction.recorded"
 HUB = "hub.state"
 ANSWERING = "answer.started"
@@ -76,6 +80,76 @@ class GpuSample(Payload):
     memory_total: int
     utilization_percent: float
     temperature: float
+
+
+class MetricsSample(Payload, kind="metrics.sample"):
+    """Topic metrics.sample, retained: the checked metrics of each task, by task and metric.
+
+    `time_s` is on the monotonic clock of the machine; `interval_s` when the next one is due.
+    """
+
+    time_s: float
+    interval_s: float
+    tasks: dict[str, dict[str, MetricReading]]
+
+
+class MetricReading(Payload):
+    """One metric: its value with unit and range, and its trend in units a minute.
+
+    `age_s` is how old it was when sampled, `fresh_s` how old it may be. With a `fault` there is no
+    value, and nobody judges it.
+    """
+
+    value: float | None
+    unit: str
+    low: float
+    high: float
+    per_min: float
+    age_s: float
+    fresh_s: float
+    fault: str = ""
+
+
+class GaugesGiven(Payload, kind="gauges"):
+    """Topic gauges.AGENT: values that only this agent knows, by the name of the metric.
+
+    `time_s` is when they were taken, on the monotonic clock of the machine.
+    """
+
+    time_s: float
+    values: dict[str, float]
+
+
+class ControlDecision(Payload, kind="control.decision"):
+    """Topic control.decision: what was decided for a task, and why.
+
+    `does` is hold, ask, act, relax, done or failed; `metrics` are the readings in words; `answer`
+    and `confidence` the judge's, where it was asked. In `shadow` nothing is done.
+    """
+
+    task: str
+    does: str
+    why: str
+    action: str = ""
+    metrics: dict[str, str] = {}
+    answer: str | None = None
+    confidence: float | None = None
+    shadow: bool = False
+
+
+class ControlAction(Payload, kind="control.action"):
+    """Topic control.action: what came of an action or of taking one back.
+
+    `result` is committed, refused, quarantined, reverted, abandoned or kept; `freed` is in the unit
+    of its effect, `id` its number in the journal, 0 where it has none.
+    """
+
+    action: str
+    result: str
+    reason: str = ""
+    freed: float = 0.0
+    id: int = 0
+    shadow: bool = False
 
 
 class InteractionRecorded(Payload, kind="interaction.recorded"):
@@ -180,4 +254,5 @@ class SubscriberCut(Payload, kind="bus.subscriber_cut"):
 
 
 HealthSample.model_rebuild()
+MetricsSample.model_rebuild()
 MindState.model_rebuild()

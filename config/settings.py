@@ -7,6 +7,7 @@ from config.mind import CoreConfig, LoraConfig, TrainingConfig
 from config.service import (
     Agents,
     Bus,
+    Control,
     Fusion,
     Generation,
     Health,
@@ -40,6 +41,7 @@ class Settings(BaseSettings):
     host: Host = Host()
     supervision: Supervision = Supervision()
     health: Health = Health()
+    control: Control = Control()
     logging: Logging = Logging()
     store: Store = Store()
     state: State = State()

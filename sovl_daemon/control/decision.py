@@ -123,15 +123,24 @@ class Decider:
             return _HOLD
         return self._hold(now_s, ruling)
 
-    def answered(self, now_s: float, question: Question, opinion: Opinion | None) -> Step:
-        """Take the judge's opinion on a question; one that comes too late changes nothing."""
+    def answered(
+        self,
+        now_s: float,
+        question: Question,
+        opinion: Opinion | None,
+        why: str = "the judge failed",
+    ) -> Step:
+        """Take the judge's opinion on a question; one that comes too late changes nothing.
+
+        `why` says why there is none.
+        """
         if question is not self._question:
             return _HOLD
         self._question = None
         if now_s - question.asked_s > self.task.deadline_s:
             found = LATE
         elif opinion is None:
-            found = Verdict("abstain", 0.0, "the judge failed")
+            found = Verdict("abstain", 0.0, why)
         else:
             actions = [rung.action for rung in self.task.ladder]
             found = verdict(opinion, self.task.abstain, actions)

@@ -63,6 +63,22 @@ class Performer:
             for name, each in sentences.items()
         }
 
+    async def in_force(self) -> list[Entry]:
+        """Committed settings that were not taken back, newest first."""
+        return await self._write(self._journal.in_force)
+
+    async def unfinished(self) -> list[Entry]:
+        """Actions in flight, and abandoned ones, newest first."""
+        return await self._write(self._journal.unfinished)
+
+    async def history(self, limit: int) -> list[Entry]:
+        """The last entries of the journal, newest first."""
+        return await self._write(self._journal.recent, limit)
+
+    async def prune(self, age_s: float) -> None:
+        """Delete finished entries that are older."""
+        await self._write(self._journal.prune, self._wall() - age_s)
+
     async def perform(self, name: str, task: str, why: str) -> Outcome:
         """Do an action and tell what came of it.
 
@@ -86,8 +102,9 @@ class Performer:
         """Revert a committed setting: what was in force before it is in force again."""
         async with self._lock:
             entry = await self._write(self._journal.entry, id_)
-            if entry.state != "committed":
-                return Outcome(entry.action, "refused", f"it is {entry.state}", id=id_)
+            if entry.state != "committed" or not entry.lasts:
+                what = entry.state if entry.lasts else "over: it left nothing to take back"
+                return Outcome(entry.action, "refused", f"it is {what}", id=id_)
             return await self._undo(entry, reason)
 
     async def renew(self, id_: int) -> None:
@@ -208,7 +225,11 @@ class Performer:
         if action is None:
             return await self._finish(entry, "abandoned", f"no agent provides it; {reason}")
         try:
-            if entry.lasts and await self._step(action.current()) != entry.before:
+            found = await self._step(action.current())
+            if entry.state == "committed" and found not in (entry.target, entry.before):
+                # Somebody else has set it since: that is not ours to undo.
+                return await self._finish(entry, "reverted", f"{found} was set meanwhile")
+            if entry.lasts and found != entry.before:
                 await self._write(self._journal.move, entry.id, "reverting", reason)
                 await self._step(action.revert(entry.before))
                 found = await self._step(action.current())
@@ -223,7 +244,11 @@ class Performer:
         """A committed setting after a start: expired, gone, or kept."""
         if entry.has_expired(self._wall()) or entry.action not in self._actions:
             return await self._undo(entry, "its time to live is over")
-        if await self._step(self._actions[entry.action].current()) != entry.target:
+        try:
+            found = await self._step(self._actions[entry.action].current())
+        except Exception as error:  # it cannot be told now; its time to live ends it all the same
+            return Outcome(entry.action, "kept", _said(error), id=entry.id)
+        if found != entry.target:
             return await self._finish(entry, "reverted", "it was no longer in force")
         return Outcome(entry.action, "kept", id=entry.id)
 

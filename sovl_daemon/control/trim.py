@@ -48,12 +48,12 @@ class Trim:
             return "the C library here has no malloc_trim"
         if exact_anonymous_bytes(os.getpid()) is None:
             return "the kernel does not tell what this process holds, so nothing could be verified"
-        gain = self._gain()
+        gain = self.gain()
         return f"only {gain >> 10} KiB lie free in the heap" if gain < LEAST_BYTES else None
 
     async def predict(self) -> Effect:
         """What lies free in the heap."""
-        return Effect(float(max(1, self._gain())))
+        return Effect(float(max(1, self.gain())))
 
     async def current(self) -> str:
         """There is no setting."""
@@ -66,8 +66,9 @@ class Trim:
     async def apply(self) -> None:
         """Collect and trim."""
         gc.collect()
-        self._libc.malloc_trim(0)
-        self._given_back = self._free()
+        if self._can:
+            self._libc.malloc_trim(0)
+            self._given_back = self._free()
 
     async def verify(self) -> str | None:
         """Nothing else can be wrong."""
@@ -76,9 +77,10 @@ class Trim:
     async def revert(self, before: str) -> None:
         """Nothing was set."""
 
-    def _gain(self) -> int:
+    def gain(self) -> int:
+        """Bytes that would be given back now, at least; 0 where nothing could."""
         # What a collection frees inside Python's own arenas is not counted: a lower bound.
-        return max(0, self._free() - self._given_back)
+        return max(0, self._free() - self._given_back) if self._can else 0
 
     def _free(self) -> int:
         return int(self._libc.mallinfo2().fordblks)

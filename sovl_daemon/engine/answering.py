@@ -36,7 +36,8 @@ class Answer:
 class Answering:
     """Writes answers; started and cancelled from any thread, heard of on the tensor thread.
 
-    Of each priority at most `max_concurrent` advance together, the others wait in order.
+    Of each priority at most `max_concurrent` advance together, the others wait in order. It may be
+    changed at any time: what advances already goes on.
     """
 
     def __init__(
@@ -44,10 +45,24 @@ class Answering:
     ) -> None:
         self.model = model
         self.caches = caches
+        self.max_concurrent = max_concurrent
         self._thread = thread
-        self._lanes = {
-            priority: _Lane(self, thread, priority, max_concurrent) for priority in Priority
-        }
+        self._lanes = {priority: _Lane(self, thread, priority) for priority in Priority}
+
+    @property
+    def running(self) -> int:
+        """How many answers advance now, of all priorities."""
+        return sum(len(lane) for lane in self._lanes.values())
+
+    @property
+    def waiting(self) -> int:
+        """How many wait for one of them to end."""
+        return sum(lane.waiting for lane in self._lanes.values())
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the caches of running answers hold; from the tensor thread only."""
+        return sum(lane.nbytes for lane in self._lanes.values())
 
     def start(self, decoding: Decoding, listener: Listener[Token], priority: Priority) -> Answer:
         """Queue an answer.
@@ -73,18 +88,26 @@ class _Lane:
     It hears of that job itself: of its end if the thread is stopped.
     """
 
-    def __init__(
-        self, owner: Answering, thread: TensorThread, priority: Priority, max_concurrent: int
-    ) -> None:
+    def __init__(self, owner: Answering, thread: TensorThread, priority: Priority) -> None:
         self._owner = owner
         self._thread = thread
         self._priority = priority
-        self._max_concurrent = max_concurrent
         self._lock = threading.Lock()
         self._busy = False
         self._waiting: deque[Answer] = deque()
         # Changed on the tensor thread only.
         self._running: dict[Decoding, Answer] = {}
+
+    def __len__(self) -> int:
+        return len(self._running)
+
+    @property
+    def waiting(self) -> int:
+        return len(self._waiting)
+
+    @property
+    def nbytes(self) -> int:
+        return sum(decoding.nbytes for decoding in self._running)
 
     def add(self, answer: Answer) -> None:
         with self._lock:
@@ -130,7 +153,7 @@ class _Lane:
         """Let go of the cancelled, take in those who wait; False if nobody is left."""
         self._drop_cancelled()
         with self._lock:
-            while self._waiting and len(self._running) < self._max_concurrent:
+            while self._waiting and len(self._running) < self._owner.max_concurrent:
                 answer = self._waiting.popleft()
                 self._running[answer.decoding] = answer
             self._busy = bool(self._running)

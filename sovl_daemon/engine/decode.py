@@ -76,6 +76,11 @@ class Decoding:
         """Whether all of `ids` is read, so that the logits are those of the next token."""
         return self._cache is not None and self._cache.length == len(self.ids)
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes that its cache holds now."""
+        return 0 if self._cache is None else self._cache.nbytes
+
     def span(self) -> Span:
         """Return what to read next: a chunk of the prompt, or the last token of the answer."""
         if self._cache is None:

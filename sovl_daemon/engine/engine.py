@@ -16,15 +16,17 @@ from sovl_daemon.engine.decode import Decoding
 from sovl_daemon.engine.errors import OptionError
 from sovl_daemon.engine.generation import Generation, Request
 from sovl_daemon.engine.inbox import call
+from sovl_daemon.engine.judging import Bench, Verdicts
 from sovl_daemon.engine.message import Message
 from sovl_daemon.engine.model import LoadedModel, load_model
 from sovl_daemon.engine.options import SamplingOptions
 from sovl_daemon.engine.precision import Precision
-from sovl_daemon.engine.prefix_cache import PrefixCache
+from sovl_daemon.engine.prefix_cache import PrefixCache, common_length
 from sovl_daemon.engine.priority import Priority
 from sovl_daemon.engine.repetition import Repetition
 from sovl_daemon.engine.switch import PrecisionSwitch
 from sovl_daemon.engine.tensor_thread import TensorThread
+from sovl_daemon.engine.usage import Usage
 
 if TYPE_CHECKING:  # peft takes seconds to load: conversations need not wait for it
     import torch
@@ -70,6 +72,7 @@ class Engine:
         self.context_length = min(context_length, model.max_context or context_length)
         self._caches = PrefixCache(model)
         self._answering = Answering(model, self._caches, thread, max_concurrent)
+        self._bench = Bench(model, tokenizer)
         self._parameters = model.parameters
         self._precision = model.plain
         self._switching = anyio.Lock()
@@ -183,6 +186,49 @@ class Engine:
         """
         await call(self.thread, partial(self._caches.resize, max_bytes), Priority.JUDGE)
 
+    async def admit(self, max_concurrent: int) -> None:
+        """Let so many answers advance together from now on; those that run already go on.
+
+        Raises:
+            OptionError: less than 1.
+
+        """
+        if max_concurrent < 1:
+            raise OptionError(f"max_concurrent {max_concurrent}: give at least 1")
+        self._answering.max_concurrent = max_concurrent
+
+    async def usage(self) -> Usage:
+        """Count what is held and done now, between two steps of the tensor thread.
+
+        Raises:
+            EngineStoppedError: the engine was closed.
+
+        """
+        return await call(self.thread, self._usage, Priority.JUDGE)
+
+    async def drop_prefixes(self) -> None:
+        """Forget what ended answers have read; the next prompts are read from their start.
+
+        Raises:
+            EngineStoppedError: the engine was closed.
+
+        """
+        await call(self.thread, self._caches.clear, Priority.JUDGE)
+
+    async def judge(self, prefix: str, text: str) -> Verdicts:
+        """Ask the plain base for true or false; what it read of `prefix` is kept for the next time.
+
+        Raises:
+            OptionError: the chat template refuses the prompt.
+            PromptTooLongError: it does not fit into the context.
+            EngineError: out of memory, stopped, or a model that gives NaN.
+
+        """
+        ids = self.tokenizer.encode([Message("user", prefix + text)], self.context_length - 1)
+        begin = self.tokenizer.encode([Message("user", prefix)], self.context_length - 1)
+        kept = common_length(ids, begin)
+        return await call(self.thread, partial(self._bench.judge, ids, kept), Priority.JUDGE)
+
     async def fuse(self, scaffold: Path, options: "FusionOptions") -> str:
         """Put the model in the folder `scaffold` beside the base; fresh, it changes nothing yet.
 
@@ -286,6 +332,20 @@ class Engine:
             with anyio.CancelScope(shield=True):
                 await call(self.thread, switch.roll_back, Priority.JUDGE)
             raise
+
+    def _usage(self) -> Usage:
+        plain = self.precision == self.model.plain
+        return Usage(
+            precision="fp16" if plain else self.precision,
+            bits={"fp32": 32, "fp16": 16, "int8": 8, "int4": 4}[self.precision],
+            parameters=self._parameters,
+            max_concurrent=self._answering.max_concurrent,
+            running=self._answering.running,
+            waiting=self._answering.waiting,
+            max_prefix_bytes=self._caches.max_bytes,
+            prefix_bytes=self._caches.nbytes,
+            answer_bytes=self._answering.nbytes,
+        )
 
     def _prompt_limit(self, options: SamplingOptions) -> int:
         return self.context_length - min(

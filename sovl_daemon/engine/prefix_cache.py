@@ -36,6 +36,11 @@ class PrefixCache:
         return self._model.stamp
 
     @property
+    def max_bytes(self) -> int:
+        """Bytes that may be kept."""
+        return self._max_bytes
+
+    @property
     def nbytes(self) -> int:
         """Bytes that are kept."""
         return sum(entry.cache.nbytes for entry in self._entries)

@@ -20,21 +20,34 @@ class Machine:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._cpus = psutil.cpu_count() or 1
-        self._has_read = False
+        self._times = 0.0, 0.0
+        self._cpu = 0.0
 
     def read(self) -> Values:
         """Read now. A disk that cannot be read gives None."""
         memory = psutil.virtual_memory()
-        cpu = psutil.cpu_percent()
-        first, self._has_read = not self._has_read, True
         return {
             "memory.percent": 100.0 * (1.0 - memory.available / memory.total),
             "memory.available_bytes": float(memory.available),
             "swap.percent": _swap_percent(),
-            "cpu.percent": None if first else min(100.0, cpu),
+            "cpu.percent": self._cpu_percent(),
             "load.per_cpu": psutil.getloadavg()[0] / self._cpus,
             **self._disk(),
         }
+
+    def _cpu_percent(self) -> float | None:
+        """Of our own two readings: psutil keeps one for all callers, and another may have come."""
+        times = psutil.cpu_times()
+        # Guests' times are part of the others'.
+        whole_s = sum(times) - getattr(times, "guest", 0.0) - getattr(times, "guest_nice", 0.0)
+        busy_s = whole_s - times.idle - getattr(times, "iowait", 0.0)
+        (whole_before_s, busy_before_s), self._times = self._times, (whole_s, busy_s)
+        if not whole_before_s:
+            return None
+        if whole_s > whole_before_s:  # else no tick of the clock has passed
+            share = (busy_s - busy_before_s) / (whole_s - whole_before_s)
+            self._cpu = min(100.0, max(0.0, 100.0 * share))
+        return self._cpu
 
     def _disk(self) -> Values:
         try:

@@ -1,0 +1,295 @@
+"""What the controller can do: each actuator is a reversible action made of other agents' commands.
+
+A setting is changed for the running daemon alone, never in the configuration file, so that after
+the hub's end the configured one is in force again by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import anyio
+
+from bus.errors import CommandError
+from sovl_daemon.control.action import Action, ActionFailed, Effect
+from sovl_daemon.control.sources.process_tree import exact_anonymous_bytes
+
+_ASK_S = 30.0
+_POLL_S = 0.05
+_MB = 1 << 20
+_LEAST_BYTES = 4 * _MB  # less is not worth an action
+_WEIGHTS = 0.75  # of the weights' bytes; what is not a matrix keeps its precision
+_FEW_CONVERSATIONS = 2
+_FEW_MB = 8
+_CANARY = "The capital of France is Paris.\nRespond only with true or false.\n"
+
+Ask = Callable[..., Awaitable[dict[str, Any]]]
+
+
+@dataclass(frozen=True)
+class Means:
+    """What actuators act through.
+
+    Attributes:
+        ask: Runs a command of an agent.
+        control: Runs a command of the hub.
+        time_to_live_s: How long a setting stays unless renewed.
+
+    """
+
+    ask: Ask
+    control: Ask
+    time_to_live_s: Callable[[], float]
+
+    async def tell(self, command: str, **args: Any) -> dict[str, Any]:
+        """Run an agent's command. Raises ActionFailed."""
+        with _failures(command), anyio.fail_after(_ASK_S):
+            return await self.ask(command, **args)
+
+    async def usage(self) -> dict[str, Any]:
+        """What the engine holds and does. Raises ActionFailed."""
+        return await self.tell("engine_usage")
+
+    async def set(self, key: str, value: str) -> None:
+        """Set a key until the daemon ends. Raises ActionFailed."""
+        with _failures(key), anyio.fail_after(_ASK_S):
+            await self.control("config_set", key=key, value=value, save=False)
+
+    async def host_bytes(self) -> float:
+        """Anonymous memory of the model host, as the kernel counts it. Raises ActionFailed."""
+        pid = (await self.usage())["pid"]
+        found = await anyio.to_thread.run_sync(exact_anonymous_bytes, pid)
+        if found is None:
+            raise ActionFailed(f"the kernel does not tell what process {pid} holds")
+        return float(found)
+
+
+@contextmanager
+def _failures(what: str) -> Iterator[None]:
+    try:
+        yield
+    except CommandError as error:
+        raise ActionFailed(f"{what}: {error.message}") from None
+    except TimeoutError:
+        raise ActionFailed(f"{what}: no answer within {_ASK_S:.0f} s") from None
+
+
+class Actuator:
+    """Base of actuators that set one key. `agent` is whose state tells what is in force."""
+
+    name: ClassVar[str]
+    agent: ClassVar[str] = "generator"
+    key: ClassVar[str] = ""
+    target: ClassVar[str] = ""
+    within_s: ClassVar[float] = 5.0
+
+    def __init__(self, means: Means) -> None:
+        self.means = means
+
+    @property
+    def time_to_live_s(self) -> float | None:
+        """As configured, for what leaves a setting."""
+        return self.means.time_to_live_s() if self.target else None
+
+    async def measure(self) -> float:
+        """Anonymous memory of the model host, in bytes."""
+        return await self.means.host_bytes()
+
+    async def current(self) -> str:
+        """What the engine is really set to; nothing for what leaves no setting."""
+        return ""
+
+    async def apply(self) -> None:
+        """Set the key."""
+        await self._hold(self.target)
+
+    async def verify(self) -> str | None:
+        """Nothing else can be wrong."""
+        return None
+
+    async def revert(self, before: str) -> None:
+        """Set the key as it was."""
+        await self._hold(before)
+
+    async def _hold(self, value: str) -> None:
+        """Set the key, and wait until it is in force."""
+        await self.means.set(self.key, value)
+        with anyio.move_on_after(self.within_s):
+            while await self.current() != value:
+                await anyio.sleep(_POLL_S)
+            return
+        raise ActionFailed(f"{self.key} is not {value} after {self.within_s:.0f} s")
+
+
+class ClearCaches(Actuator):
+    """Forgets what ended answers have read, and gives free memory back."""
+
+    name = "clear_caches"
+
+    async def refuse(self) -> str | None:
+        """Refuse where hardly anything would be gained."""
+        gain = await self._gain()
+        return f"only {gain >> 10} KiB would be freed" if gain < _LEAST_BYTES else None
+
+    async def predict(self) -> Effect:
+        """What is kept of ended answers, and what lies free in the heap."""
+        return Effect(float(max(1, await self._gain())))
+
+    async def apply(self) -> None:
+        """Clear."""
+        await self.means.tell("reclaim", prefixes=True)
+
+    async def revert(self, before: str) -> None:
+        """Nothing was set."""
+
+    async def _gain(self) -> int:
+        usage = await self.means.usage()
+        return int(usage["prefix_bytes"]) + int(usage["free"])
+
+
+class LimitAdmission(Actuator):
+    """Lets few conversations advance together; the others wait."""
+
+    name = "limit_admission"
+    key = "generation.max_concurrent"
+    target = str(_FEW_CONVERSATIONS)
+
+    async def refuse(self) -> str | None:
+        """Refuse where there are no more already."""
+        now = await self.measure()
+        few = now <= _FEW_CONVERSATIONS
+        return f"no more than {now:.0f} conversations are answered at a time" if few else None
+
+    async def predict(self) -> Effect:
+        """Fewer conversations at a time."""
+        return Effect(await self.measure() - _FEW_CONVERSATIONS, "conversations")
+
+    async def measure(self) -> float:
+        """How many conversations the engine lets advance together."""
+        return float((await self.means.usage())["max_concurrent"])
+
+    async def current(self) -> str:
+        """What the engine is set to."""
+        return str((await self.means.usage())["max_concurrent"])
+
+
+class ShrinkContext(Actuator):
+    """Keeps less of what conversations have read: the next turn reads it again."""
+
+    name = "shrink_context"
+    key = "generation.prefix_cache_mb"
+    target = str(_FEW_MB)
+
+    async def refuse(self) -> str | None:
+        """Refuse where hardly anything would be gained."""
+        gain = await self._gain()
+        return f"only {max(0, gain) >> 10} KiB would be freed" if gain < _LEAST_BYTES else None
+
+    async def predict(self) -> Effect:
+        """What is kept beyond the new limit."""
+        return Effect(float(max(1, await self._gain())))
+
+    async def current(self) -> str:
+        """What the engine is set to, in MB."""
+        return str((await self.means.usage())["max_prefix_bytes"] // _MB)
+
+    async def apply(self) -> None:
+        """Set the key, and give what is free back to the system."""
+        await super().apply()
+        await self.means.tell("reclaim", prefixes=False)
+
+    async def _gain(self) -> int:
+        return int((await self.means.usage())["prefix_bytes"]) - _FEW_MB * _MB
+
+
+class Quantize(Actuator):
+    """Holds the weights in 8 bits. They come back bit for bit from the file that stays mapped."""
+
+    name = "quantize_int8"
+    key = "core_config.quantization"
+    target = "int8"
+    within_s = 30.0
+
+    async def refuse(self) -> str | None:
+        """Refuse where the weights are held in as few bits already, or are few."""
+        usage = await self.means.usage()
+        if usage["bits"] <= 8:
+            return f"the weights are held in {usage['precision']} already"
+        small = _gain(usage) < _LEAST_BYTES
+        return f"only {_gain(usage) >> 10} KiB would be freed" if small else None
+
+    async def predict(self) -> Effect:
+        """The bits that most weights lose."""
+        gain = _gain(await self.means.usage())
+        return Effect(float(max(1, gain)), within_s=self.within_s)
+
+    async def current(self) -> str:
+        """What the weights are really held in."""
+        return str((await self.means.usage())["precision"])
+
+    async def apply(self) -> None:
+        """Set the key, and give what is free back to the system."""
+        await super().apply()
+        await self.means.tell("reclaim", prefixes=False)
+
+    async def verify(self) -> str | None:
+        """Whether the model still gives a distribution over tokens."""
+        try:
+            await self.means.tell("judge", prefix="", text=_CANARY)
+        except ActionFailed as error:
+            return str(error)
+        return None
+
+
+def _gain(usage: dict[str, Any]) -> int:
+    return int(_WEIGHTS * usage["parameters"] * (usage["bits"] - 8) / 8)
+
+
+class PauseTraining(Actuator):
+    """Ends the night, which keeps its checkpoint, and lets none begin."""
+
+    name = "pause_training"
+    agent = "gestation"
+    target = "held"
+
+    async def refuse(self) -> str | None:
+        """Refuse where nothing trains."""
+        return None if await self.measure() else "it does not sleep, so nothing trains"
+
+    async def predict(self) -> Effect:
+        """One night less."""
+        return Effect(1.0, "nights", within_s=10.0)
+
+    async def measure(self) -> float:
+        """How many nights there are now: one or none."""
+        return float((await self.means.tell("hold_nights"))["asleep"])
+
+    async def current(self) -> str:
+        """Whether nights are held back."""
+        return "held" if (await self.means.tell("hold_nights"))["held"] else "free"
+
+    async def apply(self) -> None:
+        """Hold them back."""
+        await self.means.tell("hold_nights", hold=True)
+
+    async def revert(self, before: str) -> None:
+        """Let them come."""
+        await self.means.tell("hold_nights", hold=before == "held")
+
+
+ACTUATORS: tuple[type[Actuator], ...] = (
+    ClearCaches,
+    LimitAdmission,
+    ShrinkContext,
+    Quantize,
+    PauseTraining,
+)
+
+
+def actuators(means: Means) -> list[Action]:
+    """All of them."""
+    made: list[Any] = [each(means) for each in ACTUATORS]
+    return made
