@@ -117,10 +117,11 @@ class Actuator:
     async def _hold(self, value: str) -> None:
         """Set the key, and wait until it is in force."""
         await self.means.set(self.key, value)
-        with anyio.move_on_after(self.within_s):
-            while await self.current() != value:
-                await anyio.sleep(_POLL_S)
-            return
+        until_s = anyio.current_time() + self.within_s
+        while anyio.current_time() < until_s:
+            if await self.current() == value:
+                return
+            await anyio.sleep(_POLL_S)
         raise ActionFailed(f"{self.key} is not {value} after {self.within_s:.0f} s")
 
 

@@ -130,8 +130,8 @@ class ControlDecision(Payload, kind="control.decision"):
     task: str
     does: str
     why: str
+    metrics: dict[str, str]
     action: str = ""
-    metrics: dict[str, str] = {}
     answer: str | None = None
     confidence: float | None = None
     shadow: bool = False

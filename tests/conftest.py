@@ -37,7 +37,10 @@ def runtime() -> Iterator[Path]:
 
 
 ECHO = {
-    "agents.disabled": ["generator", "dreamer", "trainer", "curiosity", "gestation"],
+    "agents.disabled": [
+        *("generator", "dreamer", "trainer", "curiosity", "gestation"),
+        *("judge", "controller"),
+    ],
     "agents.placement": {"echo": "host"},
 }
 

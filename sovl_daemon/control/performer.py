@@ -225,20 +225,26 @@ class Performer:
         if action is None:
             return await self._finish(entry, "abandoned", f"no agent provides it; {reason}")
         try:
-            found = await self._step(action.current())
-            if entry.state == "committed" and found not in (entry.target, entry.before):
-                # Somebody else has set it since: that is not ours to undo.
-                return await self._finish(entry, "reverted", f"{found} was set meanwhile")
-            if entry.lasts and found != entry.before:
-                await self._write(self._journal.move, entry.id, "reverting", reason)
-                await self._step(action.revert(entry.before))
-                found = await self._step(action.current())
-                if found != entry.before:
-                    raise ActionFailed(f"{found} is in force after the revert to {entry.before}")
+            if entry.lasts:
+                reason = await self._set_back(action, entry, reason)
         except Exception as error:  # it is tried again by the next reconciliation
             problem = f"cannot be undone: {_said(error)}; {reason}"
             return await self._finish(entry, "abandoned", problem)
         return await self._finish(entry, "reverted", reason)
+
+    async def _set_back(self, action: Action, entry: Entry, reason: str) -> str:
+        """Set what was in force before, unless it is; return the reason to note."""
+        found = await self._step(action.current())
+        if found == entry.before:
+            return reason
+        if entry.state == "committed" and found != entry.target:
+            return f"{found} was set meanwhile"  # by somebody else: that is not ours to undo
+        await self._write(self._journal.move, entry.id, "reverting", reason)
+        await self._step(action.revert(entry.before))
+        found = await self._step(action.current())
+        if found != entry.before:
+            raise ActionFailed(f"{found} is in force after the revert to {entry.before}")
+        return reason
 
     async def _review(self, entry: Entry) -> Outcome:
         """A committed setting after a start: expired, gone, or kept."""

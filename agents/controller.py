@@ -1,0 +1,311 @@
+"""The controller: decides by hard rules and the judge what to do, does it, and takes it back."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack, closing
+from dataclasses import asdict
+from functools import partial
+from typing import Any, ClassVar, Literal
+
+import anyio
+import anyio.to_thread
+from anyio.abc import TaskGroup
+from pydantic import Field
+
+from agents.actuators import ACTUATORS, Means, actuators
+from agents.base import Agent, Job
+from agents.health import readings_of, tasks_of
+from bus.commands import Arguments, command
+from bus.envelope import Envelope
+from bus.errors import BAD_ARGUMENT, CommandError, FatalError
+from bus.topics import (
+    ACTION,
+    AGENT,
+    DECISION,
+    METRICS,
+    AgentState,
+    ControlAction,
+    ControlDecision,
+    MetricsSample,
+)
+from sovl_daemon.control.database import JournalError
+from sovl_daemon.control.decision import Decider, Decision, Step
+from sovl_daemon.control.decision_log import DecisionLog
+from sovl_daemon.control.journal import Entry, Journal
+from sovl_daemon.control.performer import Outcome, Performer
+from sovl_daemon.control.verdict import Opinion, Question
+
+JOURNAL = "actions.db"
+DECISIONS = "decisions.db"
+_TICK_S = 1.0
+_DAY_S = 86_400.0
+_SHADOWED = "shadow mode: nothing was done"
+_AGENT_OF = {each.name: each.agent for each in ACTUATORS}
+
+
+class ActionsArguments(Arguments):
+    """What to do with the actions."""
+
+    what: Literal["list", "history", "revert", "pause", "resume"] = Field(
+        default="list",
+        description="list shows what is in force, history what was done; revert takes back; pause "
+        "lets nothing new be done until resume.",
+    )
+    id: int | None = Field(
+        default=None, ge=1, description="Number of the action to revert; all when left out."
+    )
+    limit: int = Field(default=20, ge=1, le=1000, description="Entries of the history.")
+
+
+class Controller(Agent):
+    """Runs the loop of each task on what the health monitor publishes."""
+
+    name: ClassVar[str] = "controller"
+    topics: ClassVar[tuple[str, ...]] = (METRICS, f"{AGENT}.")
+
+    async def start(self) -> None:
+        """Open journal and decision log, and get ready to decide."""
+        self._files = ExitStack()
+        try:
+            journal = self._files.enter_context(closing(Journal(self.paths.state_dir / JOURNAL)))
+            decisions = closing(DecisionLog(self.paths.state_dir / DECISIONS))
+            self._decisions = self._files.enter_context(decisions)
+        except JournalError as error:
+            raise FatalError(str(error)) from None
+        means = Means(self.ask, self.control, lambda: self.settings.control.time_to_live_s)
+        self._performer = Performer(journal, actuators(means))
+        self._deciders = {
+            name: Decider(task) for name, task in tasks_of(self.settings, self.paths).items()
+        }
+        self._states: dict[str, str] = {}
+        self._agrees = self._paused = False
+        self._quarantine: Mapping[str, str] = {}
+        self._work: TaskGroup | None = None
+        self._disk = anyio.CapacityLimiter(1)
+
+    async def stop(self) -> None:
+        """Close the files."""
+        self._files.close()
+
+    async def run(self) -> None:
+        """Keep journal and reality in agreement, and settings no longer than they are needed."""
+        async with anyio.create_task_group() as self._work:
+            while True:
+                await self._keep()
+                await anyio.sleep(_TICK_S)
+
+    async def on_event(self, event: Envelope) -> None:
+        """Decide on new metrics; learn which agents can be asked."""
+        match event.payload:
+            case MetricsSample() as sample if self._work and self.settings.control.enabled:
+                await self._sense(sample, self._work)
+            case AgentState() as state:
+                came_back = state.state == "ready" and self._states.get(state.agent) != "ready"
+                self._states[state.agent] = state.state
+                if came_back and state.agent in _AGENT_OF.values():
+                    self._agrees = False
+
+    @command(ActionsArguments)
+    async def actions(self, args: ActionsArguments, job: Job) -> dict[str, Any]:
+        """Show what was done to stay within the machine's means, or take it back."""
+        match args.what:
+            case "history":
+                entries = await self._performer.history(args.limit)
+                return {"actions": [asdict(each) for each in entries]}
+            case "revert":
+                return await self._revert(args.id)
+            case "pause" | "resume":
+                self._paused = args.what == "pause"
+        return await self._shown()
+
+    def stats(self) -> dict[str, Any]:
+        """What is in force, by task."""
+        if self.state != "ready":
+            return {}
+        held = {name: each.ladder.in_force for name, each in self._deciders.items()}
+        return {"in_force": {name: list(each) for name, each in held.items() if each}}
+
+    # Deciding
+
+    async def _sense(self, sample: MetricsSample, work: TaskGroup) -> None:
+        now_s = time.monotonic()
+        unavailable = self._unavailable()
+        for name, readings in readings_of(sample).items():
+            if (decider := self._deciders.get(name)) is not None:
+                step = decider.sense(now_s, readings, unavailable=unavailable)
+                await self._follow_up(decider, step, work)
+
+    async def _follow_up(self, decider: Decider, step: Step, work: TaskGroup) -> None:
+        if step.decision is not None:
+            await self._tell(step.decision)
+        if step.does in ("act", "relax"):
+            work.start_soon(self._perform, decider, step)
+        elif step.question is not None:
+            work.start_soon(self._ask_judge, decider, step.question, work)
+
+    async def _ask_judge(self, decider: Decider, question: Question, work: TaskGroup) -> None:
+        opinion, why = None, "there is no judge: control.judge is off"
+        if self.settings.control.judge:
+            opinion, why = await self._opinion(question)
+        step = decider.answered(time.monotonic(), question, opinion, why)
+        await self._follow_up(decider, step, work)
+
+    async def _opinion(self, question: Question) -> tuple[Opinion | None, str]:
+        prompt = question.prompt
+        try:
+            with anyio.fail_after(question.task.deadline_s):
+                found = await self.ask("judge", prefix=prompt.prefix, text=prompt.metrics)
+        except CommandError as error:
+            return None, f"the judge failed: {error.message}"
+        except TimeoutError:
+            return None, "no verdict in time"
+        return Opinion(found["p_true"], found["p_false"]), ""
+
+    def _unavailable(self) -> dict[str, str]:
+        """Actions that may not be done now, with the reason."""
+        rungs = [rung.action for each in self._deciders.values() for rung in each.task.ladder]
+        return dict(self._quarantine) | {
+            action: why for action in rungs if (why := self._obstacle(action))
+        }
+
+    def _obstacle(self, action: str) -> str:
+        if action not in _AGENT_OF:
+            return "not provided by any agent"
+        if self._paused:
+            return "paused by the user"
+        if self._states.get(_AGENT_OF[action]) != "ready":
+            return f"out of reach: the {_AGENT_OF[action]} is not ready"
+        return "" if self._agrees else "not yet compared with the journal"
+
+    # Doing
+
+    async def _perform(self, decider: Decider, step: Step) -> None:
+        why = step.decision.why if step.decision else ""
+        if self.settings.control.shadow:
+            result: Literal["committed", "reverted"] = (
+                "committed" if step.does == "act" else "reverted"
+            )
+            outcome = Outcome(step.action, result, _SHADOWED)
+        elif step.does == "act":
+            outcome = await self._performer.perform(step.action, decider.task.name, why)
+        else:
+            outcome = await self._take_back(step.action, why)
+        decision = decider.performed(time.monotonic(), outcome)
+        await self._told(outcome)
+        await self._tell(decision)
+
+    async def _take_back(self, action: str, why: str) -> Outcome:
+        entries = await self._performer.in_force()
+        found = next((each.id for each in entries if each.action == action), None)
+        if found is None:
+            return Outcome(action, "reverted", "it was no longer in force")
+        return await self._performer.take_back(found, why)
+
+    async def _revert(self, id_: int | None) -> dict[str, Any]:
+        entries = await self._performer.in_force()
+        chosen = [each for each in entries if id_ in (None, each.id)]
+        if id_ is not None and not chosen:
+            held = ", ".join(str(each.id) for each in entries) or "none"
+            raise CommandError(BAD_ARGUMENT, f"id: {id_} is not in force; in force: {held}")
+        outcomes = [await self._undo(each, "the user asked for it") for each in chosen]
+        return {"reverted": [each._asdict() for each in outcomes]}
+
+    async def _undo(self, entry: Entry, why: str) -> Outcome:
+        outcome = await self._performer.take_back(entry.id, why)
+        await self._gone(outcome)
+        return outcome
+
+    async def _shown(self) -> dict[str, Any]:
+        entries = await self._performer.in_force()
+        control = self.settings.control
+        return {
+            "in_force": [asdict(each) for each in entries],
+            "unavailable": self._unavailable(),
+            "paused": self._paused,
+            "shadow": control.shadow,
+            "enabled": control.enabled,
+        }
+
+    # Keeping
+
+    async def _keep(self) -> None:
+        if not self._agrees:
+            await self._reconcile()
+        if not self._agrees:
+            return
+        control = self.settings.control
+        if control.shadow or not control.enabled:
+            for entry in await self._performer.in_force():
+                await self._undo(entry, "the controller may not act any more")
+        else:
+            await self._renew()
+        for outcome in await self._performer.expire():
+            await self._gone(outcome)
+        self._quarantine = await self._performer.unavailable()
+
+    async def _reconcile(self) -> None:
+        """Make journal and reality agree, once those can be asked who know what is in force."""
+        entries = [*await self._performer.unfinished(), *await self._performer.in_force()]
+        needed = {_AGENT_OF[each.action] for each in entries if each.action in _AGENT_OF}
+        if any(self._states.get(agent) != "ready" for agent in needed):
+            return
+        self._agrees = True  # an agent that comes back meanwhile says no again
+        tasks = {each.action: each.task for each in entries}
+        for outcome in await self._performer.reconcile():
+            if outcome.result == "kept":
+                decider = self._deciders.get(tasks[outcome.action])
+                if decider is not None and outcome.action not in decider.ladder.in_force:
+                    decider.restored(time.monotonic(), [outcome.action])
+            await self._gone(outcome)
+        await self._performer.prune(self.settings.control.history_days * _DAY_S)
+
+    async def _renew(self) -> None:
+        wall_s, now_s = time.time(), time.monotonic()
+        whole_s = self.settings.control.time_to_live_s
+        entries = {each.action: each for each in await self._performer.in_force()}
+        expiring = {
+            name: (each.expires_s - wall_s + now_s, whole_s)
+            for name, each in entries.items()
+            if each.expires_s is not None
+        }
+        for decider in self._deciders.values():
+            own = {n: e for n, e in expiring.items() if entries[n].task == decider.task.name}
+            for action in decider.renewals(now_s, own):
+                await self._performer.renew(entries[action].id)
+
+    async def _gone(self, outcome: Outcome) -> None:
+        """Tell what came of it, and that it is no longer in force if so."""
+        if outcome.result == "reverted":
+            for decider in self._deciders.values():
+                decider.gone(outcome.action)
+        if outcome.result != "kept":
+            await self._told(outcome)
+
+    # Telling
+
+    async def _tell(self, decision: Decision) -> None:
+        said, shadow = decision.verdict, self.settings.control.shadow
+        payload = ControlDecision(
+            task=decision.task,
+            does=decision.does,
+            why=decision.why,
+            action=decision.action,
+            metrics=dict(decision.metrics),
+            answer=said.answer if said else None,
+            confidence=said.confidence if said else None,
+            shadow=shadow,
+        )
+        await self.publish(DECISION, payload)
+        quiet = decision.does in ("hold", "ask")
+        log = self.log.debug if quiet else self.log.info
+        log("control.decided", task=decision.task, says=decision.words(), shadow=shadow)
+        add = partial(self._decisions.add, decision)
+        await anyio.to_thread.run_sync(add, limiter=self._disk)
+
+    async def _told(self, outcome: Outcome) -> None:
+        shadow = outcome.reason == _SHADOWED
+        payload = ControlAction(**outcome._asdict(), shadow=shadow)
+        await self.publish(ACTION, payload)
+        self.log.info("control.acted", **payload.model_dump())
