@@ -15,7 +15,7 @@ import anyio
 import typer
 from typer.core import TyperGroup
 
-from sovl_daemon.cli import data, exits, keys, mind, model, render, state
+from sovl_daemon.cli import actions, data, exits, keys, mind, model, render, state
 from sovl_daemon.client import AsyncClient
 from sovl_daemon.client.target import Target
 
@@ -46,6 +46,7 @@ app.add_typer(mind.app)
 app.add_typer(keys.app)
 app.add_typer(data.app)
 app.add_typer(state.app)
+app.add_typer(actions.app)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Settings = Annotated[

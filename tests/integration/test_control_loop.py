@@ -1,15 +1,14 @@
 """The loop in a running daemon: it acts on what it measures, and everything goes back again."""
 
-import sqlite3
+import json
+import time
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from bus.topics import ControlAction, ControlDecision, MetricsSample
-from sovl_daemon.client import CommandError
+from sovl_daemon.control.journal import Entry, Journal
 from tests import tiny_models
 from tests.daemon import Daemon, running, until
 
@@ -93,3 +92,80 @@ def test_a_hard_limit_acts_and_revert_takes_it_back(acting: Daemon) -> None:
     assert entry["measured_before"] - entry["measured_after"] == 6
     assert limit(acting) == 8
     assert in_force(acting) == []
+
+
+def test_what_is_not_needed_any_more_expires(runtime: Path, tiny: dict[str, Any]) -> None:
+    """A metric that cannot be read does not renew it."""
+    write_task(runtime, "hard = 0.5\nlow = 0.1", metric="queue.depth")
+    with running(runtime, **tiny | {"control.time_to_live_s": 1.0}) as daemon:
+        with daemon.client() as client:
+            assert client.ask("actions", what="history")["actions"] == []
+        plant(daemon, state="committed", expires_s=time.time() + 3)
+        daemon.worker("host").kill()  # what comes back is compared with the journal
+        expect(daemon, [])
+        for _ in until(30):
+            if limit(daemon) == 8:
+                break
+        assert limit(daemon) == 8
+
+
+def plant(daemon: Daemon, **changes: Any) -> None:
+    """Leave in the journal, and in force, what a controller did before it was killed."""
+    entry = Entry(
+        task="memory",
+        action="limit_admission",
+        target="2",
+        before="8",
+        why="a test",
+        intended_s=time.time(),
+        deadline_s=time.time() + 5,
+        predicted=6,
+        unit="conversations",
+        measured_before=8,
+    )
+    journal = Journal(daemon.root / "state" / "actions.db")
+    number = journal.intend(entry)
+    if changes.get("state") == "committed":
+        journal.commit(number, changes["expires_s"])
+    journal.close()
+    with daemon.client() as client:
+        client.control("config_set", key="generation.max_concurrent", value="2", save=False)
+
+
+def test_shadow_mode_says_what_it_would_do_and_does_nothing(
+    runtime: Path, tiny: dict[str, Any]
+) -> None:
+    write_task(runtime, HARD)
+    with running(runtime, **tiny | {"control.shadow": True}) as daemon:
+        for _ in until(30):
+            acted = [each for each in daemon.events() if each["event"] == "control.acted"]
+            if acted:
+                break
+        assert acted[0]["shadow"] is True
+        assert acted[0]["action"] == "limit_admission"
+        assert limit(daemon) == 8
+        assert in_force(daemon) == []
+        # Allowed to act, it does not believe that it has.
+        daemon.sovl("config", "control.shadow", "false", "--no-save")
+        daemon.sovl("actions", "pause")
+        shown = json.loads(daemon.sovl("actions", "list", "--json").stdout)
+        assert (shown["shadow"], shown["paused"]) == (False, True)
+
+
+def test_the_hub_killed_nothing_stays_degraded(runtime: Path, tiny: dict[str, Any]) -> None:
+    write_task(runtime, HARD)
+    with running(runtime, **tiny) as daemon:
+        expect(daemon, ["limit_admission"])
+        daemon.sovl("actions", "pause")
+        before = daemon.sovl("actions", "history")
+        assert "limit_admission" in before.stdout
+        daemon.kill()
+    (runtime / "state" / "tasks" / "memory.toml").write_text(
+        TASK.format(metric="memory.percent", limits="hard = 9e12")
+    )
+    with running(runtime, **tiny) as daemon:
+        expect(daemon, [])
+        with daemon.client() as client:
+            (entry,) = client.ask("actions", what="history")["actions"]
+        assert (entry["state"], entry["reason"]) == ("reverted", "it was no longer in force")
+        assert limit(daemon) == 8
