@@ -34,7 +34,7 @@ class Judge(Agent):
     @command(JudgeArguments, internal=True)
     async def judge(self, args: JudgeArguments, job: Job) -> dict[str, Any]:
         """Say how probable true and false are as the base's answer."""
-        engine = await device.engine()
+        engine = await device.base()
         from sovl_daemon.engine.errors import EngineError
 
         began = time.monotonic()

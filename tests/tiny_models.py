@@ -61,7 +61,7 @@ def gpt2(seed: int = 0) -> PreTrainedModel:
     return GPT2LMHeadModel(config).eval()
 
 
-def llama(seed: int = 0, *, tied: bool = False) -> PreTrainedModel:
+def llama(seed: int = 0, *, tied: bool = False, positions: int = 64) -> PreTrainedModel:
     """Return a Llama of two layers with random weights."""
     torch.manual_seed(seed)
     config = LlamaConfig(
@@ -71,7 +71,7 @@ def llama(seed: int = 0, *, tied: bool = False) -> PreTrainedModel:
         num_hidden_layers=2,
         num_attention_heads=2,
         num_key_value_heads=1,
-        max_position_embeddings=64,
+        max_position_embeddings=positions,
         tie_word_embeddings=tied,
         bos_token_id=0,
         eos_token_id=1,

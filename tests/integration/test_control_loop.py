@@ -6,8 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import anyio
+import anyio.to_thread
 import pytest
 
+from bus.endpoints import Endpoints
+from bus.publisher import Publisher
+from bus.topics import GaugesGiven
 from sovl_daemon.control.journal import Entry, Journal
 from tests import tiny_models
 from tests.daemon import Daemon, running, until
@@ -16,6 +21,7 @@ TASK = """
 name = "memory"
 title = "memory health"
 about = "Memory may run out."
+{pace}
 [[metrics]]
 name = "{metric}"
 label = "Memory usage"
@@ -31,13 +37,14 @@ action = "limit_admission"
 when = "Always."
 """
 HARD = "hard = 0.5\ngrey = 0.2\nlow = 0.1"  # a machine always has more than this in use
+QUICK = "[pace]\ndwell_s = 0.1\ncooldown_s = 0.1"
 GREY = "hard = 9e12\ngrey = 0.2\nlow = 0.1"
 
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     models = tmp_path_factory.mktemp("models")
-    folder = str(tiny_models.save(tiny_models.llama(), models / "tiny"))
+    folder = str(tiny_models.save(tiny_models.llama(positions=1024), models / "tiny"))
     return {
         "store.model_dir": str(models / "store"),
         "core_config.base_model_name": folder,
@@ -47,13 +54,14 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         "generation.max_new_tokens": 4,
         "controls_config.has_woken": True,
         "control.shadow": False,
+        "logging.level": "debug",
     }
 
 
-def write_task(root: Path, limits: str, metric: str = "memory.percent") -> None:
+def write_task(root: Path, limits: str, metric: str = "memory.percent", pace: str = "") -> None:
     folder = root / "state" / "tasks"
     folder.mkdir(parents=True)
-    (folder / "memory.toml").write_text(TASK.format(metric=metric, limits=limits))
+    (folder / "memory.toml").write_text(TASK.format(metric=metric, limits=limits, pace=pace))
 
 
 @pytest.fixture
@@ -94,24 +102,69 @@ def test_a_hard_limit_acts_and_revert_takes_it_back(acting: Daemon) -> None:
     assert in_force(acting) == []
 
 
-def test_what_is_not_needed_any_more_expires(runtime: Path, tiny: dict[str, Any]) -> None:
-    """A metric that cannot be read does not renew it."""
-    write_task(runtime, "hard = 0.5\nlow = 0.1", metric="queue.depth")
-    with running(runtime, **tiny | {"control.time_to_live_s": 1.0}) as daemon:
+@pytest.mark.parametrize("way", ["relaxed", "expired"])
+async def test_what_is_not_needed_any_more_goes_back(
+    runtime: Path, tiny: dict[str, Any], way: str
+) -> None:
+    """Soundly low it is relaxed; no longer read at all, it is not renewed."""
+    write_task(runtime, "hard = 0.5\nlow = 0.1\nlow_s = 0.0", metric="test.level", pace=QUICK)
+    ttl_s = 60.0 if way == "relaxed" else 4.0
+    with running(runtime, **tiny | {"control.time_to_live_s": ttl_s}) as daemon:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(give, daemon, 1.0)
+            await anyio.to_thread.run_sync(expect, daemon, ["limit_admission"])
+            await anyio.sleep(ttl_s if way == "expired" else 0)
+            assert in_force(daemon) == [
+                "limit_admission"
+            ]  # it was renewed as long as it was needed
+            tasks.cancel_scope.cancel()
+        async with anyio.create_task_group() as tasks:
+            if way == "relaxed":
+                tasks.start_soon(give, daemon, 0.0)
+            await anyio.to_thread.run_sync(expect, daemon, [])
+            tasks.cancel_scope.cancel()
         with daemon.client() as client:
-            assert client.ask("actions", what="history")["actions"] == []
-        plant(daemon, state="committed", expires_s=time.time() + 3)
-        daemon.worker("host").kill()  # what comes back is compared with the journal
-        expect(daemon, [])
-        for _ in until(30):
-            if limit(daemon) == 8:
-                break
+            (entry,) = client.ask("actions", what="history")["actions"]
+        over = {"relaxed": "every metric has been low", "expired": "its time to live is over"}
+        assert entry["reason"].startswith(over[way])
         assert limit(daemon) == 8
 
 
-def plant(daemon: Daemon, **changes: Any) -> None:
-    """Leave in the journal, and in force, what a controller did before it was killed."""
-    entry = Entry(
+async def give(daemon: Daemon, value: float) -> None:
+    """Publish a gauge, as any agent may, until cancelled."""
+    publisher = Publisher(Endpoints.local(daemon.runtime_dir).publish, "test")
+    try:
+        while True:
+            payload = GaugesGiven(time_s=time.monotonic(), values={"test.level": value})
+            await publisher.publish("gauges.test", payload)
+            await anyio.sleep(0.2)
+    finally:
+        publisher.close()
+
+
+def test_what_a_crash_left_half_done_is_undone(runtime: Path, tiny: dict[str, Any]) -> None:
+    """The controller dies between intent and commit; the hub, which holds the setting, lives."""
+    write_task(runtime, "hard = 9e12")
+    with running(runtime, **tiny) as daemon:
+        journal = Journal(runtime / "state" / "actions.db")
+        number = journal.intend(half_done())
+        journal.close()
+        with daemon.client() as client:
+            client.control("config_set", key="generation.max_concurrent", value="2", save=False)
+        assert limit(daemon) == 2
+        daemon.worker("host").kill()  # its agents come back, and journal and reality are compared
+        for _ in until(30):
+            if limit(daemon) == 8:
+                break
+        with daemon.client() as client:
+            (entry,) = client.ask("actions", what="history")["actions"]
+        assert (entry["id"], entry["state"]) == (number, "reverted")
+        assert entry["reason"] == "it was not committed"
+        assert limit(daemon) == 8
+
+
+def half_done() -> Entry:
+    return Entry(
         task="memory",
         action="limit_admission",
         target="2",
@@ -123,13 +176,22 @@ def plant(daemon: Daemon, **changes: Any) -> None:
         unit="conversations",
         measured_before=8,
     )
-    journal = Journal(daemon.root / "state" / "actions.db")
-    number = journal.intend(entry)
-    if changes.get("state") == "committed":
-        journal.commit(number, changes["expires_s"])
-    journal.close()
-    with daemon.client() as client:
-        client.control("config_set", key="generation.max_concurrent", value="2", save=False)
+
+
+def test_the_grey_zone_is_put_to_the_judge(runtime: Path, tiny: dict[str, Any]) -> None:
+    """A model of random weights says neither true nor false, so nothing is done."""
+    write_task(runtime, GREY)
+    with running(runtime, **tiny) as daemon:
+        assert "the judge says abstain" in logged(daemon, "true and false have only")
+        assert in_force(daemon) == []
+
+
+def logged(daemon: Daemon, text: str) -> str:
+    for _ in until(30):
+        for event in daemon.events():
+            if event["event"] == "control.decided" and text in str(event["says"]):
+                return str(event["says"])
+    raise AssertionError(f"{text!r} was never logged\n{daemon.output()}")
 
 
 def test_shadow_mode_says_what_it_would_do_and_does_nothing(
@@ -161,7 +223,7 @@ def test_the_hub_killed_nothing_stays_degraded(runtime: Path, tiny: dict[str, An
         assert "limit_admission" in before.stdout
         daemon.kill()
     (runtime / "state" / "tasks" / "memory.toml").write_text(
-        TASK.format(metric="memory.percent", limits="hard = 9e12")
+        TASK.format(metric="memory.percent", limits="hard = 9e12", pace="")
     )
     with running(runtime, **tiny) as daemon:
         expect(daemon, [])
