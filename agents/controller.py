@@ -298,14 +298,24 @@ class Controller(Agent):
             shadow=shadow,
         )
         await self.publish(DECISION, payload)
-        quiet = decision.does in ("hold", "ask")
-        log = self.log.debug if quiet else self.log.info
-        log("control.decided", task=decision.task, says=decision.words(), shadow=shadow)
+        says, task = decision.words(), decision.task
+        if decision.does in ("hold", "ask"):
+            self.log.debug("control.decided", task=task, says=says, shadow=shadow)
+        else:
+            self.log.info("control.decided", task=task, says=says, shadow=shadow)
         add = partial(self._decisions.add, decision)
         await anyio.to_thread.run_sync(add, limiter=self._disk)
 
     async def _told(self, outcome: Outcome) -> None:
-        shadow = outcome.reason == _SHADOWED
-        payload = ControlAction(**outcome._asdict(), shadow=shadow)
-        await self.publish(ACTION, payload)
-        self.log.info("control.acted", **payload.model_dump())
+        done, result, reason, freed, number = outcome
+        shadow = reason == _SHADOWED
+        await self.publish(ACTION, ControlAction(**outcome._asdict(), shadow=shadow))
+        self.log.info(
+            "control.acted",
+            action=done,
+            result=result,
+            reason=reason,
+            freed=round(freed, 3),
+            number=number,
+            shadow=shadow,
+        )

@@ -28,7 +28,10 @@ WINDOW = 8
 FINAL = ("result", "error")
 QUIET_S = 30.0  # an answer that takes longer counts as lost
 SETTINGS = {
-    "agents.disabled": ["generator", "dreamer", "trainer", "curiosity", "gestation"],
+    "agents.disabled": [
+        *("generator", "dreamer", "trainer", "curiosity", "gestation"),
+        *("judge", "controller"),
+    ],
     "agents.placement": {"echo": "host"},
     "bus.max_pending_per_agent": 10_000,
     "supervision.restart_intensity": 1000,

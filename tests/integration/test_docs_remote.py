@@ -111,7 +111,10 @@ def check_revocation(machines: Machines, keys: Path, block: str) -> None:
 
 def test_listening_without_a_key_is_refused(runtime: Path) -> None:
     settings = {
-        "agents.disabled": ["generator", "dreamer", "trainer", "curiosity", "gestation"],
+        "agents.disabled": [
+            *("generator", "dreamer", "trainer", "curiosity", "gestation"),
+            *("judge", "controller"),
+        ],
         "bus.listen": f"tcp://127.0.0.1:{free_ports()}",
     }
     daemon = Daemon(runtime, **settings).start()

@@ -220,7 +220,10 @@ def test_the_example_agent_works(runtime: Path, tmp_path: Path) -> None:
     source = str(EXAMPLES / "sovl-tally")
     subprocess.run([sys.executable, "-m", "pip", "install", *options, source], check=True)
     settings = {
-        "agents.disabled": ["generator", "dreamer", "trainer", "curiosity", "gestation"],
+        "agents.disabled": [
+            *("generator", "dreamer", "trainer", "curiosity", "gestation"),
+            *("judge", "controller"),
+        ],
         "agents.placement": {"tally": "toys"},
     }
     with running(runtime, packages=tmp_path, **settings) as daemon:

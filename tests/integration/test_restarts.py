@@ -20,7 +20,10 @@ from sovl_daemon.client import CommandError
 from tests.daemon import Daemon, running, until
 
 FRAIL = {
-    "agents.disabled": ["generator", "dreamer", "trainer", "curiosity", "gestation"],
+    "agents.disabled": [
+        *("generator", "dreamer", "trainer", "curiosity", "gestation"),
+        *("judge", "controller"),
+    ],
     "agents.placement": {"echo": "host"},
     "supervision.restart_intensity": 100,
     "supervision.backoff_initial_s": 0.05,

@@ -30,6 +30,11 @@ NOT_SETTINGS = {  # names of topics, modules and files that look like one
     "bus.subscriber_cut",
     "config.changed",
     "config.refused",
+    "control.acted",
+    "control.action",
+    "control.decided",
+    "control.decision",
+    "control.failed",
     "night.ended",
     "night.progress",
     "night.resumed",
@@ -210,7 +215,7 @@ def test_commands_that_the_text_mentions_exist(path: Path) -> None:
     known = reference.subcommands()
     for line in (line.strip() for block in code for line in block.splitlines()):
         if line.startswith("sovl ") and not line.startswith(("sovl -", "sovl [")):
-            mentioned = re.match(r"sovl (?:keys |model |data |state )?\w+", line)
+            mentioned = re.match(r"sovl (?:keys |model |data |state |actions )?\w+", line)
             assert mentioned, line
             assert mentioned[0] in known, line
 

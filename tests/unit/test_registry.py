@@ -17,6 +17,7 @@ def test_shipped_agents_in_start_order() -> None:
         ("mind", "hub", True),
         ("scribe", "hub", True),
         ("host", "host", True),
+        ("controller", "hub", False),
         ("curiosity", "hub", False),
         ("gestation", "hub", False),
         ("health", "hub", False),
@@ -29,7 +30,8 @@ def test_agents_of_one_process_are_one_group() -> None:
     assert [(group.title, group.agents) for group in found] == [
         ("mind", ("mind",)),
         ("scribe", ("scribe",)),
-        ("host", ("dreamer", "generator", "health", "trainer")),
+        ("host", ("dreamer", "generator", "health", "judge", "trainer")),
+        ("controller", ("controller",)),
         ("curiosity", ("curiosity",)),
         ("gestation", ("gestation",)),
     ]
