@@ -114,6 +114,9 @@ class Actuator:
         """Set the key as it was."""
         await self._hold(before)
 
+    def _bytes(self, gain: int) -> Effect:
+        return Effect(float(max(1, gain)), within_s=self.within_s)
+
     async def _hold(self, value: str) -> None:
         """Set the key, and wait until it is in force."""
         await self.means.set(self.key, value)
@@ -137,7 +140,7 @@ class ClearCaches(Actuator):
 
     async def predict(self) -> Effect:
         """What is kept of ended answers, and what lies free in the heap."""
-        return Effect(float(max(1, await self._gain())))
+        return self._bytes(await self._gain())
 
     async def apply(self) -> None:
         """Clear."""
@@ -191,7 +194,7 @@ class ShrinkContext(Actuator):
 
     async def predict(self) -> Effect:
         """What is kept beyond the new limit."""
-        return Effect(float(max(1, await self._gain())))
+        return self._bytes(await self._gain())
 
     async def current(self) -> str:
         """What the engine is set to, in MB."""
@@ -224,8 +227,7 @@ class Quantize(Actuator):
 
     async def predict(self) -> Effect:
         """The bits that most weights lose."""
-        gain = _gain(await self.means.usage())
-        return Effect(float(max(1, gain)), within_s=self.within_s)
+        return self._bytes(_gain(await self.means.usage()))
 
     async def current(self) -> str:
         """What the weights are really held in."""
@@ -255,6 +257,7 @@ class PauseTraining(Actuator):
     name = "pause_training"
     agent = "gestation"
     target = "held"
+    within_s = 10.0
 
     async def refuse(self) -> str | None:
         """Refuse where nothing trains."""
@@ -262,7 +265,7 @@ class PauseTraining(Actuator):
 
     async def predict(self) -> Effect:
         """One night less."""
-        return Effect(1.0, "nights", within_s=10.0)
+        return Effect(1.0, "nights", within_s=self.within_s)
 
     async def measure(self) -> float:
         """How many nights there are now: one or none."""

@@ -231,3 +231,24 @@ def test_the_hub_killed_nothing_stays_degraded(runtime: Path, tiny: dict[str, An
             (entry,) = client.ask("actions", what="history")["actions"]
         assert (entry["state"], entry["reason"]) == ("reverted", "it was no longer in force")
         assert limit(daemon) == 8
+
+
+@pytest.mark.parametrize(
+    ("settings", "limits", "says"),
+    [
+        ({"control.judge": False}, GREY, "there is no judge: control.judge is off"),
+        ({"control.enabled": False}, HARD, None),
+    ],
+)
+def test_what_is_switched_off_does_nothing(
+    runtime: Path, tiny: dict[str, Any], settings: dict[str, Any], limits: str, says: str | None
+) -> None:
+    own = {"control.tasks_dir": str(runtime / "state" / "tasks")}
+    write_task(runtime, limits)
+    with running(runtime, **tiny | settings | own) as daemon:
+        if says:
+            logged(daemon, says)
+        else:
+            time.sleep(3)  # as many samples
+            assert [e for e in daemon.events() if e["event"].startswith("control.")] == []
+        assert in_force(daemon) == []

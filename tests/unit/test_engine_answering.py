@@ -213,8 +213,21 @@ def test_priorities_do_not_mix(desk: Desk) -> None:
     )
 
 
+def test_fewer_admitted_later_ones_wait_and_those_that_run_go_on() -> None:
+    desk = Desk(max_concurrent=2)
+    logs = [Log(), Log(), Log()]
+    for index, log in enumerate(logs):
+        desk.start(log, index)
+    desk.answering.max_concurrent = 1
+    desk.model.opened.set()
+    assert [log.wait() for log in logs] == [None] * 3
+    assert desk.model.sizes[-24:] == [1] * 24
+    assert desk.answering.running == desk.answering.waiting == 0
+    desk.thread.stop()
+
+
 def test_stopping_ends_all(desk: Desk) -> None:
-    desk.answering._lanes[Priority.CONVERSATION]._max_concurrent = 2
+    desk.answering.max_concurrent = 2
     logs = [Log(3, lambda: desk.thread.stop()), Log(), Log()]
     answers = [desk.start(log, index) for index, log in enumerate(logs)]
     desk.model.opened.set()

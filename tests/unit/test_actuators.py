@@ -1,0 +1,173 @@
+"""Actuators, on a daemon whose bus is a function: what they set, refuse and take back."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agents.actuators import ACTUATORS, Actuator, Means, actuators
+from bus.errors import CommandError
+from sovl_daemon.control.action import ActionFailed
+from sovl_daemon.control.journal import Journal
+from sovl_daemon.control.performer import Performer
+
+MB = 1 << 20
+KEYS = {
+    "generation.max_concurrent": ("max_concurrent", int),
+    "generation.prefix_cache_mb": ("max_prefix_bytes", lambda text: int(text) * MB),
+    "core_config.quantization": ("precision", str),
+}
+
+
+class Daemon:
+    """Answers commands as the agents do, with this process as its model host."""
+
+    def __init__(self) -> None:
+        self.usage: dict[str, Any] = {
+            "precision": "fp16",
+            "bits": 16,
+            "parameters": 100 * MB,
+            "max_concurrent": 8,
+            "running": 0,
+            "waiting": 0,
+            "max_prefix_bytes": 64 * MB,
+            "prefix_bytes": 40 * MB,
+            "answer_bytes": 0,
+            "pid": os.getpid(),
+            "free": 0,
+        }
+        self.held, self.asleep = False, True
+        self.broken = self.deaf = False
+        self.saved: list[str] = []
+        self.told: list[tuple[str, dict[str, Any]]] = []
+
+    async def ask(self, command: str, **args: Any) -> dict[str, Any]:
+        if self.broken:
+            raise CommandError("agent_lost", "the generator was lost")
+        self.told.append((command, args))
+        match command:
+            case "engine_usage":
+                return self.usage
+            case "hold_nights" if args:
+                self.held, self.asleep = args["hold"], self.asleep and not args["hold"]
+        return {"held": self.held, "asleep": self.asleep}
+
+    async def control(self, command: str, *, key: str, value: str, save: bool) -> dict[str, Any]:
+        assert command == "config_set"
+        self.saved += [key] if save else []
+        name, convert = KEYS[key]
+        if not self.deaf:
+            self.usage[name] = convert(value)
+        return {}
+
+
+@pytest.fixture
+def daemon() -> Daemon:
+    return Daemon()
+
+
+@pytest.fixture
+def by_name(daemon: Daemon) -> dict[str, Any]:
+    means = Means(daemon.ask, daemon.control, lambda: 60.0)
+    return {each.name: each for each in actuators(means)}
+
+
+LASTING = sorted(each.name for each in ACTUATORS if each.target)
+
+
+@pytest.mark.parametrize("name", LASTING)
+async def test_what_is_set_goes_back_and_is_never_saved(
+    daemon: Daemon, by_name: dict[str, Any], name: str
+) -> None:
+    actuator: Actuator = by_name[name]
+    before = await actuator.current()
+    assert before != actuator.target
+    for _ in range(2):  # twice is once
+        await actuator.apply()
+        assert await actuator.current() == actuator.target
+    await actuator.revert(before)
+    assert await actuator.current() == before
+    assert daemon.saved == []
+    assert actuator.time_to_live_s == 60.0
+
+
+async def test_each_predicts_what_can_be_gained(by_name: dict[str, Any]) -> None:
+    effects = {name: await each.predict() for name, each in by_name.items()}
+    assert {name: (effect.amount, effect.unit) for name, effect in effects.items()} == {
+        "clear_caches": (40 * MB, "bytes"),
+        "limit_admission": (6, "conversations"),
+        "shrink_context": (32 * MB, "bytes"),
+        "quantize_int8": (75 * MB, "bytes"),
+        "pause_training": (1, "nights"),
+    }
+    for each in by_name.values():
+        assert await each.refuse() is None
+
+
+async def test_each_refuses_where_nothing_would_be_gained(
+    daemon: Daemon, by_name: dict[str, Any]
+) -> None:
+    daemon.usage |= {"precision": "int8", "bits": 8, "max_concurrent": 2, "prefix_bytes": MB}
+    daemon.asleep = False
+    refusals = {name: await each.refuse() for name, each in by_name.items()}
+    assert refusals == {
+        "clear_caches": "only 1024 KiB would be freed",
+        "limit_admission": "no more than 2 conversations are answered at a time",
+        "shrink_context": "only 0 KiB would be freed",
+        "quantize_int8": "the weights are held in int8 already",
+        "pause_training": "it does not sleep, so nothing trains",
+    }
+
+
+async def test_a_small_model_is_not_quantized(daemon: Daemon, by_name: dict[str, Any]) -> None:
+    daemon.usage["parameters"] = MB
+    assert await by_name["quantize_int8"].refuse() == "only 768 KiB would be freed"
+
+
+async def test_quantized_it_must_still_judge(daemon: Daemon, by_name: dict[str, Any]) -> None:
+    assert await by_name["quantize_int8"].verify() is None
+    assert daemon.told[-1][0] == "judge"
+    daemon.broken = True
+    assert await by_name["quantize_int8"].verify() == "judge: the generator was lost"
+
+
+async def test_clearing_tells_the_generator_and_leaves_nothing(
+    daemon: Daemon, by_name: dict[str, Any]
+) -> None:
+    clear = by_name["clear_caches"]
+    await clear.apply()
+    assert daemon.told[-1] == ("reclaim", {"prefixes": True})
+    assert (clear.target, clear.time_to_live_s, await clear.current()) == ("", None, "")
+
+
+@pytest.mark.parametrize("name", sorted(each.name for each in ACTUATORS))
+async def test_a_lost_agent_is_a_failed_action(
+    daemon: Daemon, by_name: dict[str, Any], name: str
+) -> None:
+    daemon.broken = True
+    with pytest.raises(ActionFailed, match="the generator was lost"):
+        await by_name[name].measure()
+
+
+async def test_a_setting_that_does_not_come_is_a_failed_action(
+    daemon: Daemon, by_name: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    daemon.deaf = True
+    monkeypatch.setattr(Actuator, "within_s", 0.1)
+    with pytest.raises(ActionFailed, match=r"generation.max_concurrent is not 2 after 0 s"):
+        await by_name["limit_admission"].apply()
+
+
+async def test_one_that_frees_nothing_is_found_out_reverted_and_quarantined(
+    daemon: Daemon, by_name: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The cache says that it shrank, but the kernel sees no less memory in use."""
+    shrink = by_name["shrink_context"]
+    monkeypatch.setattr(Actuator, "within_s", 0.1)
+    journal = Journal(tmp_path / "actions.db")
+    performer = Performer(journal, [shrink])
+    outcomes = [await performer.perform("shrink_context", "memory", "a test") for _ in range(3)]
+    assert [each.result for each in outcomes] == ["reverted", "reverted", "quarantined"]
+    assert daemon.usage["max_prefix_bytes"] == 64 * MB
+    journal.close()
