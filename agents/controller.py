@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack, closing
@@ -40,6 +41,7 @@ from sovl_daemon.control.verdict import Opinion, Question
 JOURNAL = "actions.db"
 DECISIONS = "decisions.db"
 _TICK_S = 1.0
+_LOOK_AGAIN_S = 60.0  # at what could not be undone
 _DAY_S = 86_400.0
 _SHADOWED = "shadow mode: nothing was done"
 _AGENT_OF = {each.name: each.agent for each in ACTUATORS}
@@ -81,6 +83,7 @@ class Controller(Agent):
         }
         self._states: dict[str, str] = {}
         self._agrees = self._paused = False
+        self._look_again_s = math.inf
         self._quarantine: Mapping[str, str] = {}
         self._work: TaskGroup | None = None
         self._disk = anyio.CapacityLimiter(1)
@@ -231,7 +234,7 @@ class Controller(Agent):
     # Keeping
 
     async def _keep(self) -> None:
-        if not self._agrees:
+        if not self._agrees or time.monotonic() >= self._look_again_s:
             await self._reconcile()
         if not self._agrees:
             return
@@ -252,12 +255,15 @@ class Controller(Agent):
         if any(self._states.get(agent) != "ready" for agent in needed):
             return
         self._agrees = True  # an agent that comes back meanwhile says no again
+        self._look_again_s = math.inf
         tasks = {each.action: each.task for each in entries}
         for outcome in await self._performer.reconcile():
             if outcome.result == "kept":
                 decider = self._deciders.get(tasks[outcome.action])
                 if decider is not None and outcome.action not in decider.ladder.in_force:
                     decider.restored(time.monotonic(), [outcome.action])
+            elif outcome.result == "abandoned":
+                self._look_again_s = time.monotonic() + _LOOK_AGAIN_S
             await self._gone(outcome)
         await self._performer.prune(self.settings.control.history_days * _DAY_S)
 
