@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict
 from functools import partial
@@ -17,6 +17,7 @@ from pydantic import Field
 
 from agents.actuators import ACTUATORS, Means, actuators
 from agents.base import Agent, Job
+from agents.evidence import troubles
 from agents.health import readings_of, tasks_of
 from bus.commands import Arguments, command
 from bus.envelope import Envelope
@@ -84,6 +85,7 @@ class Controller(Agent):
         self._states: dict[str, str] = {}
         self._agrees = self._paused = False
         self._look_again_s = math.inf
+        self._troubles: Sequence[str] = ()
         self._quarantine: Mapping[str, str] = {}
         self._work: TaskGroup | None = None
         self._disk = anyio.CapacityLimiter(1)
@@ -97,6 +99,7 @@ class Controller(Agent):
         async with anyio.create_task_group() as self._work:
             while True:
                 await self._keep()
+                self._troubles = await anyio.to_thread.run_sync(troubles, self.paths.log_file)
                 await anyio.sleep(_TICK_S)
 
     async def on_event(self, event: Envelope) -> None:
@@ -137,7 +140,9 @@ class Controller(Agent):
         unavailable = self._unavailable()
         for name, readings in readings_of(sample).items():
             if (decider := self._deciders.get(name)) is not None:
-                step = decider.sense(now_s, readings, unavailable=unavailable)
+                step = decider.sense(
+                    now_s, readings, log_lines=self._troubles, unavailable=unavailable
+                )
                 await self._follow_up(decider, step, work)
 
     async def _follow_up(self, decider: Decider, step: Step, work: TaskGroup) -> None:
