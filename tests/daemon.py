@@ -34,7 +34,7 @@ class Daemon:
             # It sleeps and dreams when a test says so.
             "SOVL_CONTROLS_CONFIG__ENABLE_GESTATION": "false",
             "SOVL_CONTROLS_CONFIG__ENABLE_DREAMING": "false",
-            **({"PYTHONPATH": str(packages)} if packages else {}),
+            **({"PYTHONPATH": _search_path(packages)} if packages else {}),
         }
 
     @property
@@ -111,6 +111,11 @@ class Daemon:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         return self.process.wait(30)
+
+
+def _search_path(packages: Path) -> str:
+    """Their folder, before those that this process was told of."""
+    return os.pathsep.join(filter(None, (str(packages), os.environ.get("PYTHONPATH"))))
 
 
 def until(timeout: float, pause: float = 0.05):
