@@ -21,6 +21,7 @@ _ASK_S = 30.0
 _POLL_S = 0.05
 _MB = 1 << 20
 _LEAST_BYTES = 4 * _MB  # less is not worth an action
+_TOUCHED = 0.5  # of a cache: it may be twice as large as what was written to it
 _WEIGHTS = 0.75  # of the weights' bytes; what is not a matrix keeps its precision
 _FEW_CONVERSATIONS = 2
 _FEW_MB = 8
@@ -151,7 +152,7 @@ class ClearCaches(Actuator):
 
     async def _gain(self) -> int:
         usage = await self.means.usage()
-        return int(usage["prefix_bytes"]) + int(usage["free"])
+        return int(_TOUCHED * (usage["prefix_bytes"] + usage["free"]))
 
 
 class LimitAdmission(Actuator):
@@ -206,7 +207,8 @@ class ShrinkContext(Actuator):
         await self.means.tell("reclaim", prefixes=False)
 
     async def _gain(self) -> int:
-        return int((await self.means.usage())["prefix_bytes"]) - _FEW_MB * _MB
+        usage = await self.means.usage()
+        return int(_TOUCHED * (usage["prefix_bytes"] - _FEW_MB * _MB))
 
 
 class Quantize(Actuator):

@@ -103,6 +103,7 @@ class Generator(Tuning):
             raise FatalError(
                 f"core_config.base_model_name: {error}; see: sovl model list"
             ) from None
+        await self._trim.apply()  # from now on, what lies free in the heap can be given back
         device.lend(self.engine)
         self.log.info("model.loaded", model=name, **self.engine.info())
         await self.tune(self.settings)

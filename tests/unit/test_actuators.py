@@ -95,9 +95,9 @@ async def test_what_is_set_goes_back_and_is_never_saved(
 async def test_each_predicts_what_can_be_gained(by_name: dict[str, Any]) -> None:
     effects = {name: await each.predict() for name, each in by_name.items()}
     assert {name: (effect.amount, effect.unit) for name, effect in effects.items()} == {
-        "clear_caches": (40 * MB, "bytes"),
+        "clear_caches": (20 * MB, "bytes"),
         "limit_admission": (6, "conversations"),
-        "shrink_context": (32 * MB, "bytes"),
+        "shrink_context": (16 * MB, "bytes"),
         "quantize_int8": (75 * MB, "bytes"),
         "pause_training": (1, "nights"),
     }
@@ -112,7 +112,7 @@ async def test_each_refuses_where_nothing_would_be_gained(
     daemon.asleep = False
     refusals = {name: await each.refuse() for name, each in by_name.items()}
     assert refusals == {
-        "clear_caches": "only 1024 KiB would be freed",
+        "clear_caches": "only 512 KiB would be freed",
         "limit_admission": "no more than 2 conversations are answered at a time",
         "shrink_context": "only 0 KiB would be freed",
         "quantize_int8": "the weights are held in int8 already",

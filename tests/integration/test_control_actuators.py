@@ -1,0 +1,84 @@
+"""Actuators on a real model: what they predict is what the kernel sees, and all comes back."""
+
+import os
+from collections.abc import AsyncIterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agents.actuators import Means, actuators
+from sovl_daemon.control.journal import Journal
+from sovl_daemon.control.performer import Performer
+from sovl_daemon.control.trim import Trim
+from sovl_daemon.engine.engine import Engine
+from sovl_daemon.engine.message import Message
+from sovl_daemon.engine.options import SamplingOptions
+
+pytestmark = pytest.mark.model
+MB = 1 << 20
+LONG = "Tell me about the sea. " * 120
+GREEDY = SamplingOptions(temperature=0, max_new_tokens=4)
+
+
+class Host:
+    """The engine behind its commands, in this process."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine, self.trim = engine, Trim()
+
+    async def ask(self, command: str, **args: Any) -> dict[str, Any]:
+        match command:
+            case "engine_usage":
+                usage = asdict(await self.engine.usage())
+                return {**usage, "pid": os.getpid(), "free": self.trim.gain()}
+            case "judge":
+                return (await self.engine.judge(args["prefix"], args["text"]))._asdict()
+        if args["prefixes"]:
+            await self.engine.drop_prefixes()
+        await self.trim.apply()
+        return {}
+
+    async def control(self, command: str, *, key: str, value: str, save: bool) -> dict[str, Any]:
+        if key == "core_config.quantization":
+            plain = self.engine.model.plain
+            await self.engine.set_precision(plain if value == "fp16" else value)  # type: ignore[arg-type]
+        else:
+            await self.engine.resize_prefix_cache(int(value) * MB)
+        return {}
+
+
+@pytest.fixture
+async def host(default_model: Path) -> AsyncIterator[Host]:
+    engine = await Engine.load(default_model, device="cpu", context_length=2048)
+    await engine.resize_prefix_cache(64 * MB)
+    made = Host(engine)
+    await made.trim.apply()
+    yield made
+    await engine.close()
+
+
+async def answer(host: Host, prompt: str) -> str:
+    pieces = host.engine.generate([Message("user", prompt)], GREEDY)
+    return "".join([piece.text async for piece in pieces])
+
+
+async def test_each_frees_what_it_predicts_and_goes_back(host: Host, tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "actions.db")
+    means = Means(host.ask, host.control, lambda: 60.0)
+    performer = Performer(journal, actuators(means))
+    before = await answer(host, "The capital of France?")
+    for name in ("shrink_context", "clear_caches", "quantize_int8"):
+        await answer(host, f"{name}: {LONG}")
+        outcome = await performer.perform(name, "memory", "a test")
+        (entry, *_) = await performer.history(1)
+        assert outcome.result == "committed", outcome
+        assert outcome.freed >= 0.75 * entry.predicted
+        if entry.lasts:
+            assert (await performer.take_back(outcome.id, "a test")).result == "reverted"
+    usage = await host.engine.usage()
+    assert (usage.precision, usage.max_prefix_bytes) == ("fp16", 64 * MB)
+    await host.engine.drop_prefixes()
+    assert await answer(host, "The capital of France?") == before
+    journal.close()
