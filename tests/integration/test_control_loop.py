@@ -13,6 +13,7 @@ import pytest
 from bus.endpoints import Endpoints
 from bus.publisher import Publisher
 from bus.topics import GaugesGiven
+from sovl_daemon.client import CommandError
 from sovl_daemon.control.journal import Entry, Journal
 from tests import tiny_models
 from tests.daemon import Daemon, running, until
@@ -33,7 +34,7 @@ metric = "{metric}"
 hard_s = 0.0
 grey_s = 0.0
 [[ladder]]
-action = "limit_admission"
+action = "{action}"
 when = "Always."
 """
 HARD = "hard = 0.5\ngrey = 0.2\nlow = 0.1"  # a machine always has more than this in use
@@ -58,10 +59,17 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     }
 
 
-def write_task(root: Path, limits: str, metric: str = "memory.percent", pace: str = "") -> None:
+def write_task(
+    root: Path,
+    limits: str,
+    metric: str = "memory.percent",
+    pace: str = "",
+    action: str = "limit_admission",
+) -> None:
     folder = root / "state" / "tasks"
-    folder.mkdir(parents=True)
-    (folder / "memory.toml").write_text(TASK.format(metric=metric, limits=limits, pace=pace))
+    folder.mkdir(parents=True, exist_ok=True)
+    text = TASK.format(metric=metric, limits=limits, pace=pace, action=action)
+    (folder / "memory.toml").write_text(text)
 
 
 @pytest.fixture
@@ -128,6 +136,31 @@ async def test_what_is_not_needed_any_more_goes_back(
         over = {"relaxed": "every metric has been low", "expired": "its time to live is over"}
         assert entry["reason"].startswith(over[way])
         assert limit(daemon) == 8
+
+
+async def test_a_night_is_ended_and_held_back_until_it_may_go_on(
+    runtime: Path, tiny: dict[str, Any]
+) -> None:
+    write_task(runtime, "hard = 0.5\nlow = 0.1", "test.level", action="pause_training")
+    with running(runtime, **tiny) as daemon:
+        for _ in until(60):
+            if any(each["event"] == "scaffold.ready" for each in daemon.events()):
+                break
+        async with daemon.async_client() as client, anyio.create_task_group() as tasks:
+            for prompt in ("My dog is called Bramble.", "Hello there!", "Who are you?"):
+                await client.ask("generate", prompt=prompt)
+            async with client.call("gestate") as night:
+                tasks.start_soon(give, daemon, 1.0)
+                woken = await night.result()
+            assert woken["woke"] == "called"
+            await anyio.to_thread.run_sync(expect, daemon, ["pause_training"])
+            with pytest.raises(CommandError, match="nights are held back"):
+                await client.ask("gestate")
+            tasks.cancel_scope.cancel()
+        with daemon.client() as client:
+            client.ask("actions", what="pause")
+            client.ask("actions", what="revert")
+            assert client.ask("gestate")["woke"] == "rested"
 
 
 async def give(daemon: Daemon, value: float) -> None:
@@ -222,9 +255,7 @@ def test_the_hub_killed_nothing_stays_degraded(runtime: Path, tiny: dict[str, An
         before = daemon.sovl("actions", "history")
         assert "limit_admission" in before.stdout
         daemon.kill()
-    (runtime / "state" / "tasks" / "memory.toml").write_text(
-        TASK.format(metric="memory.percent", limits="hard = 9e12", pace="")
-    )
+    write_task(runtime, "hard = 9e12")
     with running(runtime, **tiny) as daemon:
         expect(daemon, [])
         with daemon.client() as client:
