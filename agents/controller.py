@@ -32,6 +32,7 @@ from bus.topics import (
     ControlDecision,
     MetricsSample,
 )
+from config import Settings
 from sovl_daemon.control.database import JournalError
 from sovl_daemon.control.decision import Decider, Decision, Step
 from sovl_daemon.control.decision_log import DecisionLog
@@ -79,11 +80,10 @@ class Controller(Agent):
             raise FatalError(str(error)) from None
         means = Means(self.ask, self.control, lambda: self.settings.control.time_to_live_s)
         self._performer = Performer(journal, actuators(means))
-        self._deciders = {
-            name: Decider(task) for name, task in tasks_of(self.settings, self.paths).items()
-        }
+        self._tasks = tasks_of(self.settings, self.paths)
+        self._begin_anew()
         self._states: dict[str, str] = {}
-        self._agrees = self._paused = False
+        self._paused = False
         self._look_again_s = math.inf
         self._troubles: Sequence[str] = ()
         self._quarantine: Mapping[str, str] = {}
@@ -112,6 +112,16 @@ class Controller(Agent):
                 self._states[state.agent] = state.state
                 if came_back and state.agent in _AGENT_OF.values():
                     self._agrees = False
+
+    async def on_settings(self, before: Settings) -> None:
+        """What was only said in shadow mode was not done, and the reverse."""
+        if before.control.shadow != self.settings.control.shadow:
+            self._begin_anew()
+
+    def _begin_anew(self) -> None:
+        """Remember nothing but what the journal knows."""
+        self._deciders = {name: Decider(task) for name, task in self._tasks.items()}
+        self._agrees = False
 
     @command(ActionsArguments)
     async def actions(self, args: ActionsArguments, job: Job) -> dict[str, Any]:

@@ -16,12 +16,14 @@ from bus.envelope import Envelope
 from bus.errors import FatalError
 from bus.topics import (
     ACTION,
+    DECISION,
     GAUGES,
     HEALTH,
     METRICS,
     NIGHT,
     AgentState,
     ControlAction,
+    ControlDecision,
     GaugesGiven,
     HealthSample,
     MetricReading,
@@ -52,7 +54,7 @@ class Health(Agent):
     """
 
     name: ClassVar[str] = "health"
-    topics: ClassVar[tuple[str, ...]] = ("agent.", GAUGES, NIGHT, ACTION)
+    topics: ClassVar[tuple[str, ...]] = ("agent.", GAUGES, NIGHT, ACTION, DECISION)
 
     async def start(self) -> None:
         """Find out what can be read here, and what is asked for."""
@@ -65,6 +67,7 @@ class Health(Agent):
         sources = (Machine(self.paths.state_dir), Pressure(), Gpus(), self._trees)
         self._sampler = Sampler(self._tasks.values(), sources, self._gauges)
         self._interval_s = 1.0
+        self._awaited: set[str] = set()  # tasks with an action in flight
 
     async def run(self) -> None:
         """Sample for ever."""
@@ -91,10 +94,18 @@ class Health(Agent):
                 now_s = time.monotonic()
                 self._gauges.give("training.loss", loss, now_s)
                 self._gauges.give("training.loss_ratio", self._loss_ratio.add(loss), now_s)
+            case ControlDecision(task=task, does="act" | "relax"):
+                self._awaited.add(task)
+            case ControlDecision(task=task, does="done" | "failed"):
+                self._awaited.discard(task)
             case ControlAction(result=result, shadow=False) as done if result in _UNDONE:
-                for task in self._tasks.values():
-                    if any(rung.action == done.action for rung in task.ladder):
-                        self._sampler.acted(task.name, time.monotonic())
+                self._acted(done.action)
+
+    def _acted(self, action: str) -> None:
+        """Count an intervention for every task that has it."""
+        for task in self._tasks.values():
+            if any(rung.action == action for rung in task.ladder):
+                self._sampler.acted(task.name, time.monotonic())
 
     def stats(self) -> dict[str, Any]:
         """Report the size of the daemon's processes in MB, and how often metrics are sampled."""
@@ -105,7 +116,7 @@ class Health(Agent):
 
     async def _sample(self, now_s: float) -> None:
         found = self._sampler.sample(now_s, time.time())
-        self._interval_s = self._sampler.interval_s(found)
+        self._interval_s = self._sampler.interval_s(found, verifying=bool(self._awaited))
         tasks = {
             name: sampled(self._tasks[name], readings, now_s) for name, readings in found.items()
         }

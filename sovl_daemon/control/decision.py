@@ -198,9 +198,18 @@ class Decider:
         recommended = verdict_.recommended if verdict_ else ""
         rung = self.ladder.climb(now_s, self._unavailable, needed=needed, recommended=recommended)
         if rung is None:
-            return self._say(now_s, "hold", f"{why}, but {self._exhausted()}", verdict_=verdict_)
+            return self._stuck(now_s, why, verdict_)
         self._forced = forced
         return self._propose(now_s, "act", rung, why, verdict_)
+
+    def _stuck(self, now_s: float, why: str, verdict_: Verdict | None) -> Step:
+        """Nothing can be done: said once, not with every sample."""
+        cause = ("stuck", *sorted(self._unavailable))
+        if cause == self._last:
+            return _HOLD
+        step = self._say(now_s, "hold", f"{why}, but {self._exhausted()}", verdict_=verdict_)
+        self._last = cause
+        return step
 
     def _descend(self, now_s: float, ruling: Ruling) -> Step:
         rung = self.ladder.top()

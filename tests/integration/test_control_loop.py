@@ -242,9 +242,12 @@ def test_shadow_mode_says_what_it_would_do_and_does_nothing(
         assert in_force(daemon) == []
         # Allowed to act, it does not believe that it has.
         daemon.sovl("config", "control.shadow", "false", "--no-save")
-        daemon.sovl("actions", "pause")
-        shown = json.loads(daemon.sovl("actions", "list", "--json").stdout)
-        assert (shown["shadow"], shown["paused"]) == (False, True)
+        expect(daemon, ["limit_admission"])
+        assert limit(daemon) == 2
+        # And in shadow mode nothing stays degraded.
+        daemon.sovl("config", "control.shadow", "true", "--no-save")
+        expect(daemon, [])
+        assert limit(daemon) == 8
 
 
 def test_the_hub_killed_nothing_stays_degraded(runtime: Path, tiny: dict[str, Any]) -> None:
@@ -252,8 +255,14 @@ def test_the_hub_killed_nothing_stays_degraded(runtime: Path, tiny: dict[str, An
     with running(runtime, **tiny) as daemon:
         expect(daemon, ["limit_admission"])
         daemon.sovl("actions", "pause")
-        before = daemon.sovl("actions", "history")
-        assert "limit_admission" in before.stdout
+        shown = json.loads(daemon.sovl("actions", "list", "--json").stdout)
+        assert (shown["paused"], shown["unavailable"]["limit_admission"]) == (
+            True,
+            "paused by the user",
+        )
+        told = daemon.sovl("actions", "history").stdout
+        assert "limit_admission" in told
+        assert "8 → 2" in told
         daemon.kill()
     write_task(runtime, "hard = 9e12")
     with running(runtime, **tiny) as daemon:

@@ -261,3 +261,14 @@ def test_what_cannot_be_read_stops_heavy_work() -> None:
 
 def test_what_this_machine_lacks_is_no_objection() -> None:
     assert diagnose(load_tasks().values(), readings(50)).allows_heavy_work
+
+
+def test_that_nothing_can_be_done_is_said_once() -> None:
+    decider = Decider(task())
+    none = dict.fromkeys(("clear", "shrink", "quantize"), "paused")
+    said = [decider.sense(now_s / 2, readings(95), unavailable=none).decision for now_s in range(9)]
+    stuck = [each.why for each in said if each and "but every action" in each.why]
+    assert len(stuck) == 1
+    assert "shrink is paused" in stuck[0]
+    # Once one is free again it is done.
+    assert decider.sense(5.0, readings(95)).does == "act"
