@@ -181,7 +181,7 @@ class Generator(Tuning):
     async def engine_usage(self, args: NoArguments, job: Job) -> dict[str, Any]:
         """Count what the engine holds and does now."""
         assert self.engine is not None  # noqa: S101 - commands come after start
-        return {**asdict(await self.engine.usage()), "pid": os.getpid(), "free": self._trim.gain()}
+        return {**asdict(self.engine.usage()), "pid": os.getpid(), "free": self._trim.gain()}
 
     @command(ReclaimArguments, internal=True)
     async def reclaim(self, args: ReclaimArguments, job: Job) -> dict[str, Any]:
@@ -194,12 +194,13 @@ class Generator(Tuning):
 
     async def _give_gauges(self) -> None:
         assert self.engine is not None  # noqa: S101 - there is one after start
-        usage = await self.engine.usage()
+        answers = await self.engine.answer_bytes()
+        usage = self.engine.usage()
         now_s = time.monotonic()
         values = {
             **self._meter.gauges(now_s),
             "queue.depth": float(usage.waiting),
-            "kv_cache.bytes": float(usage.prefix_bytes + usage.answer_bytes),
+            "kv_cache.bytes": float(usage.prefix_bytes + answers),
         }
         await self.publish(f"{GAUGES}.{self.name}", GaugesGiven(time_s=now_s, values=values))
 

@@ -197,14 +197,14 @@ class Engine:
             raise OptionError(f"max_concurrent {max_concurrent}: give at least 1")
         self._answering.max_concurrent = max_concurrent
 
-    async def usage(self) -> Usage:
-        """Count what is held and done now, between two steps of the tensor thread.
+    async def answer_bytes(self) -> int:
+        """Count the bytes of keys and values of running answers, between two steps.
 
         Raises:
             EngineStoppedError: the engine was closed.
 
         """
-        return await call(self.thread, self._usage, Priority.JUDGE)
+        return await call(self.thread, lambda: self._answering.nbytes, Priority.JUDGE)
 
     async def drop_prefixes(self) -> None:
         """Forget what ended answers have read; the next prompts are read from their start.
@@ -312,6 +312,20 @@ class Engine:
             "context_length": self.context_length,
         }
 
+    def usage(self) -> Usage:
+        """Count what is held and done now, without waiting for the step that is running."""
+        plain = self.precision == self.model.plain
+        return Usage(
+            precision="fp16" if plain else self.precision,
+            bits={"fp32": 32, "fp16": 16, "int8": 8, "int4": 4}[self.precision],
+            parameters=self._parameters,
+            max_concurrent=self._answering.max_concurrent,
+            running=self._answering.running,
+            waiting=self._answering.waiting,
+            max_prefix_bytes=self._caches.max_bytes,
+            prefix_bytes=self._caches.nbytes,
+        )
+
     def stalled_for(self) -> float:
         """Return how many seconds the current step has been running, 0.0 when idle."""
         return self.thread.stalled_for()
@@ -332,20 +346,6 @@ class Engine:
             with anyio.CancelScope(shield=True):
                 await call(self.thread, switch.roll_back, Priority.JUDGE)
             raise
-
-    def _usage(self) -> Usage:
-        plain = self.precision == self.model.plain
-        return Usage(
-            precision="fp16" if plain else self.precision,
-            bits={"fp32": 32, "fp16": 16, "int8": 8, "int4": 4}[self.precision],
-            parameters=self._parameters,
-            max_concurrent=self._answering.max_concurrent,
-            running=self._answering.running,
-            waiting=self._answering.waiting,
-            max_prefix_bytes=self._caches.max_bytes,
-            prefix_bytes=self._caches.nbytes,
-            answer_bytes=self._answering.nbytes,
-        )
 
     def _prompt_limit(self, options: SamplingOptions) -> int:
         return self.context_length - min(

@@ -16,6 +16,7 @@ class _Entry:
     ids: Sequence[int]
     cache: Cache
     stamp: Hashable
+    nbytes: int
 
 
 class PrefixCache:
@@ -42,8 +43,8 @@ class PrefixCache:
 
     @property
     def nbytes(self) -> int:
-        """Bytes that are kept."""
-        return sum(entry.cache.nbytes for entry in self._entries)
+        """Bytes that are kept; may be asked from any thread."""
+        return sum(entry.nbytes for entry in tuple(self._entries))
 
     def resize(self, max_bytes: int) -> None:
         """Keep at most so many bytes from now on."""
@@ -87,7 +88,7 @@ class PrefixCache:
                 raise
             self.clear()
             return
-        self._add(_Entry(ids[: cache.length], cache, stamp))
+        self._add(_Entry(ids[: cache.length], cache, stamp, cache.nbytes))
         self._evict()
 
     def _add(self, new: _Entry) -> None:

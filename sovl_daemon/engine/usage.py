@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Counts between two steps of the tensor thread.
+    """Counts that may be a step of the tensor thread apart from each other.
 
     Attributes:
         precision: What the weights are held in, by the name of the setting: fp16, int8 or int4.
@@ -16,7 +16,6 @@ class Usage:
         waiting: Answers that wait for their turn.
         max_prefix_bytes: Bytes that may be kept of ended answers.
         prefix_bytes: Bytes that are.
-        answer_bytes: Bytes of keys and values of running answers.
 
     """
 
@@ -28,4 +27,3 @@ class Usage:
     waiting: int
     max_prefix_bytes: int
     prefix_bytes: int
-    answer_bytes: int

@@ -31,7 +31,7 @@ class Host:
     async def ask(self, command: str, **args: Any) -> dict[str, Any]:
         match command:
             case "engine_usage":
-                usage = asdict(await self.engine.usage())
+                usage = asdict(self.engine.usage())
                 return {**usage, "pid": os.getpid(), "free": self.trim.gain()}
             case "judge":
                 return (await self.engine.judge(args["prefix"], args["text"]))._asdict()
@@ -77,7 +77,7 @@ async def test_each_frees_what_it_predicts_and_goes_back(host: Host, tmp_path: P
         assert outcome.freed >= 0.75 * entry.predicted
         if entry.lasts:
             assert (await performer.take_back(outcome.id, "a test")).result == "reverted"
-    usage = await host.engine.usage()
+    usage = host.engine.usage()
     assert (usage.precision, usage.max_prefix_bytes) == ("fp16", 64 * MB)
     await host.engine.drop_prefixes()
     assert await answer(host, "The capital of France?") == before

@@ -33,7 +33,6 @@ class Daemon:
             "waiting": 0,
             "max_prefix_bytes": 64 * MB,
             "prefix_bytes": 40 * MB,
-            "answer_bytes": 0,
             "pid": os.getpid(),
             "free": 0,
         }

@@ -148,6 +148,36 @@ async def test_taking_back(world: World) -> None:
     assert (await world.performer.take_back(id_, "again")).result == "refused"
 
 
+async def test_what_somebody_else_has_set_since_is_left_alone(world: World) -> None:
+    done = await world.performer.perform("quantize", "memory", "why")
+    (world.folder / "setting").write_text("int4")
+    back = await world.performer.take_back(done.id, "why")
+    assert (back.result, back.reason) == ("reverted", "int4 was set meanwhile")
+    assert world.setting == "int4"
+    assert world.journal.in_force() == []
+
+
+async def test_what_leaves_nothing_is_not_taken_back(world: World) -> None:
+    world.action.target = ""
+    done = await world.performer.perform("quantize", "memory", "why")
+    back = await world.performer.take_back(done.id, "why")
+    assert (back.result, back.reason) == (
+        "refused",
+        "it is over: it left nothing to take back",
+    )
+
+
+async def test_old_entries_are_deleted_and_what_is_in_force_stays(world: World) -> None:
+    first = await world.performer.perform("quantize", "memory", "why")
+    await world.performer.take_back(first.id, "why")
+    second = await world.performer.perform("quantize", "memory", "why")
+    world.now_s += 100
+    await world.performer.prune(99)
+    assert [entry.id for entry in await world.performer.history(10)] == [second.id]
+    assert [entry.id for entry in await world.performer.in_force()] == [second.id]
+    assert await world.performer.unfinished() == []
+
+
 async def test_a_degraded_setting_ends_unless_it_is_renewed(world: World) -> None:
     id_ = (await world.performer.perform("quantize", "memory", "why")).id
     world.now_s += 50

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from agents.actuators import ACTUATORS
 from config import KEYS
 from sovl_daemon import reference
+from sovl_daemon.control.task import load_task
 from sovl_daemon.controls import Controls
 from sovl_daemon.log_events import log_events
 
@@ -18,7 +20,7 @@ ROOT = reference.ROOT
 DOCS = sorted((ROOT / "docs").glob("*.md"))
 OURS = [
     ROOT / "docs" / f"{name}.md"
-    for name in ("agents", "commands", "data", "logging", "protocol", "remote")
+    for name in ("agents", "commands", "data", "decisions", "logging", "protocol", "remote")
 ]
 CLIENTS = [ROOT / "examples" / name for name in ("minimal_client.py", "follow_events.py")]
 NOT_SETTINGS = {  # names of topics, modules and files that look like one
@@ -233,6 +235,23 @@ def test_answers_of_every_command_are_described() -> None:
     public = {spec.name for spec in specs if not spec.internal}
     described = [words(row[0])[0] for row in table("commands.md", "Command") if row[0]]
     assert sorted(described) == sorted(public | {spec.name for spec in Controls.table().public()})
+
+
+# Decisions
+
+
+def test_every_actuator_is_described() -> None:
+    assert {words(row[0])[0] for row in table("decisions.md", "Action")} == {
+        each.name for each in ACTUATORS
+    }
+
+
+def test_the_task_in_the_text_is_one(tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "decisions.md").read_text()
+    (found,) = re.findall(r"```toml\n(.*?)```", text, re.S)
+    (tmp_path / "disk.toml").write_text(found)
+    task = load_task(tmp_path / "disk.toml")
+    assert {rung.action for rung in task.ladder} <= {each.name for each in ACTUATORS}
 
 
 # Examples

@@ -64,17 +64,18 @@ async def test_what_does_not_fit_is_refused(engine: Engine) -> None:
 async def test_usage_tells_what_is_set_and_held(engine: Engine) -> None:
     await engine.resize_prefix_cache(1 << 20)
     await engine.admit(3)
-    options = SamplingOptions(temperature=0, max_new_tokens=8)
+    engine.tokenizer.stop_ids = frozenset()  # long enough to be seen
+    options = SamplingOptions(temperature=0, max_new_tokens=80)
     messages = [Message("user", "What is the capital of France?")]
-    async for _ in engine.generate(messages, options):
-        pass
-    usage = await engine.usage()
+    held = [await engine.answer_bytes() async for _ in engine.generate(messages, options)]
+    assert held[0] > 0
+    usage = engine.usage()
     assert (usage.max_concurrent, usage.max_prefix_bytes) == (3, 1 << 20)
     assert (usage.precision, usage.bits) == ("fp16", 32)  # "fp16" stands for as it was loaded
-    assert (usage.running, usage.waiting, usage.answer_bytes) == (0, 0, 0)
+    assert (usage.running, usage.waiting, await engine.answer_bytes()) == (0, 0, 0)
     assert 0 < usage.prefix_bytes <= 1 << 20
     await engine.drop_prefixes()
-    assert (await engine.usage()).prefix_bytes == 0
+    assert engine.usage().prefix_bytes == 0
 
 
 async def test_nobody_admitted_is_refused(engine: Engine) -> None:
