@@ -43,6 +43,7 @@ from sovl_daemon.control.verdict import Opinion, Question
 JOURNAL = "actions.db"
 DECISIONS = "decisions.db"
 _TICK_S = 1.0
+_FRESH_S = 3.0  # a sample comes each second at least
 _LOOK_AGAIN_S = 60.0  # at what could not be undone
 _DAY_S = 86_400.0
 _SHADOWED = "shadow mode: nothing was done"
@@ -84,7 +85,7 @@ class Controller(Agent):
         self._begin_anew()
         self._states: dict[str, str] = {}
         self._paused = False
-        self._look_again_s = math.inf
+        self._look_again_s, self._sampled_s = math.inf, -math.inf
         self._troubles: Sequence[str] = ()
         self._quarantine: Mapping[str, str] = {}
         self._work: TaskGroup | None = None
@@ -106,7 +107,9 @@ class Controller(Agent):
         """Decide on new metrics; learn which agents can be asked."""
         match event.payload:
             case MetricsSample() as sample if self._work and self.settings.control.enabled:
-                await self._sense(sample, self._work)
+                if time.monotonic() - sample.time_s < _FRESH_S:  # a retained one may be old
+                    self._sampled_s = sample.time_s
+                    await self._sense(sample, self._work)
             case AgentState() as state:
                 came_back = state.state == "ready" and self._states.get(state.agent) != "ready"
                 self._states[state.agent] = state.state
@@ -283,7 +286,10 @@ class Controller(Agent):
         await self._performer.prune(self.settings.control.history_days * _DAY_S)
 
     async def _renew(self) -> None:
+        """Keep what is still needed; without a health monitor nothing is known to be."""
         wall_s, now_s = time.time(), time.monotonic()
+        if now_s - self._sampled_s >= _FRESH_S:
+            return
         whole_s = self.settings.control.time_to_live_s
         entries = {each.action: each for each in await self._performer.in_force()}
         expiring = {

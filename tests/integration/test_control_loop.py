@@ -12,7 +12,7 @@ import pytest
 
 from bus.endpoints import Endpoints
 from bus.publisher import Publisher
-from bus.topics import GaugesGiven
+from bus.topics import GaugesGiven, MetricReading, MetricsSample
 from sovl_daemon.client import CommandError
 from sovl_daemon.control.journal import Entry, Journal
 from tests import tiny_models
@@ -175,6 +175,32 @@ async def give(daemon: Daemon, value: float) -> None:
         publisher.close()
 
 
+async def test_without_a_health_monitor_nothing_is_renewed(
+    runtime: Path, tiny: dict[str, Any]
+) -> None:
+    write_task(runtime, "hard = 0.5\nlow = 0.1", "test.level")
+    reading = MetricReading(
+        value=1.0, unit="", low=0.0, high=1.0, per_min=0.0, age_s=0.0, fresh_s=3.0
+    )
+    short = {"control.time_to_live_s": 3.0, "agents.disabled": ["health"]}
+    with running(runtime, **tiny | short) as daemon:
+        publisher = Publisher(Endpoints.local(daemon.runtime_dir).publish, "test")
+        for age_s in (10.0, 0.0):  # an old one is not believed
+            for _ in range(10):
+                sample = MetricsSample(
+                    time_s=time.monotonic() - age_s,
+                    interval_s=0.1,
+                    tasks={"memory": {"test.level": reading}},
+                )
+                await publisher.publish("metrics.sample", sample)
+                await anyio.sleep(0.1)
+            if age_s:
+                assert await anyio.to_thread.run_sync(in_force, daemon) == []
+        await anyio.to_thread.run_sync(expect, daemon, ["limit_admission"])
+        await anyio.to_thread.run_sync(expect, daemon, [])
+        publisher.close()
+
+
 def test_what_a_crash_left_half_done_is_undone(runtime: Path, tiny: dict[str, Any]) -> None:
     """The controller dies between intent and commit; the hub, which holds the setting, lives."""
     write_task(runtime, "hard = 9e12")
@@ -240,6 +266,10 @@ def test_shadow_mode_says_what_it_would_do_and_does_nothing(
         assert acted[0]["action"] == "limit_admission"
         assert limit(daemon) == 8
         assert in_force(daemon) == []
+        assert daemon.sovl("actions", "list").stdout.startswith("shadow\nnothing is degraded\n")
+        assert daemon.sovl("actions", "revert").stdout == "nothing was in force\n"
+        refused = daemon.sovl("actions", "revert", "7")
+        assert "id: 7 is not in force; in force: none" in refused.stderr
         # Allowed to act, it does not believe that it has.
         daemon.sovl("config", "control.shadow", "false", "--no-save")
         expect(daemon, ["limit_admission"])
@@ -254,6 +284,8 @@ def test_the_hub_killed_nothing_stays_degraded(runtime: Path, tiny: dict[str, An
     write_task(runtime, HARD)
     with running(runtime, **tiny) as daemon:
         expect(daemon, ["limit_admission"])
+        daemon.sovl("actions", "pause", "--off")
+        assert "paused" not in daemon.sovl("actions", "list").stdout
         daemon.sovl("actions", "pause")
         shown = json.loads(daemon.sovl("actions", "list", "--json").stdout)
         assert (shown["paused"], shown["unavailable"]["limit_admission"]) == (
