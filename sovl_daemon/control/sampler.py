@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
-from sovl_daemon.control.metric import Clock, Inspector, Reading
+from sovl_daemon.control.guard import Limit
+from sovl_daemon.control.metric import Clock, Inspector, Metric, Reading
 from sovl_daemon.control.sampling import sampling_interval_s
 from sovl_daemon.control.sources.gauges import Gauges
 from sovl_daemon.control.sources.source import Source
@@ -14,6 +15,7 @@ from sovl_daemon.control.task import Task
 
 STABILITY = "stability.score"
 PRESSURE = "pressure.memory"
+_WAYS = 4.0  # a scale is at most so many times the way from low to the hard limit
 
 Readings = Mapping[str, Reading]
 
@@ -90,15 +92,25 @@ class Sampler:
 
 
 def _headroom(task: Task, readings: Readings) -> float:
-    """The smallest distance to a hard limit, as a share of the scale; 0 where one is unread."""
-    spans = {described.metric.name: described.metric.span for described in task.metrics}
+    """The smallest distance to a hard limit, as a share of the scale; 0 where a sensor is broken.
+
+    What nobody gives any more, such as the loss after a night, is no reason to look more often.
+    """
+    metrics = {described.metric.name: described.metric for described in task.metrics}
     rooms = [
-        0.0
-        if reading.fault
-        else abs(limit.hard - reading.value) / spans[limit.metric]
-        if (reading.value < limit.hard) is limit.high_is_bad
-        else 0.0
+        _room(metrics[limit.metric], limit, limit.hard, reading)
         for limit in task.limits
-        if limit.hard is not None and (reading := readings.get(limit.metric)) is not None
+        if limit.hard is not None
+        and (reading := readings.get(limit.metric)) is not None
+        and reading.fault not in ("stale", "missing")
     ]
     return min(rooms, default=1.0)
+
+
+def _room(metric: Metric, limit: Limit, hard: float, reading: Reading) -> float:
+    if reading.fault or (reading.value < hard) is not limit.high_is_bad:
+        return 0.0
+    calm = limit.grey if limit.low is None else limit.low
+    # A range may only say that there is no bound.
+    scale = metric.span if calm is None else min(metric.span, _WAYS * abs(hard - calm))
+    return abs(hard - reading.value) / scale

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from sovl_daemon.control.diagnosis import diagnose
 from sovl_daemon.control.sampler import STABILITY, Sampler
-from sovl_daemon.control.sources.gauges import Gauges
+from sovl_daemon.control.sources.gauges import COMMON, Gauges
 from sovl_daemon.control.sources.gpu import Gpus
 from sovl_daemon.control.sources.machine import Machine
 from sovl_daemon.control.sources.pressure import Pressure
@@ -77,6 +77,18 @@ def test_it_looks_often_near_a_limit_or_blind() -> None:
     assert intervals == [1, 0.2, 0.1, 0.1]
     source.values = {MEMORY: 50.0, "pressure.memory": 12.0}
     assert one.interval_s(one.sample(5.0, 1005.0)) == 0.1
+
+
+def test_an_idle_daemon_is_looked_at_once_a_second() -> None:
+    gauges = Gauges()
+    one = sampler(Fixed({MEMORY: 50.0, "pressure.memory": 0.0}), gauges)
+    for name in COMMON:
+        gauges.give(name, 1.0 if name == "training.loss_ratio" else 0.0, 0.0)
+    assert one.interval_s(one.sample(0.0, 1000.0)) == 1
+    # Nobody answers, and the night is over: their gauges are stale, and that is no emergency.
+    assert one.interval_s(one.sample(500.0, 1500.0)) == 1
+    gauges.give("latency.first_token_s", 29.0, 501.0)
+    assert one.interval_s(one.sample(501.0, 1501.0)) == 0.1
 
 
 def test_interventions_lower_the_stability_of_their_task() -> None:
