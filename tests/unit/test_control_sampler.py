@@ -81,11 +81,13 @@ def test_it_looks_often_near_a_limit_or_blind() -> None:
 
 def test_an_idle_daemon_is_looked_at_once_a_second() -> None:
     gauges = Gauges()
-    one = sampler(Fixed({MEMORY: 50.0, "pressure.memory": 0.0}), gauges)
+    source = Fixed({MEMORY: 50.0, "pressure.memory": 0.0})
+    one = sampler(source, gauges)
     for name in COMMON:
         gauges.give(name, 1.0 if name == "training.loss_ratio" else 0.0, 0.0)
     assert one.interval_s(one.sample(0.0, 1000.0)) == 1
     # Nobody answers, and the night is over: their gauges are stale, and that is no emergency.
+    source.values = {MEMORY: 51.0, "pressure.memory": 0.0}
     assert one.interval_s(one.sample(500.0, 1500.0)) == 1
     gauges.give("latency.first_token_s", 29.0, 501.0)
     assert one.interval_s(one.sample(501.0, 1501.0)) == 0.1
