@@ -111,11 +111,10 @@ class Generator(Tuning):
             await architecture.validate(self)
 
     async def run(self) -> None:
-        """Put the scaffold beside the base, while prompts are answered already; then keep count."""
-        await self.fuse()
-        while True:
-            await self._give_gauges()
-            await anyio.sleep(_GAUGES_EVERY_S)
+        """Put the scaffold beside the base, while prompts are answered already; keep count."""
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._keep_count)
+            await self.fuse()
 
     async def _load(self, path: Any) -> Engine:
         await anyio.to_thread.run_sync(_import_engine)  # seconds that must not silence us
@@ -191,6 +190,11 @@ class Generator(Tuning):
             await self.engine.drop_prefixes()
         await self._trim.apply()
         return {}
+
+    async def _keep_count(self) -> None:
+        while True:
+            await self._give_gauges()
+            await anyio.sleep(_GAUGES_EVERY_S)
 
     async def _give_gauges(self) -> None:
         assert self.engine is not None  # noqa: S101 - there is one after start

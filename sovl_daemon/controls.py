@@ -12,7 +12,7 @@ from pydantic import Field
 
 from bus.commands import Arguments, CommandTable, NoArguments, command, commands_of
 from bus.errors import BAD_ARGUMENT, CommandError
-from bus.topics import HEALTH
+from bus.topics import HEALTH, METRICS
 from config import ConfigError, get_value, in_use, needs_restart, resolve_key
 
 if TYPE_CHECKING:
@@ -103,6 +103,11 @@ class Controls:
     def health(self, args: NoArguments) -> dict[str, Any]:
         """Show the last health sample."""
         return self._hub.broker.last(HEALTH) or {}
+
+    @command()
+    def metrics(self, args: NoArguments) -> dict[str, Any]:
+        """Show the last metrics of each task, as they were checked."""
+        return self._hub.broker.last(METRICS) or {}
 
     @command()
     def commands(self, args: NoArguments) -> dict[str, Any]:

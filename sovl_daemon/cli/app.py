@@ -247,6 +247,12 @@ def health(as_json: Json = False) -> None:
 
 
 @app.command()
+def metrics(as_json: Json = False) -> None:
+    """Show the last metrics of each task, and what is wrong with them."""
+    _control("metrics", as_json, view=render.metrics)
+
+
+@app.command()
 def config(
     key: Annotated[str | None, typer.Argument(help="A key, with or without its section.")] = None,
     value: Annotated[str | None, typer.Argument(help="Its new value.")] = None,

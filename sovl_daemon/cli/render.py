@@ -62,6 +62,19 @@ def status(data: dict[str, Any]) -> None:
     console.print(table)
 
 
+def metrics(data: dict[str, Any]) -> None:
+    """A line for each metric of each task; one that cannot be read says why."""
+    table = Table("task", "metric", "value", "a minute", "range", box=None)
+    for task, found in data.get("tasks", {}).items():
+        for name, each in found.items():
+            sound = not each["fault"]
+            value = f"{each['value']:.6g} {each['unit']}".strip() if sound else each["fault"]
+            trend = f"{each['per_min']:+.3g}" if sound else ""
+            row = (task, name, value, trend, f"{each['low']:g} to {each['high']:g}")
+            table.add_row(*map(escape, row))
+    console.print(table)
+
+
 def stats(data: dict[str, Any]) -> None:
     """The counters of bus, commands, control and each agent."""
     for section in ("hub", "bus", "commands", "control"):

@@ -99,6 +99,12 @@ def expect(daemon: Daemon, actions: list[str]) -> None:
 def test_a_hard_limit_acts_and_revert_takes_it_back(acting: Daemon) -> None:
     expect(acting, ["limit_admission"])
     assert limit(acting) == 2
+    for _ in until(30):
+        told = acting.sovl("metrics").stdout
+        if "latency.first_token_s" in told:  # as the generator counts it
+            break
+    assert "latency.first_token_s" in told
+    assert "memory.percent" in told
     with acting.client() as client:
         client.ask("actions", what="pause")
         (done,) = client.ask("actions", what="revert")["reverted"]
