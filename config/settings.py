@@ -3,14 +3,13 @@
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from config.controls import ControlsConfig
+from config.health import Control, Health
 from config.mind import CoreConfig, LoraConfig, TrainingConfig
 from config.service import (
     Agents,
     Bus,
-    Control,
     Fusion,
     Generation,
-    Health,
     Host,
     Logging,
     Night,
