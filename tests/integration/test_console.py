@@ -1,8 +1,5 @@
 """The console in a terminal, without a model."""
 
-import os
-import pty
-import subprocess
 from collections.abc import Iterator
 
 import pytest
@@ -10,27 +7,8 @@ import pytest
 from bus.endpoints import Endpoints
 from bus.publisher import Publisher
 from bus.topics import QUESTION, Question
-from tests.daemon import SOVL, Daemon
-from tests.screen import Screen
-
-
-class Terminal:
-    """A console in a terminal of its own."""
-
-    def __init__(self, daemon: Daemon) -> None:
-        self._ours, theirs = pty.openpty()
-        self.process = subprocess.Popen(
-            [*SOVL, "console"],
-            env={**daemon.environment, "TERM": "dumb"},
-            stdin=theirs,
-            stdout=theirs,
-            stderr=theirs,
-            start_new_session=True,
-        )
-        self.screen = Screen(self._ours)
-
-    def type(self, line: str) -> None:
-        os.write(self._ours, f"{line}\r".encode())
+from tests.daemon import Daemon
+from tests.screen import Terminal
 
 
 @pytest.fixture
