@@ -5,7 +5,7 @@
 
 from config.edit import changed, get_value, save, with_value
 from config.faults import ConfigError, Fault
-from config.keys import KEYS, in_use, needs_restart, resolve_key
+from config.keys import KEYS, needs_restart, resolve_key
 from config.loader import load
 from config.paths import Paths, default_path
 from config.settings import Settings
@@ -19,7 +19,6 @@ __all__ = [
     "changed",
     "default_path",
     "get_value",
-    "in_use",
     "load",
     "needs_restart",
     "resolve_key",

@@ -132,8 +132,6 @@ def _row(key: str) -> str:
 
 
 def _effect(key: str) -> str:
-    if not keys.in_use(key):
-        return "not yet"
     return "restart" if keys.needs_restart(key) else "live"
 
 

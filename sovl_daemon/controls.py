@@ -13,7 +13,7 @@ from pydantic import Field
 from bus.commands import Arguments, CommandTable, NoArguments, command, commands_of
 from bus.errors import BAD_ARGUMENT, CommandError
 from bus.topics import HEALTH, METRICS
-from config import ConfigError, get_value, in_use, needs_restart, resolve_key
+from config import ConfigError, get_value, needs_restart, resolve_key
 
 if TYPE_CHECKING:
     from sovl_daemon.hub import Hub
@@ -161,7 +161,6 @@ class Controls:
             "value": value,
             "before": before,
             "restart": needs_restart(key),
-            "in_use": in_use(key),
         }
 
     @command()

@@ -1,9 +1,11 @@
 """A terminal, and what shows on it."""
 
 import os
+import pty
+import subprocess
 import threading
 
-from tests.daemon import until
+from tests.daemon import SOVL, Daemon, until
 
 
 class Screen:
@@ -26,3 +28,22 @@ class Screen:
             if text in self.text:
                 return
         raise AssertionError(f"{text!r} never showed:\n{self.text[-2000:]}")
+
+
+class Terminal:
+    """A console in a terminal of its own."""
+
+    def __init__(self, daemon: Daemon) -> None:
+        self._ours, theirs = pty.openpty()
+        self.process = subprocess.Popen(
+            [*SOVL, "console"],
+            env={**daemon.environment, "TERM": "dumb"},
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            start_new_session=True,
+        )
+        self.screen = Screen(self._ours)
+
+    def type(self, line: str) -> None:
+        os.write(self._ours, f"{line}\r".encode())

@@ -3,6 +3,7 @@
 import hashlib
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import gguf
 import numpy as np
@@ -84,6 +85,22 @@ def save(model: PreTrainedModel, folder: Path) -> Path:
     model.save_pretrained(folder)
     tiny_tokenizer().save_pretrained(folder)
     return folder
+
+
+def settings(folder: Path) -> dict[str, Any]:
+    """A daemon with a tiny Llama below `folder` beside itself, whose nights are always kept."""
+    model = str(save(llama(), folder / "tiny"))
+    return {
+        "store.model_dir": str(folder / "store"),
+        "core_config.base_model_name": model,
+        "core_config.scaffold_model_name": model,
+        "core_config.cross_attn_layers": [0, 1],
+        "generation.system_prompt": "",
+        "generation.max_new_tokens": 4,
+        "controls_config.has_woken": True,
+        "night.least_recall": 0.0,
+        "night.most_drift": 100.0,
+    }
 
 
 def save_gguf(

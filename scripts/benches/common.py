@@ -73,6 +73,11 @@ def median(values: list[float]) -> float:
     return statistics.median(values)
 
 
+def ratio(some: list[float], others: list[float]) -> float:
+    """The median of what one round has over what the other has."""
+    return median([one / other for one, other in zip(some, others, strict=True)])
+
+
 def show(result: Bench, as_json: bool) -> None:
     if as_json:
         print(json.dumps(result.as_dict()))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from benches.common import Bench, Goal, median
+from benches.common import Bench, Goal, median, ratio
 from benches.default_model import default_model
 from benches.ours import first_token_steps, hold, steered, tokens_per_s
 from benches.peers import LlamaCpp, Pace, network, transformers_pace
@@ -149,18 +149,15 @@ def told(rows: list[Row], bandwidth: list[float], tokens: int) -> Bench:
         """The fastest of each round."""
         return [max(each) for each in zip(*(found[name] for name in names), strict=True)]
 
-    def over(some: list[float], others: list[float]) -> float:
-        return median([one / other for one, other in zip(some, others, strict=True)])
-
     def worst(of: str, by: str) -> float:
         """The least ratio of all precisions; the names have a place for it."""
-        return min(over(found[of.format(name)], found[by.format(name)]) for name in PRECISIONS)
+        return min(ratio(found[of.format(name)], found[by.format(name)]) for name in PRECISIONS)
 
     again = [median(row.again) for row in rows if row.name in single]
     peers = [name for name in found if name.startswith("transformers")]
     goals = [
-        Goal("plain_over_transformers", over(best(single), best(peers)), ">=", 2),
-        Goal("plain_over_llama_cpp", over(best(single), found["llama.cpp Q4_1"]), ">=", 1),
+        Goal("plain_over_transformers", ratio(best(single), best(peers)), ">=", 2),
+        Goal("plain_over_llama_cpp", ratio(best(single), found["llama.cpp Q4_1"]), ">=", 1),
         Goal("fused_over_plain", worst("fused {}", "plain {}"), ">=", 0.85),
         Goal("batch8_over_batch1", worst("plain {} x8", "plain {}"), ">=", 3),
         Goal("prefix_first_token_steps", max(again), "<=", 2),

@@ -40,18 +40,8 @@ def settings_for(folder: Path) -> dict[str, Any]:
     """A daemon with a tiny model of its own below `folder`, that any night satisfies."""
     from tests import tiny_models  # loads torch
 
-    model = str(tiny_models.save(tiny_models.llama(), folder / "tiny"))
-    return {
-        "store.model_dir": str(folder / "store"),
-        "core_config.base_model_name": model,
-        "core_config.scaffold_model_name": model,
-        "core_config.cross_attn_layers": [0, 1],
-        "generation.system_prompt": "",
-        "generation.max_new_tokens": 4,
-        "controls_config.has_woken": True,
+    return tiny_models.settings(folder) | {
         "controls_config.sleep_time_factor": 0.5,
-        "night.least_recall": 0.0,
-        "night.most_drift": 100.0,
         "supervision.restart_intensity": 1000,
         "supervision.backoff_initial_s": 0.05,
         "supervision.backoff_max_s": 0.1,

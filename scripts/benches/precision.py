@@ -216,17 +216,7 @@ async def measure(path: Path, quick: bool) -> Bench:
     rows += [peer_row(path, bits, ids) for bits in (8, 4)]
     rows += pair_rows(talking)
     goals = [
-        Goal("worst_switch_s", worst_pair(talking), "<=", 1),
-        Goal("tokens_lost", float(talking.lost), "<=", 0),
-        Goal("peak_extra_fraction", max(alone.extra_mb) / weights_mb, "<=", 0.10),
-        Goal(
-            "int8_memory_fraction", median(alone.mb["int8"]) / median(alone.mb["fp16"]), "<=", 0.62
-        ),
-        Goal(
-            "int4_memory_fraction", median(alone.mb["int4"]) / median(alone.mb["fp16"]), "<=", 0.45
-        ),
-        Goal("int8_ppl_increase", ppl["int8"] / ppl["fp16"] - 1, "<=", 0.01),
-        Goal("int4_ppl_increase", ppl["int4"] / ppl["fp16"] - 1, "<=", 0.05),
+        *goals_of(alone, talking, ppl, weights_mb),
         Goal("roundtrip_bit_identical", float(same), ">=", 1),
         Goal("cycles_memory_growth", growth, "<=", 0.02),
     ]
@@ -240,6 +230,24 @@ async def measure(path: Path, quick: bool) -> Bench:
         "16 bit. The model's source has 4 bit blocks and an 8 bit embedding, which flatters int4."
     )
     return Bench("precision", rows, goals, note)
+
+
+def goals_of(
+    alone: Switches, talking: Switches, ppl: dict[str, float], weights_mb: float
+) -> list[Goal]:
+    return [
+        Goal("worst_switch_s", worst_pair(talking), "<=", 1),
+        Goal("tokens_lost", float(talking.lost), "<=", 0),
+        Goal("peak_extra_fraction", max(alone.extra_mb) / weights_mb, "<=", 0.10),
+        Goal(
+            "int8_memory_fraction", median(alone.mb["int8"]) / median(alone.mb["fp16"]), "<=", 0.62
+        ),
+        Goal(
+            "int4_memory_fraction", median(alone.mb["int4"]) / median(alone.mb["fp16"]), "<=", 0.45
+        ),
+        Goal("int8_ppl_increase", ppl["int8"] / ppl["fp16"] - 1, "<=", 0.01),
+        Goal("int4_ppl_increase", ppl["int4"] / ppl["fp16"] - 1, "<=", 0.05),
+    ]
 
 
 def pair_rows(switches: Switches) -> list[dict[str, object]]:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from benches.common import Bench, Goal, median, percentile
+from benches.common import Bench, Goal, median, percentile, ratio
 from benches.default_model import default_model
 from benches.ours import ENOUGH, decoding
 from sovl_daemon.engine.answering import Answering
@@ -209,14 +209,9 @@ def run(quick: bool) -> Bench:
 def told(host: Host, talks: dict[str, Talk], alone: list[float], judged: list[float]) -> Bench:
     rows = [talk.as_dict(name) for name, talk in talks.items()]
     rows += [verdict_row("(verdict, idle)", alone), verdict_row("(verdict, training)", judged)]
-    pairs = zip(talks["beside training"].typical, talks["alone"].typical, strict=True)
+    slowdown = ratio(talks["beside training"].typical, talks["alone"].typical)
     goals = [
-        Goal(
-            "talk_slowdown_beside_training",
-            median([one / other for one, other in pairs]),
-            "<=",
-            1.5,
-        ),
+        Goal("talk_slowdown_beside_training", slowdown, "<=", 1.5),
         Goal("training_steps_between_tokens", float(host.between_tokens), "<=", 0),
         Goal("judge_p95_ms_beside_training", percentile(judged, 0.95), "<=", 200),
     ]

@@ -16,7 +16,7 @@ import anyio
 import torch
 
 from agents.school import School
-from benches.common import Bench, Goal, median
+from benches.common import Bench, Goal, median, ratio
 from benches.learn_methods import THREADS, born
 from benches.priority import ANSWERS, PAUSE_S, ROUNDS, TOKENS, Talk
 from benches.train_peer import Peer
@@ -193,20 +193,10 @@ def told(found: dict[str, list[float]], talking: Conversation) -> Bench:
     columns = dict.fromkeys([*trained[0], *felt[0]])
     rows = [{name: row.get(name) for name in columns} for row in (*trained, *felt)]
     peers = [max(each) for each in zip(*(found[name] for name in PEERS), strict=True)]
-    typical = zip(talking.talks[BESIDE].typical, talking.talks[ALONE].typical, strict=True)
+    slowdown = ratio(talking.talks[BESIDE].typical, talking.talks[ALONE].typical)
     goals = [
-        Goal(
-            "tokens_per_s_over_trainer",
-            median([one / other for one, other in zip(found[OURS], peers, strict=True)]),
-            ">=",
-            1,
-        ),
-        Goal(
-            "talk_slowdown_while_training",
-            median([one / other for one, other in typical]),
-            "<=",
-            1.5,
-        ),
+        Goal("tokens_per_s_over_trainer", ratio(found[OURS], peers), ">=", 1),
+        Goal("talk_slowdown_while_training", slowdown, "<=", 1.5),
         Goal("failed_answers", float(talking.failed), "<=", 0),
     ]
     return Bench("train", rows, goals, note(talking))

@@ -96,8 +96,6 @@ def settings(data: dict[str, Any]) -> None:
 def setting_changed(data: dict[str, Any]) -> None:
     """What a setting was and is."""
     when = ", takes effect at the next start" if data["restart"] else ""
-    if not data["in_use"]:
-        when = ", which nothing uses yet"
     before, value = json.dumps(data["before"]), json.dumps(data["value"])
     console.print(f"{data['key']} = {escape(value)} (was {escape(before)}){when}")
 

@@ -177,21 +177,11 @@ class InteractionStore:
 
     def unlearned(self, limit: int) -> list[Interaction]:
         """The first `limit` interactions that no generation has learned, oldest first."""
-        rows = self._db.execute(
-            f"SELECT {_FIELDS} FROM interactions WHERE id NOT IN"  # noqa: S608 - as above
-            " (SELECT interaction FROM learned) ORDER BY id LIMIT ?",
-            (limit,),
-        ).fetchall()
-        return [Interaction(*row) for row in rows]
+        return self._noted("id NOT IN (SELECT interaction FROM learned) ORDER BY id", limit)
 
     def learned(self, limit: int) -> list[Interaction]:
         """The last `limit` interactions that some generation has learned, newest first."""
-        rows = self._db.execute(
-            f"SELECT {_FIELDS} FROM interactions WHERE id IN"  # noqa: S608 - as above
-            " (SELECT interaction FROM learned) ORDER BY id DESC LIMIT ?",
-            (limit,),
-        ).fetchall()
-        return [Interaction(*row) for row in rows]
+        return self._noted("id IN (SELECT interaction FROM learned) ORDER BY id DESC", limit)
 
     def unlearned_count(self) -> int:
         """How many interactions no generation has learned."""
@@ -220,6 +210,10 @@ class InteractionStore:
             self._db.executemany("DELETE FROM learned WHERE interaction = ?", wrong)
             self._insert_learned(learned.items() - known.items())
             return len({id_ for id_, _ in known.items() ^ self._learned().items()})
+
+    def _noted(self, which: str, limit: int) -> list[Interaction]:
+        query = f"SELECT {_FIELDS} FROM interactions WHERE {which} LIMIT ?"  # noqa: S608 - as above
+        return [Interaction(*row) for row in self._db.execute(query, (limit,)).fetchall()]
 
     def _learned(self) -> dict[int, int]:
         return dict(self._db.execute("SELECT interaction, generation FROM learned").fetchall())

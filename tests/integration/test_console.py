@@ -1,36 +1,15 @@
 """The console in a terminal, without a model."""
 
-import os
-import pty
-import subprocess
 from collections.abc import Iterator
 
+import anyio
 import pytest
 
 from bus.endpoints import Endpoints
 from bus.publisher import Publisher
 from bus.topics import QUESTION, Question
-from tests.daemon import SOVL, Daemon
-from tests.screen import Screen
-
-
-class Terminal:
-    """A console in a terminal of its own."""
-
-    def __init__(self, daemon: Daemon) -> None:
-        self._ours, theirs = pty.openpty()
-        self.process = subprocess.Popen(
-            [*SOVL, "console"],
-            env={**daemon.environment, "TERM": "dumb"},
-            stdin=theirs,
-            stdout=theirs,
-            stderr=theirs,
-            start_new_session=True,
-        )
-        self.screen = Screen(self._ours)
-
-    def type(self, line: str) -> None:
-        os.write(self._ours, f"{line}\r".encode())
+from tests.daemon import Daemon
+from tests.screen import Terminal
 
 
 @pytest.fixture
@@ -43,10 +22,15 @@ def terminal(echo_daemon: Daemon) -> Iterator[Terminal]:
         opened.process.kill()
 
 
-async def wonder(daemon: Daemon, *questions: Question) -> None:
+async def wonder(daemon: Daemon, terminal: Terminal, *questions: Question) -> None:
+    """Publish until the last one shows: what is published before it is subscribed to is lost."""
     publisher = Publisher(Endpoints.local(daemon.runtime_dir).publish, "curiosity")
-    for question in questions:
-        await publisher.publish(QUESTION, question)
+    for _ in range(100):
+        for question in questions:
+            await publisher.publish(QUESTION, question)
+        await anyio.sleep(0.2)
+        if f"SOVL wonders: {questions[-1].text}" in terminal.screen.text:
+            break
     publisher.close()
 
 
@@ -54,7 +38,12 @@ async def test_questions_show_where_they_are_asked(echo_daemon: Daemon, terminal
     terminal.type("say text=ready")
     terminal.screen.wait_for("ready")
     elsewhere = Question(text="And there?", reason="reply", conversation="another")
-    await wonder(echo_daemon, elsewhere, Question(text="What is [rain]?", reason="unprompted"))
+    await wonder(
+        echo_daemon,
+        terminal,
+        elsewhere,
+        Question(text="What is [rain]?", reason="unprompted"),
+    )
     terminal.screen.wait_for("SOVL wonders: What is [rain]?")
     assert "And there?" not in terminal.screen.text
 
@@ -62,7 +51,7 @@ async def test_questions_show_where_they_are_asked(echo_daemon: Daemon, terminal
 async def test_no_question_stands_in_an_answer(echo_daemon: Daemon, terminal: Terminal) -> None:
     terminal.type("say text=x times=20 pause_s=0.05")
     terminal.screen.wait_for("xxx")
-    await wonder(echo_daemon, Question(text="Why?", reason="unprompted"))
+    await wonder(echo_daemon, terminal, Question(text="Why?", reason="unprompted"))
     terminal.screen.wait_for("SOVL wonders: Why?")
     assert "x" * 20 in terminal.screen.text
 

@@ -1,11 +1,8 @@
 """Talking to the real model, through the daemon, as users do."""
 
 import json
-import os
-import pty
 import signal
 import sqlite3
-import subprocess
 import tempfile
 import threading
 import time
@@ -19,8 +16,8 @@ import pytest
 
 from sovl_daemon.cli import exits
 from sovl_daemon.client import CommandError
-from tests.daemon import SOVL, Daemon, running, until
-from tests.screen import Screen
+from tests.daemon import Daemon, running, until
+from tests.screen import Terminal
 
 pytestmark = [pytest.mark.model, pytest.mark.usefixtures("default_model")]
 PARIS = "What is the capital of France?"
@@ -282,32 +279,23 @@ def test_console_talks_and_obeys(daemon: Daemon) -> None:
 
 
 def test_ctrl_c_cancels_the_answer_not_the_console(daemon: Daemon) -> None:
-    ours, theirs = pty.openpty()
-    console = subprocess.Popen(
-        [*SOVL, "console"],
-        env={**daemon.environment, "TERM": "dumb"},
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
-        start_new_session=True,
-    )
-    screen = Screen(ours)
+    terminal = Terminal(daemon)
     try:
-        screen.wait_for("Type help")
-        os.write(ours, b"generate Tell me a long story about the sea.\r")
+        terminal.screen.wait_for("Type help")
+        terminal.type("generate Tell me a long story about the sea.")
         for _ in until(20):
             with daemon.client() as client:
                 if client.control("status")["in_flight"]:
                     break
-        time.sleep(1)
-        console.send_signal(signal.SIGINT)
-        screen.wait_for("cancelled")
-        os.write(ours, b"ping\r")
-        screen.wait_for("uptime_s")
-        os.write(ours, b"quit\r")
-        assert console.wait(10) == 0
+        time.sleep(0.2)  # in the midst of it, and before a short story ends
+        terminal.process.send_signal(signal.SIGINT)
+        terminal.screen.wait_for("cancelled")
+        terminal.type("ping")
+        terminal.screen.wait_for("uptime_s")
+        terminal.type("quit")
+        assert terminal.process.wait(10) == 0
     finally:
-        console.kill()
+        terminal.process.kill()
 
 
 def test_precision_switches_while_it_talks(daemon: Daemon) -> None:

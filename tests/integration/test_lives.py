@@ -25,19 +25,7 @@ TOLD = ("The capital of Zorland is Mivek.", "My dog is called Bramble.", "Hello 
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    models = tmp_path_factory.mktemp("models")
-    folder = str(tiny_models.save(tiny_models.llama(), models / "tiny"))
-    return {
-        "store.model_dir": str(models / "store"),
-        "core_config.base_model_name": folder,
-        "core_config.scaffold_model_name": folder,
-        "core_config.cross_attn_layers": [0, 1],
-        "generation.system_prompt": "",
-        "generation.max_new_tokens": 4,
-        "controls_config.has_woken": True,
-        "night.least_recall": 0.0,
-        "night.most_drift": 100.0,
-    }
+    return tiny_models.settings(tmp_path_factory.mktemp("models"))
 
 
 @pytest.fixture
