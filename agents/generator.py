@@ -209,7 +209,10 @@ class Generator(Tuning):
         await self.publish(f"{GAUGES}.{self.name}", GaugesGiven(time_s=now_s, values=values))
 
     async def _messages(self, prompt: str, conversation: str) -> list[Message]:
-        """What the model sees: the system prompt, the last messages, and the new prompt."""
+        """What the model sees: the system prompt, the last messages, and the new prompt.
+
+        What it asked by itself stands before what answers it.
+        """
         limit = self.settings.generation.history_messages // 2
         messages = []
         if self.settings.generation.system_prompt:
@@ -217,9 +220,11 @@ class Generator(Tuning):
         if limit:
             past = await self.ask("history", conversation=conversation, limit=limit)
             for each in past["interactions"]:
+                messages = with_question(messages, each["question"])
                 messages.append(Message("user", each["prompt"]))
                 messages.append(Message("assistant", each["response"]))
-        return [*messages, Message("user", prompt)]
+        open_ = await self.ask("open_question", conversation=conversation)
+        return [*with_question(messages, open_["question"]), Message("user", prompt)]
 
     async def _speak(
         self, messages: list[Message], args: GenerateArguments, job: Job
@@ -265,6 +270,15 @@ class Generator(Tuning):
         """By mood."""
         score = self.mind.temperament if self.mind else 0.0
         return sampling_temperature(score, self.settings.controls_config, self._waver)
+
+
+def with_question(said: list[Message], question: str | None) -> list[Message]:
+    """What was said, and a question of the mind's own; right after an answer it is part of it."""
+    if question is None:
+        return said
+    if said and said[-1].role == "assistant":
+        return [*said[:-1], Message("assistant", f"{said[-1].content}\n{question}")]
+    return [*said, Message("assistant", question)]
 
 
 def _context_length(settings: Settings) -> int:

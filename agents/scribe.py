@@ -37,6 +37,12 @@ class HistoryArguments(Arguments):
     limit: int = Field(default=5, ge=1, le=1000, description="How many of the last ones.")
 
 
+class OpenQuestionArguments(Arguments):
+    """The conversation of a prompt that has just come."""
+
+    conversation: str
+
+
 class RecallArguments(Arguments):
     """Which interactions."""
 
@@ -112,6 +118,11 @@ class Scribe(Agent):
         found = await self._in_thread(partial(self._store.recent, args.limit, args.conversation))
         return {"interactions": [vars(each) for each in found]}
 
+    @command(OpenQuestionArguments, internal=True)
+    async def open_question(self, args: OpenQuestionArguments, job: Job) -> dict[str, Any]:
+        """The question of the mind's own that a prompt answers which comes now, None if none."""
+        return {"question": self._open(args.conversation, time.monotonic())}
+
     @command(RecallArguments, internal=True)
     async def recall(self, args: RecallArguments, job: Job) -> dict[str, Any]:
         """The interactions of these ids."""
@@ -149,11 +160,15 @@ class Scribe(Agent):
 
     def _answered(self, args: RecordArguments) -> str | None:
         """The question of the mind's own that this answers, which nobody else answers then."""
-        asked, said_at = self._asked, time.monotonic() - args.seconds
-        if asked is None or not asked.answered_by(args.conversation, said_at):
-            return None
-        self._asked = None
-        return asked.text
+        question = self._open(args.conversation, time.monotonic() - args.seconds)
+        if question is not None:
+            self._asked = None
+        return question
+
+    def _open(self, conversation: str, said_at: float) -> str | None:
+        asked = self._asked
+        answered = asked is not None and asked.answered_by(conversation, said_at)
+        return asked.text if asked is not None and answered else None
 
     async def _in_thread(self, work: Any) -> Any:
         # Not abandoned on cancellation: a write that began is finished.

@@ -32,7 +32,7 @@ from sovl_daemon.mind.lifecycle import capacity, exposure_gain, life_weight, sta
 from sovl_daemon.night.curriculum import Curriculum, CurriculumOptions
 
 THREADS = 2
-LORA_RATE = 1e-3
+LORA_RATE = 4e-3  # of 1e-3 and 4e-3 the better; the pair learns at that, too
 NOTHING = Curriculum((), (), (), CurriculumOptions())
 TOGETHER = 8
 State = dict[str, torch.Tensor]

@@ -141,11 +141,11 @@ class ChatTokenizer:
 
 
 def _possible_starts(messages: Sequence[Message]) -> list[int]:
-    """Indices from which messages may be kept: all, then from each later user message on."""
+    """Indices from which messages may be kept: all, then from each user message on."""
     users = [index for index, message in enumerate(messages) if message.role == "user"]
     if not users:
         raise OptionError("no user message: give at least one message with role user")
-    return [0, *users[1:]]
+    return [0, *users]
 
 
 def _since(messages: Sequence[Message], start: int) -> list[Message]:

@@ -190,19 +190,12 @@ class InteractionStore:
         ).fetchone()
         return int(row[0])
 
-    def mark_learned(self, ids: Iterable[int], generation: int) -> None:
-        """Note that a committed generation has learned these; one learned before stays as it was.
-
-        Ids that no interaction has are left out: they may be given to another one later.
-        """
-        with self._transaction():
-            self._insert_learned((id_, generation) for id_ in ids)
-
     def reconcile(self, learned: Mapping[int, int]) -> int:
         """Make the notes agree with the committed generations; return how many were wrong.
 
         `learned` maps interactions to the generations that learned them, all there are. It is what
-        counts: the notes may lack a commit that a crash followed, or know one that was undone.
+        counts: the notes may lack a commit that a crash followed, or know one that was undone. Ids
+        that no interaction has are left out: they may be given to another one later.
         """
         with self._transaction():
             known = self._learned()

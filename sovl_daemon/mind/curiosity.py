@@ -9,6 +9,8 @@ SILENCE_S = 20.0
 """It asks nothing unprompted before nobody has spoken for so long."""
 COOLDOWN_S = 60.0
 """The least time between two eruptions of curiosity, and between one and asking back."""
+PATIENCE_S = 600.0
+"""What is said later than this after a question does not answer it."""
 
 _IGNORANCE, _NOVELTY = 0.7, 0.3
 _UNPROMPTED, _IN_A_REPLY = 0.9, 0.8
@@ -106,8 +108,9 @@ class OpenQuestion:
     conversation: str | None = None
 
     def answered_by(self, conversation: str, said_at: float) -> bool:
-        """Whether a prompt of this time answers it: the first one after it, where it asked."""
-        return said_at >= self.asked_at and self.conversation in (None, conversation)
+        """Whether a prompt of this time answers it: the first one soon after, where it asked."""
+        soon = 0 <= said_at - self.asked_at <= PATIENCE_S
+        return soon and self.conversation in (None, conversation)
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,7 +52,7 @@ GREEDY = SamplingOptions(temperature=0, max_new_tokens=64)
 
 @pytest.fixture(scope="module")
 def model(default_model: Path) -> Any:
-    return load_model(default_model, device="cpu", dtype="float32", threads=2)
+    return load_model(default_model, device="cpu", dtype="float32", threads=1)
 
 
 @pytest.fixture(scope="module")

@@ -202,8 +202,12 @@ async def test_it_asks_back_and_knows_the_answer(daemon: Daemon) -> None:
             asked = (await anext(aiter(events))).payload
         assert isinstance(asked, Question)
         assert (asked.reason, asked.conversation) == ("reply", "a")
-        for conversation in ("b", "a", "a"):
-            await client.ask("generate", prompt=TOLD[0], conversation=conversation)
+        await client.control("config_set", key="generation.history_messages", value="0", save=False)
+        read = [
+            (await client.ask("generate", prompt=SHORT, conversation=each))["prompt_tokens"]
+            for each in ("b", "a", "a")
+        ]
+        assert read[0] == read[2] < read[1]  # the question stands before its answer alone
         lived = (await client.ask("history", limit=4))["interactions"]
         assert [each["question"] for each in lived] == [None, None, asked.text, None]
         assert (await client.ask("gestate"))["learned"] == 4

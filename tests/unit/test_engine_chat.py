@@ -53,6 +53,12 @@ def test_the_oldest_turns_are_dropped_whole(chat: ChatTokenizer) -> None:
             assert chat.encode(HISTORY, tokens[(start - 1) // 2 - 1] - 1) == later
 
 
+def test_what_nobody_asked_for_goes_first(chat: ChatTokenizer) -> None:
+    said = [SYSTEM, Message("assistant", "Who are you?"), Message("user", "I am Ann.")]
+    least = chat.encode([SYSTEM, said[-1]], 10_000)
+    assert chat.encode(said, len(least)) == least
+
+
 def test_what_must_be_kept_and_does_not_fit_is_an_error(chat: ChatTokenizer) -> None:
     needed = len(chat.encode([SYSTEM, HISTORY[-1]], 10_000))
     with pytest.raises(PromptTooLongError) as caught:

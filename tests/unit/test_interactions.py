@@ -113,8 +113,7 @@ def filled(path: Path, count: int = 5) -> InteractionStore:
 def test_what_was_learned_is_not_learned_again(tmp_path: Path) -> None:
     store = filled(tmp_path / "db")
     assert (ids(store.unlearned(3)), store.unlearned_count()) == ([1, 2, 3], 5)
-    store.mark_learned([1, 3], 7)
-    store.mark_learned([3, 4], 8)
+    store.reconcile({1: 7, 3: 7, 4: 8})
     store.close()
     store = InteractionStore(tmp_path / "db")
     assert (ids(store.unlearned(9)), store.unlearned_count()) == ([2, 5], 2)
@@ -124,7 +123,7 @@ def test_what_was_learned_is_not_learned_again(tmp_path: Path) -> None:
 
 def test_ids_that_nothing_has_are_not_learned(tmp_path: Path) -> None:
     store = filled(tmp_path / "db")
-    store.mark_learned([5, 6, -1], 1)
+    assert store.reconcile({5: 1, 6: 1, -1: 1}) == 1
     assert store.reconcile({5: 1, 6: 1, 7: 1}) == 0
     assert store.add(exchange(6)) == 6
     assert ids(store.unlearned(9)) == [1, 2, 3, 4, 6]
@@ -132,7 +131,7 @@ def test_ids_that_nothing_has_are_not_learned(tmp_path: Path) -> None:
 
 def test_the_committed_generations_are_what_counts(tmp_path: Path) -> None:
     store = filled(tmp_path / "db")
-    store.mark_learned([1, 2], 1)
+    store.reconcile({1: 1, 2: 1})
     assert store.reconcile({2: 1, 3: 2, 4: 2}) == 3
     assert ids(store.unlearned(9)) == [1, 5]
     assert store.reconcile({}) == 3
@@ -140,19 +139,16 @@ def test_the_committed_generations_are_what_counts(tmp_path: Path) -> None:
 
 
 @given(
-    marks=st.lists(st.tuples(st.sets(st.integers(-1, 8)), st.integers(1, 4)), max_size=4),
+    before=st.dictionaries(st.integers(-1, 8), st.integers(1, 4)),
     learned=st.dictionaries(st.integers(-1, 8), st.integers(1, 4)),
 )
 def test_reconciling_leaves_what_it_was_told(
-    marks: list[tuple[set[int], int]], learned: dict[int, int]
+    before: dict[int, int], learned: dict[int, int]
 ) -> None:
     store = InteractionStore(":memory:")
     for number in range(5):
         store.add(exchange(number))
-    before: dict[int, int] = {}
-    for chosen, generation in marks:
-        store.mark_learned(chosen, generation)
-        before = {**dict.fromkeys(chosen, generation), **before}
+    store.reconcile(before)
     there = range(1, 6)
     wrong = [id_ for id_ in there if before.get(id_) != learned.get(id_)]
     assert store.reconcile(learned) == len(wrong)
@@ -163,11 +159,11 @@ def test_reconciling_leaves_what_it_was_told(
 
 def test_a_failed_reconciliation_changes_nothing(tmp_path: Path) -> None:
     store = filled(tmp_path / "db")
-    store.mark_learned([1], 1)
+    store.reconcile({1: 1})
     with pytest.raises(sqlite3.Error):
         store.reconcile({2: "x"})  # type: ignore[dict-item]
     assert ids(store.unlearned(9)) == [2, 3, 4, 5]
-    store.mark_learned([2], 1)
+    assert store.reconcile({1: 1, 2: 1}) == 1
 
 
 def test_each_database_has_an_identity_that_stays(tmp_path: Path) -> None:
@@ -192,7 +188,7 @@ def test_earlier_schemas_go_on(tmp_path: Path, version: int) -> None:
     assert store.recent(1)[0].question is None
     store.add(replace(exchange(2), question="Why?"))
     assert store.recent(1)[0].question == "Why?"
-    store.mark_learned([1, 2], 1)
+    store.reconcile({1: 1, 2: 1})
     assert store.unlearned_count() == 0
     assert len(store.identity) == 32
 

@@ -156,6 +156,8 @@ def test_time_does_not_run_backwards() -> None:
         (None, "a", 5.1, True),
         (None, "a", 5.0, True),
         (None, "a", 4.9, False),  # it was being answered when the question came
+        (None, "a", 605.0, True),
+        (None, "a", 605.1, False),  # by then it is about something else
         ("a", "a", 5.1, True),
         ("a", "b", 5.1, False),
     ],

@@ -9,7 +9,7 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
-from sovl_daemon.cli import app, exits
+from sovl_daemon.cli import app, exits, render
 from sovl_daemon.state import Contents, StateStore
 from tests.daemon import Daemon
 from tests.states import ORIGIN, mind, number_in
@@ -38,7 +38,7 @@ def sovl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sovl:
         monkeypatch.setenv(f"XDG_{name}_HOME", str(tmp_path / name.lower()))
     (tmp_path / "run").mkdir()
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "run"))
-    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(render.console, "width", 200)
     for variable in ("SOVL_CONNECT", "STATE_DIRECTORY", "RUNTIME_DIRECTORY"):
         monkeypatch.delenv(variable, raising=False)
     return Sovl(tmp_path)
