@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -13,6 +14,8 @@ from sovl_daemon.control.task import Task
 from sovl_daemon.control.verdict import Opinion, Question
 
 Opine = Callable[[Question], Opinion]
+
+_LEAST_P = 1e-6
 
 
 class TimedJudge(NamedTuple):
@@ -55,6 +58,48 @@ def _enough(task: Task, excess: float) -> str:
 
 def _sure(answer: bool) -> tuple[float, float]:
     return (1.0, 0.0) if answer else (0.0, 1.0)
+
+
+def mistaken(opine: Opine, chance: random.Random, share: float) -> Opine:
+    """A judge whose answer is turned round in a share of the cases."""
+
+    def answer(question: Question) -> Opinion:
+        said = opine(question)
+        turned = Opinion(said.p_false, said.p_true)
+        return turned if chance.random() < share else said
+
+    return answer
+
+
+def blurred(opine: Opine, chance: random.Random, deviation: float) -> Opine:
+    """A judge with normal noise added to its log-odds."""
+
+    def answer(question: Question) -> Opinion:
+        said = opine(question)
+        p = min(1 - _LEAST_P, max(_LEAST_P, said.p_true / (said.p_true + said.p_false)))
+        noisy = math.log(p / (1 - p)) + chance.gauss(0.0, deviation)
+        p = (1.0 + math.tanh(noisy / 2.0)) / 2.0
+        return Opinion(p, 1.0 - p)
+
+    return answer
+
+
+def outside(ask: Callable[[str, str], tuple[float, float]]) -> Opine:
+    """A judge that reads the prompt alone, as the language model does.
+
+    `ask` gets what never changes of the prompt and the rest, and returns the probabilities of
+    true and false; a table of answers computed before does as well. The same prompt is put to it
+    only once.
+    """
+    known: dict[str, Opinion] = {}
+
+    def answer(question: Question) -> Opinion:
+        prompt = question.prompt
+        if prompt.text not in known:
+            known[prompt.text] = Opinion(*ask(prompt.prefix, prompt.metrics))
+        return known[prompt.text]
+
+    return answer
 
 
 def coin(chance: random.Random, share: float) -> Opine:

@@ -1,0 +1,163 @@
+"""Who may drive the plant: the baselines, the bound, and our guard with judges of any quality."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+
+from sovl_daemon.control.decision import Decider
+from sovl_daemon.control.regression import Regression
+from sovl_daemon.control.simulator.baselines import (
+    Baseline,
+    Controller,
+    Hpa,
+    Hysteresis,
+    Oomd,
+    Threshold,
+)
+from sovl_daemon.control.simulator.clairvoyant import Clairvoyant
+from sovl_daemon.control.simulator.judges import (
+    Opine,
+    TimedJudge,
+    blurred,
+    coin,
+    constant,
+    garbage,
+    mistaken,
+    perfect,
+    shuffled,
+)
+from sovl_daemon.control.simulator.measure import coming_peaks
+from sovl_daemon.control.simulator.plant import Plant
+from sovl_daemon.control.simulator.run import HARD, Faults, Run, Simulation, demand
+from sovl_daemon.control.simulator.scenario import Scenario
+from sovl_daemon.control.task import Task, load_tasks
+
+JudgeFor = Callable[[Scenario], TimedJudge]
+
+NONE, BOUND, RIVAL = "none", "hindsight", "threshold+hysteresis"
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A name, a controller for a task on a plant, and its judge, if it asks one.
+
+    `judge` makes one for a scenario, so that nothing that it draws depends on other runs. A judge
+    from outside, such as the language model itself, comes in here: see `judges.outside`.
+    """
+
+    name: str
+    make: Callable[[Task, Plant], Controller]
+    judge: JudgeFor | None = None
+
+
+@cache
+def memory_task() -> Task:
+    """The shipped task of memory health."""
+    return load_tasks()["memory"]
+
+
+def simulation(scenario: Scenario, policy: Policy, faults: Faults | None = None) -> Simulation:
+    """A policy on a fresh plant, about to live through a scenario."""
+    plant, task = Plant(scenario), memory_task()
+    judge = policy.judge(scenario) if policy.judge else None
+    controller = policy.make(task, plant)
+    return Simulation(scenario, task, controller, plant, judge=judge, faults=faults)
+
+
+def live(scenario: Scenario, policy: Policy, faults: Faults | None = None) -> Run:
+    """One run of a policy."""
+    return simulation(scenario, policy, faults).finish()
+
+
+def baselines() -> list[Policy]:
+    """What others do, and the bound."""
+    return [
+        Policy(NONE, lambda task, plant: Baseline(task)),
+        Policy("threshold", lambda task, plant: Threshold(task)),
+        Policy(RIVAL, lambda task, plant: Hysteresis(task)),
+        Policy("oomd-like", lambda task, plant: Oomd(task)),
+        Policy("HPA-like", lambda task, plant: Hpa(task)),
+        Policy(BOUND, Clairvoyant),
+    ]
+
+
+def ours(judge: Regression) -> Policy:
+    """The guard with the regression, which stands in for the language model."""
+    return guarded("guard+regression", TimedJudge(judge.opine))
+
+
+def guarded(name: str, judge: TimedJudge | None = None) -> Policy:
+    """The guard with any judge, or none: then only hard limits act."""
+    return Policy(name, _decider, None if judge is None else lambda scenario: judge)
+
+
+def controls(judge: Regression, runs: Sequence[Run]) -> list[Policy]:
+    """The same guard with judges that know nothing.
+
+    `runs` of the real judge give the coin its share of true and the shuffled one its readings.
+    """
+    asked = sum(run.questions for run in runs)
+    share = sum(run.trues for run in runs) / asked if asked else 0.5
+    readings = [each for run in runs for each in run.seen]
+    return [
+        Policy("guard+coin", _decider, _drawing(lambda chance: coin(chance, share))),
+        Policy(
+            "guard+shuffled", _decider, _drawing(lambda chance: shuffled(chance, judge, readings))
+        ),
+    ]
+
+
+def qualities(judge: Regression) -> list[Policy]:
+    """The same guard with judges from the best there can be to none."""
+    return [
+        Policy("guard+perfect", _decider, lambda scenario: TimedJudge(_seer(scenario))),
+        *(
+            Policy(f"guard+perfect, {share:.0%} wrong", _decider, _erring(share))
+            for share in (0.1, 0.25)
+        ),
+        *(
+            Policy(f"guard+regression, noise {sd:g}", _decider, _noisy(judge, sd))
+            for sd in (1.0, 3.0)
+        ),
+        guarded("guard+always true", TimedJudge(constant(1.0))),
+        guarded("guard alone"),
+    ]
+
+
+def broken_judges(judge: Regression) -> list[Policy]:
+    """The same guard with judges that are slow, or say what is no answer."""
+    return [
+        guarded("slow judge", TimedJudge(judge.opine, (3.0, 30.0))),
+        guarded("constant judge (false)", TimedJudge(constant(0.0))),
+        Policy("garbage judge", _decider, _drawing(garbage)),
+    ]
+
+
+def _decider(task: Task, plant: Plant) -> Controller:
+    return Decider(task)
+
+
+def _seer(scenario: Scenario) -> Opine:
+    return perfect(coming_peaks(demand(scenario)), HARD)
+
+
+def _erring(share: float) -> JudgeFor:
+    def judge(scenario: Scenario) -> TimedJudge:
+        return TimedJudge(mistaken(_seer(scenario), _chance(scenario), share))
+
+    return judge
+
+
+def _noisy(judge: Regression, deviation: float) -> JudgeFor:
+    return _drawing(lambda chance: blurred(judge.opine, chance, deviation))
+
+
+def _drawing(make: Callable[[random.Random], Opine]) -> JudgeFor:
+    return lambda scenario: TimedJudge(make(_chance(scenario)))
+
+
+def _chance(scenario: Scenario) -> random.Random:
+    return random.Random(f"{scenario.family} {scenario.seed} judge")  # noqa: S311 - a game
