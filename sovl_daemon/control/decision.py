@@ -20,7 +20,7 @@ from sovl_daemon.control.verdict import LATE, Opinion, Question, Verdict, verdic
 Does = Literal["hold", "ask", "act", "relax", "done", "failed"]
 
 _HARD_AHEAD_S = 10.0  # a hard limit chooses an action that still suffices this much later
-_JUDGED_AHEAD_S = 60.0  # and a verdict one that keeps the hard limit away for so long
+_JUDGED_AHEAD_S = 30.0  # and a verdict one that suffices for so long
 _RENEW_AT = 0.5  # of the time to live
 
 
@@ -249,13 +249,13 @@ class Decider:
         """
         limit = self._limits[ruling.metric]
         goal = limit.grey if limit.grey is not None else limit.low
-        if limit.fatal is not None:
-            goal = limit.fatal - limit.sign * (limit.spare or 0.0)
-        return self._beyond(ruling, goal, _HARD_AHEAD_S)
+        return self._beyond(ruling, goal if limit.fatal is None else limit.clear, _HARD_AHEAD_S)
 
     def _threat(self, ruling: Ruling) -> dict[str, float]:
         """By how much a metric in the grey zone is to fall: so that it stays out of its limit."""
-        return self._beyond(ruling, self._limits[ruling.metric].hard, _JUDGED_AHEAD_S)
+        limit = self._limits[ruling.metric]
+        goal = limit.hard if limit.fatal is None else limit.clear
+        return self._beyond(ruling, goal, _JUDGED_AHEAD_S)
 
     def _beyond(self, ruling: Ruling, goal: float | None, ahead_s: float) -> dict[str, float]:
         """By how much a metric at its present trend will be beyond a goal; empty if it will not."""

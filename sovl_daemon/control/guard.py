@@ -82,6 +82,11 @@ class Limit:
         """1 where high is bad, else -1: times a value it is on a scale on which high is bad."""
         return 1.0 if self.high_is_bad else -1.0
 
+    @property
+    def clear(self) -> float | None:
+        """The value that keeps clear of the fatal one by what is to spare; None without one."""
+        return None if self.fatal is None else self.fatal - self.sign * (self.spare or 0.0)
+
     def __post_init__(self) -> None:
         order = (self.low, self.grey, self.hard, self.fatal)
         given = [each for each in order if each is not None]

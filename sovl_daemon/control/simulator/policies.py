@@ -29,13 +29,12 @@ from sovl_daemon.control.simulator.judges import (
     perfect,
     shuffled,
 )
-from sovl_daemon.control.simulator.measure import coming_peaks
 from sovl_daemon.control.simulator.plant import Plant
-from sovl_daemon.control.simulator.run import HARD, Faults, Run, Simulation, demand
+from sovl_daemon.control.simulator.run import HARD, Faults, Run, Simulation
 from sovl_daemon.control.simulator.scenario import Scenario
 from sovl_daemon.control.task import Task, load_tasks
 
-JudgeFor = Callable[[Scenario], TimedJudge]
+JudgeFor = Callable[[Plant], TimedJudge]
 
 NONE, BOUND, RIVAL = "none", "hindsight", "threshold+hysteresis"
 
@@ -44,7 +43,7 @@ NONE, BOUND, RIVAL = "none", "hindsight", "threshold+hysteresis"
 class Policy:
     """A name, a controller for a task on a plant, and its judge, if it asks one.
 
-    `judge` makes one for a scenario, so that nothing that it draws depends on other runs. A judge
+    `judge` makes one for a plant, so that nothing that it draws depends on other runs. A judge
     from outside, such as the language model itself, comes in here: see `judges.outside`.
     """
 
@@ -62,7 +61,7 @@ def memory_task() -> Task:
 def simulation(scenario: Scenario, policy: Policy, faults: Faults | None = None) -> Simulation:
     """A policy on a fresh plant, about to live through a scenario."""
     plant, task = Plant(scenario), memory_task()
-    judge = policy.judge(scenario) if policy.judge else None
+    judge = policy.judge(plant) if policy.judge else None
     controller = policy.make(task, plant)
     return Simulation(scenario, task, controller, plant, judge=judge, faults=faults)
 
@@ -91,7 +90,7 @@ def ours(judge: Regression) -> Policy:
 
 def guarded(name: str, judge: TimedJudge | None = None) -> Policy:
     """The guard with any judge, or none: then only hard limits act."""
-    return Policy(name, _decider, None if judge is None else lambda scenario: judge)
+    return Policy(name, _decider, None if judge is None else lambda plant: judge)
 
 
 def controls(judge: Regression, runs: Sequence[Run]) -> list[Policy]:
@@ -113,7 +112,7 @@ def controls(judge: Regression, runs: Sequence[Run]) -> list[Policy]:
 def qualities(judge: Regression) -> list[Policy]:
     """The same guard with judges from the best there can be to none."""
     return [
-        Policy("guard+perfect", _decider, lambda scenario: TimedJudge(_seer(scenario))),
+        Policy("guard+perfect", _decider, lambda plant: TimedJudge(perfect(plant, HARD))),
         *(
             Policy(f"guard+perfect, {share:.0%} wrong", _decider, _erring(share))
             for share in (0.1, 0.25)
@@ -140,13 +139,9 @@ def _decider(task: Task, plant: Plant) -> Controller:
     return Decider(task)
 
 
-def _seer(scenario: Scenario) -> Opine:
-    return perfect(coming_peaks(demand(scenario)), HARD)
-
-
 def _erring(share: float) -> JudgeFor:
-    def judge(scenario: Scenario) -> TimedJudge:
-        return TimedJudge(mistaken(_seer(scenario), _chance(scenario), share))
+    def judge(plant: Plant) -> TimedJudge:
+        return TimedJudge(mistaken(perfect(plant, HARD), _chance(plant), share))
 
     return judge
 
@@ -156,8 +151,9 @@ def _noisy(judge: Regression, deviation: float) -> JudgeFor:
 
 
 def _drawing(make: Callable[[random.Random], Opine]) -> JudgeFor:
-    return lambda scenario: TimedJudge(make(_chance(scenario)))
+    return lambda plant: TimedJudge(make(_chance(plant)))
 
 
-def _chance(scenario: Scenario) -> random.Random:
+def _chance(plant: Plant) -> random.Random:
+    scenario = plant.scenario
     return random.Random(f"{scenario.family} {scenario.seed} judge")  # noqa: S311 - a game
