@@ -8,10 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from typing import Any, cast
 
-from benches.common import Bench, Goal
-from benches.learn import in_new_process
-from sovl_daemon.control.regression import Regression
+from benches.common import Bench, Goal, in_new_process
 from sovl_daemon.control.simulator.faults import ActionFault, SensorFault
+from sovl_daemon.control.simulator.fitting import fitted, judge_scores
 from sovl_daemon.control.simulator.measure import Measures
 from sovl_daemon.control.simulator.policies import (
     BOUND,
@@ -21,18 +20,15 @@ from sovl_daemon.control.simulator.policies import (
     baselines,
     broken_judges,
     controls,
-    live,
     ours,
     qualities,
 )
 from sovl_daemon.control.simulator.run import Faults
-from sovl_daemon.control.simulator.scenario import HELD_OUT, TRAINING, draw
+from sovl_daemon.control.simulator.scenario import FAMILIES, HELD_OUT, TRAINING
 from sovl_daemon.control.simulator.scores import Interval
 from sovl_daemon.control.simulator.study import (
     Table,
     difference,
-    fit_judge,
-    judge_scores,
     mean,
     merged,
     regret,
@@ -49,7 +45,6 @@ FIGURES = (
     "ooms", "flaps", "moves", "degraded_s", "needless_s", "act_s", "questions", "invalid",
     "failures", "wrongly", "cost_s"
 )  # fmt: skip
-_CONTROLS_SEED = 9_000
 _RIVALS = ("threshold", RIVAL, "oomd-like", "HPA-like")
 
 Part = dict[str, Table]  # by family
@@ -60,43 +55,35 @@ Part = dict[str, Table]  # by family
 
 def family_of(job: dict[str, Any]) -> dict[str, Table]:
     """The tables of one family: scores, judges of all qualities, and faults."""
-    judge = Regression(**{name: _frozen(value) for name, value in job["judge"].items()})
-    family, mine = job["family"], ours(judge)
-    runs = [live(draw(each, _CONTROLS_SEED), mine) for each in job["families"]]
-    seeds, few = range(job["seeds"]), range(job["fault_seeds"])
-    scored = [*baselines(), *controls(judge, runs), mine]
-    found = {
-        "score": table(scored, [family], seeds)[family],
-        "judge": table(qualities(judge), [family], seeds)[family],
+    family, seeds, few = job["family"], range(job["seeds"]), range(job["fault_seeds"])
+    found: dict[str, Table] = {
+        "score": table([*baselines(), *controls(), ours()], [family], seeds)[family],
+        "judge": table(qualities(), [family], seeds)[family],
         "fault": {},
     }
-    for name, policy, faults in faulty(judge):
+    for name, policy, faults in faulty():
         (found["fault"][name],) = table([policy], [family], few, faults)[family].values()
     return found
 
 
-def faulty(judge: Regression) -> Iterator[tuple[str, Policy, Faults]]:
+def faulty() -> Iterator[tuple[str, Policy, Faults]]:
     """Each fault, with our loop and with the rival; then the judges that are broken."""
     rival = next(each for each in baselines() if each.name == RIVAL)
-    for policy in (ours(judge), rival):
+    for policy in (ours(), rival):
         yield f"none: {policy.name}", policy, Faults()
         for sensor in ("nan", "frozen", "spiking", "clock"):
             yield f"{sensor}: {policy.name}", policy, Faults(sensor=cast(SensorFault, sensor))
         yield f"lies: {policy.name}", policy, Faults(action=cast(ActionFault, "lies"))
-    for policy in broken_judges(judge):
+    for policy in broken_judges():
         yield policy.name, policy, Faults()
-
-
-def _frozen(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
 
 
 # All families, in two processes at a time
 
 
-def study(judge: Regression, families: Sequence[str], seeds: int, faults: int) -> dict[str, Part]:
+def study(families: Sequence[str], seeds: int, faults: int) -> dict[str, Part]:
     """Tables by part and family."""
-    common = {"judge": asdict(judge), "families": families, "seeds": seeds, "fault_seeds": faults}
+    common = {"seeds": seeds, "fault_seeds": faults}
 
     def one(family: str) -> dict[str, Table]:
         told = json.loads(in_new_process("control", json.dumps(common | {"family": family})))
@@ -151,8 +138,12 @@ def row(
 ) -> dict[str, object]:
     figures = {name: number(mean(measures, name).value) for name in FIGURES}
     blank = {"regret": None, "cost_less_ours": ""}
-    return {"part": part, "family": family, "policy": policy} | figures | blank | {"wins": ""} | (
-        compared_
+    return (
+        {"part": part, "family": family, "policy": policy}
+        | figures
+        | blank
+        | {"wins": ""}
+        | (compared_)
     )
 
 
@@ -204,16 +195,15 @@ def total(measures: Sequence[Measures], figure: str) -> float:
 
 
 def run(quick: bool) -> Bench:
-    families = QUICK_FAMILIES if quick else (*TRAINING, *HELD_OUT)
+    families = QUICK_FAMILIES if quick else FAMILIES
     seeds, faults = (QUICK_SEEDS, QUICK_FAULT_SEEDS) if quick else (SEEDS, FAULT_SEEDS)
-    judge = fit_judge()
-    parts = study(judge, families, seeds, faults)
+    parts = study(families, seeds, faults)
     rows = list(rows_of(parts))
-    return Bench("control", rows, goals_of(parts), note_of(judge, seeds, rows))
+    return Bench("control", rows, goals_of(parts), note_of(seeds, rows))
 
 
-def note_of(judge: Regression, seeds: int, rows: Sequence[dict[str, object]]) -> str:
-    seen, unseen = (judge_scores(judge, group, range(4)) for group in (TRAINING, HELD_OUT))
+def note_of(seeds: int, rows: Sequence[dict[str, object]]) -> str:
+    seen, unseen = (judge_scores(fitted(), group, range(4)) for group in (TRAINING, HELD_OUT))
     won = [f"{r['policy']} in {r['family']}" for r in rows if r["wins"] == "yes"]
     return (
         f"{seeds} simulated hours of each family, the same for all policies; formulas, baselines "

@@ -19,8 +19,10 @@ from sovl_daemon.control.trend import Slope
 Kind = Literal["act", "relax", "hold", "grey"]
 Cause = Literal[
     "hard limit",
+    "rising",
     "grey zone",
     "all low",
+    "not needed",
     "calm",
     "between",
     "not yet",
@@ -155,8 +157,10 @@ class Ruling(NamedTuple):
 
 _WORDS: dict[Cause, str] = {
     "hard limit": "{metric} at {value} is beyond its hard limit",
+    "rising": "{metric} at {value} is rising so fast that it would be too late to act later",
     "grey zone": "{metric} at {value} is in the grey zone, so the judge is asked",
     "all low": "every metric has been low for long enough",
+    "not needed": "{metric} at {value} would stay clear of its hard limit without it",
     "calm": "every metric is low",
     "between": "{metric} at {value} is neither high enough to act nor low enough to relax",
     "not yet": "{metric} at {value} is beyond a threshold, but not for long enough",
@@ -172,7 +176,20 @@ _WORDS: dict[Cause, str] = {
 class _Watch:
     """One limit, and since when each of its thresholds is crossed."""
 
-    __slots__ = ("_fatal", "_grey", "_hard", "_low", "recent", "_seen_s", "sign", "_spared", "grey_s", "hard_s", "limit", "low_s")
+    __slots__ = (
+        "_fatal",
+        "_grey",
+        "_hard",
+        "_low",
+        "_seen_s",
+        "_spared",
+        "grey_s",
+        "hard_s",
+        "limit",
+        "low_s",
+        "recent",
+        "sign",
+    )
 
     def __init__(self, limit: Limit) -> None:
         self.limit = limit
@@ -209,6 +226,14 @@ class _Watch:
         hot = level >= self._hard or self.is_urgent(level)
         self.hard_s = min(self.hard_s, now_s) if hot else math.inf
 
+    def is_beyond(self, value: float) -> bool:
+        """Whether a value is at the hard limit."""
+        return self.sign * value >= self._hard
+
+    def is_low(self, value: float) -> bool:
+        """Whether a value is low, whatever is in force."""
+        return self.sign * value <= self._low
+
     def is_urgent(self, level: float) -> bool:
         """Whether it will be fatal within the time that an action takes."""
         if level < self._grey or self._fatal == math.inf:
@@ -233,6 +258,19 @@ class _Watch:
     def miss(self) -> None:
         """There was no sound value: nothing is known to be low any more."""
         self.low_s = math.inf
+
+
+@dataclass(slots=True)
+class _Seen:
+    """What one round of readings shows: the first metric of each kind, and how all are."""
+
+    hot: tuple[Reading, _Watch] | None = None
+    grey: Reading | None = None
+    unsure: tuple[Reading, bool] | None = None
+    unread: str | None = None
+    spared: Reading | None = None
+    known: bool = False
+    all_low: bool = True
 
 
 class Guard:
@@ -263,42 +301,48 @@ class Guard:
         `relief` says by how much the setting that would go back first lowers which metrics, in
         their units; None if nothing is degraded.
         """
-        hot = grey = unsure = unread = None
-        known, all_low = False, True
+        seen = self._look(now_s, readings, relief or {})
+        if seen.hot is not None:
+            return self._act(now_s, *seen.hot)
+        if seen.all_low and relief is not None:
+            self._silence = 0.0
+            return self._relax(now_s, seen.spared)
+        if seen.grey is not None:
+            return self._ask(now_s, seen.grey)
+        self._silence = 0.0
+        if seen.unsure is not None:
+            reading, crossed = seen.unsure
+            return Ruling("hold", "not yet" if crossed else "between", reading.name, reading.value)
+        if seen.unread is not None or not seen.known:
+            return Ruling("hold", "no reading", seen.unread or "")
+        return _NOTHING if seen.all_low else _CALM
+
+    def _look(
+        self, now_s: float, readings: Mapping[str, Reading], relief: Mapping[str, float]
+    ) -> _Seen:
+        seen = _Seen()
         for watch in self._watches:
             limit = watch.limit
             reading = readings.get(limit.metric)
             if reading is None and watch.is_new:
                 continue  # this machine has no such metric
-            known = True
+            seen.known = True
             if reading is None or reading.fault:
                 watch.miss()
-                unread, all_low = unread or limit, False
+                seen.unread, seen.all_low = seen.unread or limit.metric, False
                 continue
-            watch.see(now_s, reading, (relief or {}).get(limit.metric))
+            watch.see(now_s, reading, relief.get(limit.metric))
             if now_s - watch.hard_s >= limit.hard_s:
-                hot = hot or (reading, watch)
+                seen.hot = seen.hot or (reading, watch)
             elif now_s - watch.grey_s >= limit.grey_s:
-                grey = grey or reading
+                seen.grey = seen.grey or reading
             elif watch.low_s == math.inf:
-                unsure = unsure or (reading, watch.grey_s < math.inf)
-            all_low = all_low and now_s - watch.low_s >= limit.low_s
-        if hot is not None:
-            return self._act(now_s, *hot)
-        if known and all_low and relief is not None:
-            self._silence = 0.0
-            return self._relax(now_s, True)
-        if grey is not None:
-            return self._ask(now_s, grey)
-        self._silence = 0.0
-        if unsure is not None:
-            reading, crossed = unsure
-            return Ruling("hold", "not yet" if crossed else "between", reading.name, reading.value)
-        if unread is not None:
-            return Ruling("hold", "no reading", unread.metric)
-        if not known:
-            return _UNREAD
-        return self._relax(now_s, relief is not None) if all_low else _CALM
+                seen.unsure = seen.unsure or (reading, watch.grey_s < math.inf)
+            if not watch.is_low(reading.value):
+                seen.spared = seen.spared or reading
+            seen.all_low = seen.all_low and now_s - watch.low_s >= limit.low_s
+        seen.all_low = seen.all_low and seen.known
+        return seen
 
     def moved(self, now_s: float, direction: Literal["act", "relax"], forced: bool = False) -> None:
         """Note a move that was made; `forced` if a hard limit made it."""
@@ -323,7 +367,7 @@ class Guard:
     def _learn_patience(self, now_s: float, forced: bool) -> None:
         if self._relaxed_s <= self._acted_s:
             return  # no relaxation since the last action
-        if forced and now_s - self._relaxed_s < self.dwell_s:
+        if now_s - self._relaxed_s < (1.0 if forced else 2.0) * self.dwell_s:
             self._patience = min(_MOST_PATIENCE, 2 * self._patience)
         elif now_s - self._relaxed_s > 2 * self.dwell_s:
             self._patience = 1.0
@@ -334,7 +378,8 @@ class Guard:
         left_s = self._moved_s + pause_s - now_s
         if left_s > 0:
             return Ruling("hold", "cool-down", reading.name, reading.value, left_s)
-        return Ruling("act", "hard limit", reading.name, reading.value, per_s=watch.rise())
+        cause: Cause = "hard limit" if watch.is_beyond(reading.value) else "rising"
+        return Ruling("act", cause, reading.name, reading.value, per_s=watch.rise())
 
     def _ask(self, now_s: float, reading: Reading) -> Ruling:
         refused = self._too_soon(now_s, self._relaxed_s)
@@ -350,10 +395,11 @@ class Guard:
     def _level(self, metric: str, value: float) -> float:
         return self._by_metric[metric].level(value)
 
-    def _relax(self, now_s: float, degraded: bool) -> Ruling:
-        if not degraded:
-            return _NOTHING
-        return self._too_soon(now_s, self._acted_s) or _RELAX
+    def _relax(self, now_s: float, spared: Reading | None) -> Ruling:
+        refused = self._too_soon(now_s, self._acted_s)
+        if refused is not None or spared is None:
+            return refused or _RELAX
+        return Ruling("relax", "not needed", spared.name, spared.value)
 
     def _too_soon(self, now_s: float, opposite_s: float) -> Ruling | None:
         left_s = self._moved_s + self.pace.cooldown_s - now_s
@@ -368,6 +414,5 @@ class Guard:
 
 
 _CALM = Ruling("hold", "calm")
-_UNREAD = Ruling("hold", "no reading")
 _NOTHING = Ruling("hold", "nothing to relax")
 _RELAX = Ruling("relax", "all low")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 
 from sovl_daemon.control.decision import Decider
-from sovl_daemon.control.regression import Regression
+from sovl_daemon.control.metric import Reading
 from sovl_daemon.control.simulator.baselines import (
     Baseline,
     Controller,
@@ -18,6 +18,7 @@ from sovl_daemon.control.simulator.baselines import (
     Threshold,
 )
 from sovl_daemon.control.simulator.clairvoyant import Clairvoyant
+from sovl_daemon.control.simulator.fitting import fitted, memory_task
 from sovl_daemon.control.simulator.judges import (
     Opine,
     TimedJudge,
@@ -31,12 +32,13 @@ from sovl_daemon.control.simulator.judges import (
 )
 from sovl_daemon.control.simulator.plant import Plant
 from sovl_daemon.control.simulator.run import HARD, Faults, Run, Simulation
-from sovl_daemon.control.simulator.scenario import Scenario
-from sovl_daemon.control.task import Task, load_tasks
+from sovl_daemon.control.simulator.scenario import FAMILIES, Scenario, draw
+from sovl_daemon.control.task import Task
 
 JudgeFor = Callable[[Plant], TimedJudge]
 
 NONE, BOUND, RIVAL = "none", "hindsight", "threshold+hysteresis"
+_CONTROLS_SEED = 9_000
 
 
 @dataclass(frozen=True)
@@ -50,12 +52,6 @@ class Policy:
     name: str
     make: Callable[[Task, Plant], Controller]
     judge: JudgeFor | None = None
-
-
-@cache
-def memory_task() -> Task:
-    """The shipped task of memory health."""
-    return load_tasks()["memory"]
 
 
 def simulation(scenario: Scenario, policy: Policy, faults: Faults | None = None) -> Simulation:
@@ -83,9 +79,9 @@ def baselines() -> list[Policy]:
     ]
 
 
-def ours(judge: Regression) -> Policy:
+def ours() -> Policy:
     """The guard with the regression, which stands in for the language model."""
-    return guarded("guard+regression", TimedJudge(judge.opine))
+    return Policy("guard+regression", _decider, lambda plant: TimedJudge(fitted().opine))
 
 
 def guarded(name: str, judge: TimedJudge | None = None) -> Policy:
@@ -93,23 +89,31 @@ def guarded(name: str, judge: TimedJudge | None = None) -> Policy:
     return Policy(name, _decider, None if judge is None else lambda plant: judge)
 
 
-def controls(judge: Regression, runs: Sequence[Run]) -> list[Policy]:
+def controls() -> list[Policy]:
     """The same guard with judges that know nothing.
 
-    `runs` of the real judge give the coin its share of true and the shuffled one its readings.
+    The coin says true as often as the regression; the shuffled one is the regression, but reads
+    metrics of another moment.
     """
-    asked = sum(run.questions for run in runs)
-    share = sum(run.trues for run in runs) / asked if asked else 0.5
-    readings = [each for run in runs for each in run.seen]
     return [
-        Policy("guard+coin", _decider, _drawing(lambda chance: coin(chance, share))),
+        Policy("guard+coin", _decider, _drawing(lambda chance: coin(chance, _asked()[0]))),
         Policy(
-            "guard+shuffled", _decider, _drawing(lambda chance: shuffled(chance, judge, readings))
+            "guard+shuffled",
+            _decider,
+            _drawing(lambda chance: shuffled(chance, fitted(), _asked()[1])),
         ),
     ]
 
 
-def qualities(judge: Regression) -> list[Policy]:
+@cache
+def _asked() -> tuple[float, list[dict[str, Reading]]]:
+    """The regression's share of true, and what it read, in an hour of each family."""
+    runs = [live(draw(family, _CONTROLS_SEED), ours()) for family in FAMILIES]
+    share = sum(run.trues for run in runs) / sum(run.questions for run in runs)
+    return share, [each for run in runs for each in run.seen]
+
+
+def qualities() -> list[Policy]:
     """The same guard with judges from the best there can be to none."""
     return [
         Policy("guard+perfect", _decider, lambda plant: TimedJudge(perfect(plant, HARD))),
@@ -117,22 +121,24 @@ def qualities(judge: Regression) -> list[Policy]:
             Policy(f"guard+perfect, {share:.0%} wrong", _decider, _erring(share))
             for share in (0.1, 0.25)
         ),
-        *(
-            Policy(f"guard+regression, noise {sd:g}", _decider, _noisy(judge, sd))
-            for sd in (1.0, 3.0)
-        ),
+        *(Policy(f"guard+regression, noise {sd:g}", _decider, _noisy(sd)) for sd in (1.0, 3.0)),
         guarded("guard+always true", TimedJudge(constant(1.0))),
         guarded("guard alone"),
     ]
 
 
-def broken_judges(judge: Regression) -> list[Policy]:
+def broken_judges() -> list[Policy]:
     """The same guard with judges that are slow, or say what is no answer."""
     return [
-        guarded("slow judge", TimedJudge(judge.opine, (3.0, 30.0))),
+        Policy("slow judge", _decider, lambda plant: TimedJudge(fitted().opine, (3.0, 30.0))),
         guarded("constant judge (false)", TimedJudge(constant(0.0))),
         Policy("garbage judge", _decider, _drawing(garbage)),
     ]
+
+
+def policies() -> list[Policy]:
+    """All there are, by whom the study compares first."""
+    return [*baselines(), ours(), *controls(), *qualities(), *broken_judges()]
 
 
 def _decider(task: Task, plant: Plant) -> Controller:
@@ -146,8 +152,8 @@ def _erring(share: float) -> JudgeFor:
     return judge
 
 
-def _noisy(judge: Regression, deviation: float) -> JudgeFor:
-    return _drawing(lambda chance: blurred(judge.opine, chance, deviation))
+def _noisy(deviation: float) -> JudgeFor:
+    return _drawing(lambda chance: blurred(fitted().opine, chance, deviation))
 
 
 def _drawing(make: Callable[[random.Random], Opine]) -> JudgeFor:

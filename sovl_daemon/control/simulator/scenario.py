@@ -226,7 +226,9 @@ TRAINING = ("steady", "kv_growth", "leak", "burst", "cache_lag", "edge", "noise"
 """Families that a judge may be fitted on."""
 
 HELD_OUT = ("tide", "leak_burst", "storm")
-"""Families that no judge has seen."""
+"""Families that no judge has seen, and that no rule was tuned on."""
+
+FAMILIES = (*TRAINING, *HELD_OUT)
 
 
 def draw(family: str, seed: int) -> Scenario:
