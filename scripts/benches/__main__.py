@@ -13,6 +13,7 @@ NAMES = (
     "bus",
     "responsive",
     "soak",
+    "control",
     "night_kills",
     "fuzz",
     "generate",

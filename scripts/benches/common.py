@@ -5,6 +5,7 @@ import os
 import platform
 import statistics
 import subprocess
+import sys
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 
@@ -76,6 +77,13 @@ def median(values: list[float]) -> float:
 def ratio(some: list[float], others: list[float]) -> float:
     """The median of what one round has over what the other has."""
     return median([one / other for one, other in zip(some, others, strict=True)])
+
+
+def in_new_process(module: str, *arguments: str) -> str:
+    """What a benchmark's module prints when it is run with these arguments."""
+    command = [sys.executable, "-W", "ignore", "-m", f"benches.{module}", *arguments]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    return done.stdout.strip()
 
 
 def show(result: Bench, as_json: bool) -> None:

@@ -7,8 +7,6 @@ with all facts in its context.
 import argparse
 import json
 import math
-import subprocess
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +14,7 @@ from pathlib import Path
 import anyio
 from safetensors.torch import load_file, save_file
 
-from benches.common import Bench, Goal, median
+from benches.common import Bench, Goal, in_new_process, median
 from benches.learn_exam import PREFIX, exact_match, in_context, neutral_turns, windows
 from benches.learn_facts import Fact, invent
 from benches.learn_methods import LORA_RATE, NOTHING, Lora, Pair, born, sleep
@@ -60,13 +58,6 @@ async def exam(method: str, facts: Sequence[Fact], place: Path) -> dict[str, flo
         for name, asked in wanted.items():
             figures[name] = await exact_match(engine, settings, asked)
         return figures
-
-
-def in_new_process(module: str, *arguments: str) -> str:
-    """What a benchmark's module prints when it is run with these arguments."""
-    command = [sys.executable, "-W", "ignore", "-m", f"benches.{module}", *arguments]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-    return done.stdout.strip()
 
 
 def one_seed(facts: int, seed: int, steps: int | None) -> list[dict[str, object]]:

@@ -19,8 +19,8 @@ from sovl_daemon.control.verdict import LATE, Opinion, Question, Verdict, verdic
 
 Does = Literal["hold", "ask", "act", "relax", "done", "failed"]
 
-_HARD_AHEAD_S = 5.0  # a hard limit chooses an action that still suffices this much later
-_JUDGED_AHEAD_S = 60.0  # and a verdict one that keeps the hard limit away for so long
+_HARD_AHEAD_S = 10.0  # a hard limit chooses an action that still suffices this much later
+_JUDGED_AHEAD_S = 30.0  # and a verdict one that suffices for so long
 _RENEW_AT = 0.5  # of the time to live
 
 
@@ -82,6 +82,8 @@ class Decider:
         self._unavailable: Mapping[str, str] = {}
         self._proposed: Step | None = None
         self._forced = False
+        self._before: Mapping[str, Reading] = {}
+        self._relieving = ""
         self._last: tuple[str, ...] = ()
 
     @property
@@ -107,7 +109,8 @@ class Decider:
         `unavailable` are actions that may not be done now, with the reason, such as a quarantine.
         """
         self._readings, self._unavailable = readings, unavailable or {}
-        ruling = self.guard.rule(now_s, readings, bool(self.ladder.in_force))
+        self._note_relief()
+        ruling = self.guard.rule(now_s, readings, self.ladder.relief())
         if self._proposed is not None:
             return _HOLD
         if ruling.kind == "act":
@@ -222,7 +225,7 @@ class Decider:
         self, now_s: float, does: Does, rung: Rung, why: str, verdict_: Verdict | None
     ) -> Step:
         step = self._say(now_s, does, why, action=rung.action, verdict_=verdict_)
-        self._proposed = step
+        self._proposed, self._before = step, self._readings
         return step
 
     def _ask(self, now_s: float, ruling: Ruling, log_lines: Sequence[str]) -> Step:
@@ -239,23 +242,30 @@ class Decider:
         return self._say(now_s, "hold", LATE.reason, verdict_=LATE)
 
     def _excess(self, ruling: Ruling) -> dict[str, float]:
-        """By how much a metric beyond its hard limit is to fall: to its grey zone."""
+        """By how much a metric beyond its hard limit is to fall.
+
+        So much that it stays clear of its fatal value while an action shows its effect; without
+        one, that it comes back to its grey zone.
+        """
         limit = self._limits[ruling.metric]
         goal = limit.grey if limit.grey is not None else limit.low
-        return self._beyond(ruling.metric, goal, _HARD_AHEAD_S)
+        return self._beyond(ruling, goal if limit.fatal is None else limit.clear, _HARD_AHEAD_S)
 
     def _threat(self, ruling: Ruling) -> dict[str, float]:
         """By how much a metric in the grey zone is to fall: so that it stays out of its limit."""
-        return self._beyond(ruling.metric, self._limits[ruling.metric].hard, _JUDGED_AHEAD_S)
+        limit = self._limits[ruling.metric]
+        goal = limit.hard if limit.fatal is None else limit.clear
+        return self._beyond(ruling, goal, _JUDGED_AHEAD_S)
 
-    def _beyond(self, metric: str, goal: float | None, ahead_s: float) -> dict[str, float]:
+    def _beyond(self, ruling: Ruling, goal: float | None, ahead_s: float) -> dict[str, float]:
         """By how much a metric at its present trend will be beyond a goal; empty if it will not."""
-        reading = self._readings.get(metric)
+        reading = self._readings.get(ruling.metric)
         if goal is None or reading is None or reading.fault:
             return {}
-        sign = 1.0 if self._limits[metric].high_is_bad else -1.0
-        amount = sign * (reading.value + ahead_s * reading.per_min / 60.0 - goal)
-        return {metric: amount} if amount > 0 else {}
+        sign = self._limits[ruling.metric].sign
+        per_s = max(ruling.per_s, sign * reading.per_min / 60.0)
+        amount = sign * (reading.value - goal) + ahead_s * per_s
+        return {ruling.metric: amount} if amount > 0 else {}
 
     def _exhausted(self) -> str:
         reasons = [f"{action} is {why}" for action, why in self._unavailable.items()]
@@ -277,6 +287,7 @@ class Decider:
             why = f"it was {outcome.result}: {outcome.reason}"
             return self._decided(now_s, "failed", why, outcome.action)
         self.ladder.done(now_s, outcome.action)
+        self._relieving = outcome.action  # the next round of readings shows by how much
         self.guard.moved(now_s, "act", self._forced)
         why = f"the effect was measured: {outcome.freed:.4g}"
         return self._decided(now_s, "done", why, outcome.action)
@@ -289,6 +300,22 @@ class Decider:
             return self._decided(now_s, "done", outcome.reason, outcome.action)
         why = f"it was {outcome.result}: {outcome.reason}"
         return self._decided(now_s, "failed", why, outcome.action)
+
+    def _note_relief(self) -> None:
+        """What an action did to metrics is seen in the first round of readings after it."""
+        if not self._relieving:
+            return
+        action, self._relieving = self._relieving, ""
+        pairs = (
+            (self._before.get(name), self._readings.get(name), limit.sign)
+            for name, limit in self._limits.items()
+        )
+        falls = {
+            now.name: sign * (before.value - now.value)
+            for before, now, sign in pairs
+            if before is not None and now is not None and not (before.fault or now.fault)
+        }
+        self.ladder.relieved(action, falls)
 
     # What is said
 

@@ -14,12 +14,15 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from sovl_daemon.control.metric import Reading
+from sovl_daemon.control.trend import Slope
 
 Kind = Literal["act", "relax", "hold", "grey"]
 Cause = Literal[
     "hard limit",
+    "rising",
     "grey zone",
     "all low",
+    "not needed",
     "calm",
     "between",
     "not yet",
@@ -35,6 +38,8 @@ HOUR_S = 3600.0
 _BLIND_S = 3.0  # readings may be faulty this long before what was seen earlier is forgotten
 _MOST_PATIENCE = 16.0
 _MOST_SILENCE = 4.0
+_AHEAD_S = 30.0  # a metric that rises is expected to go on so long
+_SOON_S = 6.0  # an action takes up to five seconds, and is rarely the only one
 _NEARER = 0.1  # of the grey zone
 
 
@@ -47,6 +52,11 @@ class Limit:
         hard: From here on, for `hard_s`, it is acted at once; None for never.
         grey: From here on, for `grey_s`, the judge is asked; None for never.
         low: It may be relaxed when every metric is here or better for `low_s`; None for always.
+        spare: It may also be relaxed when the metric would stay so far out of its hard limit
+            without the setting that goes back, for `low_s`; None for never.
+        fatal: Where it is too late. A metric in the grey zone that rises so fast that it would be
+            here within ten seconds is treated as beyond its hard limit, and urgent; None for
+            never.
         high_is_bad: False where trouble is a small value, such as memory left: the thresholds then
             fall from `low` to `hard`.
         hard_s: Duration before acting.
@@ -62,17 +72,32 @@ class Limit:
     hard: float | None = None
     grey: float | None = None
     low: float | None = None
+    spare: float | None = None
+    fatal: float | None = None
     high_is_bad: bool = True
     hard_s: float = 0.5
     grey_s: float = 3.0
     low_s: float = 30.0
 
+    @property
+    def sign(self) -> float:
+        """1 where high is bad, else -1: times a value it is on a scale on which high is bad."""
+        return 1.0 if self.high_is_bad else -1.0
+
+    @property
+    def clear(self) -> float | None:
+        """The value that keeps clear of the fatal one by what is to spare; None without one."""
+        return None if self.fatal is None else self.fatal - self.sign * (self.spare or 0.0)
+
     def __post_init__(self) -> None:
-        given = [each for each in (self.low, self.grey, self.hard) if each is not None]
+        order = (self.low, self.grey, self.hard, self.fatal)
+        given = [each for each in order if each is not None]
         ordered = sorted(given, reverse=not self.high_is_bad)
         if given != ordered or len(set(given)) < len(given):
             way = "rise" if self.high_is_bad else "fall"
-            raise ValueError(f"{self.metric}: low, grey and hard must {way} in this order")
+            raise ValueError(f"{self.metric}: low, grey, hard and fatal must {way} in this order")
+        if self.spare is not None and (self.hard is None or self.spare <= 0):
+            raise ValueError(f"{self.metric}: spare is not allowed without hard, or at or below 0")
         if min(self.hard_s, self.grey_s, self.low_s) < 0:
             raise ValueError(f"{self.metric}: a duration below 0 is not allowed")
 
@@ -85,7 +110,8 @@ class Pace:
         dwell_s: Least time between a move and the opposite one. Only a hard limit may act sooner
             after a relaxation; the dwell is then doubled, up to 16 times, until one lasts.
         cooldown_s: Least time after any action.
-        urgent_s: The cool-down where a hard limit rules.
+        urgent_s: The cool-down where a metric is about to become fatal, or a hard limit rules that
+            knows of no fatal value.
         ask_every_s: Least time between two questions to the judge. It doubles with each question
             that led to nothing, up to 4 times, until the metric has come nearer to its hard
             limit by a tenth of the grey zone, or left the zone: asking costs what is short.
@@ -106,13 +132,18 @@ class Pace:
 
 
 class Ruling(NamedTuple):
-    """What the guard rules, and why; `remaining_s` is how long the cause holds at least."""
+    """What the guard rules, and why.
+
+    `remaining_s` is how long the cause holds at least; `per_s` how fast the metric gets worse at
+    least, in its unit a second.
+    """
 
     kind: Kind
     cause: Cause
     metric: str = ""
     value: float = math.nan
     remaining_s: float = 0.0
+    per_s: float = 0.0
 
     def words(self) -> str:
         """The cause as a sentence without its full stop."""
@@ -126,8 +157,10 @@ class Ruling(NamedTuple):
 
 _WORDS: dict[Cause, str] = {
     "hard limit": "{metric} at {value} is beyond its hard limit",
+    "rising": "{metric} at {value} is rising so fast that it would be too late to act later",
     "grey zone": "{metric} at {value} is in the grey zone, so the judge is asked",
     "all low": "every metric has been low for long enough",
+    "not needed": "{metric} at {value} would stay clear of its hard limit without it",
     "calm": "every metric is low",
     "between": "{metric} at {value} is neither high enough to act nor low enough to relax",
     "not yet": "{metric} at {value} is beyond a threshold, but not for long enough",
@@ -143,14 +176,30 @@ _WORDS: dict[Cause, str] = {
 class _Watch:
     """One limit, and since when each of its thresholds is crossed."""
 
-    __slots__ = ("_grey", "_hard", "_low", "_seen_s", "_sign", "grey_s", "hard_s", "limit", "low_s")
+    __slots__ = (
+        "_fatal",
+        "_grey",
+        "_hard",
+        "_low",
+        "_seen_s",
+        "_spared",
+        "grey_s",
+        "hard_s",
+        "limit",
+        "low_s",
+        "recent",
+        "sign",
+    )
 
     def __init__(self, limit: Limit) -> None:
         self.limit = limit
-        self._sign = 1.0 if limit.high_is_bad else -1.0
-        self._hard = math.inf if limit.hard is None else self._sign * limit.hard
-        self._grey = self._hard if limit.grey is None else self._sign * limit.grey
-        self._low = self._grey if limit.low is None else self._sign * limit.low
+        self.sign = limit.sign
+        self._hard = math.inf if limit.hard is None else self.sign * limit.hard
+        self._grey = self._hard if limit.grey is None else self.sign * limit.grey
+        self._low = self._grey if limit.low is None else self.sign * limit.low
+        self._spared = self._hard - (math.inf if limit.spare is None else limit.spare)
+        self._fatal = math.inf if limit.fatal is None else self.sign * limit.fatal
+        self.recent = Slope()
         self._seen_s = -math.inf
         self.forget()
 
@@ -161,31 +210,67 @@ class _Watch:
 
     def forget(self) -> None:
         """Nothing was seen of late."""
+        self.recent.forget()
         self.hard_s = self.grey_s = self.low_s = math.inf  # since when; infinity for not crossed
 
-    def see(self, now_s: float, value: float) -> None:
-        """Take a sound value."""
+    def see(self, now_s: float, reading: Reading, relief: float | None) -> None:
+        """Take a sound reading; `relief` is what the setting that goes back first takes off it."""
         if now_s - self._seen_s > _BLIND_S:
             self.forget()
         self._seen_s = now_s
-        level = self._sign * value
-        if level <= self._low:
-            self.low_s = min(self.low_s, now_s)
-            self.grey_s = self.hard_s = math.inf
-            return
-        self.low_s = math.inf
+        level = self.sign * reading.value
+        can_do_without = relief is not None and self._without(reading, relief) <= self._spared
+        self.low_s = min(self.low_s, now_s) if level <= self._low or can_do_without else math.inf
         self.grey_s = min(self.grey_s, now_s) if level >= self._grey else math.inf
-        self.hard_s = min(self.hard_s, now_s) if level >= self._hard else math.inf
+        self.recent.add(now_s, level)
+        hot = level >= self._hard or self.is_urgent(level)
+        self.hard_s = min(self.hard_s, now_s) if hot else math.inf
+
+    def is_beyond(self, value: float) -> bool:
+        """Whether a value is at the hard limit."""
+        return self.sign * value >= self._hard
+
+    def is_low(self, value: float) -> bool:
+        """Whether a value is low, whatever is in force."""
+        return self.sign * value <= self._low
+
+    def is_urgent(self, level: float) -> bool:
+        """Whether it will be fatal within the time that an action takes."""
+        if level < self._grey or self._fatal == math.inf:
+            return False
+        return level + _SOON_S * self.rise() >= self._fatal
+
+    def rise(self) -> float:
+        """How much worse it gets in a second, at least."""
+        return self.recent.at_least()
+
+    def _without(self, reading: Reading, relief: float) -> float:
+        """Where it would be soon without a setting, on the scale on which high is bad."""
+        rise = max(0.0, self.sign * reading.per_min) * _AHEAD_S / 60.0
+        return self.sign * reading.value + relief + rise
 
     def level(self, value: float) -> float:
         """Where in the grey zone a value lies: 0 where it begins, 1 at the hard limit."""
         zone = self._hard - self._grey
-        deep = self._sign * value - self._grey
+        deep = self.sign * value - self._grey
         return deep / zone if 0 < zone < math.inf else deep / max(1e-9, abs(self._grey))
 
     def miss(self) -> None:
         """There was no sound value: nothing is known to be low any more."""
         self.low_s = math.inf
+
+
+@dataclass(slots=True)
+class _Seen:
+    """What one round of readings shows: the first metric of each kind, and how all are."""
+
+    hot: tuple[Reading, _Watch] | None = None
+    grey: Reading | None = None
+    unsure: tuple[Reading, bool] | None = None
+    unread: str | None = None
+    spared: Reading | None = None
+    known: bool = False
+    all_low: bool = True
 
 
 class Guard:
@@ -208,44 +293,61 @@ class Guard:
         """The dwell in force: longer after relaxations that had to be taken back."""
         return self.pace.dwell_s * self._patience
 
-    def rule(self, now_s: float, readings: Mapping[str, Reading], degraded: bool) -> Ruling:
-        """Rule on one round of readings; `degraded` says whether there is something to relax."""
-        hot = grey = unsure = unread = None
-        known, all_low = False, True
+    def rule(
+        self, now_s: float, readings: Mapping[str, Reading], relief: Mapping[str, float] | None
+    ) -> Ruling:
+        """Rule on one round of readings.
+
+        `relief` says by how much the setting that would go back first lowers which metrics, in
+        their units; None if nothing is degraded.
+        """
+        seen = self._look(now_s, readings, relief or {})
+        if seen.hot is not None:
+            return self._act(now_s, *seen.hot)
+        if seen.all_low and relief is not None:
+            self._silence = 0.0
+            return self._relax(now_s, seen.spared)
+        if seen.grey is not None:
+            return self._ask(now_s, seen.grey)
+        self._silence = 0.0
+        if seen.unsure is not None:
+            reading, crossed = seen.unsure
+            return Ruling("hold", "not yet" if crossed else "between", reading.name, reading.value)
+        if seen.unread is not None or not seen.known:
+            return Ruling("hold", "no reading", seen.unread or "")
+        return _NOTHING if seen.all_low else _CALM
+
+    def _look(
+        self, now_s: float, readings: Mapping[str, Reading], relief: Mapping[str, float]
+    ) -> _Seen:
+        seen = _Seen()
         for watch in self._watches:
             limit = watch.limit
             reading = readings.get(limit.metric)
             if reading is None and watch.is_new:
                 continue  # this machine has no such metric
-            known = True
+            seen.known = True
             if reading is None or reading.fault:
                 watch.miss()
-                unread = unread or limit
+                seen.unread, seen.all_low = seen.unread or limit.metric, False
                 continue
-            watch.see(now_s, reading.value)
+            watch.see(now_s, reading, relief.get(limit.metric))
             if now_s - watch.hard_s >= limit.hard_s:
-                hot = hot or reading
+                seen.hot = seen.hot or (reading, watch)
             elif now_s - watch.grey_s >= limit.grey_s:
-                grey = grey or reading
+                seen.grey = seen.grey or reading
             elif watch.low_s == math.inf:
-                unsure = unsure or (reading, watch.grey_s < math.inf)
-            all_low = all_low and now_s - watch.low_s >= limit.low_s
-        if hot is not None:
-            return self._act(now_s, hot)
-        if grey is not None:
-            return self._ask(now_s, grey)
-        self._silence = 0.0
-        if unsure is not None:
-            reading, crossed = unsure
-            return Ruling("hold", "not yet" if crossed else "between", reading.name, reading.value)
-        if unread is not None:
-            return Ruling("hold", "no reading", unread.metric)
-        if not known:
-            return _UNREAD
-        return self._relax(now_s, degraded) if all_low else _CALM
+                seen.unsure = seen.unsure or (reading, watch.grey_s < math.inf)
+            if not watch.is_low(reading.value):
+                seen.spared = seen.spared or reading
+            seen.all_low = seen.all_low and now_s - watch.low_s >= limit.low_s
+        seen.all_low = seen.all_low and seen.known
+        return seen
 
     def moved(self, now_s: float, direction: Literal["act", "relax"], forced: bool = False) -> None:
         """Note a move that was made; `forced` if a hard limit made it."""
+        for watch in self._watches:
+            watch.recent.forget()  # what a move of ours changes is no trend
         if direction == "relax":
             self._relaxed_s = now_s
         else:
@@ -265,16 +367,19 @@ class Guard:
     def _learn_patience(self, now_s: float, forced: bool) -> None:
         if self._relaxed_s <= self._acted_s:
             return  # no relaxation since the last action
-        if forced and now_s - self._relaxed_s < self.dwell_s:
+        if now_s - self._relaxed_s < (1.0 if forced else 2.0) * self.dwell_s:
             self._patience = min(_MOST_PATIENCE, 2 * self._patience)
         elif now_s - self._relaxed_s > 2 * self.dwell_s:
             self._patience = 1.0
 
-    def _act(self, now_s: float, reading: Reading) -> Ruling:
-        left_s = self._moved_s + self.pace.urgent_s - now_s
+    def _act(self, now_s: float, reading: Reading, watch: _Watch) -> Ruling:
+        urgent = watch.limit.fatal is None or watch.is_urgent(watch.sign * reading.value)
+        pause_s = self.pace.urgent_s if urgent else self.pace.cooldown_s
+        left_s = self._moved_s + pause_s - now_s
         if left_s > 0:
             return Ruling("hold", "cool-down", reading.name, reading.value, left_s)
-        return Ruling("act", "hard limit", reading.name, reading.value)
+        cause: Cause = "hard limit" if watch.is_beyond(reading.value) else "rising"
+        return Ruling("act", cause, reading.name, reading.value, per_s=watch.rise())
 
     def _ask(self, now_s: float, reading: Reading) -> Ruling:
         refused = self._too_soon(now_s, self._relaxed_s)
@@ -290,10 +395,11 @@ class Guard:
     def _level(self, metric: str, value: float) -> float:
         return self._by_metric[metric].level(value)
 
-    def _relax(self, now_s: float, degraded: bool) -> Ruling:
-        if not degraded:
-            return _NOTHING
-        return self._too_soon(now_s, self._acted_s) or _RELAX
+    def _relax(self, now_s: float, spared: Reading | None) -> Ruling:
+        refused = self._too_soon(now_s, self._acted_s)
+        if refused is not None or spared is None:
+            return refused or _RELAX
+        return Ruling("relax", "not needed", spared.name, spared.value)
 
     def _too_soon(self, now_s: float, opposite_s: float) -> Ruling | None:
         left_s = self._moved_s + self.pace.cooldown_s - now_s
@@ -308,6 +414,5 @@ class Guard:
 
 
 _CALM = Ruling("hold", "calm")
-_UNREAD = Ruling("hold", "no reading")
 _NOTHING = Ruling("hold", "nothing to relax")
 _RELAX = Ruling("relax", "all low")

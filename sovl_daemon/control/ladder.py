@@ -15,6 +15,7 @@ class Ladder:
         self._rungs = tuple(rungs)
         self._names = [rung.action for rung in rungs]
         self._done_s: dict[str, float] = {}
+        self._relieved: dict[str, dict[str, float]] = {}
         self.in_force: list[str] = []
 
     def __contains__(self, action: str) -> bool:
@@ -49,6 +50,22 @@ class Ladder:
     def top(self) -> Rung | None:
         """What is relaxed first: the latest in force, for it was set on top of the others."""
         return self.rung(self.in_force[-1]) if self.in_force else None
+
+    def relief(self) -> Mapping[str, float] | None:
+        """By how much what is relaxed first lowers which metrics; None if nothing is in force.
+
+        What was measured when it was done, or what was expected if that is more: it may hold back
+        more by now.
+        """
+        top = self.top()
+        if top is None:
+            return None
+        measured = self._relieved.get(top.action, {})
+        return {name: max(amount, measured.get(name, 0.0)) for name, amount in top.relief.items()}
+
+    def relieved(self, action: str, relief: Mapping[str, float]) -> None:
+        """Note by how much metrics fell when an action was done."""
+        self._relieved[action] = dict(relief)
 
     def done(self, now_s: float, action: str) -> None:
         """Note that an action was committed."""

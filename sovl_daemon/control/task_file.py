@@ -52,6 +52,8 @@ class LimitTable(_Table):
     hard: float | None = None
     grey: float | None = None
     low: float | None = None
+    spare: Annotated[float, Field(gt=0)] | None = None
+    fatal: float | None = None
     high_is_bad: bool = True
     hard_s: Annotated[float, Field(ge=0)] = 0.5
     grey_s: Annotated[float, Field(ge=0)] = 3.0

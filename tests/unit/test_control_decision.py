@@ -63,9 +63,9 @@ def test_true_does_the_cheapest() -> None:
 def test_a_threat_that_is_seen_coming_is_met_in_time() -> None:
     decider = Decider(task())
     for n in range(5):
-        step = decider.sense(n / 2, readings(80, per_min=15))
+        step = decider.sense(n / 2, readings(80, per_min=30))
     assert step.question is not None
-    assert decider.answered(2.3, step.question, Opinion(1, 0)).action == "shrink"  # 95 in a minute
+    assert decider.answered(2.3, step.question, Opinion(1, 0)).action == "shrink"  # soon 95
 
 
 def test_a_recommendation_is_followed_where_it_can_be() -> None:

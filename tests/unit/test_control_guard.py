@@ -13,7 +13,7 @@ from tests.control import LIMIT, MEMORY, PACE, reading, readings
 
 
 def rule(guard: Guard, value: float, now_s: float, *, degraded: bool = False) -> Ruling:
-    return guard.rule(now_s, readings(value), degraded)
+    return guard.rule(now_s, readings(value), {} if degraded else None)
 
 
 def hold_at(guard: Guard, value: float, start_s: float, seconds: float) -> list[Ruling]:
@@ -57,30 +57,30 @@ def test_every_metric_must_be_low_before_it_relaxes() -> None:
     guard = Guard([LIMIT, Limit("pressure", hard=40, grey=5, low=2, low_s=10)], PACE)
     for t in range(30):
         both = {MEMORY: reading(60), "pressure": reading(3, name="pressure")}
-        assert guard.rule(t, both, True).kind == "hold"
+        assert guard.rule(t, both, {}).kind == "hold"
 
 
 def test_an_unread_metric_is_never_taken_for_low() -> None:
     guard = Guard([LIMIT], PACE)
     hold_at(guard, 60, 0, 9)
-    assert guard.rule(9.6, readings(0, fault="stale"), True).cause == "no reading"
-    assert guard.rule(10, {}, True).cause == "no reading"
+    assert guard.rule(9.6, readings(0, fault="stale"), {}).cause == "no reading"
+    assert guard.rule(10, {}, {}).cause == "no reading"
     assert rule(guard, 60, 12, degraded=True).kind == "hold"
 
 
 def test_a_metric_that_this_machine_lacks_is_no_obstacle() -> None:
     guard = Guard([LIMIT, Limit("pressure", hard=40, low=2)], PACE)
-    found = [guard.rule(t, readings(60), True).kind for t in range(12)]
+    found = [guard.rule(t, readings(60), {}).kind for t in range(12)]
     assert found[-1] == "relax"
-    assert guard.rule(13, {}, True).cause == "no reading"
-    assert Guard([LIMIT], PACE).rule(0, {}, True).cause == "no reading"
+    assert guard.rule(13, {}, {}).cause == "no reading"
+    assert Guard([LIMIT], PACE).rule(0, {}, {}).cause == "no reading"
 
 
 def test_what_was_seen_before_a_long_blindness_is_forgotten() -> None:
     guard = Guard([LIMIT], PACE)
     rule(guard, 80, 0)
     for t in range(1, 10):
-        guard.rule(t, readings(math.nan, fault="not a number"), False)
+        guard.rule(t, readings(math.nan, fault="not a number"), None)
     assert rule(guard, 80, 10).kind == "hold"
     assert rule(guard, 80, 12).kind == "grey"
 
@@ -88,7 +88,74 @@ def test_what_was_seen_before_a_long_blindness_is_forgotten() -> None:
 def test_a_broken_sensor_does_not_hide_another_metrics_limit() -> None:
     guard = Guard([LIMIT, Limit("pressure", hard=40, hard_s=0)], PACE)
     both = {MEMORY: reading(0, fault="stale"), "pressure": reading(50, name="pressure")}
-    assert guard.rule(0, both, False).kind == "act"
+    assert guard.rule(0, both, None).kind == "act"
+
+
+FATAL = Limit(MEMORY, hard=92, grey=75, low=65, spare=4, fatal=99, hard_s=0.5, low_s=10)
+
+
+def test_what_can_be_done_without_goes_back() -> None:
+    guard = Guard([FATAL], PACE)
+    found = [guard.rule(t, readings(80), {MEMORY: 8.0}) for t in range(11)]
+    assert [each.kind for each in found] == ["hold"] * 3 + ["grey"] * 7 + ["relax"]
+    assert found[-1].words() == "memory.percent at 80 would stay clear of its hard limit without it"
+    assert "relax" not in {guard.rule(t, readings(80), {MEMORY: 9.0}).kind for t in range(11, 99)}
+
+
+def test_what_cannot_be_told_to_relieve_is_kept_until_all_is_low() -> None:
+    guard = Guard([FATAL], PACE)
+    assert "relax" not in {guard.rule(t, readings(70), {}).kind for t in range(60)}
+
+
+def test_a_rising_metric_is_not_done_without() -> None:
+    guard = Guard([FATAL], PACE)
+    found = [guard.rule(t, readings(70, per_min=30), {MEMORY: 8.0}).kind for t in range(60)]
+    assert "relax" not in found
+
+
+def ramp(guard: Guard, start: float, per_s: float, seconds: float) -> list[Ruling]:
+    steps = int(seconds * 5)
+    return [guard.rule(n / 5, readings(start + per_s * n / 5), None) for n in range(steps)]
+
+
+def test_it_acts_before_what_would_be_fatal() -> None:
+    fast = [found for found in ramp(Guard([FATAL], PACE), 76, 3.0, 3) if found.kind == "act"]
+    assert fast[0].value < 88
+    assert fast[0].per_s == pytest.approx(3.0)
+    assert "is rising so fast that it would be too late" in fast[0].words()
+    assert "act" not in {found.kind for found in ramp(Guard([FATAL], PACE), 76, 0.5, 20)}
+
+
+def test_noise_is_no_rise() -> None:
+    guard, chance = Guard([FATAL], PACE), random.Random(1)
+    found = {guard.rule(n / 5, readings(84 + chance.gauss(0, 2)), None).kind for n in range(5000)}
+    assert "act" not in found
+
+
+def test_what_our_own_relaxation_adds_is_no_rise() -> None:
+    guard = Guard([FATAL], PACE)
+    hold_at(guard, 76, 0, 20)
+    guard.moved(20, "relax")
+    assert {found.kind for found in hold_at(guard, 90, 20.1, 10)} == {"hold"}
+
+
+def test_only_what_is_urgent_has_the_short_cool_down() -> None:
+    guard = Guard([FATAL], PACE)
+    hold_at(guard, 93, 0, 2)
+    guard.moved(2, "act", forced=True)
+    assert {found.cause for found in hold_at(guard, 93, 2.5, 9)} == {"cool-down"}
+    assert rule(guard, 93, 12).kind == "act"
+    guard.moved(12, "act", forced=True)
+    rising = [guard.rule(13 + n / 5, readings(93 + 2 * n / 5), None) for n in range(5)]
+    assert rising[-1].kind == "act"
+
+
+def test_a_judge_that_asks_again_for_what_went_back_makes_it_patient_too() -> None:
+    guard = Guard([LIMIT], PACE)
+    guard.moved(0, "act")
+    guard.moved(100, "relax")
+    guard.moved(170, "act")
+    assert guard.dwell_s == 2 * PACE.dwell_s
 
 
 def test_trouble_may_lie_below() -> None:
@@ -161,6 +228,9 @@ def test_questions_that_lead_to_nothing_grow_rarer_until_it_gets_worse() -> None
         {"hard": 10, "grey": 20, "high_is_bad": True},
         {"hard": 20, "grey": 10, "high_is_bad": False},
         {"hard": 90, "hard_s": -1},
+        {"hard": 90, "fatal": 90},
+        {"hard": 90, "spare": 0},
+        {"grey": 90, "spare": 5},
     ],
 )
 def test_thresholds_out_of_order_are_refused(bad: dict[str, float]) -> None:

@@ -90,7 +90,7 @@ def test_a_users_task_joins_ours_or_replaces_one(tmp_path: Path) -> None:
         ("high = 100.0", 'high = "much"', 12, "metrics[1].high: "),
         ("high = 100.0", "high = inf", 12, "metrics[1].high: "),
         ("high = 100.0", "high = -1.0", 12, "must be above low (0)"),
-        ("hard = 98.0", "hard = 80.0", 19, "low, grey and hard must rise in this order"),
+        ("hard = 98.0", "hard = 80.0", 19, "low, grey, hard and fatal must rise in this order"),
         ("hard = 98.0", "hard = 980.0", 17, "must be within 0 to 100"),
         ("hard = 98.0", "harsh = 98.0", 17, "no such key here; allowed: metric, hard, grey"),
         ('metric = "disk.percent"', 'metric = "disk.size"', 16, "disk.size is not declared"),

@@ -38,6 +38,8 @@ class Sensors:
     ) -> None:
         self._plant, self._noise, self._chance, self._fault = plant, noise, chance, fault
         self._held = math.nan
+        self.error = 0.0
+        """By how much the last reading of memory was wrong; not a number if it was none."""
         self._from_s = chance.expovariate(1 / _EVERY_S) if fault else math.inf
         self._until_s = self._from_s + chance.uniform(*_LASTS_S)
 
@@ -47,7 +49,9 @@ class Sensors:
         memory = plant.used() + self._chance.gauss(0.0, self._noise)
         memory = 0.0 if memory < 0.0 else 100.0 if memory > 100.0 else memory
         sound = Sample(memory, plant.pressure(), plant.kv(), now_s)
-        return self._spoil(sound, now_s) if now_s >= self._from_s else sound
+        given = self._spoil(sound, now_s) if now_s >= self._from_s else sound
+        self.error = abs(given.memory - sound.memory)
+        return given
 
     def _spoil(self, sound: Sample, now_s: float) -> Sample:
         if now_s > self._until_s:

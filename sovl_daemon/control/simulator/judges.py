@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from sovl_daemon.control.metric import Reading
 from sovl_daemon.control.regression import Regression
-from sovl_daemon.control.simulator.baselines import MEMORY
-from sovl_daemon.control.task import Task
+from sovl_daemon.control.simulator.plant import Plant
 from sovl_daemon.control.verdict import Opinion, Question
 
 Opine = Callable[[Question], Opinion]
+
+AHEAD_S = 60
+"""How far ahead a judge is asked to see."""
+
+_LEAST_P = 1e-6
 
 
 class TimedJudge(NamedTuple):
@@ -33,28 +38,81 @@ def garbage(chance: random.Random) -> Opine:
     return lambda question: chance.choice(outputs)
 
 
-def perfect(peaks: Sequence[float], limit: float) -> Opine:
-    """The bound of what a judge can do inside the guard: it knows the demand that is to come.
+def perfect(plant: Plant, limit: float) -> Opine:
+    """The bound of what a judge can do inside the guard: it lives on in copies of the plant.
 
-    `peaks` has for each second the highest demand of the next minute. It recommends the cheapest
-    action that is expected to keep it below `limit`, or the strongest.
+    True is that memory in use, with what is in force, reaches `limit` within a minute. It
+    recommends the cheapest action that keeps memory below it, or the strongest.
     """
 
     def opine(question: Question) -> Opinion:
-        excess = peaks[int(question.asked_s)] - limit
-        return Opinion(*_sure(excess >= 0), _enough(question.task, excess))
+        if _peak(plant) < limit:
+            return Opinion(0.0, 1.0)
+        free = [rung.action for rung in question.task.ladder if rung.action not in plant.settings]
+        peaks = {action: _peak(plant, action) for action in free}
+        enough = (action for action, peak in peaks.items() if peak < limit)
+        best = min(peaks, key=lambda action: peaks[action], default="")
+        return Opinion(1.0, 0.0, next(enough, best))
 
     return opine
 
 
-def _enough(task: Task, excess: float) -> str:
-    reliefs = {rung.action: rung.relief.get(MEMORY, 0.0) for rung in task.ladder}
-    enough = (action for action, relief in reliefs.items() if relief >= excess)
-    return next(enough, max(reliefs, key=lambda action: reliefs[action]))
+def _peak(plant: Plant, action: str = "") -> float:
+    """The most that will be in use within a minute, if an action is done now or none."""
+    future = plant.copy(mortal=False)
+    if action:
+        future.land(action, True, 0.0)
+    highest = 0.0
+    for second in range(AHEAD_S + 1):
+        future.advance(plant.now_s + second)
+        highest = max(highest, future.used())
+    return highest
 
 
 def _sure(answer: bool) -> tuple[float, float]:
     return (1.0, 0.0) if answer else (0.0, 1.0)
+
+
+def mistaken(opine: Opine, chance: random.Random, share: float) -> Opine:
+    """A judge whose answer is turned round in a share of the cases."""
+
+    def answer(question: Question) -> Opinion:
+        said = opine(question)
+        turned = Opinion(said.p_false, said.p_true)
+        return turned if chance.random() < share else said
+
+    return answer
+
+
+def blurred(opine: Opine, chance: random.Random, deviation: float) -> Opine:
+    """A judge with normal noise added to its log-odds."""
+
+    def answer(question: Question) -> Opinion:
+        said = opine(question)
+        p = min(1 - _LEAST_P, max(_LEAST_P, said.p_true / (said.p_true + said.p_false)))
+        noisy = math.log(p / (1 - p)) + chance.gauss(0.0, deviation)
+        p = (1.0 + math.tanh(noisy / 2.0)) / 2.0
+        return Opinion(p, 1.0 - p)
+
+    return answer
+
+
+def outside(ask: Callable[[str, str], tuple[float, float]]) -> Opine:
+    """A judge that reads the prompt alone, as the language model does.
+
+    `ask` gets what never changes of the prompt and the rest, and returns the probabilities of
+    true and false; a table of answers computed before does as well. The same prompt is put to it
+    only once.
+    """
+    known: dict[str, Opinion] = {}
+
+    def answer(question: Question) -> Opinion:
+        prompt = question.prompt
+        if prompt.text not in known:
+            known[prompt.text] = Opinion(*ask(prompt.prefix, prompt.metrics))
+        return known[prompt.text]
+
+    return answer
 
 
 def coin(chance: random.Random, share: float) -> Opine:

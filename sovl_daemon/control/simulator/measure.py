@@ -36,6 +36,9 @@ class Measures:
         act_s: Mean time from memory crossing the hard limit to an action's measured effect, a
             minute at most, or if none came before it ran out; not a number if it never crossed it.
         questions: How often the judge was asked.
+        invalid: How often something was begun on what was no sound reading, or no valid opinion.
+        failures: Actions whose effect was not found, and so were reverted.
+        wrongly: Those of them that had not lied.
         cost_s: 300 s for each OOM, 2 s a move, and degraded seconds by the weight of the setting.
 
     """
@@ -47,6 +50,9 @@ class Measures:
     needless_s: float
     act_s: float
     questions: float
+    invalid: float
+    failures: float
+    wrongly: float
     cost_s: float
 
 
@@ -62,6 +68,9 @@ def measure(run: Run, demand: Sequence[float]) -> Measures:
         needless_s=math.fsum(s for at_s, s in run.degraded if peaks[int(at_s)] < HARD),
         act_s=_act_s(run),
         questions=run.questions,
+        invalid=run.invalid,
+        failures=run.failures,
+        wrongly=run.false_failures,
         cost_s=OOM_S * len(run.ooms) + MOVE_S * len(run.moves) + weighted,
     )
 

@@ -54,7 +54,7 @@ class Plant:
     """
 
     def __init__(self, scenario: Scenario, *, mortal: bool = True) -> None:
-        self._scenario = scenario
+        self.scenario = scenario
         self._mortal = mortal
         self._events = scenario.events
         self._index = 0
@@ -70,10 +70,11 @@ class Plant:
         self.settings: set[str] = set()
         self.ooms: list[float] = []
 
-    def copy(self) -> Plant:
+    def copy(self, *, mortal: bool = True) -> Plant:
         """Another plant in the same state, with the same future."""
         other = Plant.__new__(Plant)
         other.__dict__.update(self.__dict__)
+        other._mortal = mortal
         other._landings = self._landings[:]
         other._others, other._leak, other._kv = (
             _Line(each.at, each.slope) for each in (self._others, self._leak, self._kv)
@@ -108,15 +109,15 @@ class Plant:
         """What the weights take."""
         if not self._up:
             return 0.0
-        return self._scenario.weights * (INT8 if "quantize_int8" in self.settings else 1.0)
+        return self.scenario.weights * (INT8 if "quantize_int8" in self.settings else 1.0)
 
     def cached(self) -> float:
         """What caches hold: they fill again after they were cleared."""
         if not self._up:
             return 0.0
         passed_s = self.now_s - self._cache_at
-        empty = self._scenario.cache - self._cached
-        return self._scenario.cache - empty * math.exp(-passed_s / self._scenario.cache_s)
+        empty = self.scenario.cache - self._cached
+        return self.scenario.cache - empty * math.exp(-passed_s / self.scenario.cache_s)
 
     def pressure(self) -> float:
         """The share of time that tasks wait for memory, in percent."""

@@ -26,6 +26,8 @@ BYTES = 160e6  # one percent of a machine with 16 GB
 HARD = 92.0
 CALM = 85.0
 _LIAR = "quantize_int8"
+_WRONG = 5.0  # of the capacity, in percent
+_PRESSING = 20.0
 _LEAST = 0.5  # of the capacity, in percent; less is not worth an action
 
 
@@ -43,6 +45,8 @@ class Run:
 
     Moves are (time, +1 acted or -1 relaxed); seconds are by setting; waits the seconds from each
     time that memory crossed the hard limit to an action's effect, infinite if there was none.
+    Invalid counts what was begun on a reading with a fault, on one that was wrong by more than 5 %,
+    or on an opinion that came too late or was no answer.
     """
 
     ooms: list[float] = field(default_factory=list)
@@ -54,6 +58,7 @@ class Run:
     questions: int = 0
     trues: int = 0
     samples: int = 0
+    invalid: int = 0
     waits: list[float] = field(default_factory=list)
     seen: list[dict[str, Reading]] = field(default_factory=list)
 
@@ -138,6 +143,8 @@ class Simulation:
                 unavailable=self._unavailable(now_s),
             )
             if step.does != "hold":
+                if step.does != "ask":
+                    self.run.invalid += self._is_misread(readings)
                 self._do(now_s, step)
             wait_s = self._wait_s(readings)
             if plant.settings:
@@ -186,6 +193,12 @@ class Simulation:
         elif step.does in ("act", "relax"):
             self._take_off(now_s, step)
 
+    def _is_misread(self, readings: dict[str, Reading]) -> bool:
+        """Whether what a move rests on is wrong; sound pressure is a reason of its own."""
+        if readings[PRESSURE].value >= _PRESSING:
+            return False
+        return bool(readings[MEMORY].fault) or not self._sensors.error <= _WRONG
+
     def _take_off(self, now_s: float, step: Step) -> None:
         if step.does == "act" and self._plant.predict(step.action) < _LEAST:
             outcome = Outcome(step.action, "refused", "there is hardly anything to gain")
@@ -199,6 +212,8 @@ class Simulation:
         step = self._controller.answered(now_s, question, opinion)
         if step.does == "act":
             self.run.trues += 1
+            late = now_s - question.asked_s > question.task.deadline_s
+            self.run.invalid += late or not _is_answer(opinion)
             self._do(now_s, step)
 
     def _land(self, now_s: float, flight: _Flight) -> None:
@@ -249,6 +264,11 @@ class Simulation:
         self.run.degraded.append((now_s, seconds))
         for setting in self._plant.settings:
             self.run.seconds[setting] = self.run.seconds.get(setting, 0.0) + seconds
+
+
+def _is_answer(opinion: Opinion) -> bool:
+    both = (opinion.p_true, opinion.p_false)
+    return all(0 <= p <= 1 for p in both) and 0.5 <= sum(both) <= 1 + 1e-6
 
 
 def demand(scenario: Scenario) -> list[float]:

@@ -74,6 +74,7 @@ class _Family:
     cache: tuple[float, float]
     draw: Callable[[random.Random], list[Event]]
     cache_s: tuple[float, float] = (20.0, 60.0)
+    noise: tuple[float, float] = (0.03, 0.2)
 
 
 def _conversations(
@@ -164,6 +165,23 @@ def _edge(chance: random.Random) -> list[Event]:
     return _conversations(chance, every_s=60, lasting_s=120, per_min=0.6)
 
 
+def _noise(chance: random.Random) -> list[Event]:
+    """Memory moves slowly from one threshold's nearness to another's, under a noisy sensor."""
+    events, now_s, level = [], 0.0, 0.0
+    while now_s < HOUR_S:
+        goal, takes_s = chance.uniform(*_NOISE_RISES), chance.uniform(120, 600)
+        slope = (goal - level) / takes_s
+        events += [
+            Event(now_s, "slope", amount=slope),
+            Event(now_s + takes_s, "slope", amount=-slope),
+        ]
+        now_s, level = now_s + takes_s, goal
+    return events
+
+
+_NOISE_RISES = (0.0, 22.0)
+
+
 def _tide(chance: random.Random) -> list[Event]:
     """Three waves of conversations, and bursts besides."""
     events = _bursts(chance, 900, (5.0, 20.0))
@@ -198,16 +216,19 @@ _FAMILIES: dict[str, _Family] = {
     "burst": _Family((36.0, 42.0), (24.0, 28.0), (3.0, 6.0), _burst_family),
     "cache_lag": _Family((22.0, 30.0), (24.0, 28.0), (8.0, 16.0), _cache_lag),
     "edge": _Family((40.0, 46.0), (24.0, 27.0), (3.0, 5.0), _edge),
+    "noise": _Family((36.0, 38.0), (24.0, 26.0), (3.0, 4.0), _noise, noise=(1.0, 2.5)),
     "tide": _Family(draw=_tide, **_COMMON),
     "leak_burst": _Family(draw=_leak_burst, **_COMMON),
     "storm": _Family((38.0, 44.0), (24.0, 28.0), (3.0, 6.0), _storm),
 }
 
-TRAINING = ("steady", "kv_growth", "leak", "burst", "cache_lag", "edge")
+TRAINING = ("steady", "kv_growth", "leak", "burst", "cache_lag", "edge", "noise")
 """Families that a judge may be fitted on."""
 
 HELD_OUT = ("tide", "leak_burst", "storm")
-"""Families that no judge has seen."""
+"""Families that no judge has seen, and that no rule was tuned on."""
+
+FAMILIES = (*TRAINING, *HELD_OUT)
 
 
 def draw(family: str, seed: int) -> Scenario:
@@ -229,7 +250,7 @@ def draw(family: str, seed: int) -> Scenario:
         weights=chance.uniform(*kind.weights),
         cache=chance.uniform(*kind.cache),
         cache_s=chance.uniform(*kind.cache_s),
-        noise=chance.uniform(0.03, 0.2),
+        noise=chance.uniform(*kind.noise),
         events=tuple(events),
         lines=tuple(sorted(_lines(random.Random(f"{family} {seed} log"), events))),  # noqa: S311
     )

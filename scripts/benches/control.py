@@ -1,0 +1,230 @@
+"""Hours of simulated machines: our loop beside what others do, beside chance, and with faults."""
+
+import argparse
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from typing import Any, cast
+
+from benches.common import Bench, Goal, in_new_process
+from sovl_daemon.control.simulator.faults import ActionFault, SensorFault
+from sovl_daemon.control.simulator.fitting import fitted, judge_scores
+from sovl_daemon.control.simulator.measure import Measures
+from sovl_daemon.control.simulator.policies import (
+    BOUND,
+    NONE,
+    RIVAL,
+    Policy,
+    baselines,
+    broken_judges,
+    controls,
+    ours,
+    qualities,
+)
+from sovl_daemon.control.simulator.run import Faults
+from sovl_daemon.control.simulator.scenario import FAMILIES, HELD_OUT, TRAINING
+from sovl_daemon.control.simulator.scores import Interval
+from sovl_daemon.control.simulator.study import (
+    Table,
+    difference,
+    mean,
+    merged,
+    regret,
+    regret_difference,
+    table,
+)
+
+SEEDS, FAULT_SEEDS = 30, 10
+QUICK_SEEDS, QUICK_FAULT_SEEDS = 3, 1
+QUICK_FAMILIES = ("steady", "kv_growth", "burst", "noise", "tide")
+PROCESSES = 2
+MINE = "guard+regression"
+FIGURES = (
+    "ooms", "flaps", "moves", "degraded_s", "needless_s", "act_s", "questions", "invalid",
+    "failures", "wrongly", "cost_s"
+)  # fmt: skip
+_RIVALS = ("threshold", RIVAL, "oomd-like", "HPA-like")
+
+Part = dict[str, Table]  # by family
+
+
+# One family, in a process of its own
+
+
+def family_of(job: dict[str, Any]) -> dict[str, Table]:
+    """The tables of one family: scores, judges of all qualities, and faults."""
+    family, seeds, few = job["family"], range(job["seeds"]), range(job["fault_seeds"])
+    found: dict[str, Table] = {
+        "score": table([*baselines(), *controls(), ours()], [family], seeds)[family],
+        "judge": table(qualities(), [family], seeds)[family],
+        "fault": {},
+    }
+    for name, policy, faults in faulty():
+        (found["fault"][name],) = table([policy], [family], few, faults)[family].values()
+    return found
+
+
+def faulty() -> Iterator[tuple[str, Policy, Faults]]:
+    """Each fault, with our loop and with the rival; then the judges that are broken."""
+    rival = next(each for each in baselines() if each.name == RIVAL)
+    for policy in (ours(), rival):
+        yield f"none: {policy.name}", policy, Faults()
+        for sensor in ("nan", "frozen", "spiking", "clock"):
+            yield f"{sensor}: {policy.name}", policy, Faults(sensor=cast(SensorFault, sensor))
+        yield f"lies: {policy.name}", policy, Faults(action=cast(ActionFault, "lies"))
+    for policy in broken_judges():
+        yield policy.name, policy, Faults()
+
+
+# All families, in two processes at a time
+
+
+def study(families: Sequence[str], seeds: int, faults: int) -> dict[str, Part]:
+    """Tables by part and family."""
+    common = {"seeds": seeds, "fault_seeds": faults}
+
+    def one(family: str) -> dict[str, Table]:
+        told = json.loads(in_new_process("control", json.dumps(common | {"family": family})))
+        return {part: _measured(found) for part, found in told.items()}
+
+    with ThreadPoolExecutor(PROCESSES) as pool:
+        found = dict(zip(families, pool.map(one, families), strict=True))
+    parts = ("score", "judge", "fault")
+    return {part: {family: found[family][part] for family in families} for part in parts}
+
+
+def _measured(found: Mapping[str, list[dict[str, float]]]) -> Table:
+    return {name: [Measures(**each) for each in measures] for name, measures in found.items()}
+
+
+# Rows
+
+
+def rows_of(parts: Mapping[str, Part]) -> Iterator[dict[str, object]]:
+    scores = parts["score"]
+    groups = {family: (family,) for family in scores} | {
+        name: group
+        for name, known in (("all seen", TRAINING), ("all held out", HELD_OUT), ("all", scores))
+        if (group := tuple(family for family in known if family in scores))
+    }
+    for name, group in groups.items():
+        yield from compared("score", name, merged({f: scores[f] for f in group}))
+    whole = merged(scores)
+    references = {each: whole[each] for each in (NONE, BOUND, MINE)}
+    yield from compared("judge", "all", references | merged(parts["judge"]))
+    for name, measures in merged(parts["fault"]).items():
+        yield row("fault", "all", name, measures)
+
+
+def compared(part: str, family: str, found: Table) -> Iterator[dict[str, object]]:
+    """A row for each policy, with what it costs less ours, in pairs of seeds."""
+    for name, measures in found.items():
+        apart = difference(measures, found[MINE], "cost_s")
+        yield row(
+            part,
+            family,
+            name,
+            measures,
+            regret=number(regret(found, name).value),
+            cost_less_ours=f"{apart.value:.0f} ({apart.low:.0f} to {apart.high:.0f})",
+            wins=verdict(apart) if part == "score" and name in _RIVALS else "",
+        )
+
+
+def row(
+    part: str, family: str, policy: str, measures: Sequence[Measures], **compared_: object
+) -> dict[str, object]:
+    figures = {name: number(mean(measures, name).value) for name in FIGURES}
+    blank = {"regret": None, "cost_less_ours": ""}
+    return (
+        {"part": part, "family": family, "policy": policy}
+        | figures
+        | blank
+        | {"wins": ""}
+        | (compared_)
+    )
+
+
+def verdict(apart: Interval) -> str:
+    """Whether a baseline costs less than our loop: surely, or on these seeds only."""
+    if apart.high < 0:
+        return "yes"
+    return "perhaps" if apart.value < 0 else "no"
+
+
+def number(value: float) -> float | None:
+    return None if math.isnan(value) else round(value, 4)
+
+
+# Goals
+
+
+def goals_of(parts: Mapping[str, Part]) -> list[Goal]:
+    scores = parts["score"]
+    whole = merged(scores)
+    mine = whole[MINE]
+    over = sum(each.ooms for each in mine) / sum(each.ooms for each in whole[NONE])
+    needless = {name: total(whole[name], "needless_s") for name in _RIVALS}
+    faulty_ = merged(parts["fault"]).items()
+    guarded = [mine, *(measures for name, measures in faulty_ if RIVAL not in name)]
+    invalid = sum(total(measures, "invalid") for measures in guarded)
+    return [
+        Goal("oom_over_none", over, "<=", 0.1),
+        Goal("flaps_per_hour_noise", mean(scores["noise"][MINE], "flaps").value, "<=", 1),
+        Goal("flaps_steady", total(scores["steady"][MINE], "flaps"), "<=", 0),
+        Goal(
+            "regret_minus_hysteresis_ci_high",
+            regret_difference(whole, MINE, RIVAL).high,
+            "<=",
+            0,
+        ),
+        Goal(
+            "needless_over_best_baseline",
+            total(mine, "needless_s") / min(needless.values()),
+            "<=",
+            1,
+        ),
+        Goal("invalid_acted_on", invalid, "<=", 0),
+    ]
+
+
+def total(measures: Sequence[Measures], figure: str) -> float:
+    return math.fsum(getattr(each, figure) for each in measures)
+
+
+def run(quick: bool) -> Bench:
+    families = QUICK_FAMILIES if quick else FAMILIES
+    seeds, faults = (QUICK_SEEDS, QUICK_FAULT_SEEDS) if quick else (SEEDS, FAULT_SEEDS)
+    parts = study(families, seeds, faults)
+    rows = list(rows_of(parts))
+    return Bench("control", rows, goals_of(parts), note_of(seeds, rows))
+
+
+def note_of(seeds: int, rows: Sequence[dict[str, object]]) -> str:
+    seen, unseen = (judge_scores(fitted(), group, range(4)) for group in (TRAINING, HELD_OUT))
+    won = [f"{r['policy']} in {r['family']}" for r in rows if r["wins"] == "yes"]
+    return (
+        f"{seeds} simulated hours of each family, the same for all policies; formulas, baselines "
+        "and limits: docs/decisions.md. The judge is the regression that stands in for the "
+        f"language model: AUC {seen.auc:.2f} on families that it was fitted on, {unseen.auc:.2f} "
+        f"held out. Held out of all tuning: {', '.join(HELD_OUT)}. wins: whether a baseline that "
+        "acts costs less than our loop, yes if the 95 % interval of the paired difference is below "
+        f"0; it does so in: {'; '.join(won) or 'none'}."
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("job", type=json.loads)
+    found = family_of(parser.parse_args().job)
+    told = {
+        part: {name: [asdict(each) for each in measures] for name, measures in tables.items()}
+        for part, tables in found.items()
+    }
+    print(json.dumps(told))
+
+
+if __name__ == "__main__":
+    main()

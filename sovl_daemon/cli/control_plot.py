@@ -1,0 +1,135 @@
+"""A simulated hour as a picture. Needs matplotlib, which only this module loads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, get_args
+
+from sovl_daemon.cli.life_plot import PlotError, check
+from sovl_daemon.control.guard import Limit
+from sovl_daemon.control.simulator.witness import Happening, Kind, Moment
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_MINUTE_S = 60
+_SIZE_INCHES = (12, 9)
+_HEIGHTS = (4, 1, 1.5, 2.5)
+_DOTS_PER_INCH = 120
+_SALT = "sovl"  # the same run is the same SVG, byte for byte
+
+
+class Hour(NamedTuple):
+    """What is drawn: `demand` is what would be in use at each second if nobody acted."""
+
+    title: str
+    moments: Sequence[Moment]
+    happenings: Sequence[Happening]
+    ooms: Sequence[float]
+    demand: Sequence[float]
+    limit: Limit
+    actions: Sequence[str]
+
+
+def save(hour: Hour, path: Path) -> None:
+    """Write the picture of an hour to `path`.
+
+    On one axis of time in minutes: memory in use, as it would be if nobody acted, and its limits;
+    pressure; the settings in force; and what was decided and done.
+
+    Raises:
+        PlotError: `path` is of no known kind, there is no matplotlib, or it cannot be written.
+
+    """
+    check(path)
+    from matplotlib import rc_context
+
+    with rc_context({"svg.hashsalt": _SALT}):
+        figure = draw(hour)
+        try:
+            date = {"Date": None} if path.suffix.lower() == ".svg" else {}
+            figure.savefig(path, dpi=_DOTS_PER_INCH, metadata=date)
+        except OSError as error:
+            raise PlotError(f"--plot {path}: {error.strerror}; give another place") from error
+
+
+def draw(hour: Hour) -> Figure:
+    """Return the figure that `save` writes."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=_SIZE_INCHES, layout="constrained")
+    panels: list[Axes] = list(
+        figure.subplots(len(_HEIGHTS), sharex=True, height_ratios=_HEIGHTS).flat
+    )
+    figure.suptitle(hour.title)
+    _draw_memory(panels[0], hour)
+    _draw_pressure(panels[1], hour.moments)
+    _draw_settings(panels[2], hour)
+    _draw_happenings(panels[3], hour.happenings)
+    for panel in panels:
+        panel.grid(alpha=0.3)
+    panels[-1].set_xlabel("minutes")
+    return figure
+
+
+def _draw_memory(panel: Axes, hour: Hour) -> None:
+    minutes = _minutes(hour.moments)
+    demand_minutes = [second / _MINUTE_S for second in range(len(hour.demand))]
+    panel.plot(demand_minutes, hour.demand, label="if nobody acted", color="tab:gray", alpha=0.6)
+    panel.plot(minutes, [each.used for each in hour.moments], label="in use", color="tab:blue")
+    for value, label, color in (
+        (hour.limit.hard, "hard limit", "tab:red"),
+        (hour.limit.grey, "grey zone", "tab:orange"),
+    ):
+        if value is not None:
+            panel.axhline(value, label=label, color=color, linestyle="--", linewidth=1)
+    for time_s in hour.ooms:
+        panel.axvline(time_s / _MINUTE_S, color="black", linewidth=2)
+    panel.set_ylim(min(each.used for each in hour.moments) - 2, max(102, max(hour.demand) + 2))
+    panel.set_ylabel("memory, %")
+    panel.legend(loc="upper left", ncols=2)
+
+
+def _draw_pressure(panel: Axes, moments: Sequence[Moment]) -> None:
+    pressure = [float("nan") if each.pressure is None else each.pressure for each in moments]
+    panel.plot(_minutes(moments), pressure, color="tab:purple")
+    panel.set_ylabel("pressure, %")
+
+
+def _draw_settings(panel: Axes, hour: Hour) -> None:
+    rows = range(len(hour.actions), 0, -1)
+    for row, action in zip(rows, hour.actions, strict=True):
+        spans = [(start, end - start) for start, end in _spans(hour.moments, action)]
+        panel.broken_barh(spans, (row - 0.35, 0.7), color=f"C{row}")
+    panel.set_ylim(0.4, len(hour.actions) + 0.6)
+    panel.set_yticks(rows, hour.actions)
+
+
+def _draw_happenings(panel: Axes, happenings: Sequence[Happening]) -> None:
+    kinds = get_args(Kind)
+    times = [
+        [each.time_s / _MINUTE_S for each in happenings if each.kind == kind] for kind in kinds
+    ]
+    rows = range(len(kinds), 0, -1)
+    panel.eventplot(times, lineoffsets=rows, linelengths=0.7, colors=[f"C{row}" for row in rows])
+    panel.set_yticks(rows, kinds)
+
+
+def _spans(moments: Sequence[Moment], action: str) -> Iterator[tuple[float, float]]:
+    """When a setting was in force, in minutes."""
+    since = None
+    for moment in moments:
+        minute = moment.time_s / _MINUTE_S
+        if action in moment.settings and since is None:
+            since = minute
+        elif action not in moment.settings and since is not None:
+            yield since, minute
+            since = None
+    if since is not None:
+        yield since, moments[-1].time_s / _MINUTE_S
+
+
+def _minutes(moments: Sequence[Moment]) -> list[float]:
+    return [each.time_s / _MINUTE_S for each in moments]
