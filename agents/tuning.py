@@ -85,6 +85,17 @@ class Tuning(Agent):
             except EngineError as error:
                 self.log.error("tuning.refused", reason=str(error))
 
+    def stats(self) -> dict[str, Any]:
+        """What the engine is really held to."""
+        if self.engine is None:
+            return {}
+        usage = self.engine.usage()
+        return {
+            "precision": usage.precision,
+            "max_concurrent": usage.max_concurrent,
+            "prefix_cache_mb": usage.max_prefix_bytes // _MB,
+        }
+
     async def fuse(self) -> None:
         """Let the scaffold steer, beside the base; without one that goes on, and says why."""
         assert self.engine is not None  # noqa: S101 - called by `run`

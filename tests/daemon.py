@@ -57,7 +57,10 @@ class Daemon:
         sets = [f"--set={key}={json.dumps(value)}" for key, value in self.settings.items()]
         output = (self.root / "output").open("ab")
         self.process = subprocess.Popen(
-            [*self.wrapper, *SOVL, "run", *sets, *options], env=self.environment, stdout=output, stderr=output
+            [*self.wrapper, *SOVL, "run", *sets, *options],
+            env=self.environment,
+            stdout=output,
+            stderr=output,
         )
         return self
 

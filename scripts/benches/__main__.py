@@ -21,6 +21,8 @@ NAMES = (
     "learn",
     "nights",
     "train",
+    "pressure",
+    "control_kills",
 )
 REPORT = Path(__file__).parents[2] / "docs" / "benchmarks.md"
 

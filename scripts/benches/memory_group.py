@@ -1,4 +1,4 @@
-"""A control group with a limit of memory, and a ballast that fills it: genuine pressure, bounded."""
+"""A control group with a limit of memory, and a ballast that fills it: pressure, bounded."""
 
 import os
 import signal
@@ -14,14 +14,15 @@ from sovl_daemon.control.sources.control_group import ControlGroups
 MB = 1 << 20
 MOST = 3 << 30  # bytes, in no case more
 
-# Grows by a MB at a time to what a line on standard input says, and frees what is beyond it.
+# Grows by a MB at a time to what a line on standard input says, so many a second, and frees what
+# is beyond it; ends with its standard input.
 _BALLAST = """
 import mmap, sys, threading, time
-held, wanted, per_s = [], 0, float(sys.argv[1])
+held, wanted, per_s = [], 0, 1
 def listen():
-    global wanted
+    global wanted, per_s
     for line in sys.stdin:
-        wanted = int(line)
+        per_s, wanted = map(int, line.split())
     wanted = -1
 threading.Thread(target=listen, daemon=True).start()
 while wanted >= 0:
@@ -120,18 +121,18 @@ def memory_group() -> Iterator[MemoryGroup]:
 
 
 class Ballast:
-    """A process in the group that holds as many MB as it is told, growing by `per_s` a second."""
+    """A process in the group that holds as many MB as it is told."""
 
-    def __init__(self, group: MemoryGroup, per_s: float) -> None:
-        command = [*group.wrapper, sys.executable, "-c", _BALLAST, str(per_s)]
+    def __init__(self, group: MemoryGroup) -> None:
+        command = [*group.wrapper, sys.executable, "-c", _BALLAST]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, text=True)
 
-    def hold(self, size_mb: int) -> None:
-        """Grow, or shrink, to so many MB."""
+    def hold(self, size_mb: int, *, per_s: int = 100) -> None:
+        """Grow to so many MB, `per_s` MB a second, or shrink to them at once."""
         assert self._process.stdin is not None
         if size_mb * MB > MOST:
             raise ValueError(f"{size_mb} MB are not allowed: at most {MOST // MB}")
-        self._process.stdin.write(f"{size_mb}\n")
+        self._process.stdin.write(f"{per_s} {size_mb}\n")
         self._process.stdin.flush()
 
     @property

@@ -53,9 +53,7 @@ class ControlGroups:
     def __init__(self, proc: Path = Path("/proc/self")) -> None:
         own = _own(proc)
         self.own = tuple(folder for (_, folder), _ in own)
-        self._folders = [
-            (folder, version) for found, version in own for folder in _upwards(*found)
-        ]
+        self._folders = [(folder, version) for found, version in own for folder in _upwards(*found)]
 
     @staticmethod
     def room(folder: Path) -> Room | None:
@@ -75,7 +73,7 @@ def _own(proc: Path) -> list[tuple[tuple[Path, Path], _Version]]:
     for line in _lines(proc / "cgroup"):
         _, controllers, path = line.split(":", 2)
         version = _V2 if not controllers else _V1 if "memory" in controllers.split(",") else None
-        if version in mounts:
+        if version is not None and version in mounts:
             root, mount = mounts[version]
             inside = path.removeprefix(root.rstrip("/")).lstrip("/")
             # In a container the group of a process may not be under the mount, which is its own.
@@ -84,9 +82,9 @@ def _own(proc: Path) -> list[tuple[tuple[Path, Path], _Version]]:
     return found
 
 
-def _mounts(lines: Iterable[str]) -> dict[_Version | None, tuple[str, Path]]:
+def _mounts(lines: Iterable[str]) -> dict[_Version, tuple[str, Path]]:
     """Of each version, which group is mounted and where; see proc_pid_mountinfo(5)."""
-    mounts: dict[_Version | None, tuple[str, Path]] = {}
+    mounts: dict[_Version, tuple[str, Path]] = {}
     for line in lines:
         before, _, after = line.partition(" - ")
         root, mount = before.split()[3:5]
@@ -105,9 +103,9 @@ def _upwards(mount: Path, folder: Path) -> Iterable[Path]:
 
 
 def _room(folder: Path, version: _Version) -> Room | None:
-    limits = [limit for name in version.limits if (limit := _number(folder / name)) is not None]
-    used = _number(folder / version.used)
-    if used is None or not limits or not 0 < (limit := min(limits)) < _UNLIMITED:
+    limits = [number for name in version.limits if (number := _number(folder / name)) is not None]
+    used, limit = _number(folder / version.used), min(limits, default=_UNLIMITED)
+    if used is None or not 0 < limit < _UNLIMITED:
         return None
     names = [version.prefix + name for name in _CACHES]
     rows = (line.split() for line in _lines(folder / "memory.stat"))
