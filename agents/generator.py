@@ -250,7 +250,13 @@ class Generator(Tuning):
         assert piece.summary is not None  # noqa: S101 - the last piece has one
         found = piece.summary
         now_s = time.monotonic()
-        self._meter.answered(now_s, found.generated_tokens, found.seconds_to_first_token)
+        tokens = found.prompt_tokens + found.generated_tokens
+        self._meter.answered(
+            now_s,
+            found.generated_tokens,
+            found.seconds_to_first_token,
+            tokens / self.engine.context_length,
+        )
         return "".join(parts), found, generation.prompt
 
     def _options(self, args: GenerateArguments) -> SamplingOptions:

@@ -16,6 +16,7 @@ from pydantic import Field
 
 from agents.base import Agent, Job
 from agents.device import device
+from agents.gate import ForceArguments, Gate
 from bus.commands import Arguments, NoArguments, command
 from bus.envelope import Envelope
 from bus.errors import BAD_ARGUMENT, CommandError
@@ -146,9 +147,13 @@ class Tuning(Agent):
         """Hold the weights in 4 bits, at once and while conversations go on."""
         return await self._switch("int4")
 
-    @command()
-    async def fp16(self, args: NoArguments, job: Job) -> dict[str, Any]:
+    @command(ForceArguments)
+    async def fp16(self, args: ForceArguments, job: Job) -> dict[str, Any]:
         """Hold the weights as they were loaded, bit for bit."""
+        if self.engine is not None:
+            usage = self.engine.usage()
+            room_mb = usage.parameters * max(0, 16 - usage.bits) / 8e6
+            await Gate(self, "more bits").passed(job, force=args.force, needs_mb=room_mb)
         return await self._switch("fp16")
 
     @command()

@@ -109,12 +109,10 @@ class Talk:
 
     def _learn(self) -> None:
         with self._daemon.client() as client:
-            args = {"file": str(self._pairs), "epochs": 1000, "fresh": True}
-            with client.call("train", args) as call:
-                for step in call:
-                    self._life.trained_steps += "step" in step
-                    if self._over.is_set():
-                        return
+            for step in client.stream("train", file=str(self._pairs), epochs=1000, fresh=True):
+                self._life.trained_steps += "step" in step
+                if self._over.is_set():
+                    return
 
 
 def live(

@@ -30,14 +30,15 @@ class Machine:
     def read(self) -> Values:
         """Read now. A disk that cannot be read gives None."""
         return {
-            **self._memory(),
+            **self.memory(),
             "swap.percent": _swap_percent(),
             "cpu.percent": self._cpu_percent(),
             "load.per_cpu": psutil.getloadavg()[0] / self._cpus,
             **self._disk(),
         }
 
-    def _memory(self) -> Values:
+    def memory(self) -> Values:
+        """Read the two of memory alone."""
         memory = psutil.virtual_memory()
         percent, available = 100.0 * (1.0 - memory.available / memory.total), memory.available
         if (room := self._groups.tightest()) is not None:
