@@ -22,6 +22,7 @@ NAMES = (
     "nights",
     "train",
     "pressure",
+    "reaction",
     "control_kills",
 )
 REPORT = Path(__file__).parents[2] / "docs" / "benchmarks.md"

@@ -31,6 +31,7 @@ from tests.daemon import Daemon, running, until
 SABOTAGE = Path(__file__).parents[2] / "tests" / "fixtures" / "sabotage"
 ACT, HOLD = 1.0, 0.15  # what the gauge says; between low and grey nothing is done
 MOST_STEPS = 30
+_AGAIN_S = 0.2  # after which a gauge is given again, though it is the same
 AGREE_S = 20.0
 TASK = """
 name = "memory"
@@ -78,10 +79,15 @@ class Report:
 
 
 class Level:
-    """Publishes a gauge until closed, in a thread of its own."""
+    """Publishes a gauge until closed, in a thread of its own.
 
-    def __init__(self, daemon: Daemon) -> None:
+    `given` is set when the value was, at `given_s` by the wall clock.
+    """
+
+    def __init__(self, daemon: Daemon, *, every_s: float = 0.05) -> None:
         self.value = HOLD
+        self.given, self.given_s = threading.Event(), 0.0
+        self._every_s = every_s
         self._address = Endpoints.local(daemon.runtime_dir).publish
         self._over = False
         self._thread = threading.Thread(target=lambda: anyio.run(self._give))
@@ -93,13 +99,18 @@ class Level:
 
     async def _give(self) -> None:
         publisher = Publisher(self._address, "test")
+        told, told_s = 0.0, 0.0
         while not self._over:
-            values = {"test.level": self.value}
-            given = GaugesGiven(time_s=time.monotonic(), values=values)
-            with suppress(TimeoutError):
-                with anyio.fail_after(1):
-                    await publisher.publish("gauges.test", given)
-            await anyio.sleep(0.05)
+            value, now_s = self.value, time.monotonic()
+            if value != told or now_s - told_s > _AGAIN_S:
+                self.given_s = self.given_s if value == told else time.time()
+                payload = GaugesGiven(time_s=now_s, values={"test.level": value})
+                with suppress(TimeoutError), anyio.fail_after(1):
+                    await publisher.publish("gauges.test", payload)
+                    told, told_s = value, now_s
+            if value == told:
+                self.given.set()
+            await anyio.sleep(self._every_s)
         publisher.close()
 
 
