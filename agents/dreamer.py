@@ -12,6 +12,7 @@ from pydantic import Field
 
 from agents.base import Agent, Job
 from agents.device import device
+from agents.gate import FORCE, Gate
 from agents.knobs import Knobs
 from bus.commands import Arguments, command
 from bus.envelope import Envelope
@@ -75,6 +76,7 @@ class DreamArguments(Arguments):
     novelty_boost: float | None = Field(default=None, description="dream_novelty_boost.")
     memory_decay: float | None = Field(default=None, description="dream_memory_decay.")
     prune_threshold: float | None = Field(default=None, description="dream_prune_threshold.")
+    force: bool = FORCE
 
 
 class WonderArguments(Arguments):
@@ -101,6 +103,7 @@ class Dreamer(Agent):
         self._hidden: dict[str, torch.Tensor] = {}
         self._blended: list[tuple[str, float]] = []
         self._dreaming = anyio.Lock()
+        self._gate = Gate(self, "a dream")
 
     async def run(self) -> None:
         """Dream when there is reason and quiet; hold the scaffold's context to what is dreamt."""
@@ -109,7 +112,8 @@ class Dreamer(Agent):
             await anyio.sleep(_TICK_S)
             if self._state is None:
                 continue
-            if self._state.dream_reason and time.monotonic() - self._spoken_at >= _QUIET_S:
+            quiet = time.monotonic() - self._spoken_at >= _QUIET_S
+            if self._state.dream_reason and quiet and not await self._gate.objection():
                 await self._dream(self._state.dream_reason)
             await self._blend(self._state)
 
@@ -123,7 +127,8 @@ class Dreamer(Agent):
     @command(DreamArguments)
     async def dream(self, args: DreamArguments, job: Job) -> dict[str, Any]:
         """Dream now; with numbers, tune how it dreams."""
-        if not args.model_dump(exclude_none=True):
+        if not args.model_dump(exclude_none=True, exclude={"force"}):
+            await self._gate.passed(job, force=args.force)
             return await self._dream("asked")
         return await _DREAM.turn(self, args)
 

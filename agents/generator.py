@@ -176,6 +176,12 @@ class Generator(Tuning):
             "seconds": round(time.monotonic() - began, 3),
         }
 
+    @command()
+    async def fingerprint(self, args: NoArguments, job: Job) -> dict[str, Any]:
+        """Digests by which to see whether the base is, bit for bit, what it was."""
+        assert self.engine is not None  # noqa: S101 - commands come after start
+        return (await self.engine.fingerprint())._asdict()
+
     @command(internal=True)
     async def engine_usage(self, args: NoArguments, job: Job) -> dict[str, Any]:
         """Count what the engine holds and does now."""
@@ -249,7 +255,13 @@ class Generator(Tuning):
         assert piece.summary is not None  # noqa: S101 - the last piece has one
         found = piece.summary
         now_s = time.monotonic()
-        self._meter.answered(now_s, found.generated_tokens, found.seconds_to_first_token)
+        tokens = found.prompt_tokens + found.generated_tokens
+        self._meter.answered(
+            now_s,
+            found.generated_tokens,
+            found.seconds_to_first_token,
+            tokens / self.engine.context_length,
+        )
         return "".join(parts), found, generation.prompt
 
     def _options(self, args: GenerateArguments) -> SamplingOptions:

@@ -9,6 +9,7 @@ import anyio
 from pydantic import Field
 
 from agents.base import Agent, Job
+from agents.gate import ForceArguments, Gate
 from agents.knobs import Knobs
 from bus.commands import Arguments, NoArguments, command
 from bus.envelope import Envelope
@@ -54,15 +55,17 @@ class Gestation(Agent):
         self._entries = 0
         self._night: anyio.CancelScope | None = None
         self._called = self._held = False
+        self._gate = Gate(self, "a night")
 
     async def run(self) -> None:
         """Look each second whether it is time to sleep."""
         await self._count()
-        if self.settings.controls_config.is_sleeping:
+        if self.settings.controls_config.is_sleeping and not await self._gate.objection():
             await self._sleep("asleep")
         while True:
             await anyio.sleep(_TICK_S)
-            if self._night is None and (reason := self._reason()) is not None:
+            reason = None if self._night is not None else self._reason()
+            if reason is not None and not await self._gate.objection():
                 await self._sleep(reason)
 
     async def on_event(self, event: Envelope) -> None:
@@ -80,13 +83,14 @@ class Gestation(Agent):
         """Tune when it sleeps, or show it; `gestate` sends it to sleep."""
         return await _SLEEP.turn(self, args)
 
-    @command()
-    async def gestate(self, args: NoArguments, job: Job) -> dict[str, Any]:
+    @command(ForceArguments)
+    async def gestate(self, args: ForceArguments, job: Job) -> dict[str, Any]:
         """Sleep now, learn what was lived through, and wake."""
         if self._night is not None:
             raise CommandError(BUSY, "it sleeps already: wait, or say `wake`")
         if self._held:
             raise CommandError(BUSY, "nights are held back; see: sovl actions list")
+        await self._gate.passed(job, force=args.force)
         await self._count()
         return await self._sleep("asked", job)
 

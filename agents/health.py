@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import anyio
 
-from agents.base import Agent
+from agents.checkup import Checkup
 from bus.envelope import Envelope
 from bus.errors import FatalError
 from bus.topics import (
@@ -45,7 +45,7 @@ from sovl_daemon.probes import MachineProbe
 _UNDONE = ("committed", "reverted")  # what makes a task less stable
 
 
-class Health(Agent):
+class Health(Checkup):
     """Publishes `metrics.sample` as often as it is needed, and `health.sample`, both retained.
 
     Metrics are sampled once a second while all is well, and ten times while a limit is near, memory
@@ -64,7 +64,8 @@ class Health(Agent):
         self._tasks = tasks_of(self.settings, self.paths)
         self._gauges, self._loss_ratio = Gauges(), Ratio()
         self._trees = ProcessTree({self.process: os.getpid()})
-        sources = (Machine(self.paths.state_dir), Pressure(), Gpus(), self._trees)
+        self._machine = Machine(self.paths.state_dir)
+        sources = (self._machine, Pressure(), Gpus(), self._trees)
         self._sampler = Sampler(self._tasks.values(), sources, self._gauges)
         self._interval_s = 1.0
         self._awaited: set[str] = set()  # tasks with an action in flight
@@ -122,6 +123,7 @@ class Health(Agent):
         }
         payload = MetricsSample(time_s=now_s, interval_s=self._interval_s, tasks=tasks)
         await self.publish(METRICS, payload, retain=True)
+        await self.check_up(found, now_s)
 
 
 def tasks_of(settings: Settings, paths: Paths) -> dict[str, Task]:

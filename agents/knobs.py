@@ -27,7 +27,7 @@ class Knobs:
 
     async def turn(self, agent: Agent, args: Arguments) -> dict[str, Any]:
         """Set those that are given, and return all. Raises CommandError; then none is set."""
-        given = args.model_dump(exclude_none=True)
+        given = args.model_dump(exclude_none=True, include=set(self.keys))
         await agent.configure({self._key(word): value for word, value in given.items()})
         values = {word: get_value(agent.settings, self._key(word)) for word in self.keys}
         told = ", ".join(f"{self.labels.get(w, w)}={value}" for w, value in values.items())

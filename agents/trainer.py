@@ -17,6 +17,7 @@ from pydantic import Field
 from agents.archive import Archive
 from agents.base import Job
 from agents.device import device
+from agents.gate import FORCE, Gate
 from agents.school import Course, School
 from bus.commands import Arguments, command
 from bus.envelope import Envelope
@@ -46,6 +47,7 @@ class TrainArguments(Arguments):
     fresh: bool = Field(
         default=False, description="Do not go on with a training of the same that was cut off."
     )
+    force: bool = FORCE
 
 
 class NightArguments(Arguments):
@@ -82,6 +84,7 @@ class Trainer(Archive):
         await super().start()
         self._mind: MindState | None = None
         self._training = anyio.Lock()
+        self._gate = Gate(self, "training")
 
     async def run(self) -> None:
         """Become what was last committed, as soon as there is an engine."""
@@ -98,6 +101,7 @@ class Trainer(Archive):
     async def train(self, args: TrainArguments, job: Job) -> dict[str, Any]:
         """Train on pairs of prompts and responses; cut off, it goes on with the epoch it was in."""
         dry = args.dry_run or self.settings.training_config.dry_run
+        await self._gate.passed(job, force=args.force)
         async with self._alone():
             return await self._train(args, job, dry=dry)
 

@@ -16,6 +16,7 @@ from pydantic import Field
 
 from agents.base import Agent, Job
 from agents.device import device
+from agents.gate import ForceArguments, Gate
 from bus.commands import Arguments, NoArguments, command
 from bus.envelope import Envelope
 from bus.errors import BAD_ARGUMENT, CommandError
@@ -85,6 +86,17 @@ class Tuning(Agent):
             except EngineError as error:
                 self.log.error("tuning.refused", reason=str(error))
 
+    def stats(self) -> dict[str, Any]:
+        """What the engine is really held to."""
+        if self.engine is None:
+            return {}
+        usage = self.engine.usage()
+        return {
+            "precision": usage.precision,
+            "max_concurrent": usage.max_concurrent,
+            "prefix_cache_mb": usage.max_prefix_bytes // _MB,
+        }
+
     async def fuse(self) -> None:
         """Let the scaffold steer, beside the base; without one that goes on, and says why."""
         assert self.engine is not None  # noqa: S101 - called by `run`
@@ -135,9 +147,13 @@ class Tuning(Agent):
         """Hold the weights in 4 bits, at once and while conversations go on."""
         return await self._switch("int4")
 
-    @command()
-    async def fp16(self, args: NoArguments, job: Job) -> dict[str, Any]:
+    @command(ForceArguments)
+    async def fp16(self, args: ForceArguments, job: Job) -> dict[str, Any]:
         """Hold the weights as they were loaded, bit for bit."""
+        if self.engine is not None:
+            usage = self.engine.usage()
+            room_mb = usage.parameters * max(0, 16 - usage.bits) / 8e6
+            await Gate(self, "more bits").passed(job, force=args.force, needs_mb=room_mb)
         return await self._switch("fp16")
 
     @command()

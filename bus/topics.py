@@ -12,6 +12,8 @@ CONFIG = "config.changed"
 HEALTH = "health.sample"
 METRICS = "metrics.sample"
 GAUGES = "gauges"
+DIAGNOSIS = "health.diagnosis"
+HELD = "work.held"
 DECISION = "control.decision"
 ACTION = "control.action"
 INTERACTION = "interaction.recorded"
@@ -118,6 +120,26 @@ class GaugesGiven(Payload, kind="gauges"):
 
     time_s: float
     values: dict[str, float]
+
+
+class HealthDiagnosis(Payload, kind="health.diagnosis"):
+    """Topic health.diagnosis, retained: what the daemon finds about itself.
+
+    `health` is fit, strained (in a grey zone), unfit (beyond a hard limit) or unknown; `anomalies`
+    say what is not as it should be, `objections` why heavy work has to wait.
+    """
+
+    health: str
+    anomalies: tuple[str, ...] = ()
+    objections: tuple[str, ...] = ()
+
+
+class WorkHeld(Payload, kind="work.held"):
+    """Topic work.held: heavy work waits, and why; or, with `held` false, waits no more."""
+
+    work: str
+    reason: str
+    held: bool = True
 
 
 class ControlDecision(Payload, kind="control.decision"):

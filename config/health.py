@@ -33,6 +33,13 @@ class Control(Section):
         ge=1,
         le=86_400,
     )
+    heavy_work_mb: float = key(
+        256,
+        "Memory that must be free before heavy work begins: training, dreaming, more bits.",
+        unit="MB",
+        ge=0,
+        le=1_000_000,
+    )
     history_days: float = key(
         30, "How long finished actions stay in the journal.", unit="days", ge=0.01, le=3650
     )

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,10 +19,21 @@ SOVL = [sys.executable, "-m", "sovl_daemon.cli"]
 
 
 class Daemon:
-    """One hub with its workers under a directory of its own. Settings are dotted keys."""
+    """One hub with its workers under a directory of its own. Settings are dotted keys.
 
-    def __init__(self, root: Path, *, packages: Path | None = None, **settings: object) -> None:
+    `wrapper` are the words of a command that is to start it.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        *,
+        packages: Path | None = None,
+        wrapper: Sequence[str] = (),
+        **settings: object,
+    ) -> None:
         self.root = root
+        self.wrapper = wrapper
         self.runtime_dir = root / "run"
         self.log_file = root / "state" / "log.jsonl"
         self.settings = settings
@@ -45,7 +57,10 @@ class Daemon:
         sets = [f"--set={key}={json.dumps(value)}" for key, value in self.settings.items()]
         output = (self.root / "output").open("ab")
         self.process = subprocess.Popen(
-            [*SOVL, "run", *sets, *options], env=self.environment, stdout=output, stderr=output
+            [*self.wrapper, *SOVL, "run", *sets, *options],
+            env=self.environment,
+            stdout=output,
+            stderr=output,
         )
         return self
 
@@ -128,10 +143,15 @@ def until(timeout: float, pause: float = 0.05):
 
 @contextmanager
 def running(
-    root: Path, *options: str, wait: str = "ready", packages: Path | None = None, **settings: object
+    root: Path,
+    *options: str,
+    wait: str = "ready",
+    packages: Path | None = None,
+    wrapper: Sequence[str] = (),
+    **settings: object,
 ):
     """A daemon that is stopped at the end and leaves no process behind."""
-    daemon = Daemon(root, packages=packages, **settings).start(*options)
+    daemon = Daemon(root, packages=packages, wrapper=wrapper, **settings).start(*options)
     try:
         daemon.wait(wait)
         yield daemon

@@ -80,6 +80,26 @@ def llama(seed: int = 0, *, tied: bool = False, positions: int = 64) -> PreTrain
     return LlamaForCausalLM(config).eval()
 
 
+def wide(blocks: int = 4) -> PreTrainedModel:
+    """Return a Llama with random weights in bfloat16, large enough to see in memory.
+
+    A block has 4 million weights, and keeps 2 KB of a token in a conversation.
+    """
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=512,
+        intermediate_size=2048,
+        num_hidden_layers=blocks,
+        num_attention_heads=8,
+        num_key_value_heads=8,
+        max_position_embeddings=2048,
+        bos_token_id=0,
+        eos_token_id=1,
+    )
+    return LlamaForCausalLM(config).eval().to(torch.bfloat16)
+
+
 def save(model: PreTrainedModel, folder: Path) -> Path:
     """Save a model and the tiny tokenizer as a transformers folder."""
     model.save_pretrained(folder)

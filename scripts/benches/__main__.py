@@ -22,6 +22,9 @@ NAMES = (
     "learn",
     "nights",
     "train",
+    "pressure",
+    "reaction",
+    "control_kills",
 )
 REPORT = Path(__file__).parents[2] / "docs" / "benchmarks.md"
 

@@ -254,6 +254,15 @@ def metrics(as_json: Json = False) -> None:
 
 
 @app.command()
+def doctor(as_json: Json = False) -> None:
+    """Look at all the daemon needs, and say what is wrong and what to do; needs no daemon."""
+    from sovl_daemon.cli.doctor import examine, show
+
+    if not show(examine(), as_json=as_json):
+        raise typer.Exit(exits.FAILED)
+
+
+@app.command()
 def config(
     key: Annotated[str | None, typer.Argument(help="A key, with or without its section.")] = None,
     value: Annotated[str | None, typer.Argument(help="Its new value.")] = None,

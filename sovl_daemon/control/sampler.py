@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from sovl_daemon.control.guard import Limit
 from sovl_daemon.control.metric import Clock, Inspector, Metric, Reading
-from sovl_daemon.control.sampling import sampling_interval_s
+from sovl_daemon.control.sampling import EDGE_S, FASTEST, URGENT_S, sampling_interval_s
 from sovl_daemon.control.sources.gauges import Gauges
 from sovl_daemon.control.sources.source import Source
 from sovl_daemon.control.stability import StabilityScore
@@ -15,6 +15,7 @@ from sovl_daemon.control.task import Task
 
 STABILITY = "stability.score"
 PRESSURE = "pressure.memory"
+_BLIND = FASTEST * URGENT_S  # the room of a broken sensor: it is looked at at the urgent pace
 _WAYS = 4.0  # a scale is at most so many times the way from low to the hard limit
 
 Readings = Mapping[str, Reading]
@@ -65,7 +66,8 @@ class Sampler:
         rooms = [_headroom(task, readings[task.name]) for task in self._tasks]
         stalls = (each[PRESSURE] for each in readings.values() if PRESSURE in each)
         stalled = max((each.value for each in stalls if not each.fault), default=0.0)
-        return sampling_interval_s(min(rooms, default=1.0), stalled, verifying=verifying)
+        room = min(rooms, default=1.0)
+        return sampling_interval_s(room, stalled, verifying=verifying, edge_s=EDGE_S)
 
     def _check(
         self, task: str, values: Mapping[str, float | None], now_s: float, jumped: bool
@@ -92,7 +94,7 @@ class Sampler:
 
 
 def _headroom(task: Task, readings: Readings) -> float:
-    """The smallest distance to a hard limit, as a share of the scale; 0 where a sensor is broken.
+    """The smallest distance to a hard limit, as a share of the scale; small for a broken sensor.
 
     What nobody gives any more, such as the loss after a night, is no reason to look more often.
     """
@@ -108,7 +110,9 @@ def _headroom(task: Task, readings: Readings) -> float:
 
 
 def _room(metric: Metric, limit: Limit, hard: float, reading: Reading) -> float:
-    if reading.fault or (reading.value < hard) is not limit.high_is_bad:
+    if reading.fault:
+        return _BLIND
+    if (reading.value < hard) is not limit.high_is_bad:
         return 0.0
     calm = limit.grey if limit.low is None else limit.low
     # A range may only say that there is no bound.

@@ -14,6 +14,7 @@ from sovl_daemon.engine.answering import Answering
 from sovl_daemon.engine.chat import ChatTokenizer
 from sovl_daemon.engine.decode import Decoding
 from sovl_daemon.engine.errors import OptionError
+from sovl_daemon.engine.fingerprint import Fingerprint, fingerprint
 from sovl_daemon.engine.generation import Generation, Request
 from sovl_daemon.engine.inbox import call
 from sovl_daemon.engine.judging import Bench, Verdicts
@@ -228,6 +229,18 @@ class Engine:
         begin = self.tokenizer.encode([Message("user", prefix)], self.context_length - 1)
         kept = common_length(ids, begin)
         return await call(self.thread, partial(self._bench.judge, ids, kept), Priority.JUDGE)
+
+    async def fingerprint(self) -> Fingerprint:
+        """Digests of the weights as they are held, and of what the plain base makes of a text.
+
+        Raises:
+            EngineStoppedError: the engine was closed.
+
+        """
+        ids = self.tokenizer.encode_text(_TRIAL)[: self.context_length]
+        async with self._switching:
+            work = partial(fingerprint, self.model, self.precision, ids)
+            return await call(self.thread, work, Priority.JUDGE)
 
     async def fuse(self, scaffold: Path, options: "FusionOptions") -> str:
         """Put the model in the folder `scaffold` beside the base; fresh, it changes nothing yet.

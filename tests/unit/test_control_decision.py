@@ -6,7 +6,7 @@ import pytest
 
 from sovl_daemon.control.decision import Decider, Decision, Does, Step
 from sovl_daemon.control.decision_log import DecisionLog
-from sovl_daemon.control.diagnosis import diagnose
+from sovl_daemon.control.diagnosis import context_use, diagnose, room_for
 from sovl_daemon.control.ladder import Ladder
 from sovl_daemon.control.performer import Outcome
 from sovl_daemon.control.task import Rung, load_tasks
@@ -248,15 +248,32 @@ def test_decisions_are_kept_and_counted() -> None:
 def test_diagnosis(value: float, health: str) -> None:
     found = diagnose([task()], readings(value))
     assert found.health == health
-    assert found.allows_heavy_work is (health == "fit")
-    assert bool(found.objections()) is (health != "fit")
+    assert found.allows_heavy_work is (health != "unfit")
+    assert bool(found.anomalies()) is (health != "fit")
+    assert bool(found.objections()) is (health == "unfit")
 
 
 def test_what_cannot_be_read_stops_heavy_work() -> None:
     found = diagnose([task()], readings(0, fault="stale"))
     assert found.objections() == ["Memory usage cannot be read: stale"]
     assert not found.allows_heavy_work
-    assert not diagnose([task()], {}).allows_heavy_work
+    nothing = diagnose([task()], {})
+    assert not nothing.allows_heavy_work
+    assert nothing.objections() == ["nothing was measured yet"]
+
+
+def test_heavy_work_needs_room() -> None:
+    low = diagnose([task()], readings(50), [room_for(1e8, 2e8), context_use(50)])
+    assert low.objections() == ["Memory available is 100 MB, and heavy work needs 200 MB"]
+    assert not low.allows_heavy_work
+    assert diagnose([task()], readings(50), [room_for(3e8, 2e8)]).health == "fit"
+    assert diagnose([task()], readings(50), [room_for(None, 2e8)]).health == "unknown"
+
+
+def test_a_full_context_is_an_anomaly_and_no_objection() -> None:
+    found = diagnose([task()], readings(50), [context_use(99)])
+    assert (found.health, found.objections()) == ("strained", [])
+    assert found.anomalies() == ["Context in use is 99 %: older turns are left out"]
 
 
 def test_what_this_machine_lacks_is_no_objection() -> None:

@@ -37,6 +37,7 @@ NOT_SETTINGS = {  # names of topics, modules and files that look like one
     "control.decided",
     "control.decision",
     "control.failed",
+    "health.diagnosed",
     "night.ended",
     "night.progress",
     "night.resumed",

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import psutil
 
+from sovl_daemon.control.sources.control_group import ControlGroups
 from sovl_daemon.control.sources.source import Values
 
 
@@ -13,27 +14,36 @@ class Machine:
     """Reads `memory.percent`, `memory.available_bytes`, `swap.percent`, `cpu.percent`,
     `load.per_cpu`, `disk.percent` and `disk.free_bytes`.
 
-    Memory in use is what is not available, unrounded: caches that can be dropped are no use.
+    Memory in use is what is not available, unrounded: caches that can be dropped are no use. In
+    control groups with a limit, as of a container or a service, it is that of the machine or the
+    group, whichever has less room.
     CPU is since the last reading; the first says None. `folder` names the disk.
     """  # noqa: D205 - the names are the summary
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, groups: ControlGroups | None = None) -> None:
         self._folder = folder
+        self._groups = groups or ControlGroups()
         self._cpus = psutil.cpu_count() or 1
         self._times = 0.0, 0.0
         self._cpu = 0.0
 
     def read(self) -> Values:
         """Read now. A disk that cannot be read gives None."""
-        memory = psutil.virtual_memory()
         return {
-            "memory.percent": 100.0 * (1.0 - memory.available / memory.total),
-            "memory.available_bytes": float(memory.available),
+            **self.memory(),
             "swap.percent": _swap_percent(),
             "cpu.percent": self._cpu_percent(),
             "load.per_cpu": psutil.getloadavg()[0] / self._cpus,
             **self._disk(),
         }
+
+    def memory(self) -> Values:
+        """Read the two of memory alone."""
+        memory = psutil.virtual_memory()
+        percent, available = 100.0 * (1.0 - memory.available / memory.total), memory.available
+        if (room := self._groups.tightest()) is not None:
+            percent, available = max(percent, room.percent), min(available, room.available)
+        return {"memory.percent": percent, "memory.available_bytes": float(available)}
 
     def _cpu_percent(self) -> float | None:
         """Of our own two readings: psutil keeps one for all callers, and another may have come."""

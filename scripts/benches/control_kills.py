@@ -1,0 +1,288 @@
+"""kill -9 at every step of every action of a running daemon: afterwards journal and truth agree.
+
+The controller lives in a process of its own, which is killed before each step in turn: each use of
+the journal, and before and after each command by which something is set; doing and undoing. Hub and
+model host live, so what was half done stays done until the new controller finds it. In another
+round the whole hub is killed instead.
+"""
+
+import os
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import anyio
+
+from benches.common import Bench, Goal, median
+from bus.endpoints import Endpoints
+from bus.publisher import Publisher
+from bus.topics import GaugesGiven
+from config import Settings, get_value
+from sovl_daemon.client import ClientError, CommandError
+from sovl_daemon.control.journal import Journal
+from tests.daemon import Daemon, running, until
+
+SABOTAGE = Path(__file__).parents[2] / "tests" / "fixtures" / "sabotage"
+ACT, HOLD = 1.0, 0.15  # what the gauge says; between low and grey nothing is done
+MOST_STEPS = 30
+_AGAIN_S = 0.2  # after which a gauge is given again, though it is the same
+AGREE_S = 20.0
+TASK = """
+name = "memory"
+title = "memory health"
+about = "A test."
+[pace]
+dwell_s = 0.1
+cooldown_s = 0.1
+urgent_s = 0.1
+[[metrics]]
+name = "test.level"
+label = "Level"
+high = 1.0
+levels = [{{ from = 0.0, word = "low" }}]
+[[limits]]
+metric = "test.level"
+hard = 0.5
+grey = 0.2
+low = 0.1
+hard_s = 0.0
+[[ladder]]
+action = "{action}"
+when = "Always."
+"""
+KEYS = {
+    "limit_admission": "generation.max_concurrent",
+    "shrink_context": "generation.prefix_cache_mb",
+    "quantize_int8": "core_config.quantization",
+}
+STATS = {
+    "limit_admission": "max_concurrent",
+    "shrink_context": "prefix_cache_mb",
+    "quantize_int8": "precision",
+}
+
+
+@dataclass
+class Report:
+    """Kills by action and direction, and what did not agree afterwards."""
+
+    kills: Counter[str] = field(default_factory=Counter)
+    left: Counter[str] = field(default_factory=Counter)  # how often what was in force after a kill
+    wrong: list[str] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)  # until all agreed again
+
+
+class Level:
+    """Publishes a gauge until closed, in a thread of its own.
+
+    `given` is set when the value was, at `given_s` by the wall clock.
+    """
+
+    def __init__(self, daemon: Daemon, *, every_s: float = 0.05) -> None:
+        self.value = HOLD
+        self.given, self.given_s = threading.Event(), 0.0
+        self._every_s = every_s
+        self._address = Endpoints.local(daemon.runtime_dir).publish
+        self._over = False
+        self._thread = threading.Thread(target=lambda: anyio.run(self._give))
+        self._thread.start()
+
+    def close(self) -> None:
+        self._over = True
+        self._thread.join()
+
+    async def _give(self) -> None:
+        publisher = Publisher(self._address, "test")
+        told, told_s = 0.0, 0.0
+        while not self._over:
+            value, now_s = self.value, time.monotonic()
+            if value != told or now_s - told_s > _AGAIN_S:
+                self.given_s = self.given_s if value == told else time.time()
+                payload = GaugesGiven(time_s=now_s, values={"test.level": value})
+                with suppress(TimeoutError), anyio.fail_after(1):
+                    await publisher.publish("gauges.test", payload)
+                    told, told_s = value, now_s
+            if value == told:
+                self.given.set()
+            await anyio.sleep(self._every_s)
+        publisher.close()
+
+
+def settings_for(folder: Path, *, process: str) -> dict[str, Any]:
+    """A daemon with a small model of its own below `folder`, and the controller in `process`."""
+    from tests import tiny_models  # loads torch
+
+    model = str(tiny_models.save(tiny_models.wide(), folder / "wide"))
+    return tiny_models.settings(folder) | {
+        "core_config.base_model_name": model,
+        "agents.placement": {} if process == "hub" else {"controller": process},
+        "control.shadow": False,
+        "supervision.restart_intensity": 10_000,
+        "supervision.backoff_initial_s": 0.05,
+        "supervision.backoff_max_s": 0.05,
+        "logging.level": "debug",
+    }
+
+
+class Torture:
+    """One daemon whose action is killed step by step."""
+
+    def __init__(self, root: Path, settings: dict[str, Any], action: str, report: Report) -> None:
+        self.root, self.settings, self.action, self.report = root, settings, action, report
+        self.steps = root / "steps"
+        self.configured = str(self._setting())
+
+    @contextmanager
+    def living(self) -> Iterator[tuple[Daemon, Level]]:
+        tasks = self.root / "state" / "tasks"
+        tasks.mkdir(parents=True, exist_ok=True)
+        (tasks / "memory.toml").write_text(TASK.format(action=self.action))
+        os.environ["SABOTAGE"] = str(self.root)
+        with (
+            running(self.root, packages=SABOTAGE, **self.settings) as daemon,
+            closing(Level(daemon)) as level,
+        ):
+            yield daemon, level
+
+    def controller(self) -> None:
+        """Kill the controller's process at each step of doing and of undoing."""
+        with self.living() as (daemon, level):
+            self._fill(daemon)
+            for work in ("do", "undo"):
+                for number in range(MOST_STEPS):
+                    self._prepare(daemon, level, degraded=work == "undo")
+                    if not self._killed(daemon, level, work, number):
+                        break
+                    self._agree(daemon, f"{work} {number}")
+            self._agree(daemon, "in the end", really=True)
+
+    def hub(self, numbers: Iterable[int]) -> None:
+        """Kill the hub, with it everything, at some steps of doing; start it again."""
+        for number in numbers:
+            with self.living() as (daemon, level):
+                self._fill(daemon)
+                if not self._killed(daemon, level, "do", number):
+                    return
+                assert daemon.process is not None
+                daemon.process.wait(10)
+            with self.living() as (daemon, _):
+                self._agree(daemon, f"hub {number}", really=True)
+
+    def _fill(self, daemon: Daemon) -> None:
+        """Let there be something to free."""
+        with daemon.client() as client:
+            for sea in ("Black", "White"):
+                client.ask("generate", prompt=f"The {sea} Sea is wide. " * 70)
+
+    def _prepare(self, daemon: Daemon, level: Level, *, degraded: bool) -> None:
+        """Bring it into force, or out of it, unharmed."""
+        level.value = ACT if degraded else HOLD
+        for _ in until(30):
+            with suppress(ClientError, CommandError), daemon.client() as client:
+                found = client.ask("actions")
+                if bool(found["in_force"]) == degraded:
+                    break
+                if not degraded:
+                    client.ask("actions", what="revert")
+        else:
+            raise AssertionError(f"never {degraded=}\n{daemon.output()}")
+        level.value = HOLD
+        time.sleep(0.3)  # until the gauge has arrived
+
+    def _killed(self, daemon: Daemon, level: Level, work: str, number: int) -> bool:
+        """Do or undo, killed before the step of that number; False if there are fewer."""
+        self.steps.write_text(str(number))
+        if work == "undo":
+            with suppress(ClientError, CommandError), daemon.client() as client:
+                client.ask("actions", what="revert")
+        else:
+            level.value = ACT
+        for _ in until(20):
+            if not self.steps.exists():
+                level.value = HOLD
+                self.report.kills[f"{self.action} {work}"] += 1
+                return True
+            if number and self._is_done(daemon, work):
+                break
+        self.steps.unlink()
+        level.value = HOLD
+        return False
+
+    def _is_done(self, daemon: Daemon, work: str) -> bool:
+        with suppress(ClientError, CommandError), daemon.client() as client:
+            return bool(client.ask("actions")["in_force"]) == (work == "do")
+        return False
+
+    def _agree(self, daemon: Daemon, what: str, *, really: bool = False) -> None:
+        """Wait until the journal is settled, and compare it with what is in force.
+
+        `really` asks the engine itself, which tells each second, else the hub.
+        """
+        began, seen = time.monotonic(), "nothing"
+        for _ in until(AGREE_S):
+            try:
+                seen = self._difference(daemon, really=really)
+            except (ClientError, CommandError, KeyError) as error:
+                seen = f"{type(error).__name__}: {error}"
+            if not seen:
+                self.report.seconds.append(time.monotonic() - began)
+                return
+        self.report.wrong.append(f"{self.action} {what}: {seen}")
+
+    def _difference(self, daemon: Daemon, *, really: bool) -> str:
+        with daemon.client() as client:
+            client.ask("actions")  # the controller is there again
+            if really:
+                found = client.control("stats")["agents"]["generator"][STATS[self.action]]
+            else:
+                found = client.control("config", key=KEYS[self.action])["value"]
+        with closing(Journal(self.root / "state" / "actions.db")) as journal:
+            if open_ := journal.unfinished():
+                return f"unfinished: {open_}"
+            targets = [entry.target for entry in journal.in_force()]
+        if str(found) != (targets or [self.configured])[0]:
+            return f"{found} is in force, and in the journal {targets}"
+        self.report.left["degraded" if targets else "as configured"] += 1
+        return ""
+
+    def _setting(self) -> object:
+        key = KEYS[self.action]
+        return self.settings.get(key, get_value(Settings(), key))
+
+
+def torture(
+    root: Path, folder: Path, actions: Iterable[str] = KEYS, hub_steps: Iterable[int] = range(99)
+) -> Report:
+    """Kill the controller at every step of some actions, then the hub at some of the first one."""
+    report, actions = Report(), list(actions)
+    for action in actions:
+        settings = settings_for(folder, process="keeper")
+        Torture(root, settings, action, report).controller()
+    Torture(root, settings_for(folder, process="hub"), actions[0], report).hub(hub_steps)
+    return report
+
+
+def judged(report: Report) -> Bench:
+    """The counts, with what must be shown."""
+    rows: list[dict[str, object]] = [
+        {"figure": f"kills, {name}", "value": count} for name, count in report.kills.items()
+    ]
+    rows += [{"figure": f"then {name}", "value": count} for name, count in report.left.items()]
+    rows.append({"figure": "median s until all agreed", "value": median(report.seconds)})
+    goals = [Goal("disagreements", float(len(report.wrong)), "<=", 0)]
+    return Bench("control_kills", rows, goals, "; ".join(report.wrong))
+
+
+def run(quick: bool) -> Bench:
+    with (
+        tempfile.TemporaryDirectory(prefix="sovl") as root,
+        tempfile.TemporaryDirectory(prefix="sovl") as folder,
+    ):
+        actions = ["limit_admission"] if quick else KEYS
+        return judged(torture(Path(root), Path(folder), actions, range(3 if quick else 99)))

@@ -1,0 +1,157 @@
+"""How soon a hard limit acts: from when its duration is over to the start of the action.
+
+A gauge rises towards its limit as fast as the sampling reckons with, passes it at a moment that the
+sampling knows nothing of, and stays there. From that moment on the limit's duration runs; what the
+daemon takes beyond it is the reaction. The action begins with the intent in the journal. Half of
+the time the model answers meanwhile.
+"""
+
+import itertools
+import tempfile
+import threading
+import time
+from contextlib import closing, suppress
+from pathlib import Path
+
+import platformdirs
+
+from benches.common import Bench, Goal, percentile
+from benches.control_kills import Level
+from sovl_daemon.client import ClientError, CommandError
+from sovl_daemon.control.journal import Entry, Journal
+from tests.daemon import Daemon, running, until
+
+ROUNDS = 100  # of each kind
+HARD, HARD_S = 0.5, 0.3
+STEP = 0.002  # of the gauge
+PACE_PER_S = 0.1  # of its scale
+TASK = f"""
+name = "memory"
+title = "memory health"
+about = "A measurement."
+[pace]
+dwell_s = 0.05
+cooldown_s = 0.05
+urgent_s = 0.05
+per_hour = 100000
+[[metrics]]
+name = "test.level"
+label = "Level"
+high = 1.0
+levels = [{{ from = 0.0, word = "low" }}]
+[[limits]]
+metric = "test.level"
+hard = {HARD}
+low = 0.25
+hard_s = {HARD_S}
+low_s = 0.0
+[[ladder]]
+action = "limit_admission"
+when = "Always."
+again_s = 0.05
+"""
+
+
+class Talk:
+    """Answers without a pause while `on`."""
+
+    def __init__(self, daemon: Daemon) -> None:
+        self.on, self._over = False, False
+        self._daemon = daemon
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def close(self) -> None:
+        self._over = True
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._over:
+            if not self.on:
+                time.sleep(0.05)
+                continue
+            with suppress(ClientError, CommandError), self._daemon.client() as client:
+                client.ask("generate", prompt="Tell me a story.", max_tokens=40)
+
+
+def reactions(daemon: Daemon, level: Level, count: int) -> list[float]:
+    """Milliseconds of each."""
+    found = []
+    with closing(Journal(daemon.root / "state" / "actions.db")) as journal:
+        known = max((entry.id for entry in journal.recent(1)), default=0)
+        for number in range(count):
+            over_s = _cross(level, number)
+            entry = _next(journal, known, daemon)
+            known = entry.id
+            found.append(1000 * (entry.intended_s - over_s))
+            level.value = 0.1  # low, so that it goes back
+            for _ in until(20):
+                if not journal.in_force() and not journal.unfinished():
+                    break
+            else:
+                raise AssertionError(f"it never went back\n{daemon.output()}")
+    return found
+
+
+def _cross(level: Level, number: int) -> float:
+    """Let the gauge rise past the limit; return when the duration is over, by the wall clock."""
+    # Each time from elsewhere, so that the crossing falls anywhere between two samples.
+    start = HARD - 0.06 - 0.00137 * (number % 20)
+    for value in itertools.takewhile(lambda value: value < HARD, itertools.count(start, STEP)):
+        level.value = value
+        time.sleep(STEP / PACE_PER_S)
+    level.value = HARD + STEP
+    level.given.clear()
+    assert level.given.wait(5)
+    return level.given_s + HARD_S
+
+
+def _next(journal: Journal, known: int, daemon: Daemon) -> Entry:
+    for _ in until(20, pause=0.01):
+        for entry in journal.recent(1):
+            if entry.id > known:
+                return entry
+    raise AssertionError(f"it never acted\n{daemon.output()}")
+
+
+def run(quick: bool) -> Bench:
+    count = ROUNDS // 10 if quick else ROUNDS
+    settings = {
+        "store.model_dir": str(platformdirs.user_cache_path("sovl") / "models"),
+        "controls_config.has_woken": True,
+        "control.shadow": False,
+    }
+    with tempfile.TemporaryDirectory(prefix="sovl") as folder:
+        root = Path(folder)
+        return measured(root, settings, count)
+
+
+def measured(root: Path, settings: dict[str, object], count: int) -> Bench:
+    tasks = root / "state" / "tasks"
+    tasks.mkdir(parents=True)
+    (tasks / "memory.toml").write_text(TASK)
+    times: dict[str, list[float]] = {}
+    with (
+        running(root, **settings) as daemon,
+        closing(Level(daemon, every_s=0.002)) as level,
+        closing(Talk(daemon)) as talk,
+    ):
+        level.value = 0.1
+        for name, talk.on in (("idle", False), ("answering", True)):
+            times[name] = reactions(daemon, level, count)
+    everything = [ms for each in times.values() for ms in each]
+    rows: list[dict[str, object]] = [
+        {
+            "model": name,
+            "actions": len(each),
+            "p50_ms": percentile(each, 0.5),
+            "p99_ms": percentile(each, 0.99),
+            "max_ms": max(each),
+        }
+        for name, each in times.items()
+    ]
+    goals = [
+        Goal("reaction_p99_ms", percentile(everything, 0.99), "<=", 100),
+        Goal("acted_too_early", float(sum(ms < 0 for ms in everything)), "<=", 0),
+    ]
+    return Bench("reaction", rows, goals, f"A limit that must hold for {HARD_S} s.")
