@@ -15,7 +15,7 @@ import anyio
 import typer
 from typer.core import TyperGroup
 
-from sovl_daemon.cli import actions, data, exits, keys, mind, model, render, state
+from sovl_daemon.cli import actions, data, exits, judge, keys, mind, model, render, state
 from sovl_daemon.client import AsyncClient
 from sovl_daemon.client.target import Target
 
@@ -47,6 +47,7 @@ app.add_typer(keys.app)
 app.add_typer(data.app)
 app.add_typer(state.app)
 app.add_typer(actions.app)
+app.add_typer(judge.app)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Settings = Annotated[
