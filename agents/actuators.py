@@ -243,7 +243,7 @@ class Quantize(Actuator):
     async def verify(self) -> str | None:
         """Whether the model still gives a distribution over tokens."""
         try:
-            await self.means.tell("judge", prefix="", text=_CANARY)
+            await self.means.tell("judge", prefix="", text=_CANARY, by="words")
         except ActionFailed as error:
             return str(error)
         return None

@@ -38,6 +38,7 @@ from sovl_daemon.control.decision import Decider, Decision, Step
 from sovl_daemon.control.decision_log import DecisionLog
 from sovl_daemon.control.journal import Entry, Journal
 from sovl_daemon.control.performer import Outcome, Performer
+from sovl_daemon.control.recommendation import recommend
 from sovl_daemon.control.verdict import Opinion, Question
 
 JOURNAL = "actions.db"
@@ -169,20 +170,24 @@ class Controller(Agent):
     async def _ask_judge(self, decider: Decider, question: Question, work: TaskGroup) -> None:
         opinion, why = None, "there is no judge: control.judge is off"
         if self.settings.control.judge:
-            opinion, why = await self._opinion(question)
+            opinion, why = await self._opinion(question, decider.ladder.in_force)
         step = decider.answered(time.monotonic(), question, opinion, why)
         await self._follow_up(decider, step, work)
 
-    async def _opinion(self, question: Question) -> tuple[Opinion | None, str]:
-        prompt = question.prompt
+    async def _opinion(
+        self, question: Question, in_force: Sequence[str]
+    ) -> tuple[Opinion | None, str]:
         try:
             with anyio.fail_after(question.task.deadline_s):
-                found = await self.ask("judge", prefix=prompt.prefix, text=prompt.metrics)
+                found = await self.ask("judge", **question.prompt.pieces())
         except CommandError as error:
             return None, f"the judge failed: {error.message}"
         except TimeoutError:
             return None, "no verdict in time"
-        return Opinion(found["p_true"], found["p_false"]), ""
+        taken = {*in_force, *self._unavailable()}
+        advice = recommend(question.task, question.readings, taken)
+        p_true, p_false, band = found["p_true"], found["p_false"], found["band"]
+        return Opinion(p_true, p_false, advice.action, advice.sure, band), ""
 
     def _unavailable(self) -> dict[str, str]:
         """Actions that may not be done now, with the reason."""
@@ -322,6 +327,8 @@ class Controller(Agent):
             metrics=dict(decision.metrics),
             answer=said.answer if said else None,
             confidence=said.confidence if said else None,
+            recommended=said.recommended if said else "",
+            sure=said.sure if said and said.recommended else None,
             shadow=shadow,
         )
         await self.publish(DECISION, payload)

@@ -3,21 +3,37 @@
 from __future__ import annotations
 
 import time
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+import anyio.to_thread
 from pydantic import Field
 
 from agents.base import Agent, Job
 from agents.device import device
 from bus.commands import Arguments, command
-from bus.errors import ENGINE, CommandError
+from bus.errors import BAD_ARGUMENT, ENGINE, CommandError
+
+if TYPE_CHECKING:  # torch is loaded by the generator
+    from sovl_daemon.engine.engine import Engine
 
 
-class JudgeArguments(Arguments):
-    """A prompt in two pieces: what is always the same for a task, and what is not."""
+class WeighArguments(Arguments):
+    """A prompt in three pieces: what begins and ends it is always the same for a task."""
 
     prefix: str = Field(description="Kept when it was read once.")
-    text: str = Field(description="The rest.")
+    text: str = Field(description="What is of this moment alone.")
+    ending: str = Field(default="", description="The rest.")
+
+
+class JudgeArguments(WeighArguments):
+    """A prompt, and how it is judged."""
+
+    by: Literal["probe", "words"] = Field(
+        default="probe",
+        description="probe reads the hidden states, where the model has one; words reads on to "
+        "the end and asks for the words true and false.",
+    )
 
 
 class Judge(Agent):
@@ -30,23 +46,74 @@ class Judge(Agent):
         """Nothing was judged yet."""
         self._verdicts = 0
         self._last_s = 0.0
+        self._engine: Engine | None = None
+        self._seen_ns = -1
+        self._probe: dict[str, Any] = {}
 
     @command(JudgeArguments, internal=True)
     async def judge(self, args: JudgeArguments, job: Job) -> dict[str, Any]:
-        """Say how probable true and false are as the base's answer."""
-        engine = await device.base()
+        """Say how probable true and false are."""
+        engine = await self._prepared()
         from sovl_daemon.engine.errors import EngineError
 
         began = time.monotonic()
         try:
-            found = await engine.judge(args.prefix, args.text)
+            found = await engine.judge(args.prefix, args.text, args.ending, args.by)
         except EngineError as error:
             raise CommandError(ENGINE, str(error)) from None
         self._verdicts, self._last_s = self._verdicts + 1, time.monotonic() - began
         return {**found._asdict(), "seconds": round(self._last_s, 4)}
 
+    @command(WeighArguments, internal=True)
+    async def weigh(self, args: WeighArguments, job: Job) -> dict[str, Any]:
+        """Judge a prompt by the probe, and say which of its lines moved the verdict how far."""
+        engine = await self._prepared()
+        from sovl_daemon.engine.errors import EngineError, OptionError
+
+        try:
+            found, shares = await engine.explain(args.prefix, args.text, args.ending)
+        except OptionError as error:
+            raise CommandError(BAD_ARGUMENT, str(error)) from None
+        except EngineError as error:
+            raise CommandError(ENGINE, str(error)) from None
+        return {**found._asdict(), "shares": [share._asdict() for share in shares]}
+
     def stats(self) -> dict[str, Any]:
-        """How many verdicts there were, and how long the last one took."""
-        if self.state != "ready" or not self._verdicts:
+        """By what it judges, how many verdicts there were, and how long the last one took."""
+        if self.state != "ready":
             return {}
-        return {"verdicts": self._verdicts, "last_ms": round(1000 * self._last_s, 1)}
+        last = {"last_ms": round(1000 * self._last_s, 1)} if self._verdicts else {}
+        return {**self._probe, "verdicts": self._verdicts, **last}
+
+    async def _prepared(self) -> Engine:
+        """The engine, with the newest probe of its model."""
+        engine = await device.base()
+        if engine.model.path is None:
+            return engine
+        own = _changed_ns(self.paths.state_dir)
+        if engine is not self._engine or own != self._seen_ns:
+            self._engine, self._seen_ns = engine, own
+            await self._take_probe(engine, engine.model.path)
+        return engine
+
+    async def _take_probe(self, engine: Engine, folder: Path) -> None:
+        from sovl_daemon.engine.errors import EngineError
+        from sovl_daemon.judge.shelf import find_probe
+
+        try:
+            probe = await anyio.to_thread.run_sync(find_probe, self.paths.state_dir, folder)
+            await engine.use_probe(probe)
+        except EngineError as error:  # words are asked for, which abstain rather than err
+            self.log.warning("judge.probe_refused", reason=str(error))
+            await engine.use_probe(None)
+            probe = None
+        self._probe = {"by": "probe" if probe else "words"}
+        self.log.info("judge.ready", model=folder.name, **self._probe)
+
+
+def _changed_ns(state_dir: Path) -> int:
+    """When probes were last put into the state directory; 0 if none was."""
+    try:
+        return (state_dir / "probes").stat().st_mtime_ns
+    except OSError:
+        return 0

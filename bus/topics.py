@@ -146,7 +146,8 @@ class ControlDecision(Payload, kind="control.decision"):
     """Topic control.decision: what was decided for a task, and why.
 
     `does` is hold, ask, act, relax, done or failed; `metrics` are the readings in words; `answer`
-    and `confidence` the judge's, where it was asked. In `shadow` nothing is done.
+    and `confidence` the judge's, where it was asked; `recommended` is the action it would take, and
+    `sure` how surely that is enough, 0 to 1. In `shadow` nothing is done.
     """
 
     task: str
@@ -156,6 +157,8 @@ class ControlDecision(Payload, kind="control.decision"):
     action: str = ""
     answer: str | None = None
     confidence: float | None = None
+    recommended: str = ""
+    sure: float | None = None
     shadow: bool = False
 
 

@@ -160,7 +160,7 @@ def _measure(
     stage = f"reading in {precision}"
     begin(stage, report)
     try:
-        _hold(model, precision)
+        hold(model, precision)
         for reading in perplexity(model, ids):
             so_far = f"windows, perplexity {reading.perplexity:.2f}"
             report(Progress(stage, reading.done, reading.total, so_far))
@@ -169,7 +169,14 @@ def _measure(
     return Measurement(precision, reading.perplexity, None, model.weight_bytes)
 
 
-def _hold(model: LoadedModel, precision: Precision) -> None:
+def hold(model: LoadedModel, precision: Precision) -> None:
+    """Hold the weights in a precision from now on.
+
+    Raises:
+        OptionError: it cannot be had here.
+        EngineOutOfMemoryError: there is no memory for it; nothing has changed.
+
+    """
     switch = model.switch(precision)
     if switch is None:
         return

@@ -1,19 +1,231 @@
-"""`sovl judge`: try the loop that keeps the daemon well."""
+"""`sovl judge`: fit, evaluate, question and simulate what decides in the grey zone."""
 
 from __future__ import annotations
 
-import typer
+import json
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any
 
+import anyio
+import typer
+from rich.table import Table
+
+from config import Paths, load
+from sovl_daemon.cli import exits, render
 from sovl_daemon.cli.judge_simulate import simulate
+from sovl_daemon.cli.model import shown_progress
+from sovl_daemon.client import AsyncClient
+from sovl_daemon.client.target import Target
+from sovl_daemon.control.database import JournalError
+from sovl_daemon.control.decision_log import DecisionLog, Logged
+from sovl_daemon.control.task import SHIPPED, TaskError, load_tasks
+from sovl_daemon.engine.errors import EngineError, OptionError
+from sovl_daemon.models import ModelError, ModelStore
+from sovl_daemon.models.progress import begin
 
 app = typer.Typer(
-    name="judge", help="Try the loop that keeps the daemon well.", no_args_is_help=True
+    name="judge",
+    help="Fit, evaluate, question and simulate what decides in the grey zone.",
+    no_args_is_help=True,
 )
-
-
-@app.callback()
-def group() -> None:
-    """Try the loop that keeps the daemon well."""
-
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+ModelName = Annotated[
+    str | None, typer.Argument(help="Model of the store [default: the configured base].")
+]
+Quick = Annotated[bool, typer.Option("--quick", help="A tenth of the questions: a first look.")]
+_QUICK = 0.1
 
 app.command()(simulate)
+
+
+@app.command()
+def fit(
+    name: ModelName = None,
+    layer: Annotated[
+        int | None, typer.Option(min=1, help="How many layers to read [default: half of them].")
+    ] = None,
+    quick: Quick = False,
+    as_json: Json = False,
+) -> None:
+    """Fit the judge to a model, in some minutes; a running daemon uses it from then on.
+
+    Nothing is kept of a fit that is interrupted.
+    """
+    with _one_line_errors():
+        settings = load()
+        folder = _model(name)
+        with shown_progress(as_json) as report:
+            begin("starting the engine", report)
+            from sovl_daemon.judge import fitting, shelf  # loads torch: only this command pays
+
+            study = fitting.Study(
+                folder, device=settings.host.device, threads=settings.host.tensor_threads()
+            )
+            share = _QUICK if quick else 1.0
+            probe = fitting.fit_probe(study, report, layer=layer, share=share)
+            path = shelf.probe_path(Paths.of(settings).state_dir, folder)
+            fitting.keep(probe, path)
+        if as_json:
+            typer.echo(json.dumps({"event": "fitted", "path": str(path), **_card(probe)}))
+        else:
+            typer.echo(f"{folder.name}: layer {probe.card.layer}, {probe.card.fitted_on} questions")
+            _scores({"": probe.card.scores})
+            typer.echo(f"written to {path}")
+
+
+@app.command("eval")
+def evaluate(
+    name: ModelName = None,
+    precision: Annotated[
+        str, typer.Option(help="What to hold the weights in; fp16 is as they are.")
+    ] = "fp16",
+    quick: Quick = False,
+    as_json: Json = False,
+) -> None:
+    """Score the judge of a model on simulated questions that it was not fitted on."""
+    with _one_line_errors():
+        settings = load()
+        folder = _model(name)
+        with shown_progress(as_json=False) as report:
+            begin("starting the engine", report)
+            from sovl_daemon.cli import evaluation
+            from sovl_daemon.judge import fitting, shelf
+
+            probe = shelf.find_probe(Paths.of(settings).state_dir, folder)
+            if probe is None:
+                raise OptionError(f"{folder.name} has no probe yet: run sovl judge fit {name or ''}")
+            study = fitting.Study(
+                folder, device=settings.host.device, threads=settings.host.tensor_threads()
+            )
+            found = {}
+            for each in evaluation.parse_precisions(precision):
+                plain = study.model.plain
+                evaluation.hold(study.model, plain if each == "fp16" else each)
+                found[each] = fitting.examine(study, probe, report, _QUICK if quick else 1.0)
+        if as_json:
+            typer.echo(json.dumps({"model": folder.name, "precisions": found}))
+        else:
+            _scores(found)
+
+
+@app.command()
+def explain(
+    task: Annotated[str, typer.Argument(help="Name of the task, for example memory.")] = "memory",
+    as_json: Json = False,
+) -> None:
+    """Ask the judge now, and show which lines of its prompt moved the verdict."""
+
+    async def ask() -> None:
+        async with AsyncClient(Target.find(), source="sovl") as client:
+            found = await client.ask("explain", task=task)
+            render.show(found, as_json=as_json, view=_explained)
+
+    with exits.one_line_errors():
+        anyio.run(ask)
+
+
+@app.command()
+def why(
+    what: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[ID | TIME]",
+            help="Number of a decision, or a moment such as 14:30 or 2026-01-31T14:30:00 "
+            "[default: now].",
+        ),
+    ] = None,
+    task: Annotated[str | None, typer.Option(help="Only this task.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Say why it acted at a moment, or why it did not. Needs no running daemon."""
+    with _one_line_errors():
+        from sovl_daemon.judge.why import explain as told
+
+        settings = load()
+        paths = Paths.of(settings)
+        file = paths.state_dir / "decisions.db"
+        if not file.exists():
+            raise OptionError(f"{file}: there is no log of decisions yet")
+        tasks = load_tasks((SHIPPED, settings.control.tasks_dir or paths.state_dir / "tasks"))
+        with closing(DecisionLog(file)) as log:
+            found = _asked_for(log, what, task)
+            told_of = [{"id": each.id, "says": told(log, each, tasks)} for each in found]
+    if as_json:
+        typer.echo(json.dumps({"decisions": told_of}))
+    else:
+        typer.echo("\n\n".join("\n".join(map(str, each["says"])) for each in told_of))  # type: ignore[call-overload]
+
+
+def _asked_for(log: DecisionLog, what: str | None, task: str | None) -> list[Logged]:
+    if what is not None and what.isdigit():
+        found = log.at(int(what))
+        if found is None:
+            raise OptionError(f"decision {what} is not in the log, or no longer")
+        return [found]
+    decisions = log.until(_moment(what), task)
+    if not decisions:
+        raise OptionError(f"nothing was decided{f' on {task}' if task else ''} until then")
+    return decisions
+
+
+def _moment(text: str | None) -> float:
+    """Seconds since the epoch of a moment in local time. Raises OptionError."""
+    if text is None:
+        return time.time()
+    today = datetime.now().astimezone().date().isoformat()
+    for candidate in (text, f"{today}T{text}"):
+        try:
+            return datetime.fromisoformat(candidate).astimezone().timestamp()
+        except ValueError:
+            continue
+    raise OptionError(f"{text}: give a decision's number, 14:30, or 2026-01-31T14:30:00")
+
+
+def _model(name: str | None) -> Path:
+    settings = load()
+    store = ModelStore(Paths.of(settings).model_dir)
+    return store.path(name or settings.core_config.base_model_name)
+
+
+def _card(probe: Any) -> dict[str, Any]:
+    card: dict[str, Any] = probe.card.model_dump(mode="json")
+    return card
+
+
+def _scores(found: Any) -> None:
+    table = Table("", "questions", "AUC", "ECE", "Brier", "abstains", "errs", "n", box=None)
+    for precision, groups in found.items():
+        for group, s in groups.items():
+            figures = [f"{s[key]:.3f}" for key in ("auc", "ece", "brier", "abstention", "error")]
+            table.add_row(precision, group, *figures, f"{s['questions']:.0f}")
+    render.console.print(table)
+
+
+def _explained(data: dict[str, Any]) -> None:
+    console = render.console
+    said = f"{data['answer']} ({data['p_true']:.3f} that an adjustment is needed)"
+    console.print(f"[bold]{render.escape(said)}[/] {render.escape(data['reason'])}")
+    table = Table("moves it by", "line", box=None)
+    for share in data["shares"]:
+        table.add_row(f"{share['logit']:+.2f}", render.escape(share["text"]))
+    console.print(table)
+    if data["recommended"]:
+        console.print(
+            render.escape(f"recommended: {data['recommended']} (enough with {data['sure']:.0%})")
+        )
+
+
+@contextmanager
+def _one_line_errors() -> Iterator[None]:
+    try:
+        yield
+    except (ModelError, EngineError, JournalError, TaskError, OSError) as error:
+        exits.complain(f"judge: {error}")
+        raise typer.Exit(exits.USAGE if isinstance(error, OptionError) else exits.FAILED) from error
+    except KeyboardInterrupt as error:
+        exits.complain("judge: interrupted; nothing unfinished was kept")
+        raise typer.Exit(exits.INTERRUPTED) from error

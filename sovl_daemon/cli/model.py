@@ -54,7 +54,7 @@ def pull(
     """Fetch a model and keep it as 16-bit safetensors; does nothing when it is there already."""
     with _one_line_errors():
         store = _store(model_dir)
-        with _progress(as_json) as report:
+        with shown_progress(as_json) as report:
             manifest = store.pull(name, force=force, progress=report)
     if as_json:
         typer.echo(json.dumps({"event": "pulled", "manifest": _as_dict(manifest)}))
@@ -86,7 +86,7 @@ def verify(
     with _one_line_errors():
         store = _store(model_dir)
         names = [name] if name else store.names()
-        with _silence() if as_json else _progress(as_json=False) as report:
+        with _silence() if as_json else shown_progress(as_json=False) as report:
             faults = {each: store.verify(each, report) for each in names}
     if as_json:
         typer.echo(json.dumps(faults))
@@ -117,7 +117,7 @@ def evaluate(
     with _one_line_errors():
         settings = load()
         folder = _store(model_dir).path(name or settings.core_config.base_model_name)
-        with _progress(as_json=False) as report:
+        with shown_progress(as_json=False) as report:
             begin("starting the engine", report)
             from sovl_daemon.cli import evaluation  # loads torch: only this command pays for it
 
@@ -169,7 +169,7 @@ def _one_line_errors() -> Iterator[None]:
 
 
 @contextmanager
-def _progress(as_json: bool) -> Iterator[ProgressCallback]:
+def shown_progress(as_json: bool) -> Iterator[ProgressCallback]:
     """Choose how progress shows: JSON lines, a bar on a terminal, else one line a stage."""
     if as_json:
         yield _throttled(_print_json)

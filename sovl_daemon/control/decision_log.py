@@ -28,12 +28,23 @@ _SCHEMA = (
     ) STRICT;
     CREATE INDEX decisions_by_time ON decisions (time_s)
     """,
+    """
+    ALTER TABLE decisions ADD COLUMN recommended TEXT NOT NULL DEFAULT '';
+    ALTER TABLE decisions ADD COLUMN sure REAL
+    """,
+)
+_COLUMNS = (
+    "id, time_s, task, does, action, why, answer, confidence, recommended, sure, metrics"
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Logged:
-    """A decision as it was kept. `time_s` is seconds since the epoch; `answer` the judge's."""
+    """A decision as it was kept. `time_s` is seconds since the epoch.
+
+    `answer` is the judge's, `recommended` the action it would take, `sure` how surely that is
+    enough.
+    """
 
     id: int
     time_s: float
@@ -43,6 +54,8 @@ class Logged:
     why: str
     answer: str | None
     confidence: float | None
+    recommended: str
+    sure: float | None
     metrics: dict[str, str]
 
 
@@ -81,8 +94,8 @@ class DecisionLog:
         """Keep a decision, and forget the oldest beyond what is kept; return its id."""
         said = decision.verdict
         cursor = self._db.execute(
-            "INSERT INTO decisions (time_s, task, does, action, why, answer, confidence, metrics)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO decisions (time_s, task, does, action, why, answer, confidence,"
+            " recommended, sure, metrics) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 self._wall(),
                 decision.task,
@@ -91,6 +104,8 @@ class DecisionLog:
                 decision.why,
                 said.answer if said else None,
                 said.confidence if said else None,
+                said.recommended if said else "",
+                said.sure if said and said.recommended else None,
                 orjson.dumps(decision.metrics).decode(),
             ),
         )
@@ -101,9 +116,35 @@ class DecisionLog:
     def recent(self, limit: int = 50, task: str | None = None) -> list[Logged]:
         """The last decisions (of one task), newest first."""
         rows = self._db.execute(
-            "SELECT id, time_s, task, does, action, why, answer, confidence, metrics"
+            f"SELECT {_COLUMNS}"  # noqa: S608 - a constant
             " FROM decisions WHERE :task IS NULL OR task = :task ORDER BY id DESC LIMIT :limit",
             {"task": task, "limit": limit},
+        )
+        return [_logged(row) for row in rows]
+
+    def at(self, id_: int) -> Logged | None:
+        """The decision of this number, if it is still kept."""
+        query = f"SELECT {_COLUMNS} FROM decisions WHERE id = ?"  # noqa: S608
+        row = self._db.execute(query, (id_,)).fetchone()
+        return _logged(row) if row else None
+
+    def until(self, time_s: float, task: str | None = None) -> list[Logged]:
+        """For each task (or one) the last decision up to a moment: what held then, and why."""
+        rows = self._db.execute(
+            f"SELECT {_COLUMNS} FROM decisions WHERE id IN"  # noqa: S608
+            " (SELECT max(id) FROM decisions WHERE time_s <= :time_s"
+            " AND (:task IS NULL OR task = :task) GROUP BY task) ORDER BY id DESC",
+            {"time_s": time_s, "task": task},
+        )
+        return [_logged(row) for row in rows]
+
+    def around(self, decision: Logged, *, after: bool, limit: int = 3) -> list[Logged]:
+        """The next or the last decisions of the same task, the nearest first."""
+        way, order = (">", "ASC") if after else ("<", "DESC")
+        rows = self._db.execute(
+            f"SELECT {_COLUMNS} FROM decisions WHERE task = ? AND id {way} ?"  # noqa: S608
+            f" ORDER BY id {order} LIMIT ?",
+            (decision.task, decision.id, limit),
         )
         return [_logged(row) for row in rows]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from sovl_daemon.control.guard import Limit
 from sovl_daemon.control.metric import Metric, Reading
 from sovl_daemon.control.task import Described, Task
 
@@ -14,20 +15,41 @@ MOST_CHARACTERS = 160
 STEADY = 0.003
 """A change within a minute below this share of the scale is called steady."""
 
+_OUTLOOKS = (
+    (15.0, "at its limit in seconds"),
+    (30.0, "at its limit in half a minute"),
+    (60.0, "at its limit within a minute"),
+    (120.0, "at its limit in two minutes"),
+    (600.0, "at its limit in some minutes"),
+)
 _SIZES = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """The prompt in two pieces: `prefix` is always the same for a task, so it is computed once."""
+    """The prompt in pieces: `prefix` and `question` are always the same for a task.
+
+    `evidence` are lines of the log, each on a line of its own; empty without any.
+    """
 
     prefix: str
     metrics: str
+    evidence: str
+    question: str
 
     @property
     def text(self) -> str:
         """The whole."""
-        return self.prefix + self.metrics
+        return self.prefix + self.metrics + self.evidence + self.question
+
+    def pieces(self) -> dict[str, str]:
+        """The pieces by the names that the judge's commands have for them."""
+        return {
+            "prefix": self.prefix,
+            "text": self.metrics,
+            "evidence": self.evidence,
+            "ending": self.question,
+        }
 
 
 def render(task: Task, readings: Mapping[str, Reading], log_lines: Sequence[str] = ()) -> Prompt:
@@ -39,9 +61,11 @@ def render(task: Task, readings: Mapping[str, Reading], log_lines: Sequence[str]
     line and cut to 160 characters, so that text from outside cannot pose as part of the prompt.
     """
     prefix = f"{task.about} {task.decide} {ONLY}\n\nGiven the following {task.title} metrics:\n"
-    lines = [_line(each, readings.get(each.metric.name)) for each in task.metrics]
+    limits = {limit.metric: limit for limit in task.limits}
+    pairs = ((each, readings.get(each.metric.name)) for each in task.metrics)
+    lines = [_line(each, reading, limits.get(each.metric.name)) for each, reading in pairs]
     body = "".join(f"{line}\n" for line in lines if line)
-    return Prompt(prefix, f"{body}{_evidence(log_lines)}{task.decide} {ONLY}\n")
+    return Prompt(prefix, body, _evidence(log_lines), f"{task.decide} {ONLY}\n")
 
 
 def describe(described: Described, reading: Reading) -> str:
@@ -62,10 +86,27 @@ def quantity(value: float, unit: str) -> str:
     return f"{number} {unit}".rstrip()
 
 
-def _line(described: Described, reading: Reading | None) -> str:
+def outlook(reading: Reading, limit: Limit) -> str:
+    """When a metric reaches its hard limit at its present trend, in words; empty if not soon.
+
+    Words, because small models read `within a minute` more surely than they divide two numbers.
+    """
+    if limit.hard is None or not reading.per_min:
+        return ""
+    sign = 1.0 if limit.high_is_bad else -1.0
+    left = sign * (limit.hard - reading.value)
+    left_s = 60.0 * left / (sign * reading.per_min) if left > 0 else 0.0
+    if left_s < 0:
+        return ""
+    return next((words for within_s, words in _OUTLOOKS if left_s <= within_s), "")
+
+
+def _line(described: Described, reading: Reading | None, limit: Limit | None) -> str:
     if reading is None or reading.fault:
         return ""
-    return f"{described.label}: {describe(described, reading)}"
+    said = describe(described, reading)
+    soon = outlook(reading, limit) if limit is not None else ""
+    return f"{described.label}: {said}{soon and f', {soon}'}"
 
 
 def _trend(metric: Metric, per_min: float) -> str:

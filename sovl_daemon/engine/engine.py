@@ -17,13 +17,14 @@ from sovl_daemon.engine.errors import OptionError
 from sovl_daemon.engine.fingerprint import Fingerprint, fingerprint
 from sovl_daemon.engine.generation import Generation, Request
 from sovl_daemon.engine.inbox import call
-from sovl_daemon.engine.judging import Bench, Verdicts
+from sovl_daemon.engine.judging import Bench, By, Share, Verdicts, asked
 from sovl_daemon.engine.message import Message
 from sovl_daemon.engine.model import LoadedModel, load_model
 from sovl_daemon.engine.options import SamplingOptions
 from sovl_daemon.engine.precision import Precision
-from sovl_daemon.engine.prefix_cache import PrefixCache, common_length
+from sovl_daemon.engine.prefix_cache import PrefixCache
 from sovl_daemon.engine.priority import Priority
+from sovl_daemon.engine.probe import Probe
 from sovl_daemon.engine.repetition import Repetition
 from sovl_daemon.engine.switch import PrecisionSwitch
 from sovl_daemon.engine.tensor_thread import TensorThread
@@ -216,8 +217,13 @@ class Engine:
         """
         await call(self.thread, self._caches.clear, Priority.JUDGE)
 
-    async def judge(self, prefix: str, text: str) -> Verdicts:
+    async def judge(
+        self, prefix: str, text: str, ending: str = "", by: By = "probe"
+    ) -> Verdicts:
         """Ask the plain base for true or false; what it read of `prefix` is kept for the next time.
+
+        A probe, where there is one, reads no further than it must; `ending` is what all prompts of
+        the task end with. By "words", or without a probe, true and false are asked for.
 
         Raises:
             OptionError: the chat template refuses the prompt.
@@ -225,10 +231,30 @@ class Engine:
             EngineError: out of memory, stopped, or a model that gives NaN.
 
         """
-        ids = self.tokenizer.encode([Message("user", prefix + text)], self.context_length - 1)
-        begin = self.tokenizer.encode([Message("user", prefix)], self.context_length - 1)
-        kept = common_length(ids, begin)
-        return await call(self.thread, partial(self._bench.judge, ids, kept), Priority.JUDGE)
+        prompt = asked(self.tokenizer, prefix, text, ending, self.context_length - 1)
+        return await call(self.thread, partial(self._bench.judge, prompt, by), Priority.JUDGE)
+
+    async def explain(
+        self, prefix: str, text: str, ending: str = ""
+    ) -> tuple[Verdicts, list[Share]]:
+        """Judge by the probe, and say what each line of the prompt adds to the logit of true.
+
+        Raises:
+            OptionError: there is no probe; else as `judge`.
+
+        """
+        prompt = asked(self.tokenizer, prefix, text, ending, self.context_length - 1)
+        return await call(self.thread, partial(self._bench.explain, prompt), Priority.JUDGE)
+
+    async def use_probe(self, probe: Probe | None) -> None:
+        """Judge by a probe from now on, or by words if it is None.
+
+        Raises:
+            OptionError: the model has no such layer.
+            StateError: its hidden states have another width.
+
+        """
+        await call(self.thread, partial(self._bench.use, probe), Priority.JUDGE)
 
     async def fingerprint(self) -> Fingerprint:
         """Digests of the weights as they are held, and of what the plain base makes of a text.

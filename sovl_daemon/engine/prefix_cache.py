@@ -2,13 +2,24 @@
 
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from sovl_daemon.engine.errors import CacheError, is_out_of_memory
 from sovl_daemon.engine.kv_cache import Cache
-from sovl_daemon.engine.language_model import LanguageModel
 
 # What fewer tokens cost to read is not worth looking after.
 _SHORTEST = 16
+
+
+class Reads(Protocol):
+    """What reads prompts into caches; under another stamp, other caches."""
+
+    @property
+    def stamp(self) -> Hashable:
+        """Whatever else but the ids decides what a cache holds."""
+
+    def new_cache(self) -> Cache:
+        """Return an empty cache for one sequence."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -26,7 +37,7 @@ class PrefixCache:
     thread only.
     """
 
-    def __init__(self, model: LanguageModel, max_bytes: int = 0) -> None:
+    def __init__(self, model: Reads, max_bytes: int = 0) -> None:
         self._model = model
         self._max_bytes = max_bytes
         self._entries: list[_Entry] = []  # the most recently used last

@@ -17,6 +17,7 @@ LIBRARIES = (
     "sovl_daemon.mind",
     "sovl_daemon.state",
     "sovl_daemon.control",
+    "sovl_daemon.judge",
     "sovl_daemon.night",
 )
 ALLOWED = {
@@ -29,6 +30,12 @@ ALLOWED = {
     "sovl_daemon/night": ("sovl_daemon.night", "sovl_daemon.engine"),
     "sovl_daemon/state": ("sovl_daemon.state", "sovl_daemon.models"),
     "sovl_daemon/control": ("sovl_daemon.control",),
+    "sovl_daemon/judge": (
+        "sovl_daemon.judge",
+        "sovl_daemon.control",
+        "sovl_daemon.engine",
+        "sovl_daemon.models",
+    ),
     "sovl_daemon/client": ("sovl_daemon.client", "bus", "config"),
     "agents": ("agents", "bus", "config", *LIBRARIES, "sovl_daemon.probes"),
     "sovl_daemon": ("sovl_daemon", "bus", "config"),
@@ -69,6 +76,8 @@ def test_nothing_of_ours_is_a_pickle() -> None:
         "sovl_daemon.control.decision_log",
         "sovl_daemon.control.simulator.study",
         "sovl_daemon.control.trim",
+        "sovl_daemon.judge.lessons",
+        "sovl_daemon.judge.why",
         "sovl_daemon.engine.repetition",
         "sovl_daemon.engine.token_map",
         "sovl_daemon.mind.simulation",

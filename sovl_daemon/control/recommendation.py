@@ -1,0 +1,90 @@
+"""Which action of a ladder to take, and how surely it is enough."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterator, Mapping
+from typing import NamedTuple
+
+from sovl_daemon.control.guard import Limit
+from sovl_daemon.control.metric import Reading
+from sovl_daemon.control.task import Rung, Task
+
+AHEAD_S = 60.0
+"""An action is enough if it keeps every metric out of its hard limit for so long."""
+
+_ENOUGH = 0.5
+_DOUBT = 0.25  # of the change that is forecast: trends bend
+_NOISE = 0.05  # of the grey zone
+
+
+class Recommendation(NamedTuple):
+    """An action, the probability that it is enough, and why; without an action there is none."""
+
+    action: str = ""
+    sure: float = 0.0
+    why: str = ""
+
+
+class _Need(NamedTuple):
+    """By how much a metric is to fall so that it stays out of its limit, and how uncertain it is.
+
+    Both are in the metric's unit, and positive towards its limit.
+    """
+
+    metric: str
+    excess: float
+    doubt: float
+
+
+def recommend(
+    task: Task, readings: Mapping[str, Reading], taken: Collection[str] = ()
+) -> Recommendation:
+    """The cheapest action that is probably enough, or else the one that most probably is.
+
+    Each metric with a hard limit is forecast for a minute at its present trend. The forecast is
+    off by a quarter of the change and a twentieth of the grey zone (logistic), so the probability
+    that a relief r suffices for an excess e is 1 / (1 + exp((e - r) / doubt)); an action must
+    suffice for every metric. `taken` are actions in force or out of reach. Where no metric
+    threatens, as when a line of the log decided, the cheapest is recommended, and how sure it is
+    cannot be said from numbers: one half.
+    """
+    free = [rung for rung in task.ladder if rung.action not in taken]
+    if not free:
+        return Recommendation()
+    needs = [need for need in _needs(task, readings) if need.excess > 0]
+    if not needs:
+        return Recommendation(free[0].action, 0.5, "no metric threatens, so it is the cheapest")
+    rated = [(_chance(rung, needs), rung) for rung in free]
+    sure, rung = next(
+        (each for each in rated if each[0] >= _ENOUGH), max(rated, key=lambda each: each[0])
+    )
+    worst = max(needs, key=lambda need: need.excess - rung.relief.get(need.metric, 0.0))
+    lowers, exceeds = rung.relief.get(worst.metric, 0.0), worst.excess
+    why = f"it lowers {worst.metric} by {lowers:.3g}, which will be {exceeds:.3g} too far"
+    return Recommendation(rung.action, sure, why)
+
+
+def _needs(task: Task, readings: Mapping[str, Reading]) -> Iterator[_Need]:
+    for limit in task.limits:
+        reading = readings.get(limit.metric)
+        if reading is None or reading.fault or limit.hard is None:
+            continue
+        yield _need(limit, limit.hard, reading)
+
+
+def _need(limit: Limit, hard: float, reading: Reading) -> _Need:
+    sign = 1.0 if limit.high_is_bad else -1.0
+    change = reading.per_min * AHEAD_S / 60.0
+    zone = abs(hard - (limit.grey if limit.grey is not None else hard)) or abs(hard)
+    doubt = _DOUBT * abs(change) + _NOISE * zone
+    return _Need(limit.metric, sign * (reading.value + change - hard), max(doubt, 1e-9))
+
+
+def _chance(rung: Rung, needs: list[_Need]) -> float:
+    """The probability that it is enough for the metric that it helps least."""
+    return min(_suffices(rung.relief.get(n.metric, 0.0) - n.excess, n.doubt) for n in needs)
+
+
+def _suffices(spare: float, doubt: float) -> float:
+    return (1.0 + math.tanh(spare / doubt / 2.0)) / 2.0

@@ -1,0 +1,1 @@
+"""How the judge is made and checked: simulated questions, the fitted probe, its scores."""

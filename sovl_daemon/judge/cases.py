@@ -1,0 +1,219 @@
+"""Simulated questions with their truth: what the judge is fitted on and scored by.
+
+The truth of a case is whether, if nobody acts, some metric reaches its hard limit within a minute.
+"""
+
+from __future__ import annotations
+
+import random
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+from sovl_daemon.control.metric import Inspector, Reading
+from sovl_daemon.control.prompt import Prompt, render
+from sovl_daemon.control.task import SHIPPED, Task, load_tasks
+from sovl_daemon.judge.loads import FAMILIES, LENGTH_S, Load
+from sovl_daemon.judge.plants import PLANTS, Plant, Values
+
+_HERE = Path(__file__).parent
+UNSEEN_TASKS = ("database", "battery", "quality")
+"""Tasks that no probe is fitted on."""
+
+SOON_S = 60
+_EVERY_S = 7
+_WARM_S = 12  # until trends are settled
+_MOST_A_RUN = 3
+_PATIENCE = 40  # scenarios without a case still wanted: some families never come true
+_CALM = 0.12  # of the distance to the hard limit within a minute: numbers that tell nothing
+_DEMANDS = (1.4, 1.8, 2.6, 4.0)
+_RELIEF = 0.35
+_LEADS_S = (2, 12)
+
+Evidence = Literal["numbers", "lines", "both"]
+Says = Literal["worse", "better", "idle"]
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One question, with what decides it.
+
+    `evidence` says where it stands: in the numbers, in a line of the log alone, or in both, where a
+    line outweighs the numbers. `new_lines` are lines that no probe is fitted on.
+    """
+
+    task: Task
+    family: str
+    evidence: Evidence
+    new_lines: bool
+    readings: Mapping[str, Reading]
+    lines: tuple[str, ...]
+    truth: bool
+
+    @property
+    def prompt(self) -> Prompt:
+        """What the judge reads, from the code that the daemon uses."""
+        return render(self.task, self.readings, self.lines)
+
+
+@cache
+def tasks() -> dict[str, Task]:
+    """The shipped tasks and those that are simulated only, by name."""
+    return load_tasks((SHIPPED, _HERE / "tasks"))
+
+
+def fitted_tasks() -> list[str]:
+    """The tasks that a probe is fitted on."""
+    return [name for name in PLANTS if name not in UNSEEN_TASKS]
+
+
+def draw(
+    task: str,
+    family: str,
+    count: int,
+    *,
+    evidence: Evidence = "numbers",
+    new_lines: bool = False,
+    seed: int = 0,
+) -> list[Case]:
+    """Draw cases, as many true as false as far as they come; the same arguments, the same cases.
+
+    Raises:
+        KeyError: there is no such task or family.
+
+    """
+    chance = random.Random(f"{task} {family} {evidence} {new_lines} {seed}")  # noqa: S311 - a game
+    find = _Finder(tasks()[task], family, new_lines, chance)
+    wanted = {True: count - count // 2, False: count // 2}
+    found: list[Case] = []
+    idle = 0
+    while len(found) < count and idle < _PATIENCE:
+        idle += 1
+        for case in find.run(evidence):
+            if wanted[case.truth]:
+                wanted[case.truth] -= 1
+                found.append(case)
+                idle = 0
+    return found
+
+
+class _Finder:
+    """Lives through scenarios and takes the moments at which the judge would be asked."""
+
+    def __init__(self, task: Task, family: str, new_lines: bool, chance: random.Random) -> None:
+        self._task, self._family, self._new = task, family, new_lines
+        self._chance = chance
+
+    def run(self, evidence: Evidence) -> list[Case]:
+        """The cases of one scenario."""
+        load = FAMILIES[self._family](self._chance)
+        plant = PLANTS[self._task.name](self._chance)
+        inspectors = {d.metric.name: Inspector(d.metric) for d in self._task.metrics}
+        moments: list[tuple[dict[str, Reading], Plant, int]] = []
+        for second in range(LENGTH_S):
+            values = plant.step(load(second))
+            now_s = float(second)
+            readings = {n: each.check(values[n], now_s, now_s) for n, each in inspectors.items()}
+            if self._beyond(values):
+                break
+            due = second >= _WARM_S and second % _EVERY_S == 0
+            if due and self._is_grey(values):
+                moments.append((readings, copy(plant), second))
+        chosen = self._chance.sample(moments, min(_MOST_A_RUN, len(moments)))
+        cases = (self._case(evidence, readings, at, load, s) for readings, at, s in chosen)
+        return [case for case in cases if case is not None]
+
+    def _case(
+        self,
+        evidence: Evidence,
+        readings: Mapping[str, Reading],
+        plant: Plant,
+        load: Load,
+        second: int,
+    ) -> Case | None:
+        if evidence == "numbers":
+            truth = self._reaches(plant, lambda ahead: load(second + ahead))
+            return self._made(evidence, readings, "idle", truth)
+        calm = all(self._is_calm(reading) for reading in readings.values())
+        if calm is not (evidence == "lines"):
+            return None
+        says = self._chance.choice(("worse", "worse", "better", "idle"))
+        truth = self._comes(plant, load, second, says)
+        return None if truth is None else self._made(evidence, readings, says, truth)
+
+    def _comes(self, plant: Plant, load: Load, second: int, says: Says) -> bool | None:
+        """Whether it happens after such a line; None where the line would not decide it."""
+        lead_s = self._chance.randint(*_LEADS_S)
+        now = load(second)
+        if says == "worse":
+            ways = ((lambda ahead, d=d: d if ahead >= lead_s else now) for d in _DEMANDS)
+            return True if any(self._reaches(plant, way) for way in ways) else None
+        if says == "better":
+            reaches = self._reaches(plant, lambda ahead: _RELIEF if ahead >= lead_s else now)
+            return None if reaches else False
+        return self._reaches(plant, lambda ahead: load(second + ahead))
+
+    def _reaches(self, plant: Plant, load: Load) -> bool:
+        """Whether it would reach a hard limit within a minute."""
+        other = copy(plant)
+        other.chance = random.Random(self._chance.random())  # noqa: S311 - a game
+        return any(self._beyond(other.step(load(ahead))) for ahead in range(1, SOON_S + 1))
+
+    def _made(
+        self, evidence: Evidence, readings: Mapping[str, Reading], says: Says, truth: bool
+    ) -> Case:
+        lines = [self._line("idle") for _ in range(self._chance.choice((0, 0, 1, 2)))]
+        if evidence != "numbers":
+            lines.insert(self._chance.randint(0, len(lines)), self._line(says))
+        task, new = self._task, self._new
+        return Case(task, self._family, evidence, new, dict(readings), tuple(lines), truth)
+
+    def _line(self, says: Says) -> str:
+        own = log_lines()
+        table = own if says == "idle" else own[self._task.name]
+        key = f"new_{says}" if self._new and f"new_{says}" in table else says
+        return str(self._chance.choice(table[key])).replace("{n}", str(self._chance.randint(2, 40)))
+
+    def _is_calm(self, reading: Reading) -> bool:
+        """Whether a metric at its trend stays away from its limit; for one without, always."""
+        limit = next((each for each in self._task.limits if each.metric == reading.name), None)
+        if limit is None or limit.hard is None:
+            return True
+        toward = reading.per_min if limit.high_is_bad else -reading.per_min
+        return abs(toward) <= _CALM * abs(limit.hard - reading.value) + 1e-9
+
+    def _is_grey(self, values: Values) -> bool:
+        return any(
+            limit.grey is not None
+            and _past(values[limit.metric], limit.grey, high_is_bad=limit.high_is_bad)
+            for limit in self._task.limits
+        )
+
+    def _beyond(self, values: Values) -> bool:
+        return any(
+            limit.hard is not None
+            and _past(values[limit.metric], limit.hard, high_is_bad=limit.high_is_bad)
+            for limit in self._task.limits
+        )
+
+
+def _past(value: float, bound: float, *, high_is_bad: bool) -> bool:
+    return value >= bound if high_is_bad else value <= bound
+
+
+@cache
+def log_lines() -> dict[str, dict[str, Sequence[str]]]:
+    """The lines by task and what they say, and at the top those that say nothing."""
+    with (_HERE / "log_lines.toml").open("rb") as file:
+        return tomllib.load(file)
+
+
+def shuffled(cases: Iterator[Case], seed: int = 0) -> list[Case]:
+    """All cases in an order that does not depend on where they come from."""
+    found = list(cases)
+    random.Random(seed).shuffle(found)  # noqa: S311 - a game
+    return found

@@ -1,0 +1,71 @@
+"""What prompts of a task look like in general, drawn from its declaration alone.
+
+A probe compares a prompt with these: what only names the task (its words, its units) then moves no
+verdict, so that a task it was never fitted on is judged by what happens in it.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Iterator
+from itertools import pairwise
+
+from sovl_daemon.control.guard import Limit
+from sovl_daemon.control.metric import Reading
+from sovl_daemon.control.prompt import Prompt, render
+from sovl_daemon.control.task import Described, Task
+
+COUNT = 16
+LINES = (
+    "client connected",
+    "log file rotated",
+    "configuration read, nothing changed",
+    "heartbeat of all agents within 40 ms",
+    "statistics written",
+    "session renewed",
+)
+"""Lines of a log that say nothing."""
+
+_SOON_S = (10.0, 600.0)
+
+
+def typical_prompts(task: Task, count: int = COUNT) -> list[Prompt]:
+    """Prompts of a task at random moments in its grey zones; the same task, the same prompts."""
+    chance = random.Random(f"{task.name} typical")  # noqa: S311 - a game
+    return [_prompt(task, chance) for _ in range(count)]
+
+
+def _prompt(task: Task, chance: random.Random) -> Prompt:
+    readings = {each.name: each for each in _readings(task, chance)}
+    return render(task, readings, chance.sample(LINES, chance.choice((1, 2))))
+
+
+def _readings(task: Task, chance: random.Random) -> Iterator[Reading]:
+    limits = {limit.metric: limit for limit in task.limits}
+    for described in task.metrics:
+        limit = limits.get(described.metric.name)
+        if limit is not None and limit.hard is not None:
+            yield _toward(limit, limit.hard, chance)
+        else:
+            yield _anywhere(described, chance)
+
+
+def _toward(limit: Limit, hard: float, chance: random.Random) -> Reading:
+    """Between calm and the hard limit, half of the time on its way there."""
+    calm = next(each for each in (limit.low, limit.grey, 0.0) if each is not None)
+    value = chance.uniform(calm, hard)
+    if chance.random() < 0.5:
+        return Reading(limit.metric, value, 0.0)
+    left_s = math.exp(chance.uniform(*map(math.log, _SOON_S)))
+    way = chance.choice((1.0, 1.0, -1.0))
+    return Reading(limit.metric, value, 0.0, way * 60.0 * (hard - value) / left_s)
+
+
+def _anywhere(described: Described, chance: random.Random) -> Reading:
+    """In any of the levels, not changing."""
+    starts = described.starts
+    ends = [after for _, after in pairwise(starts)]
+    ends.append(min(described.metric.high, 2 * starts[-1] or described.metric.high))
+    low, high = chance.choice(list(zip(starts, ends, strict=True)))
+    return Reading(described.metric.name, chance.uniform(low, high), 0.0)
