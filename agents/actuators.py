@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any, ClassVar
 
 import anyio
@@ -16,6 +17,8 @@ import anyio
 from bus.errors import CommandError
 from sovl_daemon.control.action import Action, ActionFailed, Effect
 from sovl_daemon.control.sources.process_tree import exact_anonymous_bytes
+
+GROUP = "sovl.actions"
 
 _ASK_S = 30.0
 _POLL_S = 0.05
@@ -59,6 +62,11 @@ class Means:
         with _failures(key), anyio.fail_after(_ASK_S):
             await self.control("config_set", key=key, value=value, save=False)
 
+    async def saved(self, key: str) -> str:
+        """What a key is in the configuration file, and so after a restart. Raises ActionFailed."""
+        with _failures(key), anyio.fail_after(_ASK_S):
+            return str((await self.control("config", key=key))["saved"])
+
     async def host_bytes(self) -> float:
         """Anonymous memory of the model host, as the kernel counts it. Raises ActionFailed."""
         pid = (await self.usage())["pid"]
@@ -79,7 +87,11 @@ def _failures(what: str) -> Iterator[None]:
 
 
 class Actuator:
-    """Base of actuators that set one key. `agent` is whose state tells what is in force."""
+    """Base of actuators that set one key. `agent` is whose state tells what is in force.
+
+    A third party's, offered by an entry point of the group `sovl.actions`, is a subclass too; what
+    it does by commands instead of a key it says in `current`, `apply` and `revert`.
+    """
 
     name: ClassVar[str]
     agent: ClassVar[str] = "generator"
@@ -94,6 +106,14 @@ class Actuator:
     def time_to_live_s(self) -> float | None:
         """As configured, for what leaves a setting."""
         return self.means.time_to_live_s() if self.target else None
+
+    async def refuse(self) -> str | None:
+        """Nothing stands against it."""
+        return None
+
+    async def predict(self) -> Effect:
+        """Each says for itself what it will gain."""
+        raise ActionFailed(f"{self.name} does not say what it would gain")
 
     async def measure(self) -> float:
         """Anonymous memory of the model host, in bytes."""
@@ -110,6 +130,12 @@ class Actuator:
     async def verify(self) -> str | None:
         """Nothing else can be wrong."""
         return None
+
+    async def stays(self) -> str | None:
+        """What the user saved meanwhile is the user's."""
+        if not self.key or await self.means.saved(self.key) != self.target:
+            return None
+        return f"{self.key} was saved as {self.target} meanwhile"
 
     async def revert(self, before: str) -> None:
         """Set the key as it was."""
@@ -295,7 +321,39 @@ ACTUATORS: tuple[type[Actuator], ...] = (
 )
 
 
+class ActionError(Exception):
+    """A third party's action cannot be used; the message says which and why."""
+
+
+def find_actuators() -> dict[str, type[Actuator]]:
+    """All actuators by name: ours, and those that installed packages offer.
+
+    Raises:
+        ActionError: one cannot be loaded, is no Actuator, or has another's name.
+
+    """
+    found = {each.name: each for each in ACTUATORS}
+    for point in sorted(entry_points(group=GROUP), key=lambda point: point.name):
+        if point.name in found:
+            raise ActionError(f"{GROUP}: {point.value}: there is another {point.name}")
+        found[point.name] = _load(point)
+    return found
+
+
+def _load(point: EntryPoint) -> type[Actuator]:
+    try:
+        kind = point.load()
+    except Exception as error:  # a third party's module may fail in any way at all
+        raise ActionError(f"{GROUP}: cannot load {point.value}: {error}") from error
+    if not (isinstance(kind, type) and issubclass(kind, Actuator)):
+        raise ActionError(f"{GROUP}: {point.value} is no subclass of agents.actuators.Actuator")
+    if getattr(kind, "name", None) != point.name:
+        name = getattr(kind, "name", None)
+        raise ActionError(f"{GROUP}: {point.value} calls itself {name!r}, not {point.name!r}")
+    return kind
+
+
 def actuators(means: Means) -> list[Action]:
-    """All of them."""
-    made: list[Any] = [each(means) for each in ACTUATORS]
+    """One of each. Raises ActionError."""
+    made: list[Any] = [each(means) for each in find_actuators().values()]
     return made

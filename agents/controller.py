@@ -15,7 +15,7 @@ import anyio.to_thread
 from anyio.abc import TaskGroup
 from pydantic import Field
 
-from agents.actuators import ACTUATORS, Means, actuators
+from agents.actuators import ActionError, Means, actuators, find_actuators
 from agents.base import Agent, Job
 from agents.evidence import troubles
 from agents.health import readings_of, tasks_of
@@ -48,7 +48,6 @@ _FRESH_S = 3.0  # a sample comes each second at least
 _LOOK_AGAIN_S = 60.0  # at what could not be undone
 _DAY_S = 86_400.0
 _SHADOWED = "shadow mode: nothing was done"
-_AGENT_OF = {each.name: each.agent for each in ACTUATORS}
 
 
 class ActionsArguments(Arguments):
@@ -81,7 +80,12 @@ class Controller(Agent):
         except JournalError as error:
             raise FatalError(str(error)) from None
         means = Means(self.ask, self.control, lambda: self.settings.control.time_to_live_s)
-        self._performer = Performer(journal, actuators(means))
+        try:
+            self._agent_of = {each.name: each.agent for each in find_actuators().values()}
+            self._performer = Performer(journal, actuators(means))
+        except ActionError as error:
+            raise FatalError(str(error)) from None
+        self._resting: dict[str, float] = {}
         self._tasks = tasks_of(self.settings, self.paths)
         self._begin_anew()
         self._states: dict[str, str] = {}
@@ -114,7 +118,7 @@ class Controller(Agent):
             case AgentState() as state:
                 came_back = state.state == "ready" and self._states.get(state.agent) != "ready"
                 self._states[state.agent] = state.state
-                if came_back and state.agent in _AGENT_OF.values():
+                if came_back and state.agent in self._agent_of.values():
                     self._agrees = False
 
     async def on_settings(self, before: Settings) -> None:
@@ -197,12 +201,15 @@ class Controller(Agent):
         }
 
     def _obstacle(self, action: str) -> str:
-        if action not in _AGENT_OF:
+        if action not in self._agent_of:
             return "not provided by any agent"
         if self._paused:
             return "paused by the user"
-        if self._states.get(_AGENT_OF[action]) != "ready":
-            return f"out of reach: the {_AGENT_OF[action]} is not ready"
+        if self._states.get(self._agent_of[action]) != "ready":
+            return f"out of reach: the {self._agent_of[action]} is not ready"
+        left_s = self._resting.get(action, -math.inf) - time.monotonic()
+        if left_s > 0:
+            return f"taken back by the user; it rests for {left_s:.0f} s"
         return "" if self._agrees else "not yet compared with the journal"
 
     # Doing
@@ -235,6 +242,8 @@ class Controller(Agent):
         if id_ is not None and not chosen:
             held = ", ".join(str(each.id) for each in entries) or "none"
             raise CommandError(BAD_ARGUMENT, f"id: {id_} is not in force; in force: {held}")
+        rested_s = time.monotonic() + self.settings.control.time_to_live_s
+        self._resting |= dict.fromkeys((each.action for each in chosen), rested_s)
         outcomes = [await self._undo(each, "the user asked for it") for each in chosen]
         return {"reverted": [each._asdict() for each in outcomes]}
 
@@ -274,7 +283,7 @@ class Controller(Agent):
     async def _reconcile(self) -> None:
         """Make journal and reality agree, once those can be asked who know what is in force."""
         entries = [*await self._performer.unfinished(), *await self._performer.in_force()]
-        needed = {_AGENT_OF[each.action] for each in entries if each.action in _AGENT_OF}
+        needed = {self._agent_of[each.action] for each in entries if each.action in self._agent_of}
         if any(self._states.get(agent) != "ready" for agent in needed):
             return
         self._agrees = True  # an agent that comes back meanwhile says no again
@@ -291,10 +300,11 @@ class Controller(Agent):
         await self._performer.prune(self.settings.control.history_days * _DAY_S)
 
     async def _renew(self) -> None:
-        """Keep what is still needed; without a health monitor nothing is known to be."""
+        """Keep what is still needed; without a health monitor nothing is known to be low either."""
         wall_s, now_s = time.time(), time.monotonic()
         if now_s - self._sampled_s >= _FRESH_S:
-            return
+            for decider in self._deciders.values():
+                decider.unread()
         whole_s = self.settings.control.time_to_live_s
         entries = {each.action: each for each in await self._performer.in_force()}
         expiring = {
@@ -311,7 +321,7 @@ class Controller(Agent):
         """Tell what came of it, and that it is no longer in force if so."""
         if outcome.result == "reverted":
             for decider in self._deciders.values():
-                decider.gone(outcome.action)
+                decider.taken_back(time.monotonic(), outcome.action)
         if outcome.result != "kept":
             await self._told(outcome)
 

@@ -147,7 +147,8 @@ class Controls:
         if args.key is None:
             return {"settings": settings.model_dump(mode="json")}
         key = _explained(resolve_key, args.key)
-        return {"key": key, "value": get_value(settings, key)}
+        saved = get_value(_explained(self._hub.saved_settings), key)
+        return {"key": key, "value": get_value(settings, key), "saved": saved}
 
     @command(SetArguments)
     def config_set(self, args: SetArguments) -> dict[str, Any]:

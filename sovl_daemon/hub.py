@@ -186,7 +186,11 @@ class Hub:
 
     def reload(self) -> dict[str, tuple[Any, Any]]:
         """Read the file again. Raises ConfigError and keeps the good settings if it is faulty."""
-        return self._apply(load(self._existing_file(), self._overrides))
+        return self._apply(self.saved_settings())
+
+    def saved_settings(self) -> Settings:
+        """What would be in force after a restart. Raises ConfigError if the file is faulty."""
+        return load(self._existing_file(), self._overrides)
 
     def _reload_on_signal(self) -> None:
         self._notifier.reloading()

@@ -67,6 +67,7 @@ class FileAction:
         self.setting, self.memory = folder / "setting", folder / "memory"
         self.refusal: str | None = None
         self.wrong: str | None = None
+        self.saved: str | None = None
         self.within_s = 0.2
 
     async def refuse(self) -> str | None:
@@ -88,6 +89,9 @@ class FileAction:
 
     async def verify(self) -> str | None:
         return self.wrong
+
+    async def stays(self) -> str | None:
+        return self.saved
 
     async def revert(self, before: str) -> None:
         self._set(before)

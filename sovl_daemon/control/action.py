@@ -99,6 +99,13 @@ class Action(Protocol):
         """Say what else is wrong after it was applied, or None: finite logits, a bounded drift."""
         ...
 
+    async def stays(self) -> str | None:
+        """Say why its setting is to stay although it goes back, or None.
+
+        Such as that the user saved the very same setting meanwhile: then it is the user's.
+        """
+        ...
+
     async def revert(self, before: str) -> None:
         """Set what was in force before, from the pristine source. Raises ActionFailed."""
         ...

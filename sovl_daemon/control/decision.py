@@ -6,6 +6,7 @@ tells it what came of that; so the daemon and the simulator drive the very same 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
@@ -22,6 +23,7 @@ Does = Literal["hold", "ask", "act", "relax", "done", "failed"]
 _HARD_AHEAD_S = 10.0  # a hard limit chooses an action that still suffices this much later
 _JUDGED_AHEAD_S = 30.0  # and a verdict one that suffices for so long
 _RENEW_AT = 0.5  # of the time to live
+_MOST_BLIND = 2.0  # times to live
 
 
 class Decision(NamedTuple):
@@ -84,6 +86,7 @@ class Decider:
         self._forced = False
         self._before: Mapping[str, Reading] = {}
         self._relieving = ""
+        self._blind_s = math.inf
         self._last: tuple[str, ...] = ()
 
     @property
@@ -172,20 +175,39 @@ class Decider:
         """Learn that an action is no longer in force: it expired, or its process was replaced."""
         self.ladder.gone(action)
 
+    def taken_back(self, now_s: float, action: str) -> None:
+        """Learn that an action was taken back, but not by us: by the user, or because it expired.
+
+        As after a relaxation of our own, the opposite waits for its dwell, and the same action is
+        not the very next one to be done.
+        """
+        if action in self.ladder.in_force:
+            self.guard.moved(now_s, "relax")
+            self.ladder.failed(now_s, action)
+            self.ladder.gone(action)
+
     def renewals(self, now_s: float, expiring: Mapping[str, tuple[float, float]]) -> list[str]:
         """Actions whose time to live should be renewed now.
 
         `expiring` gives, for those in force, when they expire and their whole time to live. Half
-        of it over, a setting is renewed as long as some metric is soundly read and not low: an
-        expiry needs no evidence, staying degraded does.
+        of it over, a setting is renewed as long as some metric is soundly read and not low. Where
+        none can be read that justifies it, nothing is known: it is held for two more times to
+        live, then it expires.
         """
         needed = any(self._is_needed(reading) for reading in self._readings.values())
+        blind = not needed and self._is_blind()
+        self._blind_s = min(self._blind_s, now_s) if blind else math.inf
         due = (
             action
             for action, (expires_s, whole_s) in expiring.items()
             if expires_s - now_s <= _RENEW_AT * whole_s
+            and (needed or 0 <= now_s - self._blind_s < _MOST_BLIND * whole_s)
         )
-        return [action for action in due if needed and action in self.ladder.in_force]
+        return [action for action in due if action in self.ladder.in_force]
+
+    def unread(self) -> None:
+        """Learn that no readings come any more: what they said before is not believed."""
+        self._readings = {}
 
     # What is proposed
 
@@ -276,6 +298,13 @@ class Decider:
         if limit is None or limit.low is None or reading.fault:
             return False
         return (reading.value > limit.low) is limit.high_is_bad
+
+    def _is_blind(self) -> bool:
+        """Whether a metric that may justify a setting cannot be read."""
+        read = (self._readings.get(name) for name, limit in self._limits.items()
+                if limit.low is not None)  # fmt: skip
+        found = [reading for reading in read if reading is not None]
+        return not found or any(reading.fault for reading in found)
 
     # What came of it
 

@@ -222,7 +222,8 @@ class _Watch:
         can_do_without = relief is not None and self._without(reading, relief) <= self._spared
         self.low_s = min(self.low_s, now_s) if level <= self._low or can_do_without else math.inf
         self.grey_s = min(self.grey_s, now_s) if level >= self._grey else math.inf
-        self.recent.add(now_s, level)
+        if self._fatal < math.inf:
+            self.recent.add(now_s, level)
         hot = level >= self._hard or self.is_urgent(level)
         self.hard_s = min(self.hard_s, now_s) if hot else math.inf
 

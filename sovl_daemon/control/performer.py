@@ -239,6 +239,8 @@ class Performer:
             return reason
         if entry.state == "committed" and found != entry.target:
             return f"{found} was set meanwhile"  # by somebody else: that is not ours to undo
+        if entry.state == "committed" and (why := await self._step(action.stays())):
+            return why
         await self._write(self._journal.move, entry.id, "reverting", reason)
         await self._step(action.revert(entry.before))
         found = await self._step(action.current())

@@ -74,6 +74,10 @@ class Trim:
         """Nothing else can be wrong."""
         return None
 
+    async def stays(self) -> str | None:
+        """There is no setting."""
+        return None
+
     async def revert(self, before: str) -> None:
         """Nothing was set."""
 

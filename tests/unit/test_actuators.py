@@ -6,10 +6,17 @@ from typing import Any
 
 import pytest
 
-from agents.actuators import ACTUATORS, Actuator, Means, actuators
+from agents.actuators import (
+    ACTUATORS,
+    ActionError,
+    Actuator,
+    Means,
+    actuators,
+    find_actuators,
+)
 from bus.errors import CommandError
 from sovl_daemon.control.action import ActionFailed
-from sovl_daemon.control.journal import Journal
+from sovl_daemon.control.journal import Entry, Journal
 from sovl_daemon.control.performer import Performer
 
 MB = 1 << 20
@@ -39,6 +46,7 @@ class Daemon:
         self.held, self.asleep = False, True
         self.broken = self.deaf = False
         self.saved: list[str] = []
+        self.file: dict[str, Any] = {"generation.max_concurrent": 8}
         self.told: list[tuple[str, dict[str, Any]]] = []
 
     async def ask(self, command: str, **args: Any) -> dict[str, Any]:
@@ -52,7 +60,11 @@ class Daemon:
                 self.held, self.asleep = args["hold"], self.asleep and not args["hold"]
         return {"held": self.held, "asleep": self.asleep}
 
-    async def control(self, command: str, *, key: str, value: str, save: bool) -> dict[str, Any]:
+    async def control(
+        self, command: str, *, key: str, value: str = "", save: bool = False
+    ) -> dict[str, Any]:
+        if command == "config":
+            return {"key": key, "value": "", "saved": self.file.get(key)}
         assert command == "config_set"
         self.saved += [key] if save else []
         name, convert = KEYS[key]
@@ -89,6 +101,33 @@ async def test_what_is_set_goes_back_and_is_never_saved(
     assert await actuator.current() == before
     assert daemon.saved == []
     assert actuator.time_to_live_s == 60.0
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "value"),
+    [
+        ("quantize_int8", "core_config.quantization", "int8"),
+        ("limit_admission", "generation.max_concurrent", 2),
+    ],
+)
+async def test_what_the_user_saved_meanwhile_stays(
+    daemon: Daemon, by_name: dict[str, Any], tmp_path: Path, name: str, key: str, value: object
+) -> None:
+    before = await by_name[name].current()
+    assert await by_name[name].stays() is None
+    entry = Entry("memory", name, by_name[name].target, before, "why", 0, 5, 1, "bytes", 1)
+    await by_name[name].apply()
+    daemon.file[key] = value
+    assert await by_name[name].stays() == f"{key} was saved as {value} meanwhile"
+    journal = Journal(tmp_path / "journal.db")
+    performer = Performer(journal, [by_name[name]])
+    id_ = journal.intend(entry)
+    for state in ("applied", "committed"):
+        journal.move(id_, state)
+    outcome = await performer.take_back(id_, "every metric is low")
+    assert (outcome.result, outcome.reason) == ("reverted", f"{key} was saved as {value} meanwhile")
+    assert await by_name[name].current() == by_name[name].target
+    assert await performer.in_force() == []
 
 
 async def test_each_predicts_what_can_be_gained(by_name: dict[str, Any]) -> None:
@@ -170,3 +209,61 @@ async def test_one_that_frees_nothing_is_found_out_reverted_and_quarantined(
     assert [each.result for each in outcomes] == ["reverted", "reverted", "quarantined"]
     assert daemon.usage["max_prefix_bytes"] == 64 * MB
     journal.close()
+
+
+# What third parties offer
+
+
+class DropLogs(Actuator):
+    """Tells an agent to forget its log, and reads back whether it has."""
+
+    name = "drop_logs"
+    agent = "archive"
+    target = "dropped"
+
+
+class Point:
+    """An entry point, as installed packages have them."""
+
+    def __init__(self, name: str, kind: object) -> None:
+        self.name, self.value, self._kind = name, f"somebody:{name}", kind
+
+    def load(self) -> object:
+        if isinstance(self._kind, Exception):
+            raise self._kind
+        return self._kind
+
+
+def test_a_third_partys_action_is_found_beside_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "agents.actuators.entry_points", lambda group: [Point("drop_logs", DropLogs)]
+    )
+    found = find_actuators()
+    assert found["drop_logs"] is DropLogs
+    assert list(found)[:-1] == [each.name for each in ACTUATORS]
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "says"),
+    [
+        ("drop_logs", ImportError("no such module"), "cannot load somebody:drop_logs: no such"),
+        ("drop_logs", dict, "somebody:drop_logs is no subclass of agents.actuators.Actuator"),
+        ("drop_all", DropLogs, "somebody:drop_all calls itself 'drop_logs', not 'drop_all'"),
+        ("quantize_int8", DropLogs, "somebody:quantize_int8: there is another quantize_int8"),
+    ],
+)
+def test_one_that_cannot_be_used_is_named(
+    monkeypatch: pytest.MonkeyPatch, name: str, kind: object, says: str
+) -> None:
+    monkeypatch.setattr("agents.actuators.entry_points", lambda group: [Point(name, kind)])
+    with pytest.raises(ActionError, match=r"^sovl\.actions: ") as refused:
+        find_actuators()
+    assert says in str(refused.value)
+
+
+async def test_one_that_predicts_nothing_is_refused(daemon: Daemon, tmp_path: Path) -> None:
+    means = Means(daemon.ask, daemon.control, lambda: 60.0)
+    performer = Performer(Journal(tmp_path / "actions.db"), [DropLogs(means)])
+    outcome = await performer.perform("drop_logs", "disk", "why")
+    assert outcome.result == "refused"
+    assert outcome.reason == "drop_logs does not say what it would gain"

@@ -7,6 +7,7 @@ import pytest
 from sovl_daemon.control.decision import Decider, Decision, Does, Step
 from sovl_daemon.control.decision_log import DecisionLog
 from sovl_daemon.control.diagnosis import context_use, diagnose, room_for
+from sovl_daemon.control.guard import Limit
 from sovl_daemon.control.ladder import Ladder
 from sovl_daemon.control.performer import Outcome
 from sovl_daemon.control.task import Rung, load_tasks
@@ -193,10 +194,73 @@ def test_a_degraded_setting_is_renewed_only_on_sound_evidence() -> None:
     decider.sense(0, readings(70))
     assert decider.renewals(60, expiring) == []
     assert decider.renewals(71, expiring) == ["shrink"]
-    decider.sense(71, readings(70, fault="stale"))
-    assert decider.renewals(71, expiring) == []
     decider.sense(71, readings(60))
     assert decider.renewals(71, expiring) == []
+
+
+def test_what_cannot_be_judged_is_held_for_a_while_and_not_for_ever() -> None:
+    decider = Decider(task())
+    decider.restored(0, ["shrink"])
+    now_s, expires_s = 0.0, 60.0
+    for _ in range(600):
+        now_s += 1
+        step = decider.sense(now_s, readings(70, fault="stale"))
+        assert step.does == "hold"  # nothing is relaxed blindly
+        if decider.renewals(now_s, {"shrink": (expires_s, 60.0)}):
+            expires_s = now_s + 60
+    assert 120 <= expires_s <= 181  # two more times to live, then it expires
+    decider.sense(now_s, readings(70))
+    assert decider.renewals(now_s, {"shrink": (now_s, 60.0)}) == ["shrink"]
+    decider.sense(now_s + 1, readings(70, fault="stale"))
+    assert decider.renewals(now_s + 1, {"shrink": (now_s, 60.0)}) == ["shrink"]  # counted anew
+
+
+def test_without_any_readings_nothing_is_believed_that_was_read() -> None:
+    decider = Decider(task())
+    decider.restored(0, ["shrink"])
+    decider.sense(0, readings(60))
+    assert decider.renewals(1, {"shrink": (1.0, 60.0)}) == []
+    decider.unread()
+    assert decider.renewals(1, {"shrink": (1.0, 60.0)}) == ["shrink"]
+
+
+def test_what_others_took_back_is_not_done_at_once_again() -> None:
+    decider = Decider(task())
+    decider.restored(0, ["shrink"])
+    feed(decider, 80, 0, 1)
+    decider.taken_back(1, "shrink")
+    assert not decider.degraded
+    steps = feed(decider, 80, 1.5, 58)
+    assert {step.does for step in steps} == {"hold"}
+    assert any(step.decision and "the opposite one" in step.decision.why for step in steps)
+    assert last(feed(decider, 80, 60, 5)).does == "ask"
+
+
+def test_a_hard_limit_passes_over_what_was_just_taken_back() -> None:
+    decider = Decider(task())
+    decider.restored(0, ["quantize"])
+    feed(decider, 70, 0, 1)
+    decider.taken_back(1, "quantize")
+    assert last(feed(decider, 95, 1.5, 2)).action == "shrink"
+
+
+def test_what_an_action_took_off_a_metric_is_noted_and_is_asked_of_it_before_it_goes_back() -> None:
+    limit = Limit(MEMORY, hard=92, grey=75, low=65, spare=4, fatal=99, hard_s=0.5, low_s=10)
+    decider = Decider(task(limits=(limit,)))
+    step = last(feed(decider, 95, 0, 1))
+    assert (step.does, step.action) == ("act", "clear")  # the cheapest, for nothing rises
+    do(decider, step, 1)
+    step = last(feed(decider, 95, 1.5, 11))
+    assert step.action == "shrink"
+    do(decider, step, 12)
+    steps = feed(decider, 78, 12.5, 100)
+    assert "relax" not in {each.does for each in steps}  # 95 again, though 5 were expected
+    step = last(feed(decider, 70, 113, 11))
+    assert step.decision is not None
+    assert step.decision.words() == (
+        "memory: takes shrink back, because memory.percent at 70 would stay clear of its hard limit"
+        " without it"
+    )
 
 
 def test_an_outcome_that_nobody_proposed_is_refused() -> None:

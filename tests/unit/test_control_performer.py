@@ -43,6 +43,15 @@ async def test_a_verified_action_is_committed(world: World) -> None:
     assert entry.expires_s == 1060
 
 
+async def test_what_is_to_stay_stays_and_is_over_for_us(world: World) -> None:
+    (id_,) = [(await world.performer.perform("quantize", "memory", "why")).id]
+    world.action.saved = "precision was saved as int8 meanwhile"
+    outcome = await world.performer.take_back(id_, "calm")
+    assert (outcome.result, outcome.reason) == ("reverted", world.action.saved)
+    assert world.setting == "int8"
+    assert world.journal.in_force() == []
+
+
 async def test_an_action_that_lies_is_found_out_and_quarantined(world: World) -> None:
     world.action.lies = True
     for _ in range(2):
