@@ -123,7 +123,7 @@ def settings_for(folder: Path, *, process: str) -> dict[str, Any]:
         "core_config.base_model_name": model,
         "agents.placement": {} if process == "hub" else {"controller": process},
         "control.shadow": False,
-        "supervision.restart_intensity": 10_000,
+        "supervision.restart_intensity": 1000,
         "supervision.backoff_initial_s": 0.05,
         "supervision.backoff_max_s": 0.05,
         "logging.level": "debug",
@@ -143,8 +143,8 @@ class Torture:
         tasks = self.root / "state" / "tasks"
         tasks.mkdir(parents=True, exist_ok=True)
         (tasks / "memory.toml").write_text(TASK.format(action=self.action))
-        os.environ["SABOTAGE"] = str(self.root)
         with (
+            _variable("SABOTAGE", str(self.root)),
             running(self.root, packages=SABOTAGE, **self.settings) as daemon,
             closing(Level(daemon)) as level,
         ):
@@ -153,7 +153,7 @@ class Torture:
     def controller(self) -> None:
         """Kill the controller's process at each step of doing and of undoing."""
         with self.living() as (daemon, level):
-            self._fill(daemon)
+            self.fill(daemon)
             for work in ("do", "undo"):
                 for number in range(MOST_STEPS):
                     self._prepare(daemon, level, degraded=work == "undo")
@@ -166,7 +166,7 @@ class Torture:
         """Kill the hub, with it everything, at some steps of doing; start it again."""
         for number in numbers:
             with self.living() as (daemon, level):
-                self._fill(daemon)
+                self.fill(daemon)
                 if not self._killed(daemon, level, "do", number):
                     return
                 assert daemon.process is not None
@@ -174,7 +174,8 @@ class Torture:
             with self.living() as (daemon, _):
                 self._agree(daemon, f"hub {number}", really=True)
 
-    def _fill(self, daemon: Daemon) -> None:
+    @staticmethod
+    def fill(daemon: Daemon) -> None:
         """Let there be something to free."""
         with daemon.client() as client:
             for sea in ("Black", "White"):
@@ -254,6 +255,15 @@ class Torture:
     def _setting(self) -> object:
         key = KEYS[self.action]
         return self.settings.get(key, get_value(Settings(), key))
+
+
+@contextmanager
+def _variable(name: str, value: str) -> Iterator[None]:
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        del os.environ[name]
 
 
 def torture(
