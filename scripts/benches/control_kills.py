@@ -61,6 +61,7 @@ KEYS = {
     "shrink_context": "generation.prefix_cache_mb",
     "quantize_int8": "core_config.quantization",
 }
+OF_MEMORY = ("shrink_context", "quantize_int8")  # they need some to free
 STATS = {
     "limit_admission": "max_concurrent",
     "shrink_context": "prefix_cache_mb",
@@ -114,13 +115,15 @@ class Level:
         publisher.close()
 
 
-def settings_for(folder: Path, *, process: str) -> dict[str, Any]:
-    """A daemon with a small model of its own below `folder`, and the controller in `process`."""
+def settings_for(folder: Path, action: str, *, process: str) -> dict[str, Any]:
+    """A daemon with a small model below `folder`, and the controller in `process`."""
     from tests import tiny_models  # loads torch
 
-    model = str(tiny_models.save(tiny_models.wide(), folder / "wide"))
-    return tiny_models.settings(folder) | {
-        "core_config.base_model_name": model,
+    settings = tiny_models.settings(folder)
+    if action in OF_MEMORY:
+        model = tiny_models.save(tiny_models.wide(), folder / "wide")
+        settings["core_config.base_model_name"] = str(model)
+    return settings | {
         "agents.placement": {} if process == "hub" else {"controller": process},
         "control.shadow": False,
         "supervision.restart_intensity": 1000,
@@ -153,7 +156,8 @@ class Torture:
     def controller(self) -> None:
         """Kill the controller's process at each step of doing and of undoing."""
         with self.living() as (daemon, level):
-            self.fill(daemon)
+            if self.action in OF_MEMORY:
+                self.fill(daemon)
             for work in ("do", "undo"):
                 for number in range(MOST_STEPS):
                     self._prepare(daemon, level, degraded=work == "undo")
@@ -166,7 +170,8 @@ class Torture:
         """Kill the hub, with it everything, at some steps of doing; start it again."""
         for number in numbers:
             with self.living() as (daemon, level):
-                self.fill(daemon)
+                if self.action in OF_MEMORY:
+                    self.fill(daemon)
                 if not self._killed(daemon, level, "do", number):
                     return
                 assert daemon.process is not None
@@ -211,7 +216,7 @@ class Torture:
                 return True
             if number and self._is_done(daemon, work):
                 break
-        self.steps.unlink()
+        self.steps.unlink(missing_ok=True)
         level.value = HOLD
         return False
 
@@ -272,9 +277,10 @@ def torture(
     """Kill the controller at every step of some actions, then the hub at some of the first one."""
     report, actions = Report(), list(actions)
     for action in actions:
-        settings = settings_for(folder, process="keeper")
+        settings = settings_for(folder, action, process="keeper")
         Torture(root, settings, action, report).controller()
-    Torture(root, settings_for(folder, process="hub"), actions[0], report).hub(hub_steps)
+    settings = settings_for(folder, actions[0], process="hub")
+    Torture(root, settings, actions[0], report).hub(hub_steps)
     return report
 
 

@@ -24,7 +24,7 @@ from tests.daemon import Daemon, running, until
 
 def test_the_controller_killed_at_every_step(runtime: Path, tmp_path: Path) -> None:
     report = Report()
-    settings = settings_for(tmp_path, process="keeper")
+    settings = settings_for(tmp_path, "limit_admission", process="keeper")
     Torture(runtime, settings, "limit_admission", report).controller()
     assert report.wrong == []
     assert report.kills["limit_admission do"] >= 6
@@ -37,7 +37,7 @@ def test_the_hub_killed_while_a_setting_is_in_force_and_not_committed(
     runtime: Path, tmp_path: Path
 ) -> None:
     report = Report()
-    settings = settings_for(tmp_path, process="hub")
+    settings = settings_for(tmp_path, "limit_admission", process="hub")
     Torture(runtime, settings, "limit_admission", report).hub([3])
     assert (report.wrong, report.kills["limit_admission do"]) == ([], 1)
 
@@ -53,7 +53,7 @@ def lying(runtime: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("lying")
 def test_an_action_that_lies_is_found_out_and_left_alone(runtime: Path, tmp_path: Path) -> None:
-    settings = settings_for(tmp_path, process="hub")
+    settings = settings_for(tmp_path, "shrink_context", process="hub")
     with running(runtime, packages=SABOTAGE, **settings) as daemon:
         Torture.fill(daemon)
         with closing(Level(daemon)) as level:
