@@ -280,36 +280,77 @@ def _gain(usage: dict[str, Any]) -> int:
 
 
 class PauseTraining(Actuator):
-    """Ends the night, which keeps its checkpoint, and lets none begin."""
+    """Stops a night or a training at its next step, where it goes on later; lets none begin."""
 
     name = "pause_training"
     agent = "gestation"
     target = "held"
-    within_s = 10.0
+    within_s = 30.0
 
     async def refuse(self) -> str | None:
         """Refuse where nothing trains."""
-        return None if await self.measure() else "it does not sleep, so nothing trains"
+        return None if await self.measure() else "nothing trains"
 
     async def predict(self) -> Effect:
-        """One night less."""
-        return Effect(1.0, "nights", within_s=self.within_s)
+        """One training less."""
+        return Effect(1.0, "trainings", within_s=self.within_s)
 
     async def measure(self) -> float:
-        """How many nights there are now: one or none."""
-        return float((await self.means.tell("hold_nights"))["asleep"])
+        """How many nights or trainings there are now: one or none."""
+        return float((await self.means.tell("hold_nights"))["busy"])
 
     async def current(self) -> str:
-        """Whether nights are held back."""
+        """Whether they are held back."""
         return "held" if (await self.means.tell("hold_nights"))["held"] else "free"
 
     async def apply(self) -> None:
-        """Hold them back."""
+        """Hold them back, and when the last step is over give what is free back to the system."""
         await self.means.tell("hold_nights", hold=True)
+        until_s = anyio.current_time() + self.within_s
+        while anyio.current_time() < until_s:
+            if not await self.measure():
+                break
+            await anyio.sleep(_POLL_S)
+        await self.means.tell("reclaim", prefixes=False)
 
     async def revert(self, before: str) -> None:
         """Let them come."""
         await self.means.tell("hold_nights", hold=before == "held")
+
+
+class LowerLearningRate(Actuator):
+    """Lets a training that goes on learn half as fast, from its next update on."""
+
+    name = "lower_learning_rate"
+    agent = "trainer"
+    target = "0.5"
+    within_s = 60.0
+
+    async def refuse(self) -> str | None:
+        """Refuse where nothing trains."""
+        trains = (await self.means.tell("ease_training"))["eased"] is not None
+        return None if trains else "nothing trains"
+
+    async def predict(self) -> Effect:
+        """Half the rate."""
+        return Effect(await self.measure() - float(self.target), "of the rate", self.within_s)
+
+    async def measure(self) -> float:
+        """The factor on the learning rate that the last update was really made with."""
+        eased = (await self.means.tell("ease_training"))["eased"]
+        return 1.0 if eased is None else float(eased)
+
+    async def current(self) -> str:
+        """The factor that is set."""
+        return f"{(await self.means.tell('ease_training'))['factor']:g}"
+
+    async def apply(self) -> None:
+        """Halve it."""
+        await self.means.tell("ease_training", factor=float(self.target))
+
+    async def revert(self, before: str) -> None:
+        """Set it as it was."""
+        await self.means.tell("ease_training", factor=float(before))
 
 
 ACTUATORS: tuple[type[Actuator], ...] = (
@@ -318,6 +359,7 @@ ACTUATORS: tuple[type[Actuator], ...] = (
     ShrinkContext,
     Quantize,
     PauseTraining,
+    LowerLearningRate,
 )
 
 

@@ -64,6 +64,8 @@ class Gestation(Agent):
             await self._sleep("asleep")
         while True:
             await anyio.sleep(_TICK_S)
+            if self._held:
+                await self._hold_again()
             reason = None if self._night is not None else self._reason()
             if reason is not None and not await self._gate.objection():
                 await self._sleep(reason)
@@ -103,12 +105,23 @@ class Gestation(Agent):
 
     @command(HoldArguments, internal=True)
     async def hold_nights(self, args: HoldArguments, job: Job) -> dict[str, Any]:
-        """Hold nights back, the present one too, or let them come."""
+        """Hold training and nights back, the present ones too, or let them come."""
         if args.hold is not None:
             self._held = args.hold
         if self._held:
             self._wake()
-        return {"held": self._held, "asleep": self._night is not None}
+        training = await self.ask("hold_training", hold=args.hold)
+        return {
+            "held": self._held and training["held"],
+            "busy": self._night is not None or training["training"],
+        }
+
+    async def _hold_again(self) -> None:
+        """A trainer that was started anew knows of nothing."""
+        try:
+            await self.ask("hold_training", hold=True)
+        except CommandError as error:
+            self.log.debug("training.not_held", reason=error.message)
 
     def _wake(self) -> None:
         if self._night is not None:

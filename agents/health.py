@@ -20,7 +20,6 @@ from bus.topics import (
     GAUGES,
     HEALTH,
     METRICS,
-    NIGHT,
     AgentState,
     ControlAction,
     ControlDecision,
@@ -28,12 +27,11 @@ from bus.topics import (
     HealthSample,
     MetricReading,
     MetricsSample,
-    NightStep,
 )
 from config import Paths, Settings
 from sovl_daemon.control.metric import Metric, Reading
 from sovl_daemon.control.sampler import Readings, Sampler
-from sovl_daemon.control.sources.gauges import Gauges, Ratio
+from sovl_daemon.control.sources.gauges import Gauges
 from sovl_daemon.control.sources.gpu import Gpus
 from sovl_daemon.control.sources.machine import Machine
 from sovl_daemon.control.sources.pressure import Pressure
@@ -54,7 +52,7 @@ class Health(Checkup):
     """
 
     name: ClassVar[str] = "health"
-    topics: ClassVar[tuple[str, ...]] = ("agent.", GAUGES, NIGHT, ACTION, DECISION)
+    topics: ClassVar[tuple[str, ...]] = ("agent.", GAUGES, ACTION, DECISION)
 
     async def start(self) -> None:
         """Find out what can be read here, and what is asked for."""
@@ -62,7 +60,7 @@ class Health(Checkup):
         self._pids = {self.process: os.getpid()}
         self._last: HealthSample | None = None
         self._tasks = tasks_of(self.settings, self.paths)
-        self._gauges, self._loss_ratio = Gauges(), Ratio()
+        self._gauges = Gauges()
         self._trees = ProcessTree({self.process: os.getpid()})
         self._machine = Machine(self.paths.state_dir)
         sources = (self._machine, Pressure(), Gpus(), self._trees)
@@ -91,10 +89,6 @@ class Health(Checkup):
             case GaugesGiven() as given:
                 for name, value in given.values.items():
                     self._gauges.give(name, value, given.time_s)
-            case NightStep(loss=float() as loss):
-                now_s = time.monotonic()
-                self._gauges.give("training.loss", loss, now_s)
-                self._gauges.give("training.loss_ratio", self._loss_ratio.add(loss), now_s)
             case ControlDecision(task=task, does="act" | "relax"):
                 self._awaited.add(task)
             case ControlDecision(task=task, does="done" | "failed"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import count, islice
@@ -124,7 +124,7 @@ class School:
 
     async def steps(
         self, learner: Learner, course: Curriculum, start: int = 0, most: int | None = None
-    ) -> AsyncIterator[StepReport]:
+    ) -> AsyncGenerator[StepReport, None]:
         """Learn from the step `start` on, at most so many of them. Raises CommandError."""
         inbox: Inbox[StepReport] = Inbox()
         batches = islice(course.batches(start), most)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import anyio
 from pydantic import Field
 
-from agents.archive import Archive
 from agents.base import Job
 from agents.device import device
 from agents.gate import FORCE, Gate
+from agents.reins import Held, Reins
 from agents.school import Course, School
 from bus.commands import Arguments, command
 from bus.envelope import Envelope
@@ -58,22 +58,27 @@ class NightArguments(Arguments):
 
 @dataclass
 class Best:
-    """The best validation loss so far, with what gave it, and how long there was no better one."""
+    """The best validation loss so far, with what gave it, and how long there was no better one.
+
+    `step` counts the steps of the epoch that is not over yet.
+    """
 
     loss: float
     state: dict[str, Any] | None = None
     epochs: int = 0
     waited: int = 0
+    step: int = 0
 
     def meet(self, loss: float, state: dict[str, Any]) -> None:
         """Take note of the epoch that is over."""
         self.epochs += 1
+        self.step = 0
         self.waited += 1
         if loss < self.loss:
             self.loss, self.state, self.waited = loss, state, 0
 
 
-class Trainer(Archive):
+class Trainer(Reins):
     """Trains a candidate beside what answers, and keeps it only if it passes an exam."""
 
     name: ClassVar[str] = "trainer"
@@ -103,13 +108,23 @@ class Trainer(Archive):
         dry = args.dry_run or self.settings.training_config.dry_run
         await self._gate.passed(job, force=args.force)
         async with self._alone():
-            return await self._train(args, job, dry=dry)
+            while True:
+                await self.let_go(job)
+                try:
+                    return await self._train(args, job, dry=dry)
+                except Held:
+                    args = args.model_copy(update={"fresh": False})
+                finally:
+                    self.put_down()
 
     @command(NightArguments, internal=True)
     async def learn_night(self, args: NightArguments, job: Job) -> dict[str, Any]:
         """Learn what no night has learned yet; cut off, it goes on where it was next time."""
         async with self._training, self._changing:
-            return await self._night(args.seconds, job)
+            try:
+                return await self._night(args.seconds, job)
+            finally:
+                self.put_down()
 
     # A night
 
@@ -124,11 +139,12 @@ class Trainer(Archive):
         job.progress(text=f"Dreaming up questions about {len(entries)} interactions ...\n")
         school = await self._school()
         course = await school.night(entries, await self._rehearsed())
-        learner = await school.learner(course, night=True)
+        learner = self.taken_up(await school.learner(course, night=True))
         before = await school.exam(learner, course)
         steps = await self._go_on(school, learner, unfinished)
         async for report in school.steps(learner, course, steps):
             steps += 1
+            await self.measured(report)
             await self._tell(job, _progress(report, steps, course.steps), len(entries))
             if steps % _CHECKPOINT_EVERY == 0:
                 state, at = await school.on_thread(learner.state), {"step": steps, "ids": ids}
@@ -189,7 +205,7 @@ class Trainer(Archive):
         path = Path(args.file) if args.file else self.paths.training_file
         course = await school.course(path, epochs=args.epochs, skip_bad=args.skip_bad, dry=dry)
         lessons, epochs = len(course.curriculum.lessons), course.curriculum.options.epochs
-        learner = await school.learner(course.curriculum, night=False)
+        learner = self.taken_up(await school.learner(course.curriculum, night=False))
         job.progress(text=f"--- Training ({epochs} epochs, {lessons} pairs of {course.name}) ---\n")
         before = await school.loss(learner, course.validation)
         if dry and settings.dry_run_params.skip_training:
@@ -224,24 +240,39 @@ class Trainer(Archive):
         epochs, each = lessons.options.epochs, lessons.steps // lessons.options.epochs
         memory = (await self.ask("unlearned", limit=0))["memory"]
         while best.epochs < epochs and best.waited < self.settings.training_config.max_patience:
-            step = start = best.epochs * each
-            async for report in school.steps(learner, lessons, start, each):
-                step += 1
-                at = f"Epoch {best.epochs + 1}/{epochs} Step {step - start}/{each}"
-                text = f"{at} | Loss: {report.loss:.4f}\n"
-                shown = _progress(report, step, lessons.steps)
-                job.progress(epoch=best.epochs + 1, epochs=epochs, text=text, **shown)
-            loss = await school.loss(learner, course.validation)
-            best.meet(loss, await school.on_thread(learner.candidate.state))
-            job.progress(text=f"Epoch {best.epochs}: validation loss {loss:.4f}\n")
+            start, held = best.epochs * each, False
+            steps = school.steps(learner, lessons, start + best.step, each - best.step)
+            async with aclosing(steps):
+                async for report in steps:
+                    best.step += 1
+                    await self.measured(report)
+                    at = f"Epoch {best.epochs + 1}/{epochs} Step {best.step}/{each}"
+                    text = f"{at} | Loss: {report.loss:.4f}\n"
+                    shown = _progress(report, start + best.step, lessons.steps)
+                    job.progress(epoch=best.epochs + 1, epochs=epochs, text=text, **shown)
+                    if held := self.is_held:
+                        break
+            if not held:
+                loss = await school.loss(learner, course.validation)
+                best.meet(loss, await school.on_thread(learner.candidate.state))
+                job.progress(text=f"Epoch {best.epochs}: validation loss {loss:.4f}\n")
             if kept:
-                await self.keep_unfinished(
-                    await school.on_thread(learner.state),
-                    of=_name(course),
-                    progress={"best": best.loss, "epochs": best.epochs, "waited": best.waited},
-                    memory=memory,
-                    best=best.state,
-                )
+                await self._keep_training(school, learner, course, best, memory)
+            if held:
+                raise Held
+
+    async def _keep_training(
+        self, school: School, learner: Learner, course: Course, best: Best, memory: str
+    ) -> None:
+        """Write down how far it is."""
+        counts = {name: getattr(best, name) for name in ("epochs", "waited", "step")}
+        await self.keep_unfinished(
+            await school.on_thread(learner.state),
+            of=_name(course),
+            progress={"best": best.loss, **counts},
+            memory=memory,
+            best=best.state,
+        )
 
     async def _go_on_training(
         self, school: School, learner: Learner, course: Course, best: Best, job: Job
@@ -257,8 +288,10 @@ class Trainer(Archive):
             return
         at: Mapping[str, Any] = found.manifest.metrics
         best.loss, best.epochs, best.waited = at["best"], at["epochs"], at["waited"]
+        best.step = at.get("step", 0)
         best.state = {**found.fusion("torch"), **found.scaffold("torch")} or None
-        job.progress(text=f"Going on after epoch {best.epochs}, where it was cut off\n")
+        where = f"epoch {best.epochs}" + (f", step {best.step}" if best.step else "")
+        job.progress(text=f"Going on after {where}, where it was cut off\n")
 
     # What both share
 

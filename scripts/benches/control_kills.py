@@ -61,6 +61,7 @@ KEYS = {
     "shrink_context": "generation.prefix_cache_mb",
     "quantize_int8": "core_config.quantization",
 }
+OF_MEMORY = ("shrink_context", "quantize_int8")  # they need some to free
 STATS = {
     "limit_admission": "max_concurrent",
     "shrink_context": "prefix_cache_mb",
@@ -114,16 +115,18 @@ class Level:
         publisher.close()
 
 
-def settings_for(folder: Path, *, process: str) -> dict[str, Any]:
-    """A daemon with a small model of its own below `folder`, and the controller in `process`."""
+def settings_for(folder: Path, action: str, *, process: str) -> dict[str, Any]:
+    """A daemon with a small model below `folder`, and the controller in `process`."""
     from tests import tiny_models  # loads torch
 
-    model = str(tiny_models.save(tiny_models.wide(), folder / "wide"))
-    return tiny_models.settings(folder) | {
-        "core_config.base_model_name": model,
+    settings = tiny_models.settings(folder)
+    if action in OF_MEMORY:
+        model = tiny_models.save(tiny_models.wide(), folder / "wide")
+        settings["core_config.base_model_name"] = str(model)
+    return settings | {
         "agents.placement": {} if process == "hub" else {"controller": process},
         "control.shadow": False,
-        "supervision.restart_intensity": 10_000,
+        "supervision.restart_intensity": 1000,
         "supervision.backoff_initial_s": 0.05,
         "supervision.backoff_max_s": 0.05,
         "logging.level": "debug",
@@ -143,8 +146,8 @@ class Torture:
         tasks = self.root / "state" / "tasks"
         tasks.mkdir(parents=True, exist_ok=True)
         (tasks / "memory.toml").write_text(TASK.format(action=self.action))
-        os.environ["SABOTAGE"] = str(self.root)
         with (
+            _variable("SABOTAGE", str(self.root)),
             running(self.root, packages=SABOTAGE, **self.settings) as daemon,
             closing(Level(daemon)) as level,
         ):
@@ -153,7 +156,8 @@ class Torture:
     def controller(self) -> None:
         """Kill the controller's process at each step of doing and of undoing."""
         with self.living() as (daemon, level):
-            self._fill(daemon)
+            if self.action in OF_MEMORY:
+                self.fill(daemon)
             for work in ("do", "undo"):
                 for number in range(MOST_STEPS):
                     self._prepare(daemon, level, degraded=work == "undo")
@@ -166,7 +170,8 @@ class Torture:
         """Kill the hub, with it everything, at some steps of doing; start it again."""
         for number in numbers:
             with self.living() as (daemon, level):
-                self._fill(daemon)
+                if self.action in OF_MEMORY:
+                    self.fill(daemon)
                 if not self._killed(daemon, level, "do", number):
                     return
                 assert daemon.process is not None
@@ -174,7 +179,8 @@ class Torture:
             with self.living() as (daemon, _):
                 self._agree(daemon, f"hub {number}", really=True)
 
-    def _fill(self, daemon: Daemon) -> None:
+    @staticmethod
+    def fill(daemon: Daemon) -> None:
         """Let there be something to free."""
         with daemon.client() as client:
             for sea in ("Black", "White"):
@@ -210,7 +216,7 @@ class Torture:
                 return True
             if number and self._is_done(daemon, work):
                 break
-        self.steps.unlink()
+        self.steps.unlink(missing_ok=True)
         level.value = HOLD
         return False
 
@@ -256,15 +262,25 @@ class Torture:
         return self.settings.get(key, get_value(Settings(), key))
 
 
+@contextmanager
+def _variable(name: str, value: str) -> Iterator[None]:
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        del os.environ[name]
+
+
 def torture(
     root: Path, folder: Path, actions: Iterable[str] = KEYS, hub_steps: Iterable[int] = range(99)
 ) -> Report:
     """Kill the controller at every step of some actions, then the hub at some of the first one."""
     report, actions = Report(), list(actions)
     for action in actions:
-        settings = settings_for(folder, process="keeper")
+        settings = settings_for(folder, action, process="keeper")
         Torture(root, settings, action, report).controller()
-    Torture(root, settings_for(folder, process="hub"), actions[0], report).hub(hub_steps)
+    settings = settings_for(folder, actions[0], process="hub")
+    Torture(root, settings, actions[0], report).hub(hub_steps)
     return report
 
 

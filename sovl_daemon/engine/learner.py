@@ -50,17 +50,21 @@ class StepReport:
     """What one step did: losses a token (0 where there was none), tokens of the answers, seconds.
 
     `loss` is the cross-entropy of the answers, `divergence` KL(base || fused) where there is a
-    teacher.
+    teacher; `gradient_norm` that of the last update's gradient, before it was clipped.
     """
 
     loss: float
     divergence: float
     tokens: int
     seconds: float
+    gradient_norm: float = 0.0
 
 
 class Learner:
     """Trains a candidate of the fusion's attentions and adapters; use it on the tensor thread.
+
+    `ease` is a factor on the learning rate, 1 or less, and may be set while it learns; `eased` is
+    the one that the last update was made with.
 
     Layers and their weights are `weights`, or those the fusion steers with when it is made. What
     answers stays as it is until `commit`. `common` is what most prompts begin with: it is read once
@@ -83,6 +87,8 @@ class Learner:
         self.options = options
         self.candidate = Candidate(fusion, tuple(self._weights))
         self.updates = 0
+        self.ease = self.eased = 1.0
+        self._gradient_norm = 0.0
         self._pending = 0
         self._common = common
         self._store = Store(options.kept_mb << 20)
@@ -117,7 +123,8 @@ class Learner:
         if self._pending >= self.options.accumulation:
             self._update()
         tokens = sum(len(sample.answer) for sample in batch)
-        return StepReport(loss.item(), divergence.item(), tokens, time.perf_counter() - began)
+        seconds = time.perf_counter() - began
+        return StepReport(loss.item(), divergence.item(), tokens, seconds, self._gradient_norm)
 
     def evaluate(self, samples: Sequence[Sample]) -> StepReport:
         """Return the losses of samples without learning from them."""
@@ -162,10 +169,11 @@ class Learner:
         self.updates, self._pending = (int(count) for count in state["counts"])
 
     def _update(self) -> None:
+        self.eased = self.ease
         for group in self._optimizer.param_groups:
-            rate = self.options.learning_rate * pace(self.updates, self.options)
+            rate = self.eased * self.options.learning_rate * pace(self.updates, self.options)
             group["lr"] = rate / group["weight"]
-        clip_grad_norm_(self._parameters, self.options.clip)
+        self._gradient_norm = float(clip_grad_norm_(self._parameters, self.options.clip))
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         self.updates += 1

@@ -6,23 +6,26 @@ from typing import Any
 import pytest
 from benches.pressure import Pace, judged, live
 
+from sovl_daemon.control.task import SHIPPED
 from tests import tiny_models
 
-PACE = """
-[pace]
-dwell_s = 3.0
-cooldown_s = 1.0
-urgent_s = 0.5
-"""
+QUICKER = {"dwell_s = 60": "dwell_s = 3", "cooldown_s = 10": "cooldown_s = 1"}
 
 
 @pytest.fixture
 def settings(tmp_path: Path) -> dict[str, Any]:
     """A model large enough to be seen in memory, with a scaffold that is not."""
     model = tiny_models.save(tiny_models.wide(blocks=12), tmp_path / "wide")
+    text = (SHIPPED / "memory.toml").read_text()
+    for slow, quick in QUICKER.items():
+        assert slow in text
+        text = text.replace(slow, quick)
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks" / "memory.toml").write_text(text)
     return tiny_models.settings(tmp_path) | {
         "core_config.base_model_name": str(model),
-        "controls_config.has_woken": True,
+        "control.tasks_dir": str(tmp_path / "tasks"),
+        "generation.max_new_tokens": 20,
     }
 
 

@@ -45,6 +45,7 @@ class Daemon:
         }
         self.held, self.asleep = False, True
         self.broken = self.deaf = False
+        self.ease = 1.0
         self.saved: list[str] = []
         self.file: dict[str, Any] = {"generation.max_concurrent": 8}
         self.told: list[tuple[str, dict[str, Any]]] = []
@@ -56,9 +57,12 @@ class Daemon:
         match command:
             case "engine_usage":
                 return self.usage
+            case "ease_training":
+                self.ease = args.get("factor", self.ease)
+                return {"factor": self.ease, "eased": self.ease if self.asleep else None}
             case "hold_nights" if args:
                 self.held, self.asleep = args["hold"], self.asleep and not args["hold"]
-        return {"held": self.held, "asleep": self.asleep}
+        return {"held": self.held, "busy": self.asleep}
 
     async def control(
         self, command: str, *, key: str, value: str = "", save: bool = False
@@ -137,7 +141,8 @@ async def test_each_predicts_what_can_be_gained(by_name: dict[str, Any]) -> None
         "limit_admission": (6, "conversations"),
         "shrink_context": (16 * MB, "bytes"),
         "quantize_int8": (75 * MB, "bytes"),
-        "pause_training": (1, "nights"),
+        "pause_training": (1, "trainings"),
+        "lower_learning_rate": (0.5, "of the rate"),
     }
     for each in by_name.values():
         assert await each.refuse() is None
@@ -154,7 +159,8 @@ async def test_each_refuses_where_nothing_would_be_gained(
         "limit_admission": "no more than 2 conversations are answered at a time",
         "shrink_context": "only 0 KiB would be freed",
         "quantize_int8": "the weights are held in int8 already",
-        "pause_training": "it does not sleep, so nothing trains",
+        "pause_training": "nothing trains",
+        "lower_learning_rate": "nothing trains",
     }
 
 

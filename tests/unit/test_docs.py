@@ -38,6 +38,7 @@ NOT_SETTINGS = {  # names of topics, modules and files that look like one
     "control.decision",
     "control.failed",
     "health.diagnosed",
+    "health.diagnosis",
     "night.ended",
     "night.progress",
     "night.resumed",

@@ -1,0 +1,99 @@
+"""The reins of a training: what holds it back, or makes it gentler, while it goes on."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import anyio
+from pydantic import Field
+
+from agents.archive import Archive
+from agents.base import Job
+from bus.commands import Arguments, command
+from bus.topics import GAUGES, GaugesGiven
+from sovl_daemon.control.sources.gauges import Ratio
+
+if TYPE_CHECKING:  # torch is loaded by the generator
+    from sovl_daemon.engine.learner import Learner, StepReport
+
+
+class Held(Exception):
+    """The training has to stop now; how far it was is on disk."""
+
+
+class HoldTrainingArguments(Arguments):
+    """Whether training is held."""
+
+    hold: bool | None = Field(default=None, description="Shown when left out.")
+
+
+class EaseArguments(Arguments):
+    """How gently it learns."""
+
+    factor: float | None = Field(
+        default=None, gt=0, le=1, description="On the learning rate; shown when left out."
+    )
+
+
+class Reins(Archive):
+    """The part of the trainer that others may pull at."""
+
+    async def start(self) -> None:
+        """Open the archive, and hold nothing."""
+        await super().start()
+        self._free = anyio.Event()
+        self._free.set()
+        self._ease = 1.0
+        self._learner: Learner | None = None
+        self._ratio = Ratio()
+
+    @command(HoldTrainingArguments, internal=True)
+    async def hold_training(self, args: HoldTrainingArguments, job: Job) -> dict[str, Any]:
+        """Stop a training at its next step, where it goes on when it is let go; begin none."""
+        if args.hold is True and self._free.is_set():
+            self._free = anyio.Event()
+        elif args.hold is False:
+            self._free.set()
+        return {"held": self.is_held, "training": self._learner is not None}
+
+    @command(EaseArguments, internal=True)
+    async def ease_training(self, args: EaseArguments, job: Job) -> dict[str, Any]:
+        """Learn more gently from the next update on, or as configured again."""
+        if args.factor is not None:
+            self._ease = args.factor
+            if self._learner is not None:
+                self._learner.ease = args.factor
+        eased = None if self._learner is None else self._learner.eased
+        return {"factor": self._ease, "eased": eased}
+
+    @property
+    def is_held(self) -> bool:
+        """Whether nothing may be learned now."""
+        return not self._free.is_set()
+
+    def taken_up(self, learner: Learner) -> Learner:
+        """Note what learns now, and let it learn as gently as was asked for."""
+        learner.ease = self._ease
+        self._learner, self._ratio = learner, Ratio()
+        return learner
+
+    def put_down(self) -> None:
+        """Note that nothing learns any more."""
+        self._learner = None
+
+    async def let_go(self, job: Job) -> None:
+        """Wait until it is not held, and tell the user that it is."""
+        if self.is_held:
+            job.progress(text="Paused for want of memory, and goes on later: sovl actions list\n")
+            await self._free.wait()
+
+    async def measured(self, report: StepReport) -> None:
+        """Give the gauges of a step."""
+        values = {
+            "training.loss": report.loss,
+            "training.loss_ratio": self._ratio.add(report.loss),
+            "training.gradient_norm": report.gradient_norm,
+        }
+        given = GaugesGiven(time_s=time.monotonic(), values=values)
+        await self.publish(f"{GAUGES}.{self.name}", given)
