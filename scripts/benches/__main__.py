@@ -18,6 +18,7 @@ NAMES = (
     "generate",
     "precision",
     "priority",
+    "judge",
     "learn",
     "nights",
     "train",

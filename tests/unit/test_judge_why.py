@@ -51,8 +51,8 @@ def test_a_question_with_reading_zones_reason_and_answer(log: DecisionLog, wall:
     when = datetime.fromtimestamp(1_000_000).astimezone().isoformat(" ", "seconds")
     assert explain(log, asked, {"memory": task()}) == [
         f"Decision 1 on memory, {when}.",
-        "  Memory usage: 87 % (high, rising 6 %/min); acts at once from 92, asks the judge from 75, "
-        "may relax up to 65",
+        "  Memory usage: 87 % (high, rising 6 %/min); acts at once from 92, asks the judge from 75,"
+        " may relax up to 65",
         "It asked the judge. Why: memory.percent at 87 is in the grey zone, so the judge is asked.",
         "0.4 s later (decision 2): the judge says true (0.93).",
     ]
