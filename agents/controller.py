@@ -38,8 +38,8 @@ from sovl_daemon.control.decision import Decider, Decision, Step
 from sovl_daemon.control.decision_log import DecisionLog
 from sovl_daemon.control.journal import Entry, Journal
 from sovl_daemon.control.performer import Outcome, Performer
-from sovl_daemon.control.recommendation import recommend
-from sovl_daemon.control.verdict import Opinion, Question
+from sovl_daemon.control.recommendation import Recommendation, recommend
+from sovl_daemon.control.verdict import Opinion, Question, verdict
 
 JOURNAL = "actions.db"
 DECISIONS = "decisions.db"
@@ -62,6 +62,12 @@ class ActionsArguments(Arguments):
         default=None, ge=1, description="Number of the action to revert; all when left out."
     )
     limit: int = Field(default=20, ge=1, le=1000, description="Entries of the history.")
+
+
+class ExplainArguments(Arguments):
+    """Which task the judge is asked about."""
+
+    task: str = Field(description="Name of the task, for example memory.")
 
 
 class Controller(Agent):
@@ -144,6 +150,23 @@ class Controller(Agent):
                 self._paused = args.what == "pause"
         return await self._shown()
 
+    @command(ExplainArguments)
+    async def explain(self, args: ExplainArguments, job: Job) -> dict[str, Any]:
+        """Ask the judge about a task now, and show which lines of its prompt moved the verdict."""
+        decider = self._deciders.get(args.task)
+        if decider is None:
+            known = ", ".join(sorted(self._deciders))
+            raise CommandError(BAD_ARGUMENT, f"task: {args.task} is unknown; there are: {known}")
+        prompt = decider.prompt(self._troubles)
+        if not prompt.metrics:
+            raise CommandError(BAD_ARGUMENT, f"task: no metric of {args.task} is soundly read now")
+        found = await self.ask("weigh", **prompt.pieces())
+        advice = self._advice(decider)
+        opinion = Opinion(found["p_true"], found["p_false"], *advice[:2], found["band"])
+        rungs = [rung.action for rung in decider.task.ladder]
+        said = verdict(opinion, decider.task.abstain, rungs)
+        return {**found, **said._asdict(), "prompt": prompt.text, "advice": advice.why}
+
     def stats(self) -> dict[str, Any]:
         """What is in force, by task."""
         if self.state != "ready":
@@ -174,13 +197,11 @@ class Controller(Agent):
     async def _ask_judge(self, decider: Decider, question: Question, work: TaskGroup) -> None:
         opinion, why = None, "there is no judge: control.judge is off"
         if self.settings.control.judge:
-            opinion, why = await self._opinion(question, decider.ladder.in_force)
+            opinion, why = await self._opinion(question, decider)
         step = decider.answered(time.monotonic(), question, opinion, why)
         await self._follow_up(decider, step, work)
 
-    async def _opinion(
-        self, question: Question, in_force: Sequence[str]
-    ) -> tuple[Opinion | None, str]:
+    async def _opinion(self, question: Question, decider: Decider) -> tuple[Opinion | None, str]:
         try:
             with anyio.fail_after(question.task.deadline_s):
                 found = await self.ask("judge", **question.prompt.pieces())
@@ -188,10 +209,14 @@ class Controller(Agent):
             return None, f"the judge failed: {error.message}"
         except TimeoutError:
             return None, "no verdict in time"
-        taken = {*in_force, *self._unavailable()}
-        advice = recommend(question.task, question.readings, taken)
+        advice = self._advice(decider)
         p_true, p_false, band = found["p_true"], found["p_false"], found["band"]
         return Opinion(p_true, p_false, advice.action, advice.sure, band), ""
+
+    def _advice(self, decider: Decider) -> Recommendation:
+        """What the judge would do, of what can be done now."""
+        taken = {*decider.ladder.in_force, *self._unavailable()}
+        return recommend(decider.task, decider.readings, taken)
 
     def _unavailable(self) -> dict[str, str]:
         """Actions that may not be done now, with the reason."""
@@ -257,6 +282,11 @@ class Controller(Agent):
         control = self.settings.control
         return {
             "in_force": [asdict(each) for each in entries],
+            "recommended": {
+                name: advice._asdict()
+                for name, each in self._deciders.items()
+                if (advice := self._advice(each)).action and each.doubtful
+            },
             "unavailable": self._unavailable(),
             "paused": self._paused,
             "shadow": control.shadow,

@@ -11,19 +11,24 @@ from pydantic import Field
 
 from agents.base import Agent, Job
 from agents.device import device
+from agents.health import tasks_of
 from bus.commands import Arguments, command
 from bus.errors import BAD_ARGUMENT, ENGINE, CommandError
+from sovl_daemon.control.prompt import render
+from sovl_daemon.judge.typical import typical_key, typical_prompts
 
 if TYPE_CHECKING:  # torch is loaded by the generator
     from sovl_daemon.engine.engine import Engine
+    from sovl_daemon.engine.judging import Pieces
 
 
 class WeighArguments(Arguments):
-    """A prompt in three pieces: what begins and ends it is always the same for a task."""
+    """A prompt in pieces: what begins and ends it is always the same for a task."""
 
     prefix: str = Field(description="Kept when it was read once.")
-    text: str = Field(description="What is of this moment alone.")
-    ending: str = Field(default="", description="The rest.")
+    text: str = Field(description="The metrics, one a line.")
+    evidence: str = Field(default="", description="Lines of the log below a first that says so.")
+    ending: str = Field(default="", description="The question.")
 
 
 class JudgeArguments(WeighArguments):
@@ -49,6 +54,13 @@ class Judge(Agent):
         self._engine: Engine | None = None
         self._seen_ns = -1
         self._probe: dict[str, Any] = {}
+        tasks = tasks_of(self.settings, self.paths).values()
+        self._tasks = {render(task, {}).prefix: task for task in tasks}
+        self._keys = {prefix: typical_key(task) for prefix, task in self._tasks.items()}
+
+    async def run(self) -> None:
+        """Get ready before the first question, whose answer is awaited."""
+        await self._prepared()
 
     @command(JudgeArguments, internal=True)
     async def judge(self, args: JudgeArguments, job: Job) -> dict[str, Any]:
@@ -58,7 +70,7 @@ class Judge(Agent):
 
         began = time.monotonic()
         try:
-            found = await engine.judge(args.prefix, args.text, args.ending, args.by)
+            found = await engine.judge(_pieces(args), args.by, self._keys.get(args.prefix, ""))
         except EngineError as error:
             raise CommandError(ENGINE, str(error)) from None
         self._verdicts, self._last_s = self._verdicts + 1, time.monotonic() - began
@@ -71,7 +83,7 @@ class Judge(Agent):
         from sovl_daemon.engine.errors import EngineError, OptionError
 
         try:
-            found, shares = await engine.explain(args.prefix, args.text, args.ending)
+            found, shares = await engine.explain(_pieces(args), self._keys.get(args.prefix, ""))
         except OptionError as error:
             raise CommandError(BAD_ARGUMENT, str(error)) from None
         except EngineError as error:
@@ -98,6 +110,7 @@ class Judge(Agent):
 
     async def _take_probe(self, engine: Engine, folder: Path) -> None:
         from sovl_daemon.engine.errors import EngineError
+        from sovl_daemon.engine.judging import Pieces
         from sovl_daemon.judge.shelf import find_probe
 
         try:
@@ -107,8 +120,17 @@ class Judge(Agent):
             self.log.warning("judge.probe_refused", reason=str(error))
             await engine.use_probe(None)
             probe = None
+        for prefix, task in self._tasks.items():
+            typical = [Pieces(**each.pieces()) for each in typical_prompts(task)]
+            await engine.centre(self._keys[prefix], typical)
         self._probe = {"by": "probe" if probe else "words"}
         self.log.info("judge.ready", model=folder.name, **self._probe)
+
+
+def _pieces(args: WeighArguments) -> Pieces:
+    from sovl_daemon.engine.judging import Pieces
+
+    return Pieces(args.prefix, args.text, args.evidence, args.ending)
 
 
 def _changed_ns(state_dir: Path) -> int:

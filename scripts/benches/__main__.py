@@ -19,6 +19,7 @@ NAMES = (
     "generate",
     "precision",
     "priority",
+    "judge",
     "learn",
     "nights",
     "train",

@@ -76,6 +76,9 @@ def _held(data: dict[str, Any]) -> None:
         _table(data["in_force"])
     else:
         render.console.print("nothing is degraded")
+    for task, advice in data["recommended"].items():
+        sure = f"{advice['action']} ({advice['sure']:.0%} that it is enough): {advice['why']}"
+        render.console.print(render.escape(f"{task}: would do {sure}"))
     for action, why in data["unavailable"].items():
         render.console.print(f"{action}: {render.escape(why)}")
 

@@ -22,7 +22,8 @@ from sovl_daemon.client import AsyncClient
 from sovl_daemon.client.target import Target
 from sovl_daemon.control.database import JournalError
 from sovl_daemon.control.decision_log import DecisionLog, Logged
-from sovl_daemon.control.task import SHIPPED, TaskError, load_tasks
+from sovl_daemon.control.task import SHIPPED, load_tasks
+from sovl_daemon.control.task_file import TaskError
 from sovl_daemon.engine.errors import EngineError, OptionError
 from sovl_daemon.models import ModelError, ModelStore
 from sovl_daemon.models.progress import begin
@@ -97,7 +98,9 @@ def evaluate(
 
             probe = shelf.find_probe(Paths.of(settings).state_dir, folder)
             if probe is None:
-                raise OptionError(f"{folder.name} has no probe yet: run sovl judge fit {name or ''}")
+                raise OptionError(
+                    f"{folder.name} has no probe yet: run sovl judge fit {name or ''}"
+                )
             study = fitting.Study(
                 folder, device=settings.host.device, threads=settings.host.tensor_threads()
             )

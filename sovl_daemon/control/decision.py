@@ -14,7 +14,7 @@ from sovl_daemon.control.guard import Guard, Ruling
 from sovl_daemon.control.ladder import Ladder
 from sovl_daemon.control.metric import Reading
 from sovl_daemon.control.performer import Outcome
-from sovl_daemon.control.prompt import describe, render
+from sovl_daemon.control.prompt import Prompt, describe, render
 from sovl_daemon.control.task import Rung, Task
 from sovl_daemon.control.verdict import LATE, Opinion, Question, Verdict, verdict
 
@@ -98,6 +98,26 @@ class Decider:
     def busy(self) -> bool:
         """Whether an action is in flight."""
         return self._proposed is not None
+
+    @property
+    def readings(self) -> Mapping[str, Reading]:
+        """The last round of readings."""
+        return self._readings
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether some metric was last beyond the threshold of its grey zone."""
+        return any(
+            (reading := self._readings.get(limit.metric)) is not None
+            and not reading.fault
+            and limit.grey is not None
+            and (reading.value >= limit.grey if limit.high_is_bad else reading.value <= limit.grey)
+            for limit in self.task.limits
+        )
+
+    def prompt(self, log_lines: Sequence[str]) -> Prompt:
+        """What the judge would be asked now."""
+        return render(self.task, self._readings, log_lines)
 
     def sense(
         self,

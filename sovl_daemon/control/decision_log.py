@@ -33,9 +33,7 @@ _SCHEMA = (
     ALTER TABLE decisions ADD COLUMN sure REAL
     """,
 )
-_COLUMNS = (
-    "id, time_s, task, does, action, why, answer, confidence, recommended, sure, metrics"
-)
+_COLUMNS = "id, time_s, task, does, action, why, answer, confidence, recommended, sure, metrics"
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,7 +69,8 @@ def verdict(opinion: Opinion, abstain: float = 0.1, actions: Collection[str] = (
 
     It abstains where the probabilities are none, where they are invalid together (below 0.5: the
     judge wanted to say something else), and where the share of true among the two lies within
-    `abstain` or the judge's own band of 0.5. A recommendation that is not among `actions` is dropped.
+    `abstain` or the judge's own band of 0.5. A recommendation that is not among `actions` is
+    dropped.
     """
     both = (opinion.p_true, opinion.p_false)
     if not all(math.isfinite(p) and 0 <= p <= 1 for p in both) or sum(both) > 1 + 1e-6:

@@ -17,7 +17,7 @@ from sovl_daemon.engine.errors import OptionError
 from sovl_daemon.engine.fingerprint import Fingerprint, fingerprint
 from sovl_daemon.engine.generation import Generation, Request
 from sovl_daemon.engine.inbox import call
-from sovl_daemon.engine.judging import Bench, By, Share, Verdicts, asked
+from sovl_daemon.engine.judging import Bench, By, Pieces, Share, Verdicts, asked
 from sovl_daemon.engine.message import Message
 from sovl_daemon.engine.model import LoadedModel, load_model
 from sovl_daemon.engine.options import SamplingOptions
@@ -217,34 +217,37 @@ class Engine:
         """
         await call(self.thread, self._caches.clear, Priority.JUDGE)
 
-    async def judge(
-        self, prefix: str, text: str, ending: str = "", by: By = "probe"
-    ) -> Verdicts:
-        """Ask the plain base for true or false; what it read of `prefix` is kept for the next time.
+    async def judge(self, pieces: Pieces, by: By = "probe", task: str = "") -> Verdicts:
+        """Ask the plain base for true or false; what it read of the prefix is kept for the next.
 
-        A probe, where there is one, reads no further than it must; `ending` is what all prompts of
-        the task end with. By "words", or without a probe, true and false are asked for.
+        A probe, where there is one, reads no further than it must, and compares with the centre of
+        the `task`. By "words", or without a probe, true and false are asked for.
 
         Raises:
-            OptionError: the chat template refuses the prompt.
+            OptionError: the chat template refuses the prompt, or it has no metric.
             PromptTooLongError: it does not fit into the context.
             EngineError: out of memory, stopped, or a model that gives NaN.
 
         """
-        prompt = asked(self.tokenizer, prefix, text, ending, self.context_length - 1)
-        return await call(self.thread, partial(self._bench.judge, prompt, by), Priority.JUDGE)
+        prompt = asked(self.tokenizer, pieces, self.context_length - 1)
+        return await call(self.thread, partial(self._bench.judge, prompt, by, task), Priority.JUDGE)
 
-    async def explain(
-        self, prefix: str, text: str, ending: str = ""
-    ) -> tuple[Verdicts, list[Share]]:
+    async def explain(self, pieces: Pieces, task: str = "") -> tuple[Verdicts, list[Share]]:
         """Judge by the probe, and say what each line of the prompt adds to the logit of true.
 
         Raises:
             OptionError: there is no probe; else as `judge`.
 
         """
-        prompt = asked(self.tokenizer, prefix, text, ending, self.context_length - 1)
-        return await call(self.thread, partial(self._bench.explain, prompt), Priority.JUDGE)
+        prompt = asked(self.tokenizer, pieces, self.context_length - 1)
+        return await call(self.thread, partial(self._bench.explain, prompt, task), Priority.JUDGE)
+
+    async def centre(self, task: str, prompts: Sequence[Pieces]) -> None:
+        """Let the probe learn what typical prompts of a task look like, unless it knows."""
+        if not self._bench.knows(task):
+            typical = [asked(self.tokenizer, each, self.context_length - 1) for each in prompts]
+            work = partial(self._bench.centre, task, typical)
+            await call(self.thread, work, Priority.CURIOSITY)
 
     async def use_probe(self, probe: Probe | None) -> None:
         """Judge by a probe from now on, or by words if it is None.

@@ -6,6 +6,7 @@ token never hears of those behind it. Without one the words true and false are a
 
 from collections.abc import Sequence
 from contextlib import suppress
+from itertools import pairwise
 from typing import Literal, NamedTuple
 
 import torch
@@ -16,7 +17,7 @@ from sovl_daemon.engine.errors import CacheError, NonFiniteLogitsError, OptionEr
 from sovl_daemon.engine.message import Message
 from sovl_daemon.engine.model import LoadedModel
 from sovl_daemon.engine.prefix_cache import PrefixCache, common_length
-from sovl_daemon.engine.probe import Probe, unit
+from sovl_daemon.engine.probe import Probe, Read, centre_of, unit
 from sovl_daemon.engine.shallow import Shallow
 from sovl_daemon.engine.span import Span
 
@@ -40,22 +41,40 @@ class Verdicts(NamedTuple):
     band: float = 0.0
 
 
+class Pieces(NamedTuple):
+    """A prompt: `prefix` and `ending` are those of its task, `evidence` are lines of a log.
+
+    The first line of the evidence says what the others are.
+    """
+
+    prefix: str
+    text: str
+    evidence: str = ""
+    ending: str = ""
+
+
 class Asked(NamedTuple):
-    """A prompt in tokens; what is not in every prompt of its task lies from `start` to `end`."""
+    """A prompt in tokens; what is not in every prompt of its task lies from `start` to `end`.
+
+    `lines` are where its lines begin and end, counted from `start`; the first `metrics` of them
+    are metrics, then comes the evidence.
+    """
 
     ids: Sequence[int]
     start: int
     end: int
+    lines: Sequence[tuple[int, int]]
+    metrics: int
 
 
 class Share(NamedTuple):
-    """What a piece of the prompt adds to the logit of true."""
+    """What a line of the prompt adds to the logit of true."""
 
     text: str
     logit: float
 
 
-def asked(tokenizer: ChatTokenizer, prefix: str, text: str, ending: str, limit: int) -> Asked:
+def asked(tokenizer: ChatTokenizer, pieces: Pieces, limit: int) -> Asked:
     """Lay out a prompt as the user's message, in `limit` tokens at most.
 
     Raises:
@@ -63,11 +82,14 @@ def asked(tokenizer: ChatTokenizer, prefix: str, text: str, ending: str, limit: 
         PromptTooLongError: it does not fit.
 
     """
-    ids = tokenizer.encode([Message("user", prefix + text + ending)], limit)
-    around = tokenizer.encode([Message("user", prefix + ending)], limit)
+    ids = tokenizer.encode([Message("user", "".join(pieces))], limit)
+    around = tokenizer.encode([Message("user", pieces.prefix + pieces.ending)], limit)
     start = common_length(ids, around)
-    behind = common_length(ids[:start:-1], around[:start:-1])
-    return Asked(ids, start, len(ids) - behind)
+    end = len(ids) - common_length(ids[:start:-1], around[:start:-1])
+    breaks = [i + 1 for i, id_ in enumerate(ids[start:end]) if "\n" in tokenizer.decode([id_])]
+    whole = [each for each in breaks if each < end - start]
+    lines = list(pairwise([0, *whole, end - start]))
+    return Asked(ids, start, end, lines, pieces.text.count("\n"))
 
 
 class Bench:
@@ -94,16 +116,18 @@ class Bench:
             StateError: its hidden states have another width.
 
         """
-        if probe is not None and len(probe.weight) != self._model.width:
+        if probe is not None and probe.weight.shape[1] != self._model.width:
             raise StateError(
-                f"the probe of {probe.card.model} reads {len(probe.weight)} numbers a token, the "
-                f"model has {self._model.width}: fit one for it with sovl judge fit"
+                f"the probe of {probe.card.model} reads {probe.weight.shape[1]} numbers a token, "
+                f"the model has {self._model.width}: fit one for it with sovl judge fit"
             )
         self._reader = Reader(self._model, probe.card.layer) if probe is not None else None
         self._probe = probe
 
-    def judge(self, prompt: Asked, by: By = "probe") -> Verdicts:
+    def judge(self, prompt: Asked, by: By = "probe", task: str = "") -> Verdicts:
         """Read a prompt; what it begins with is kept for the next one.
+
+        `task` is the key of its centre, where there is one.
 
         Raises:
             NonFiniteLogitsError: the model gives no distribution.
@@ -111,13 +135,23 @@ class Bench:
         """
         if by == "words" or self._reader is None or self._probe is None:
             return self._in_words(prompt)
-        hidden, read = self._reader.read(prompt)
-        p_true = self._probe.probability(hidden)
+        found, read = self._reader.read(prompt)
+        p_true = self._probe.probability(found, task)
         if p_true != p_true:
             raise NonFiniteLogitsError("the hidden states that the probe reads are no numbers")
         return Verdicts(p_true, 1.0 - p_true, read, "probe", self._probe.card.band)
 
-    def explain(self, prompt: Asked) -> tuple[Verdicts, list[Share]]:
+    def knows(self, task: str) -> bool:
+        """Whether a task needs no centre any more."""
+        return self._probe is None or task in self._probe.centres
+
+    def centre(self, task: str, prompts: Sequence[Asked]) -> None:
+        """Learn what typical prompts of a task look like."""
+        if self._reader is not None and self._probe is not None:
+            found = [self._reader.read(prompt)[0] for prompt in prompts]
+            self._probe.centres[task] = centre_of(found)
+
+    def explain(self, prompt: Asked, task: str = "") -> tuple[Verdicts, list[Share]]:
         """Judge by the probe, and say what each line of the prompt adds to the logit.
 
         The shares and the bias, which is the last of them, sum up to the logit exactly.
@@ -128,20 +162,14 @@ class Bench:
         """
         if self._reader is None or self._probe is None:
             raise OptionError("there is no probe for this model: run sovl judge fit")
-        hidden, _ = self._reader.read(prompt)
-        logits = self._probe.by_token(hidden).tolist()
-        shares = self._lines(prompt.ids[prompt.start : prompt.end], logits)
-        return self.judge(prompt), [*shares, Share("(always)", self._probe.bias)]
-
-    def _lines(self, ids: Sequence[int], logits: Sequence[float]) -> list[Share]:
-        shares: list[Share] = []
-        begin = 0
-        for place in range(len(ids)):
-            text = self._tokenizer.decode(ids[begin : place + 1])
-            if "\n" in text or place == len(ids) - 1:
-                shares.append(Share(text.strip("\n"), sum(logits[begin : place + 1])))
-                begin = place + 1
-        return shares
+        found, _ = self._reader.read(prompt)
+        logits = self._probe.by_line(found, task)
+        texts = [
+            self._tokenizer.decode(prompt.ids[prompt.start + begin : prompt.start + end]).strip()
+            for begin, end in prompt.lines
+        ]
+        shares = [Share(text, logit) for text, logit in zip(texts, logits, strict=True)]
+        return self.judge(prompt, task=task), [*shares, Share("(always)", self._probe.bias)]
 
     def _in_words(self, prompt: Asked) -> Verdicts:
         ids = prompt.ids
@@ -167,8 +195,23 @@ class Reader:
         self._model = Shallow(model, layer)
         self._kept = PrefixCache(self._model, keep_bytes)
 
-    def read(self, prompt: Asked) -> tuple[torch.Tensor, int]:
-        """Return the hidden states (T, hidden) of a prompt's own tokens, and how many were read."""
+    def read(self, prompt: Asked) -> tuple[Read, int]:
+        """Return what the probe needs of a prompt's own tokens, and how many tokens were read.
+
+        Raises:
+            OptionError: there are no metrics in it.
+
+        """
+        if not 0 < prompt.metrics <= len(prompt.lines):
+            raise OptionError("nothing to judge: the prompt holds no metric")
+        hidden, count = self.states(prompt)
+        states = unit(hidden)
+        sums = torch.stack([states[begin:end].sum(0) for begin, end in prompt.lines]).cpu()
+        lengths = [end - begin for begin, end in prompt.lines]
+        return Read(sums, lengths, prompt.metrics), count
+
+    def states(self, prompt: Asked) -> tuple[torch.Tensor, int]:
+        """Return the hidden states (T, hidden) of its own tokens, and how many were read."""
         ids = prompt.ids[: prompt.end]
         cache = self._kept.take(ids)
         cache.truncate(prompt.start)
@@ -181,10 +224,6 @@ class Reader:
             cache.truncate(prompt.start)
             self._kept.keep(ids[: prompt.start], cache, self._kept.stamp)
         return torch.cat(parts)[prompt.start - known :], len(ids) - known
-
-    def features(self, prompt: Asked) -> torch.Tensor:
-        """What a probe is fitted on: the mean (hidden,) of its own tokens' unit states."""
-        return unit(self.read(prompt)[0]).mean(0)
 
 
 def _first_tokens(tokenizer: ChatTokenizer, words: Sequence[str]) -> set[int]:

@@ -3,21 +3,24 @@
 Its file is safetensors; what it belongs to, and how good it is, stands beside it as JSON.
 """
 
+import math
 import os
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from sovl_daemon.engine.errors import StateError
 
 FORMAT_VERSION = 1
 _SUFFIX = ".json"
+_CENTRE = "centre."
 
 
 class Card(BaseModel):
@@ -46,25 +49,77 @@ class Card(BaseModel):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Probe:
-    """Says how probable true is: sigmoid(bias + mean over tokens of weight . unit(hidden)).
+class Read:
+    """What was read of a prompt: by line, the sum of its tokens' unit states.
 
-    `weight` is (hidden,) in float32; standardisation and calibration are folded into both. The
-    mean is of the tokens that differ from one prompt of a task to the next, each with a hidden
-    state of root mean square 1, so that no single token outweighs all others.
+    `sums` is (lines, hidden), `lengths` are in tokens; the first `metrics` lines are metrics, the
+    next says that lines of a log follow, and the others are those.
+    """
+
+    sums: torch.Tensor
+    lengths: Sequence[int]
+    metrics: int
+
+    def features(self) -> torch.Tensor:
+        """What a probe reads (2, hidden): the mean over metrics, and the sum of the lines' means.
+
+        A sum, because a telling line must not drown among those that say nothing.
+        """
+        tokens = sum(self.lengths[: self.metrics])
+        lengths = torch.tensor(self.lengths[self.metrics + 1 :])[:, None]
+        lines = (self.sums[self.metrics + 1 :] / lengths).sum(0)
+        return torch.stack([self.sums[: self.metrics].sum(0) / tokens, lines])
+
+    @property
+    def evidence(self) -> int:
+        """How many lines of a log there are."""
+        return max(0, len(self.lengths) - self.metrics - 1)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Probe:
+    """Says how probable true is, by a linear function of what was read.
+
+    logit = bias + w[0] . (metrics - c[0]) + sum over lines of the log of w[1] . (line - c[1]),
+    where `metrics` and `line` are means over tokens, and c the centre (2, hidden) of the task: what
+    its typical prompts look like. `weight` is (2, hidden), float32; standardisation and calibration
+    are folded into it and the bias. `centres` are by a key of the task; "" is for all others.
     """
 
     card: Card
     weight: torch.Tensor
     bias: float
+    centres: dict[str, torch.Tensor]
 
-    def by_token(self, hidden: torch.Tensor) -> torch.Tensor:
-        """What each token of (T, hidden) adds to the logit; with the bias they are the logit."""
-        return unit(hidden) @ self.weight.to(hidden.device) / len(hidden)
+    def by_line(self, read: Read, task: str = "") -> list[float]:
+        """What each line adds to the logit; with the bias they are the logit."""
+        metrics, centre = read.metrics, self.centres.get(task, self.centres[""])
+        away = self.weight @ centre.T  # (2, 2), of which the diagonal counts
+        tokens, found = sum(read.lengths[:metrics]), []
+        for number, (line, length) in enumerate(zip(read.sums, read.lengths, strict=True)):
+            if number < metrics:
+                share = float(line @ self.weight[0]) - length * float(away[0, 0])
+                found.append(share / tokens)
+            elif number > metrics:
+                found.append(float(line @ self.weight[1]) / length - float(away[1, 1]))
+            else:
+                found.append(0.0)
+        return found
 
-    def probability(self, hidden: torch.Tensor) -> float:
-        """P(true) of a prompt whose own tokens have these hidden states (T, hidden)."""
-        return float(torch.sigmoid(self.by_token(hidden).sum() + self.bias))
+    def probability(self, read: Read, task: str = "") -> float:
+        """P(true) of what was read."""
+        return 1.0 / (1.0 + math.exp(-max(-50.0, min(50.0, self.logit(read, task)))))
+
+    def logit(self, read: Read, task: str = "") -> float:
+        """The logit of P(true)."""
+        return self.bias + sum(self.by_line(read, task))
+
+
+def centre_of(prompts: Sequence[Read]) -> torch.Tensor:
+    """The centre (2, hidden) of typical prompts of a task, each of which quotes a line or more."""
+    features = torch.stack([each.features() for each in prompts])
+    lines = sum(each.evidence for each in prompts)
+    return torch.stack([features[:, 0].mean(0), features[:, 1].sum(0) / max(1, lines)])
 
 
 def unit(hidden: torch.Tensor) -> torch.Tensor:
@@ -82,6 +137,7 @@ def save_probe(probe: Probe, path: Path) -> None:
     with tempfile.TemporaryDirectory(prefix=".tmp-", dir=path.parent) as scratch:
         weights, card = Path(scratch) / "weights", Path(scratch) / "card"
         tensors = {"weight": probe.weight.contiguous(), "bias": torch.tensor([probe.bias])}
+        tensors |= {f"{_CENTRE}{key}": each.contiguous() for key, each in probe.centres.items()}
         save_file(tensors, weights, metadata={"card": _stamp(probe.card)})
         card.write_text(probe.card.model_dump_json(indent=2) + "\n")
         for each in (weights, card):
@@ -108,12 +164,16 @@ def load_probe(path: Path, identity: str = "") -> Probe:
     try:
         tensors: dict[str, Any] = load_file(path)
         weight, bias = tensors["weight"].float(), float(tensors["bias"][0])
+        names = [name for name in tensors if name.startswith(_CENTRE)]
+        centres = {name.removeprefix(_CENTRE): tensors[name].float() for name in names}
     except (SafetensorError, KeyError, IndexError, ValueError) as error:
         raise StateError(f"{path}: damaged ({error}): run sovl judge fit") from error
-    sound = weight.ndim == 1 and bool(weight.isfinite().all()) and bias - bias == 0
-    if not sound or _stamp_of(path) != _stamp(card):
+    shapes = {tuple(each.shape) for each in centres.values()}
+    finite = all(bool(each.isfinite().all()) for each in (weight, *centres.values()))
+    sound = finite and bias - bias == 0 and "" in centres and shapes == {tuple(weight.shape)}
+    if not sound or weight.ndim != 2 or _stamp_of(path) != _stamp(card):
         raise StateError(f"{path}: damaged, or not the pair of its JSON: run sovl judge fit")
-    return Probe(card, weight, bias)
+    return Probe(card, weight, bias, centres)
 
 
 def _card(path: Path) -> Card:
@@ -128,7 +188,5 @@ def _stamp(card: Card) -> str:
 
 
 def _stamp_of(path: Path) -> str:
-    from safetensors import safe_open
-
     with safe_open(path, framework="pt") as file:
         return str((file.metadata() or {}).get("card", ""))

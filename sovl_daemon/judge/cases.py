@@ -38,6 +38,9 @@ Evidence = Literal["numbers", "lines", "both"]
 Says = Literal["worse", "better", "idle"]
 
 
+_SAYS: tuple[Says, ...] = ("worse", "worse", "better", "idle")
+
+
 @dataclass(frozen=True, slots=True)
 class Case:
     """One question, with what decides it.
@@ -141,12 +144,14 @@ class _Finder:
         calm = all(self._is_calm(reading) for reading in readings.values())
         if calm is not (evidence == "lines"):
             return None
-        says = self._chance.choice(("worse", "worse", "better", "idle"))
-        truth = self._comes(plant, load, second, says)
-        return None if truth is None else self._made(evidence, readings, says, truth)
+        says: Says = self._chance.choice(_SAYS)
+        comes = self._comes(plant, load, second, says, calm=calm)
+        return None if comes is None else self._made(evidence, readings, says, comes)
 
-    def _comes(self, plant: Plant, load: Load, second: int, says: Says) -> bool | None:
-        """Whether it happens after such a line; None where the line would not decide it."""
+    def _comes(
+        self, plant: Plant, load: Load, second: int, says: Says, *, calm: bool
+    ) -> bool | None:
+        """Whether it happens after such a line; None where neither line nor numbers tell."""
         lead_s = self._chance.randint(*_LEADS_S)
         now = load(second)
         if says == "worse":
@@ -155,7 +160,8 @@ class _Finder:
         if says == "better":
             reaches = self._reaches(plant, lambda ahead: _RELIEF if ahead >= lead_s else now)
             return None if reaches else False
-        return self._reaches(plant, lambda ahead: load(second + ahead))
+        reaches = self._reaches(plant, lambda ahead: load(second + ahead))
+        return None if reaches and calm else reaches
 
     def _reaches(self, plant: Plant, load: Load) -> bool:
         """Whether it would reach a hard limit within a minute."""
@@ -173,8 +179,7 @@ class _Finder:
         return Case(task, self._family, evidence, new, dict(readings), tuple(lines), truth)
 
     def _line(self, says: Says) -> str:
-        own = log_lines()
-        table = own if says == "idle" else own[self._task.name]
+        table = log_lines()["" if says == "idle" else self._task.name]
         key = f"new_{says}" if self._new and f"new_{says}" in table else says
         return str(self._chance.choice(table[key])).replace("{n}", str(self._chance.randint(2, 40)))
 
@@ -207,9 +212,11 @@ def _past(value: float, bound: float, *, high_is_bad: bool) -> bool:
 
 @cache
 def log_lines() -> dict[str, dict[str, Sequence[str]]]:
-    """The lines by task and what they say, and at the top those that say nothing."""
+    """The lines by task and what they say; under "" those that say nothing."""
     with (_HERE / "log_lines.toml").open("rb") as file:
-        return tomllib.load(file)
+        tables = tomllib.load(file)
+    idle = {key: tables.pop(key) for key in ("idle", "new_idle")}
+    return {"": idle, **tables}
 
 
 def shuffled(cases: Iterator[Case], seed: int = 0) -> list[Case]:

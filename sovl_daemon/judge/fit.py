@@ -83,7 +83,7 @@ def _folds(count: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
 
 
 def _fitted(features: torch.Tensor, y: torch.Tensor, penalty: float) -> Line:
-    """Minimise the mean log-loss + penalty / 2 * |w|^2 / F on standardised features."""
+    """Minimise the mean log-loss + penalty / 2 * |w|^2 on standardised features."""
     mean, deviation = features.mean(0), features.std(0).clamp_min(1e-6)
     x = (features - mean) / deviation
     w = torch.zeros(x.shape[1] + 1, requires_grad=True)
@@ -109,7 +109,9 @@ def _platt(logits: torch.Tensor, y: torch.Tensor) -> tuple[float, float]:
     return float(line.weight[0]), line.bias
 
 
-def band(chances: Sequence[Sequence[float]], truths: Sequence[Sequence[bool]], error: float) -> float:
+def band(
+    chances: Sequence[Sequence[float]], truths: Sequence[Sequence[bool]], error: float
+) -> float:
     """Half the width of the band around 0.5 outside which each group errs at most so often.
 
     Split conformal, group by group: of the n questions of a group, (wrong + 1) / (n + 1) at most

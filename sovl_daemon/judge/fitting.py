@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 
 import torch
 
+from sovl_daemon.control.prompt import Prompt
 from sovl_daemon.control.simulator.scores import scores
 from sovl_daemon.engine.chat import ChatTokenizer
-from sovl_daemon.engine.judging import Reader, asked
+from sovl_daemon.engine.judging import Pieces, Reader, asked
 from sovl_daemon.engine.model import LoadedModel, load_model
-from sovl_daemon.engine.probe import Card, Probe, save_probe
-from sovl_daemon.judge.cases import Case
-from sovl_daemon.judge.fit import Line, band, fit
+from sovl_daemon.engine.probe import Card, Probe, Read, centre_of, save_probe
+from sovl_daemon.judge.cases import Case, tasks
+from sovl_daemon.judge.fit import band, fit
 from sovl_daemon.judge.lessons import Group, exam, lessons
 from sovl_daemon.judge.shelf import identity
+from sovl_daemon.judge.typical import typical_key, typical_prompts
 from sovl_daemon.models.progress import Progress, ProgressCallback
 
 ERROR = 0.1
@@ -39,24 +42,30 @@ class Study:
         """The layer that is read if none is named."""
         return max(1, round(DEPTH * self.model.layers))
 
-    def features(
-        self, cases: Sequence[Case], layer: int, stage: str, report: ProgressCallback
-    ) -> torch.Tensor:
-        """The features (N, hidden) of questions at a layer.
+    def read(
+        self, prompts: Sequence[Prompt], layer: int, stage: str, report: ProgressCallback
+    ) -> list[Read]:
+        """What a probe reads of prompts at a layer.
 
         Raises:
-            PromptTooLongError: a question does not fit into the model's context.
+            PromptTooLongError: a prompt does not fit into the model's context.
 
         """
-        reader = Reader(self.model, layer)
-        rows = []
-        for number, case in enumerate(cases):
-            report(Progress(stage, number, len(cases), "questions"))
-            p = case.prompt
-            prompt = asked(self.tokenizer, p.prefix, p.metrics, p.question, self._limit)
-            rows.append(reader.features(prompt).cpu())
-        report(Progress(stage, len(cases), len(cases), "questions"))
-        return torch.stack(rows)
+        reader, found = Reader(self.model, layer), []
+        for number, prompt in enumerate(prompts):
+            report(Progress(stage, number, len(prompts), "questions"))
+            laid_out = asked(self.tokenizer, Pieces(**prompt.pieces()), self._limit)
+            found.append(reader.read(laid_out)[0])
+        report(Progress(stage, len(prompts), len(prompts), "questions"))
+        return found
+
+    def centres(self, layer: int, report: ProgressCallback) -> dict[str, torch.Tensor]:
+        """The centres of all tasks that are shipped or simulated, and their mean for others."""
+        found = {}
+        for name, task in tasks().items():
+            prompts = typical_prompts(task)
+            found[typical_key(task)] = centre_of(self.read(prompts, layer, f"task {name}", report))
+        return {"": torch.stack(list(found.values())).mean(0), **found}
 
 
 def fit_probe(
@@ -71,28 +80,55 @@ def fit_probe(
 
     """
     layer = layer or study.layer()
-    cases = lessons(share)
-    features = study.features(cases, layer, "reading lessons", report)
-    line = fit(features, [case.truth for case in cases], [case.task.name for case in cases])
-    asked_of = exam(share)
-    chances = {
-        group: torch.sigmoid(line.logits(study.features(found, layer, f"exam: {group}", report)))
-        for group, found in asked_of.items()
+    centres, cases = study.centres(layer, report), lessons(share)
+    found = study.read([case.prompt for case in cases], layer, "reading lessons", report)
+    raw = Card(model=study.folder.name, identity=identity(study.folder), layer=layer, band=0.0)
+    probe = fitted(raw, cases, found, centres)
+    questions = exam(share)
+    answers = {
+        group: chances(probe, asked_of, study.read(_prompts(asked_of), layer, group, report))
+        for group, asked_of in questions.items()
     }
-    width = _width(asked_of["held-out families"], chances["held-out families"].tolist())
-    scored = {
-        group: score(chances[group].tolist(), [case.truth for case in found], width)
-        for group, found in asked_of.items()
-    }
-    card = Card(
-        model=study.folder.name,
-        identity=identity(study.folder),
-        layer=layer,
-        band=round(width, 4),
-        scores={group: {k: round(v, 4) for k, v in each.items()} for group, each in scored.items()},
-        fitted_on=len(cases),
+    return scored(probe, questions, answers)
+
+
+def fitted(
+    card: Card, cases: Sequence[Case], found: Sequence[Read], centres: dict[str, torch.Tensor]
+) -> Probe:
+    """A probe for lessons as they were read."""
+    features = torch.stack(
+        [
+            centred(read.features(), read.evidence, centres[key])
+            for read, key in zip(found, map(_key, cases), strict=True)
+        ]
     )
-    return _probe(card, line)
+    line = fit(features, [case.truth for case in cases], [case.task.name for case in cases])
+    card = card.model_copy(update={"fitted_on": len(cases)})
+    return Probe(card, line.weight.view(2, -1).contiguous(), line.bias, centres)
+
+
+def centred(features: torch.Tensor, lines: int, centre: torch.Tensor) -> torch.Tensor:
+    """Features (2, hidden) less those of a typical prompt with as many lines, as (2 * hidden,)."""
+    return (features - torch.stack([centre[0], lines * centre[1]])).flatten()
+
+
+def chances(probe: Probe, cases: Sequence[Case], found: Sequence[Read]) -> list[float]:
+    """P(true) of each case as it was read."""
+    pairs = zip(cases, found, strict=True)
+    return [probe.probability(read, _key(case)) for case, read in pairs]
+
+
+def scored(
+    probe: Probe,
+    questions: Mapping[Group, Sequence[Case]],
+    answers: Mapping[Group, Sequence[float]],
+) -> Probe:
+    """The probe with its band, which is chosen on held-out families, and its scores."""
+    width = _width(questions["held-out families"], answers["held-out families"])
+    scores_ = {group: score(questions[group], answers[group], width) for group in questions}
+    rounded = {group: {k: round(v, 4) for k, v in each.items()} for group, each in scores_.items()}
+    card = probe.card.model_copy(update={"band": round(width, 4), "scores": rounded})
+    return Probe(card, probe.weight, probe.bias, probe.centres)
 
 
 def keep(probe: Probe, path: Path) -> None:
@@ -100,34 +136,44 @@ def keep(probe: Probe, path: Path) -> None:
     save_probe(probe, path)
 
 
-def examine(study: Study, probe: Probe, report: ProgressCallback, share: float = 1.0) -> Mapping[
-    Group, Mapping[str, float]
-]:
+def examine(
+    study: Study, probe: Probe, report: ProgressCallback, share: float = 1.0
+) -> dict[Group, dict[str, float]]:
     """Score a probe on the questions of the exam, with the weights as they are held now."""
-    found: dict[Group, Mapping[str, float]] = {}
+    found: dict[Group, dict[str, float]] = {}
     for group, cases in exam(share).items():
-        features = study.features(cases, probe.card.layer, f"exam: {group}", report)
-        chances = torch.sigmoid(features @ probe.weight + probe.bias).tolist()
-        found[group] = score(chances, [case.truth for case in cases], probe.card.band)
+        read = study.read(_prompts(cases), probe.card.layer, group, report)
+        found[group] = score(cases, chances(probe, cases, read), probe.card.band)
     return found
 
 
-def score(chances: Sequence[float], truths: Sequence[bool], width: float) -> dict[str, float]:
-    """AUC, Brier, ECE, the share it abstains from, and how often it errs in the others.
-
-    A figure that needs both truths is not a number where there is only one.
-    """
-    found = scores(chances, truths)
-    clear = [(p, t) for p, t in zip(chances, truths, strict=True) if abs(p - 0.5) > width]
+def score(cases: Sequence[Case], answers: Sequence[float], width: float) -> dict[str, float]:
+    """AUC, Brier, ECE, the share it abstains from, and how often it errs in the others."""
+    truths = [case.truth for case in cases]
+    found = scores(answers, truths)
+    clear = [(p, t) for p, t in zip(answers, truths, strict=True) if abs(p - 0.5) > width]
     wrong = sum((p > 0.5) != truth for p, truth in clear)
     return {
         "auc": found.auc,
         "ece": found.ece,
         "brier": found.brier,
-        "abstention": 1.0 - len(clear) / len(chances),
+        "abstention": 1.0 - len(clear) / len(truths),
         "error": wrong / len(clear) if clear else 0.0,
-        "questions": float(len(chances)),
+        "questions": float(len(truths)),
     }
+
+
+def _prompts(cases: Sequence[Case]) -> list[Prompt]:
+    return [case.prompt for case in cases]
+
+
+def _key(case: Case) -> str:
+    return _keys()[case.task.name]
+
+
+@cache
+def _keys() -> dict[str, str]:
+    return {name: typical_key(task) for name, task in tasks().items()}
 
 
 def _width(cases: Sequence[Case], chances: Sequence[float]) -> float:
@@ -137,7 +183,3 @@ def _width(cases: Sequence[Case], chances: Sequence[float]) -> float:
         found[0].append(chance)
         found[1].append(case.truth)
     return band([p for p, _ in groups.values()], [y for _, y in groups.values()], ERROR)
-
-
-def _probe(card: Card, line: Line) -> Probe:
-    return Probe(card, line.weight.float(), line.bias)

@@ -6,6 +6,7 @@ verdict, so that a task it was never fitted on is judged by what happens in it.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import random
 from collections.abc import Iterator
@@ -34,6 +35,12 @@ def typical_prompts(task: Task, count: int = COUNT) -> list[Prompt]:
     """Prompts of a task at random moments in its grey zones; the same task, the same prompts."""
     chance = random.Random(f"{task.name} typical")  # noqa: S311 - a game
     return [_prompt(task, chance) for _ in range(count)]
+
+
+def typical_key(task: Task) -> str:
+    """A name for the typical prompts of a task, another one when its declaration changes."""
+    texts = "".join(prompt.text for prompt in typical_prompts(task))
+    return f"{task.name} {hashlib.sha256(texts.encode()).hexdigest()[:16]}"
 
 
 def _prompt(task: Task, chance: random.Random) -> Prompt:

@@ -1,5 +1,6 @@
 """The judge asks the plain base, and reads what it knows but once."""
 
+import math
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -7,13 +8,17 @@ import pytest
 import torch
 
 from sovl_daemon.engine.engine import Engine
-from sovl_daemon.engine.errors import OptionError, PromptTooLongError
+from sovl_daemon.engine.errors import OptionError, PromptTooLongError, StateError
+from sovl_daemon.engine.judging import Pieces, Reader, asked
 from sovl_daemon.engine.message import Message
 from sovl_daemon.engine.options import SamplingOptions
+from sovl_daemon.engine.probe import Card, Probe, unit
 from tests.unit.engine_tiny import read, save_tiny
 
 PREFIX = "True or false? What is the "  # of 128 positions
-TEXTS = ("lazy dog", "quick fox")
+TEXTS = ("lazy dog\n", "quick fox\n")
+ENDING = "brown?"
+EVIDENCE = 'over:\n- "the"\n- "dog jumps"\n'
 
 
 @pytest.fixture(params=["llama", "gpt2"])
@@ -25,14 +30,25 @@ async def engine(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterato
     await loaded.close()
 
 
+def pieces(text: str, evidence: str = "") -> Pieces:
+    return Pieces(PREFIX, text, evidence, ENDING)
+
+
 def prompt(engine: Engine, text: str) -> list[int]:
-    return engine.tokenizer.encode([Message("user", PREFIX + text)], 127)
+    return engine.tokenizer.encode([Message("user", PREFIX + text + ENDING)], 127)
+
+
+def probe(layer: int = 1, width: int = 32) -> Probe:
+    chance = torch.Generator().manual_seed(0)
+    weight, centre = torch.randn(2, 2, width, generator=chance)
+    card = Card(model="tiny", identity="x", layer=layer, band=0.2)
+    return Probe(card, weight, -0.1, {"": centre, "task": centre + 0.1})
 
 
 async def test_what_is_kept_changes_no_verdict(engine: Engine) -> None:
-    first, second = [await engine.judge(PREFIX, text) for text in TEXTS]
+    first, second = [await engine.judge(pieces(text)) for text in TEXTS]
     fresh = Engine(engine.model, engine.tokenizer, engine.thread, context_length=128)
-    alone = await fresh.judge(PREFIX, TEXTS[1])
+    alone = await fresh.judge(pieces(TEXTS[1]))
     assert first.read_tokens == len(prompt(engine, TEXTS[0]))
     assert second.read_tokens < alone.read_tokens == len(prompt(engine, TEXTS[1]))
     assert second.p_true == pytest.approx(alone.p_true, rel=1e-4)
@@ -40,7 +56,7 @@ async def test_what_is_kept_changes_no_verdict(engine: Engine) -> None:
 
 
 async def test_the_probabilities_are_those_of_the_answers_first_tokens(engine: Engine) -> None:
-    found = await engine.judge(PREFIX, TEXTS[0])
+    found = await engine.judge(pieces(TEXTS[0]))
     chances = torch.softmax(read(engine.model, prompt(engine, TEXTS[0])), dim=-1)
     words = {
         True: ("true", "True", "TRUE", " true", " True", " TRUE"),
@@ -51,6 +67,7 @@ async def test_the_probabilities_are_those_of_the_answers_first_tokens(engine: E
         for answer, each in words.items()
     }
     both = ids[True] & ids[False]  # says neither
+    assert found.by == "words"
     assert found.p_true == pytest.approx(float(chances[sorted(ids[True] - both)].sum()), rel=1e-4)
     assert found.p_false == pytest.approx(float(chances[sorted(ids[False] - both)].sum()), rel=1e-4)
     assert 0 < found.p_true + found.p_false < 1
@@ -58,7 +75,88 @@ async def test_the_probabilities_are_those_of_the_answers_first_tokens(engine: E
 
 async def test_what_does_not_fit_is_refused(engine: Engine) -> None:
     with pytest.raises(PromptTooLongError):
-        await engine.judge("x" * 500, "")
+        await engine.judge(Pieces("x" * 500, ""))
+
+
+@pytest.mark.parametrize("layer", [1, 2])
+async def test_the_states_are_those_of_a_plain_full_pass(engine: Engine, layer: int) -> None:
+    laid_out = asked(engine.tokenizer, pieces(TEXTS[1], EVIDENCE), 127)
+    reader = Reader(engine.model, layer)
+    for _ in range(2):  # the second time the prefix is kept
+        states, count = reader.states(laid_out)
+        whole = engine.model.network(
+            input_ids=torch.tensor([laid_out.ids]), output_hidden_states=True
+        ).hidden_states
+        plain = whole[layer][0, laid_out.start : laid_out.end]
+        if layer < 2:  # the last of transformers' is behind the final norm
+            assert torch.allclose(states, plain, atol=1e-4)
+        assert states.shape == plain.shape
+    assert count == laid_out.end - laid_out.start < len(laid_out.ids)
+
+
+async def test_what_is_kept_changes_no_feature(engine: Engine) -> None:
+    texts = [asked(engine.tokenizer, pieces(text, EVIDENCE), 127) for text in TEXTS]
+    reader = Reader(engine.model, 1)
+    kept = [reader.read(each)[0] for each in texts][1]
+    fresh = Reader(engine.model, 1).read(texts[1])[0]
+    assert torch.allclose(kept.features(), fresh.features(), atol=1e-5)
+    assert kept.evidence == 2
+
+
+async def test_a_probe_judges_and_its_lines_sum_up(engine: Engine) -> None:
+    await engine.use_probe(probe())
+    found, shares = await engine.explain(pieces(TEXTS[0], EVIDENCE), "task")
+    logit = math.log(found.p_true / found.p_false)
+    assert found == await engine.judge(pieces(TEXTS[0], EVIDENCE), task="task")
+    assert (found.by, found.band) == ("probe", 0.2)
+    assert sum(share.logit for share in shares) == pytest.approx(logit, abs=1e-4)
+    assert [share.text for share in shares[:-1]] == [
+        "lazy dog",
+        "over:",
+        '- "the"',
+        '- "dog jumps"',
+    ]
+    assert shares[1].logit == 0  # what says that lines follow
+    alone = await engine.judge(pieces(TEXTS[0], EVIDENCE), "words", "task")
+    assert alone.by == "words"
+
+
+async def test_features_are_means_over_metrics_and_each_line(engine: Engine) -> None:
+    laid_out = asked(engine.tokenizer, pieces(TEXTS[0], EVIDENCE), 127)
+    reader = Reader(engine.model, 1)
+    states = unit(reader.states(laid_out)[0])
+    (_, cut), _, first, second = laid_out.lines
+    lines = sum(states[begin:end].mean(0) for begin, end in (first, second))
+    features = reader.read(laid_out)[0].features()
+    assert torch.allclose(features[0], states[:cut].mean(0), atol=1e-5)
+    assert torch.allclose(features[1], lines, atol=1e-5)
+
+
+async def test_a_centre_is_learned_once(engine: Engine) -> None:
+    own = probe()
+    await engine.use_probe(own)
+    await engine.centre("new", [pieces(text, EVIDENCE) for text in TEXTS])
+    learned = own.centres["new"]
+    await engine.centre("new", [pieces(TEXTS[0])])
+    assert own.centres["new"] is learned
+    found = [
+        Reader(engine.model, 1).read(asked(engine.tokenizer, each, 127))[0]
+        for each in [pieces(text, EVIDENCE) for text in TEXTS]
+    ]
+    assert torch.allclose(learned[0], sum(each.features()[0] for each in found) / 2, atol=1e-5)
+    assert torch.allclose(learned[1], sum(each.features()[1] for each in found) / 4, atol=1e-5)
+
+
+async def test_a_probe_of_another_width_or_depth_is_refused(engine: Engine) -> None:
+    with pytest.raises(StateError, match="reads 8 numbers a token"):
+        await engine.use_probe(probe(width=8))
+    with pytest.raises(OptionError, match="layer 3 is not allowed: give 1 to 2"):
+        await engine.use_probe(probe(layer=3))
+    with pytest.raises(OptionError, match="there is no probe"):
+        await engine.explain(pieces(TEXTS[0]))
+    await engine.use_probe(probe())
+    with pytest.raises(OptionError, match="holds no metric"):
+        await engine.judge(pieces("", EVIDENCE))
 
 
 async def test_usage_tells_what_is_set_and_held(engine: Engine) -> None:

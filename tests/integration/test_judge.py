@@ -1,0 +1,88 @@
+"""The judge of a running daemon: fitted to its model by a command, asked, and made to explain."""
+
+import json
+import math
+from pathlib import Path
+
+from sovl_daemon.models import ModelStore
+from tests import tiny_models
+from tests.daemon import Daemon, running, until
+
+TASK = """
+name = "memory"
+title = "memory health"
+about = "Memory may run out."
+[pace]
+ask_every_s = 0.5
+[[metrics]]
+name = "memory.percent"
+label = "Memory usage"
+unit = "%"
+high = 100.0
+levels = [{ from = 0.0, word = "low" }, { from = 90.0, word = "high" }]
+[[limits]]
+metric = "memory.percent"
+hard = 99.9
+grey = 0.2
+low = 0.1
+grey_s = 0.0
+[[ladder]]
+action = "limit_admission"
+when = "Always."
+"""
+
+
+def by(daemon: Daemon) -> str:
+    with daemon.client() as client:
+        return str(client.control("stats")["agents"]["judge"].get("by"))
+
+
+def test_a_probe_is_fitted_to_the_daemons_model_and_used(runtime: Path, tmp_path: Path) -> None:
+    folder = tiny_models.save(tiny_models.llama(positions=2048), tmp_path / "tiny")
+    models = tmp_path / "store"
+    (runtime / "state" / "tasks").mkdir(parents=True)
+    (runtime / "state" / "tasks" / "memory.toml").write_text(TASK)
+    settings = {
+        "store.model_dir": str(models),
+        "core_config.base_model_name": str(folder),
+        "core_config.scaffold_model_name": str(folder),
+        "core_config.cross_attn_layers": [0, 1],
+        "generation.context_length": 2048,
+        "controls_config.has_woken": True,
+    }
+    with running(runtime, **settings) as daemon:
+        (name,) = ModelStore(models).names()
+        daemon.environment |= {"SOVL_STORE__MODEL_DIR": str(models)}
+        without = daemon.sovl("judge", "explain", "memory")
+        assert without.returncode != 0
+        assert "there is no probe for this model: run sovl judge fit" in without.stderr
+        assert by(daemon) == "words"
+        fitted = daemon.sovl("judge", "fit", name, "--quick", "--json", timeout=110)
+        assert fitted.returncode == 0, fitted.stderr
+        last = json.loads(fitted.stdout.splitlines()[-1])
+        assert (last["event"], last["model"], last["layer"]) == ("fitted", name, 1)
+        assert set(last["scores"]) >= {"in-domain", "unseen log lines", "unseen task"}
+        assert sorted(each.name for each in (runtime / "state" / "probes").iterdir()) == [
+            f"{name}.json",
+            f"{name}.safetensors",
+        ]
+        said = json.loads(daemon.sovl("judge", "explain", "memory", "--json").stdout)
+        assert by(daemon) == "probe"
+        logit = math.log(said["p_true"] / said["p_false"])
+        assert abs(sum(each["logit"] for each in said["shares"]) - logit) < 1e-3
+        assert said["shares"][0]["text"].startswith("Memory usage: ")
+        assert said["prompt"].startswith("Memory may run out.")
+        for _ in until(30):
+            told = daemon.sovl("judge", "why", "--task", "memory")
+            if told.returncode == 0:
+                break
+        assert "on memory" in told.stdout
+        assert "Why: " in told.stdout
+
+
+def test_without_a_log_or_a_probe_one_line_says_so(runtime: Path) -> None:
+    daemon = Daemon(runtime)
+    told = daemon.sovl("judge", "why")
+    assert told.returncode == 2
+    assert "there is no log of decisions yet" in told.stderr
+    assert len(told.stderr.splitlines()) == 1

@@ -1,0 +1,97 @@
+"""Simulated questions: repeatable, true, and with their evidence where they say it is."""
+
+import re
+
+import pytest
+
+from sovl_daemon.control.guard import Limit
+from sovl_daemon.control.metric import Reading
+from sovl_daemon.control.prompt import outlook
+from sovl_daemon.control.recommendation import recommend
+from sovl_daemon.judge.cases import UNSEEN_TASKS, draw, fitted_tasks, log_lines, tasks
+from sovl_daemon.judge.lessons import exam, lessons
+from sovl_daemon.judge.loads import HELD_OUT
+from sovl_daemon.judge.plants import PLANTS
+from sovl_daemon.judge.typical import typical_key, typical_prompts
+from tests.control import readings, task
+
+
+@pytest.mark.parametrize("name", PLANTS)
+def test_the_same_arguments_draw_the_same_cases(name: str) -> None:
+    first, second = draw(name, "ramp", 6), draw(name, "ramp", 6)
+    assert [case.prompt for case in first] == [case.prompt for case in second]
+    assert {case.truth for case in first} == {True, False}
+    assert all(case.task.name == name for case in first)
+    assert [case.prompt for case in draw(name, "ramp", 6, seed=1)] != [
+        case.prompt for case in first
+    ]
+
+
+@pytest.mark.parametrize("name", ["memory", "battery"])
+def test_where_only_a_line_tells_the_numbers_stand_still(name: str) -> None:
+    cases = draw(name, "edge", 8, evidence="lines")
+    worse = [re.escape(line).replace(r"\{n\}", r"\d+") for line in log_lines()[name]["worse"]]
+    for case in cases:
+        assert case.lines
+        told = any(re.fullmatch(each, line) for each in worse for line in case.lines)
+        assert told is case.truth
+        for limit in case.task.limits:
+            assert "within a minute" not in outlook(case.readings[limit.metric], limit)
+
+
+def test_lessons_and_exam_share_neither_tasks_nor_families_nor_lines() -> None:
+    taught, asked = lessons(0.05), exam(0.05)
+    assert not {case.task.name for case in taught} & set(UNSEEN_TASKS)
+    assert not {case.family for case in taught} & set(HELD_OUT)
+    assert {case.task.name for case in taught} == set(fitted_tasks())
+    assert {case.task.name for case in asked["unseen task"]} == set(UNSEEN_TASKS)
+    assert {case.family for case in asked["held-out families"]} == set(HELD_OUT)
+    known = {case.prompt.text for case in taught}
+    assert not any(case.prompt.text in known for cases in asked.values() for case in cases)
+    for name in fitted_tasks():
+        lines = log_lines()[name]
+        assert not set(lines["worse"]) & set(lines["new_worse"])
+
+
+def test_typical_prompts_are_of_the_tasks_declaration() -> None:
+    for each in tasks().values():
+        prompts = typical_prompts(each)
+        assert prompts == typical_prompts(each)
+        assert all(prompt.metrics.count("\n") == len(each.metrics) for prompt in prompts)
+        assert all(prompt.evidence.count("\n") in (2, 3) for prompt in prompts)
+    assert len({typical_key(each) for each in tasks().values()}) == len(tasks())
+
+
+@pytest.mark.parametrize(
+    ("value", "per_min", "words"),
+    [
+        (91, 6, "at its limit in seconds"),
+        (90, 6, "at its limit in half a minute"),
+        (87, 6, "at its limit within a minute"),
+        (82, 6, "at its limit in two minutes"),
+        (80, 2, "at its limit in some minutes"),
+        (50, 1, ""),
+        (87, 0, ""),
+        (87, -3, ""),
+        (95, 1, "at its limit in seconds"),
+    ],
+)
+def test_the_outlook_in_words(value: float, per_min: float, words: str) -> None:
+    assert (
+        outlook(Reading("memory.percent", value, 0, per_min), Limit("memory.percent", 92)) == words
+    )
+    low = Limit("free", 8, high_is_bad=False)
+    assert outlook(Reading("free", 100 - value, 0, -per_min), low) == words
+
+
+def test_the_cheapest_action_that_is_enough_is_recommended() -> None:
+    soon = readings(90, per_min=6)  # 96 in a minute: 4 too far
+    first = recommend(task(), soon)
+    assert (first.action, first.sure > 0.5) == ("shrink", True)
+    assert "it lowers memory.percent by 5" in first.why
+    assert recommend(task(), soon, ["shrink"]).action == "quantize"
+    worse = recommend(task(), readings(90, per_min=40))
+    assert worse.action == "quantize"
+    assert worse.sure < 0.5
+    assert recommend(task(), readings(80)) == ("clear", 0.5, recommend(task(), readings(80)).why)
+    assert recommend(task(), soon, ["clear", "shrink", "quantize"]).action == ""
