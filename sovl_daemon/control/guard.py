@@ -55,7 +55,7 @@ class Limit:
         spare: It may also be relaxed when the metric would stay so far out of its hard limit
             without the setting that goes back, for `low_s`; None for never.
         fatal: Where it is too late. A metric in the grey zone that rises so fast that it would be
-            here within ten seconds is treated as beyond its hard limit, and urgent; None for
+            here within six seconds is treated as beyond its hard limit, and urgent; None for
             never.
         high_is_bad: False where trouble is a small value, such as memory left: the thresholds then
             fall from `low` to `hard`.
