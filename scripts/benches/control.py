@@ -166,7 +166,7 @@ def goals_of(parts: Mapping[str, Part]) -> list[Goal]:
     whole = merged(scores)
     mine = whole[MINE]
     over = sum(each.ooms for each in mine) / sum(each.ooms for each in whole[NONE])
-    needless = {name: total(whole[name], "needless_s") for name in _RIVALS}
+    needless = [total(whole[name], "needless_s") for name in protectors(whole)]
     faulty_ = merged(parts["fault"]).items()
     guarded = [mine, *(measures for name, measures in faulty_ if RIVAL not in name)]
     invalid = sum(total(measures, "invalid") for measures in guarded)
@@ -182,12 +182,21 @@ def goals_of(parts: Mapping[str, Part]) -> list[Goal]:
         ),
         Goal(
             "needless_over_best_baseline",
-            total(mine, "needless_s") / min(needless.values()),
+            total(mine, "needless_s") / min(needless),
             "<=",
             1,
         ),
         Goal("invalid_acted_on", invalid, "<=", 0),
     ]
+
+
+def protectors(whole: Table) -> list[str]:
+    """Baselines that avert at least half of what running out of memory there would be.
+
+    One that lets most of it happen is hardly ever degraded, and so counts apart.
+    """
+    most = total(whole[NONE], "ooms") / 2
+    return [name for name in _RIVALS if total(whole[name], "ooms") <= most]
 
 
 def total(measures: Sequence[Measures], figure: str) -> float:
@@ -199,19 +208,26 @@ def run(quick: bool) -> Bench:
     seeds, faults = (QUICK_SEEDS, QUICK_FAULT_SEEDS) if quick else (SEEDS, FAULT_SEEDS)
     parts = study(families, seeds, faults)
     rows = list(rows_of(parts))
-    return Bench("control", rows, goals_of(parts), note_of(seeds, rows))
+    return Bench("control", rows, goals_of(parts), note_of(seeds, rows, merged(parts["score"])))
 
 
-def note_of(seeds: int, rows: Sequence[dict[str, object]]) -> str:
+def note_of(seeds: int, rows: Sequence[dict[str, object]], whole: Table) -> str:
     seen, unseen = (judge_scores(fitted(), group, range(4)) for group in (TRAINING, HELD_OUT))
     won = [f"{r['policy']} in {r['family']}" for r in rows if r["wins"] == "yes"]
+    apart = [name for name in _RIVALS if name not in protectors(whole)]
+    lazy = [
+        f"{total(whole[MINE], 'needless_s') / total(whole[name], 'needless_s'):.2f} of {name}"
+        for name in apart
+    ]
     return (
         f"{seeds} simulated hours of each family, the same for all policies; formulas, baselines "
         "and limits: docs/decisions.md. The judge is the regression that stands in for the "
         f"language model: AUC {seen.auc:.2f} on families that it was fitted on, {unseen.auc:.2f} "
         f"held out. Held out of all tuning: {', '.join(HELD_OUT)}. wins: whether a baseline that "
         "acts costs less than our loop, yes if the 95 % interval of the paired difference is below "
-        f"0; it does so in: {'; '.join(won) or 'none'}."
+        f"0; it does so in: {'; '.join(won) or 'none'}. needless_over_best_baseline is against "
+        "baselines that avert at least half of the times that memory runs out; those that let most "
+        f"of them happen count apart: {'; '.join(lazy) or 'none'}."
     )
 
 

@@ -46,7 +46,7 @@ def save(hour: Hour, path: Path) -> None:
     check(path)
     from matplotlib import rc_context
 
-    with rc_context({"svg.hashsalt": _SALT}):
+    with rc_context({"svg.hashsalt": _SALT, "svg.fonttype": "none"}):
         figure = draw(hour)
         try:
             date = {"Date": None} if path.suffix.lower() == ".svg" else {}

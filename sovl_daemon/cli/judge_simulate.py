@@ -163,16 +163,16 @@ def in_words(report: dict[str, Any]) -> str:
     seconds = {name: f"{report[name]:.0f} s" for name in report if name.endswith("_s")
                if report[name] is not None}  # fmt: skip
     return (
-        f"An hour of {hour}, seed {report['seed']}, with {report['policy']}: memory ran out "
-        f"{_times(lost)}; had nobody acted, {_times(alone)}.\n"
-        f"Settings were changed {_times(report['moves'])}, {_times(report['flaps'])} within two "
-        f"minutes of the opposite. {seconds['degraded_s']} of the hour were degraded, "
-        f"{seconds['needless_s']} of them needlessly.\n"
-        f"The judge was asked {_times(report['questions'])} and said true "
-        f"{_times(report['said_true'])}. What an action promised was not found "
-        f"{_times(report['failures'])}.\n"
-        f"All in all it cost {seconds['cost_s']} of bad service; doing nothing costs "
-        f"{seconds['none_cost_s']}, hindsight {seconds['bound_cost_s']}."
+        f"An hour of {hour}, seed {report['seed']}, with {report['policy']}.\n"
+        f"Memory ran out: {_times(lost)}; had nobody acted: {_times(alone)}.\n"
+        f"Settings changed: {_times(report['moves'])}; within two minutes of the opposite: "
+        f"{_times(report['flaps'])}.\n"
+        f"Degraded: {seconds['degraded_s']} of the hour; needlessly: {seconds['needless_s']}.\n"
+        f"The judge was asked: {_times(report['questions'])}; said true: "
+        f"{_times(report['said_true'])}.\n"
+        f"Actions that did not do what they promised: {report['failures']:.0f}.\n"
+        f"Cost in bad service: {seconds['cost_s']}; of doing nothing: {seconds['none_cost_s']}; "
+        f"of hindsight: {seconds['bound_cost_s']}."
     )
 
 

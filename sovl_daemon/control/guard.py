@@ -36,7 +36,7 @@ Cause = Literal[
 
 HOUR_S = 3600.0
 _BLIND_S = 3.0  # readings may be faulty this long before what was seen earlier is forgotten
-_MOST_PATIENCE = 16.0
+_MOST_PATIENCE = 4.0
 _MOST_SILENCE = 4.0
 _AHEAD_S = 30.0  # a metric that rises is expected to go on so long
 _SOON_S = 6.0  # an action takes up to five seconds, and is rarely the only one
@@ -108,7 +108,7 @@ class Pace:
 
     Attributes:
         dwell_s: Least time between a move and the opposite one. Only a hard limit may act sooner
-            after a relaxation; the dwell is then doubled, up to 16 times, until one lasts.
+            after a relaxation; the dwell is then doubled, up to 4 times, until one lasts.
         cooldown_s: Least time after any action.
         urgent_s: The cool-down where a metric is about to become fatal, or a hard limit rules that
             knows of no fatal value.

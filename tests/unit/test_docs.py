@@ -24,6 +24,7 @@ OURS = [
 ]
 CLIENTS = [ROOT / "examples" / name for name in ("minimal_client.py", "follow_events.py")]
 NOT_SETTINGS = {  # names of topics, modules and files that look like one
+    "agents.actuators",
     "agents.base",
     "agents.ipc",
     "bus.commands",
@@ -219,7 +220,7 @@ def test_commands_that_the_text_mentions_exist(path: Path) -> None:
     known = reference.subcommands()
     for line in (line.strip() for block in code for line in block.splitlines()):
         if line.startswith("sovl ") and not line.startswith(("sovl -", "sovl [")):
-            mentioned = re.match(r"sovl (?:keys |model |data |state |actions )?\w+", line)
+            mentioned = re.match(r"sovl (?:keys |model |data |state |actions |judge )?\w+", line)
             assert mentioned, line
             assert mentioned[0] in known, line
 
@@ -250,7 +251,7 @@ def test_every_actuator_is_described() -> None:
 
 def test_the_task_in_the_text_is_one(tmp_path: Path) -> None:
     text = (ROOT / "docs" / "decisions.md").read_text()
-    (found,) = re.findall(r"```toml\n(.*?)```", text, re.S)
+    found, _entry_point = re.findall(r"```toml\n(.*?)```", text, re.S)
     (tmp_path / "disk.toml").write_text(found)
     task = load_task(tmp_path / "disk.toml")
     assert {rung.action for rung in task.ladder} <= {each.name for each in ACTUATORS}

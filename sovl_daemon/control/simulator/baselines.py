@@ -21,7 +21,10 @@ _HOLD = Step("hold")
 class Controller(Protocol):
     """Whatever may drive a plant: `Decider` does, and every baseline here."""
 
-    ladder: Ladder
+    @property
+    def ladder(self) -> Ladder:
+        """What is in force."""
+        ...
 
     @property
     def busy(self) -> bool:

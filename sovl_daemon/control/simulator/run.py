@@ -45,8 +45,9 @@ class Run:
 
     Moves are (time, +1 acted or -1 relaxed); seconds are by setting; waits the seconds from each
     time that memory crossed the hard limit to an action's effect, infinite if there was none.
-    Invalid counts what was begun on a reading with a fault, on one that was wrong by more than 5 %,
-    or on an opinion that came too late or was no answer.
+    Invalid counts what was begun on a reading with a fault, or on one that was wrong by more than
+    5 % where memory was not really beyond its hard limit, or on an opinion that came too late or
+    was no answer.
     """
 
     ooms: list[float] = field(default_factory=list)
@@ -144,7 +145,7 @@ class Simulation:
             )
             if step.does != "hold":
                 if step.does != "ask":
-                    self.run.invalid += self._is_misread(readings)
+                    self.run.invalid += self._is_misread(step, readings)
                 self._do(now_s, step)
             wait_s = self._wait_s(readings)
             if plant.settings:
@@ -193,9 +194,10 @@ class Simulation:
         elif step.does in ("act", "relax"):
             self._take_off(now_s, step)
 
-    def _is_misread(self, readings: dict[str, Reading]) -> bool:
-        """Whether what a move rests on is wrong; sound pressure is a reason of its own."""
-        if readings[PRESSURE].value >= _PRESSING:
+    def _is_misread(self, step: Step, readings: dict[str, Reading]) -> bool:
+        """Whether what a move rests on is wrong, and the truth is no reason for it either."""
+        really = self._plant.used() >= HARD or readings[PRESSURE].value >= _PRESSING
+        if step.does == "act" and really:
             return False
         return bool(readings[MEMORY].fault) or not self._sensors.error <= _WRONG
 

@@ -208,6 +208,11 @@ def _storm(chance: random.Random) -> list[Event]:
     return _quiet(chance) + _bursts(chance, 100, (3.0, 30.0), (1.0, 8.0), (10.0, 60.0))
 
 
+def _swell(chance: random.Random) -> list[Event]:
+    """Other programs fill the memory within minutes, stay for minutes, and leave."""
+    return _quiet(chance) + _bursts(chance, 400, (10.0, 35.0), (60.0, 600.0), (120.0, 600.0))
+
+
 _COMMON = {"base": (22.0, 30.0), "weights": (22.0, 28.0), "cache": (3.0, 6.0)}
 _FAMILIES: dict[str, _Family] = {
     "steady": _Family((18.0, 26.0), (20.0, 26.0), (2.0, 5.0), _quiet),
@@ -219,13 +224,14 @@ _FAMILIES: dict[str, _Family] = {
     "noise": _Family((36.0, 38.0), (24.0, 26.0), (3.0, 4.0), _noise, noise=(1.0, 2.5)),
     "tide": _Family(draw=_tide, **_COMMON),
     "leak_burst": _Family(draw=_leak_burst, **_COMMON),
+    "swell": _Family((34.0, 40.0), (24.0, 28.0), (3.0, 6.0), _swell),
     "storm": _Family((38.0, 44.0), (24.0, 28.0), (3.0, 6.0), _storm),
 }
 
-TRAINING = ("steady", "kv_growth", "leak", "burst", "cache_lag", "edge", "noise")
+TRAINING = ("steady", "kv_growth", "leak", "burst", "cache_lag", "edge", "noise", "storm")
 """Families that a judge may be fitted on."""
 
-HELD_OUT = ("tide", "leak_burst", "storm")
+HELD_OUT = ("tide", "leak_burst", "swell")
 """Families that no judge has seen, and that no rule was tuned on."""
 
 FAMILIES = (*TRAINING, *HELD_OUT)
