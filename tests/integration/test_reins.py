@@ -29,7 +29,8 @@ class Training:
         rows = [{"prompt": f"Say {n}", "response": str(n)} for n in range(20)]
         pairs.write_text("".join(json.dumps(row) + "\n" for row in rows))
         with self._daemon.client() as client:
-            self.steps.extend(client.stream("train", file=str(pairs), epochs=EPOCHS, force=True))
+            for step in client.stream("train", file=str(pairs), epochs=EPOCHS, force=True):
+                self.steps.append(step)
 
     @property
     def goes_on(self) -> bool:
