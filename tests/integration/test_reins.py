@@ -12,7 +12,7 @@ from benches.control_kills import ACT, HOLD, TASK, Level
 from tests import tiny_models
 from tests.daemon import Daemon, running, until
 
-EPOCHS = 60
+EPOCHS = 30
 
 
 class Training:
@@ -43,7 +43,7 @@ class Training:
         raise AssertionError(f"never {text!r}: {self.steps[-3:]}\n{self._daemon.output()}")
 
     def wait(self) -> dict[str, Any]:
-        self._thread.join(60)
+        self._thread.join(100)
         assert not self.goes_on
         return self.steps[-1]
 
