@@ -12,7 +12,7 @@ from benches.control_kills import ACT, HOLD, TASK, Level
 from tests import tiny_models
 from tests.daemon import Daemon, running, until
 
-EPOCHS = 60
+EPOCHS = 30
 
 
 class Training:
@@ -29,7 +29,8 @@ class Training:
         rows = [{"prompt": f"Say {n}", "response": str(n)} for n in range(20)]
         pairs.write_text("".join(json.dumps(row) + "\n" for row in rows))
         with self._daemon.client() as client:
-            self.steps.extend(client.stream("train", file=str(pairs), epochs=EPOCHS, force=True))
+            for step in client.stream("train", file=str(pairs), epochs=EPOCHS, force=True):
+                self.steps.append(step)
 
     @property
     def goes_on(self) -> bool:
@@ -42,7 +43,7 @@ class Training:
         raise AssertionError(f"never {text!r}: {self.steps[-3:]}\n{self._daemon.output()}")
 
     def wait(self) -> dict[str, Any]:
-        self._thread.join(60)
+        self._thread.join(100)
         assert not self.goes_on
         return self.steps[-1]
 

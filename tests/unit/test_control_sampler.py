@@ -71,10 +71,10 @@ def test_it_looks_often_near_a_limit_or_blind() -> None:
     source = Fixed({MEMORY: 50.0, "pressure.memory": 0.0})
     one = sampler(source)
     intervals = []
-    for n, memory in enumerate((50.0, 90.0, 95.0, float("nan"))):
+    for n, memory in enumerate((50.0, 88.0, 95.0, float("nan"))):
         source.values = {MEMORY: memory, "pressure.memory": 0.0}
         intervals.append(round(one.interval_s(one.sample(float(n), 1000.0 + n)), 3))
-    assert intervals == [1, 0.2, 0.05, 0.1]
+    assert intervals == [1, 0.25, 0.05, 0.1]
     source.values = {MEMORY: 50.0, "pressure.memory": 12.0}
     assert one.interval_s(one.sample(5.0, 1005.0)) == 0.1
 
