@@ -13,7 +13,7 @@ import torch
 
 from sovl_daemon.control.simulator.scores import scores
 
-PENALTIES = (0.01, 0.03, 0.1, 0.3)
+PENALTIES = (0.03, 0.1, 0.3, 1.0, 3.0)
 _ROUNDS = 60
 _FOLDS = 5
 
