@@ -10,11 +10,12 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
-from sovl_daemon.control.guard import Guard, Ruling
+from sovl_daemon.control.guard import Guard
 from sovl_daemon.control.ladder import Ladder
 from sovl_daemon.control.metric import Reading
 from sovl_daemon.control.performer import Outcome
 from sovl_daemon.control.prompt import Prompt, describe, render
+from sovl_daemon.control.ruling import Ruling
 from sovl_daemon.control.task import Rung, Task
 from sovl_daemon.control.verdict import LATE, Opinion, Question, Verdict, verdict
 

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sovl_daemon.control.guard import Guard, Limit, Pace, Ruling
+from sovl_daemon.control.guard import Guard, Limit, Pace
+from sovl_daemon.control.ruling import Ruling
 from tests.control import LIMIT, MEMORY, PACE, reading, readings
 
 
