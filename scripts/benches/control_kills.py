@@ -55,7 +55,6 @@ hard_s = 0.0
 [[ladder]]
 action = "{action}"
 when = "Always."
-again_s = 0.1
 """
 KEYS = {
     "limit_admission": "generation.max_concurrent",
