@@ -82,11 +82,12 @@ class Report:
 class Level:
     """Publishes a gauge until closed, in a thread of its own.
 
-    `given` is set when the value was, at `given_s` by the wall clock.
+    `given` is set when the value was, at `given_s` by the wall clock. `name` may be changed; then
+    another gauge is given, and the one before grows stale.
     """
 
     def __init__(self, daemon: Daemon, *, every_s: float = 0.05) -> None:
-        self.value = HOLD
+        self.value, self.name = HOLD, "test.level"
         self.given, self.given_s = threading.Event(), 0.0
         self._every_s = every_s
         self._address = Endpoints.local(daemon.runtime_dir).publish
@@ -105,7 +106,7 @@ class Level:
             value, now_s = self.value, time.monotonic()
             if value != told or now_s - told_s > _AGAIN_S:
                 self.given_s = self.given_s if value == told else time.time()
-                payload = GaugesGiven(time_s=now_s, values={"test.level": value})
+                payload = GaugesGiven(time_s=now_s, values={self.name: value})
                 with suppress(TimeoutError), anyio.fail_after(1):
                     await publisher.publish("gauges.test", payload)
                     told, told_s = value, now_s

@@ -25,7 +25,8 @@ from tests.daemon import Daemon, running, until
 
 IN_USE = 0.62  # of the limit, by the daemon alone
 NEAR = 0.9  # of the limit, up to which the ballast grows fast
-BEYOND = 0.4  # of what 8 bits a weight save: so far the ballast goes beyond the limit
+BEYOND = 0.25  # of what 8 bits a weight save: so far the ballast goes beyond the limit
+WARM_STEPS = 8
 FAST_MB_S, SLOW_MB_S = 60, 6
 SETTINGS = ("core_config.quantization", "generation.max_concurrent", "generation.prefix_cache_mb")
 PROMPTS = ("What is the capital of France?", "Tell me about the sea.", "What do cats eat?")
@@ -66,7 +67,8 @@ class Talk:
     def __init__(self, daemon: Daemon, life: Life) -> None:
         self._daemon, self._life = daemon, life
         self._over = threading.Event()
-        self._threads = [threading.Thread(target=each) for each in (self._talk, self._train)]
+        works = (self._talk, self._train)
+        self._threads = [threading.Thread(target=each, daemon=True) for each in works]
         self._pairs = daemon.root / "pairs.jsonl"
         self.pressed = False
 
@@ -82,7 +84,7 @@ class Talk:
     def close(self) -> None:
         self._over.set()
         for thread in self._threads:
-            thread.join()
+            thread.join(60)  # a training that is still paused says nothing any more
 
     def _talk(self) -> None:
         turn = 0
@@ -140,7 +142,7 @@ def _live(group: MemoryGroup, daemon: Daemon, life: Life, pace: Pace) -> None:
     before, host = _state(daemon), daemon.worker().pid
     with closing(Talk(daemon, life)) as talk, closing(Ballast(group)) as ballast:
         talk.start()
-        used = max(_watched(group, pace.warm_s))
+        used = _settled(group, life, pace.warm_s)
         life.limit = min(MOST, int(used / IN_USE))
         group.limit(life.limit)
         life.ballast = life.limit - used + int(BEYOND * _saving(before))
@@ -170,6 +172,14 @@ def _press(group: MemoryGroup, ballast: Ballast, life: Life, talk: Talk, pace: P
         if group.kills:
             break
     life.kills = group.kills
+
+
+def _settled(group: MemoryGroup, life: Life, seconds: float) -> int:
+    """The most that is used while it talks and trains, once both go on for a while."""
+    for _ in until(60):
+        if life.trained_steps >= WARM_STEPS and life.answers >= 1:
+            break
+    return max(_watched(group, seconds))
 
 
 def _watched(group: MemoryGroup, seconds: float) -> Iterator[int]:

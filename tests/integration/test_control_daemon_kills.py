@@ -48,7 +48,10 @@ def lying(runtime: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (runtime / "lie").touch()
     tasks = runtime / "state" / "tasks"
     tasks.mkdir(parents=True)
-    (tasks / "memory.toml").write_text(TASK.format(action="shrink_context"))
+    text = TASK.format(action="shrink_context")
+    (tasks / "memory.toml").write_text(text)
+    # One task alone would let others come first for a while before it tries the same again.
+    (tasks / "other.toml").write_text(text.replace('name = "memory"', 'name = "other"'))
 
 
 @pytest.mark.usefixtures("lying")
