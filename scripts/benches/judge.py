@@ -295,6 +295,7 @@ def run(quick: bool) -> Bench:
         f"ece of {', '.join(GROUPS)} together. abstention and error (of the rest): outside the "
         f"probe's band of {probe.card.band:g}, of the others' 0.1. Zero-shot is scored by true's "
         f"share of true and false; both together have so little that the daemon would abstain. "
-        f"Regression and boosting are fitted on the numbers of each task, so none is there for an unseen task."
+        f"Regression and boosting are fitted on the numbers of each task, so there is none for an "
+        f"unseen one."
     )
     return Bench("judge", rows, goals_of(rows, idle, busy, percent, growth), note)
