@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+import anyio
 import anyio.to_thread
 from pydantic import Field
 
@@ -52,6 +54,7 @@ class Judge(Agent):
         self._verdicts = 0
         self._last_s = 0.0
         self._engine: Engine | None = None
+        self._preparing = anyio.Lock()
         self._seen_ns = -1
         self._probe: dict[str, Any] = {}
         tasks = tasks_of(self.settings, self.paths).values()
@@ -102,10 +105,11 @@ class Judge(Agent):
         engine = await device.base()
         if engine.model.path is None:
             return engine
-        own = _changed_ns(self.paths.state_dir)
-        if engine is not self._engine or own != self._seen_ns:
-            self._engine, self._seen_ns = engine, own
-            await self._take_probe(engine, engine.model.path)
+        async with self._preparing:  # who comes meanwhile waits for the probe too
+            own = _changed_ns(self.paths.state_dir)
+            if engine is not self._engine or own != self._seen_ns:
+                await self._take_probe(engine, engine.model.path)
+                self._engine, self._seen_ns = engine, own
         return engine
 
     async def _take_probe(self, engine: Engine, folder: Path) -> None:
@@ -116,13 +120,14 @@ class Judge(Agent):
         try:
             probe = await anyio.to_thread.run_sync(find_probe, self.paths.state_dir, folder)
             await engine.use_probe(probe)
+            for prefix, task in self._tasks.items():
+                typical = [Pieces(**each.pieces()) for each in typical_prompts(task)]
+                await engine.centre(self._keys[prefix], typical)
         except EngineError as error:  # words are asked for, which abstain rather than err
             self.log.warning("judge.probe_refused", reason=str(error))
-            await engine.use_probe(None)
             probe = None
-        for prefix, task in self._tasks.items():
-            typical = [Pieces(**each.pieces()) for each in typical_prompts(task)]
-            await engine.centre(self._keys[prefix], typical)
+            with suppress(EngineError):  # an engine that was closed judges nothing
+                await engine.use_probe(None)
         self._probe = {"by": "probe" if probe else "words"}
         self.log.info("judge.ready", model=folder.name, **self._probe)
 

@@ -43,6 +43,7 @@ from sovl_daemon.models.progress import ignore_progress
 from tests.daemon import running
 
 GROUPS = ("in-domain", "held-out families", "log lines", "unseen log lines")
+KNOWN = "all of known tasks"
 SHIPPED_TASKS = tuple(load_tasks())
 WORDS_EACH = 40  # questions of a group that are put into words: each is a pass through all layers
 LIMIT = 2048
@@ -54,11 +55,16 @@ def quality(study: Study, probe: Probe, share: float) -> list[dict[str, object]]
     """A row for each group of questions and way of asking."""
     rows = []
     court = Court(study.model, study.tokenizer)
+    known_cases: list[Case] = []
+    known: list[float] = []
     taught = [case for case in lessons(share) if case.evidence == "numbers"]
     for group, cases in exam(share).items():
         prompts = [case.prompt for case in cases]
         read = study.read(prompts, probe.card.layer, group, ignore_progress)
-        rows.append(row(group, "probe", cases, chances(probe, cases, read), probe.card.band))
+        answers = chances(probe, cases, read)
+        rows.append(row(group, "probe", cases, answers, probe.card.band))
+        if group in GROUPS:
+            known_cases, known = [*known_cases, *cases], [*known, *answers]
         some = sample(cases, WORDS_EACH)
         said = [court.judge(laid_out(study.tokenizer, case), "words") for case in some]
         shares = [each.p_true / (each.p_true + each.p_false) for each in said]
@@ -66,7 +72,7 @@ def quality(study: Study, probe: Probe, share: float) -> list[dict[str, object]]
         for name, way in (("regression", regression), ("gradient boosting", boosting)):
             found = way(taught, cases)
             rows.append(row(group, name, cases, found, 0.1) if found else blank(group, name))
-    return rows
+    return [*rows, row(KNOWN, "probe", known_cases, known, probe.card.band)]
 
 
 def sample(cases: Sequence[Case], count: int) -> Sequence[Case]:
@@ -86,7 +92,7 @@ def row(
 
 
 def blank(group: str, way: str) -> dict[str, object]:
-    figures = ("auc", "ece", "brier", "abstention", "error", "asked")
+    figures = ("auc", "auc_pooled", "ece", "brier", "abstention", "error", "asked")
     return {"questions": group, "way": way, **dict.fromkeys(figures)}
 
 
@@ -244,7 +250,6 @@ def goals_of(
             if (each["questions"], each["way"]) == (group, way)
         )
 
-    known = [of(group, "ece") for group in GROUPS]
     return [
         Goal(
             "auc_in_domain_minus_regression",
@@ -254,7 +259,7 @@ def goals_of(
         ),
         Goal("auc_log_evidence", of("unseen log lines", "auc"), ">=", 0.97),
         Goal("auc_unseen_task", of("unseen task", "auc"), ">=", 0.9),
-        Goal("ece", sum(known) / len(known), "<=", 0.05),
+        Goal("ece", of(KNOWN, "ece"), "<=", 0.05),
         Goal("judge_p95_ms_idle", percentile(idle, 0.95), "<=", 100),
         Goal("judge_p95_ms_busy", percentile(busy, 0.95), "<=", 250),
         Goal("judge_cpu_percent", percent, "<=", 1),
@@ -286,10 +291,11 @@ def run(quick: bool) -> Bench:
         f"{torch.get_num_threads()} threads, weights in {study.model.plain}. A verdict costs "
         f"{1000 * each_s:.0f} ms of a core; the default rate is how often the guard asks, "
         f"{an_hour:.0f} times an hour in simulated hours of the families {', '.join(TRAINING)} "
-        f"under the shipped memory task: both give judge_cpu_percent. ece is the mean over "
-        f"{', '.join(GROUPS)}. abstention and error (of the rest): outside the probe's band of "
-        f"{probe.card.band:g}, of the others' 0.1. Zero-shot is scored by true's share of true and "
-        f"false; both together have so little that the daemon would abstain. Regression and "
-        f"boosting are fitted on the numbers of each task, so none is there for an unseen task."
+        f"under the shipped memory task: both give judge_cpu_percent. auc is the mean over tasks, "
+        f"ece of {', '.join(GROUPS)} together. abstention and error (of the rest): outside the "
+        f"probe's band of {probe.card.band:g}, of the others' 0.1. Zero-shot is scored by true's "
+        f"share of true and false; both together have so little that the daemon would abstain. "
+        f"Regression and boosting are fitted on the numbers of each task, so there is none for an "
+        f"unseen one."
     )
     return Bench("judge", rows, goals_of(rows, idle, busy, percent, growth), note)

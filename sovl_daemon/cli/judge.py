@@ -37,8 +37,12 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 ModelName = Annotated[
     str | None, typer.Argument(help="Model of the store [default: the configured base].")
 ]
-Quick = Annotated[bool, typer.Option("--quick", help="A tenth of the questions: a first look.")]
-_QUICK = 0.1
+Questions = Annotated[
+    float,
+    typer.Option(
+        "--share", min=0.05, max=10, help="How many times the usual questions; 0.1 is a first look."
+    ),
+]
 
 app.command()(simulate)
 
@@ -49,7 +53,7 @@ def fit(
     layer: Annotated[
         int | None, typer.Option(min=1, help="How many layers to read [default: half of them].")
     ] = None,
-    quick: Quick = False,
+    share: Questions = 1.0,
     as_json: Json = False,
 ) -> None:
     """Fit the judge to a model, in some minutes; a running daemon uses it from then on.
@@ -66,7 +70,6 @@ def fit(
             study = fitting.Study(
                 folder, device=settings.host.device, threads=settings.host.tensor_threads()
             )
-            share = _QUICK if quick else 1.0
             probe = fitting.fit_probe(study, report, layer=layer, share=share)
             path = shelf.probe_path(Paths.of(settings).state_dir, folder)
             fitting.keep(probe, path)
@@ -84,7 +87,7 @@ def evaluate(
     precision: Annotated[
         str, typer.Option(help="What to hold the weights in; fp16 is as they are.")
     ] = "fp16",
-    quick: Quick = False,
+    share: Questions = 1.0,
     as_json: Json = False,
 ) -> None:
     """Score the judge of a model on simulated questions that it was not fitted on."""
@@ -108,7 +111,7 @@ def evaluate(
             for each in evaluation.parse_precisions(precision):
                 plain = study.model.plain
                 evaluation.hold(study.model, plain if each == "fp16" else each)
-                found[each] = fitting.examine(study, probe, report, _QUICK if quick else 1.0)
+                found[each] = fitting.examine(study, probe, report, share)
         if as_json:
             typer.echo(json.dumps({"model": folder.name, "precisions": found}))
         else:

@@ -233,12 +233,7 @@ class Engine:
         return await call(self.thread, partial(self._bench.judge, prompt, by, task), Priority.JUDGE)
 
     async def explain(self, pieces: Pieces, task: str = "") -> tuple[Verdicts, list[Share]]:
-        """Judge by the probe, and say what each line of the prompt adds to the logit of true.
-
-        Raises:
-            OptionError: there is no probe; else as `judge`.
-
-        """
+        """Judge by the probe, and say what each line adds to the logit. Raises as `judge`."""
         prompt = asked(self.tokenizer, pieces, self.context_length - 1)
         return await call(self.thread, partial(self._bench.explain, prompt, task), Priority.JUDGE)
 
@@ -250,13 +245,7 @@ class Engine:
             await call(self.thread, work, Priority.CURIOSITY)
 
     async def use_probe(self, probe: Probe | None) -> None:
-        """Judge by a probe from now on, or by words if it is None.
-
-        Raises:
-            OptionError: the model has no such layer.
-            StateError: its hidden states have another width.
-
-        """
+        """Judge by a probe from now on, or by words. Raises EngineError: it does not fit."""
         await call(self.thread, partial(self._bench.use, probe), Priority.JUDGE)
 
     async def fingerprint(self) -> Fingerprint:

@@ -56,8 +56,8 @@ class Pieces(NamedTuple):
 class Asked(NamedTuple):
     """A prompt in tokens; what is not in every prompt of its task lies from `start` to `end`.
 
-    `lines` are where its lines begin and end, counted from `start`; the first `metrics` of them
-    are metrics, then comes the evidence.
+    `lines` are where its lines begin and end, counted from `start`, each with its line break; the
+    first `metrics` of them are metrics, then comes the evidence.
     """
 
     ids: Sequence[int]
@@ -87,9 +87,9 @@ def asked(tokenizer: ChatTokenizer, pieces: Pieces, limit: int) -> Asked:
     start = common_length(ids, around)
     end = len(ids) - common_length(ids[:start:-1], around[:start:-1])
     breaks = [i + 1 for i, id_ in enumerate(ids[start:end]) if "\n" in tokenizer.decode([id_])]
-    whole = [each for each in breaks if each < end - start]
-    lines = list(pairwise([0, *whole, end - start]))
-    return Asked(ids, start, end, lines, pieces.text.count("\n"))
+    metrics, evidence = pieces.text.count("\n"), pieces.evidence.count("\n")
+    lines = list(pairwise([0, *breaks]))[: metrics + evidence]
+    return Asked(ids, start, start + (lines[-1][1] if lines else 0), lines, metrics)
 
 
 class Bench:

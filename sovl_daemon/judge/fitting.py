@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -21,7 +22,7 @@ from sovl_daemon.judge.shelf import identity
 from sovl_daemon.judge.typical import typical_key, typical_prompts
 from sovl_daemon.models.progress import Progress, ProgressCallback
 
-ERROR = 0.1
+ERROR = 0.2
 """How often a verdict may be wrong, of those that are no abstentions, in each held-out family."""
 
 DEPTH = 0.5
@@ -148,19 +149,33 @@ def examine(
 
 
 def score(cases: Sequence[Case], answers: Sequence[float], width: float) -> dict[str, float]:
-    """AUC, Brier, ECE, the share it abstains from, and how often it errs in the others."""
+    """AUC, Brier, ECE, the share it abstains from, and how often it errs in the others.
+
+    `auc` is the mean over tasks, as nobody ranks questions of different tasks against each other;
+    `auc_pooled` is of all together.
+    """
     truths = [case.truth for case in cases]
     found = scores(answers, truths)
     clear = [(p, t) for p, t in zip(answers, truths, strict=True) if abs(p - 0.5) > width]
     wrong = sum((p > 0.5) != truth for p, truth in clear)
     return {
-        "auc": found.auc,
+        "auc": _auc_by_task(cases, answers),
+        "auc_pooled": found.auc,
         "ece": found.ece,
         "brier": found.brier,
         "abstention": 1.0 - len(clear) / len(truths),
         "error": wrong / len(clear) if clear else 0.0,
         "questions": float(len(truths)),
     }
+
+
+def _auc_by_task(cases: Sequence[Case], answers: Sequence[float]) -> float:
+    found = []
+    for name in {case.task.name for case in cases}:
+        own = [(p, c.truth) for p, c in zip(answers, cases, strict=True) if c.task.name == name]
+        if len({truth for _, truth in own}) == 2:
+            found.append(scores([p for p, _ in own], [truth for _, truth in own]).auc)
+    return math.fsum(found) / len(found) if found else math.nan
 
 
 def _prompts(cases: Sequence[Case]) -> list[Prompt]:

@@ -53,11 +53,14 @@ def test_a_probe_is_fitted_to_the_daemons_model_and_used(runtime: Path, tmp_path
     with running(runtime, **settings) as daemon:
         (name,) = ModelStore(models).names()
         daemon.environment |= {"SOVL_STORE__MODEL_DIR": str(models)}
-        without = daemon.sovl("judge", "explain", "memory")
-        assert without.returncode != 0
+        for _ in until(30):
+            without = daemon.sovl("judge", "explain", "memory")
+            assert without.returncode != 0
+            if "is soundly read now" not in without.stderr:  # before the first sample
+                break
         assert "there is no probe for this model: run sovl judge fit" in without.stderr
         assert by(daemon) == "words"
-        fitted = daemon.sovl("judge", "fit", name, "--quick", "--json", timeout=110)
+        fitted = daemon.sovl("judge", "fit", name, "--share", "0.05", "--json", timeout=110)
         assert fitted.returncode == 0, fitted.stderr
         last = json.loads(fitted.stdout.splitlines()[-1])
         assert (last["event"], last["model"], last["layer"]) == ("fitted", name, 1)
