@@ -109,7 +109,8 @@ def outside(ask: Callable[[str, str], tuple[float, float]]) -> Opine:
     def answer(question: Question) -> Opinion:
         prompt = question.prompt
         if prompt.text not in known:
-            known[prompt.text] = Opinion(*ask(prompt.prefix, prompt.metrics))
+            rest = prompt.text.removeprefix(prompt.prefix)
+            known[prompt.text] = Opinion(*ask(prompt.prefix, rest))
         return known[prompt.text]
 
     return answer
