@@ -65,7 +65,7 @@ class Means:
     async def saved(self, key: str) -> str:
         """What a key is in the configuration file, and so after a restart. Raises ActionFailed."""
         with _failures(key), anyio.fail_after(_ASK_S):
-            return str((await self.control("config", key=key))["saved"])
+            return str((await self.control("config_saved", key=key))["value"])
 
     async def host_bytes(self) -> float:
         """Anonymous memory of the model host, as the kernel counts it. Raises ActionFailed."""

@@ -33,6 +33,12 @@ class KeyArguments(Arguments):
     key: str | None = Field(default=None, description="A key; all settings when left out.")
 
 
+class OneKeyArguments(Arguments):
+    """Which setting."""
+
+    key: str = Field(description="A key, with or without its section.")
+
+
 class SetArguments(Arguments):
     """A setting and its new value."""
 
@@ -147,8 +153,13 @@ class Controls:
         if args.key is None:
             return {"settings": settings.model_dump(mode="json")}
         key = _explained(resolve_key, args.key)
-        saved = get_value(_explained(self._hub.saved_settings), key)
-        return {"key": key, "value": get_value(settings, key), "saved": saved}
+        return {"key": key, "value": get_value(settings, key)}
+
+    @command(OneKeyArguments, internal=True)
+    def config_saved(self, args: OneKeyArguments) -> dict[str, Any]:
+        """What a setting would be after a restart, as the configuration file is now."""
+        settings = _explained(self._hub.saved_settings)
+        return {"value": get_value(settings, _explained(resolve_key, args.key))}
 
     @command(SetArguments)
     def config_set(self, args: SetArguments) -> dict[str, Any]:

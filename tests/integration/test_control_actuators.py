@@ -40,7 +40,11 @@ class Host:
         await self.trim.apply()
         return {}
 
-    async def control(self, command: str, *, key: str, value: str, save: bool) -> dict[str, Any]:
+    async def control(
+        self, command: str, *, key: str, value: str = "", save: bool = False
+    ) -> dict[str, Any]:
+        if command == "config_saved":
+            return {"value": "as it was"}
         if key == "core_config.quantization":
             plain = self.engine.model.plain
             await self.engine.set_precision(plain if value == "fp16" else value)  # type: ignore[arg-type]

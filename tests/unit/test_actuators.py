@@ -67,8 +67,8 @@ class Daemon:
     async def control(
         self, command: str, *, key: str, value: str = "", save: bool = False
     ) -> dict[str, Any]:
-        if command == "config":
-            return {"key": key, "value": "", "saved": self.file.get(key)}
+        if command == "config_saved":
+            return {"value": self.file.get(key)}
         assert command == "config_set"
         self.saved += [key] if save else []
         name, convert = KEYS[key]
