@@ -13,6 +13,7 @@ from sovl_daemon.control.journal import Journal
 from sovl_daemon.control.performer import Performer
 from sovl_daemon.control.trim import Trim
 from sovl_daemon.engine.engine import Engine
+from sovl_daemon.engine.judging import Pieces
 from sovl_daemon.engine.message import Message
 from sovl_daemon.engine.options import SamplingOptions
 
@@ -34,7 +35,7 @@ class Host:
                 usage = asdict(self.engine.usage())
                 return {**usage, "pid": os.getpid(), "free": self.trim.gain()}
             case "judge":
-                return (await self.engine.judge(args["prefix"], args["text"]))._asdict()
+                return (await self.engine.judge(Pieces(args["prefix"], args["text"])))._asdict()
         if args["prefixes"]:
             await self.engine.drop_prefixes()
         await self.trim.apply()
