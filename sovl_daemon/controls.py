@@ -155,7 +155,7 @@ class Controls:
         key = _explained(resolve_key, args.key)
         return {"key": key, "value": get_value(settings, key)}
 
-    @command(OneKeyArguments, internal=True)
+    @command(OneKeyArguments)
     def config_saved(self, args: OneKeyArguments) -> dict[str, Any]:
         """What a setting would be after a restart, as the configuration file is now."""
         settings = _explained(self._hub.saved_settings)
