@@ -69,6 +69,7 @@ async def answer(host: Host, prompt: str) -> str:
     return "".join([piece.text async for piece in pieces])
 
 
+@pytest.mark.long  # by itself: it measures this process's memory, which other tests disturb
 async def test_each_frees_what_it_predicts_and_goes_back(host: Host, tmp_path: Path) -> None:
     journal = Journal(tmp_path / "actions.db")
     means = Means(host.ask, host.control, lambda: 60.0)
