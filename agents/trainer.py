@@ -185,9 +185,9 @@ class Trainer(Reins):
         except CommandError as error:
             self.log.warning("state.begun_anew", reason=error.message)
             return 0
-        step = int(str(unfinished.manifest.metrics["step"]))
-        self.log.info("night.resumed", step=step)
-        return step
+        # Not what was told of: a step may have been made after that, and is in what was kept.
+        self.log.info("night.resumed", step=learner.steps)
+        return learner.steps
 
     async def _question(self) -> str:
         """What it wonders after a night, empty if nothing."""
@@ -265,7 +265,7 @@ class Trainer(Reins):
         self, school: School, learner: Learner, course: Course, best: Best, memory: str
     ) -> None:
         """Write down how far it is."""
-        counts = {name: getattr(best, name) for name in ("epochs", "waited", "step")}
+        counts = {name: getattr(best, name) for name in ("epochs", "waited")}
         await self.keep_unfinished(
             await school.on_thread(learner.state),
             of=_name(course),
@@ -288,7 +288,8 @@ class Trainer(Reins):
             return
         at: Mapping[str, Any] = found.manifest.metrics
         best.loss, best.epochs, best.waited = at["best"], at["epochs"], at["waited"]
-        best.step = at.get("step", 0)
+        lessons = course.curriculum
+        best.step = learner.steps - best.epochs * (lessons.steps // lessons.options.epochs)
         best.state = {**found.fusion("torch"), **found.scaffold("torch")} or None
         where = f"epoch {best.epochs}" + (f", step {best.step}" if best.step else "")
         job.progress(text=f"Going on after {where}, where it was cut off\n")

@@ -102,6 +102,11 @@ class Learner:
             torch.manual_seed(options.seed)
             self._random = torch.get_rng_state()
 
+    @property
+    def steps(self) -> int:
+        """How many micro-batches it has learned from, before it was loaded too."""
+        return self.updates * self.options.accumulation + self._pending
+
     def step(self, batch: Sequence[Sample]) -> StepReport:
         """Learn from one micro-batch.
 
