@@ -7,12 +7,13 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 from benches.control_kills import ACT, HOLD, TASK, Level
 
 from tests import tiny_models
 from tests.daemon import Daemon, running, until
 
-EPOCHS = 30
+EPOCHS = 80  # more than it gets through before it is paused
 
 
 class Training:
@@ -74,6 +75,7 @@ def in_force(daemon: Daemon, actions: list[str]) -> None:
     raise AssertionError(f"{found} in force, not {actions}\n{daemon.output()}")
 
 
+@pytest.mark.long  # it trains twice, long enough to be paused in the middle
 def test_a_paused_training_goes_on_as_if_nothing_had_happened(
     runtime: Path, tmp_path: Path
 ) -> None:
