@@ -107,9 +107,9 @@ def save(model: PreTrainedModel, folder: Path) -> Path:
     return folder
 
 
-def settings(folder: Path) -> dict[str, Any]:
+def settings(folder: Path, *, positions: int = 64) -> dict[str, Any]:
     """A daemon with a tiny Llama below `folder` beside itself, whose nights are always kept."""
-    model = str(save(llama(), folder / "tiny"))
+    model = str(save(llama(positions=positions), folder / "tiny"))
     return {
         "store.model_dir": str(folder / "store"),
         "core_config.base_model_name": model,

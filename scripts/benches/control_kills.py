@@ -8,7 +8,6 @@ round the whole hub is killed instead.
 
 import os
 import tempfile
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -17,45 +16,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import anyio
-
 from benches.common import Bench, Goal, median
-from bus.endpoints import Endpoints
-from bus.publisher import Publisher
-from bus.topics import GaugesGiven
 from config import Settings, get_value
 from sovl_daemon.client import ClientError, CommandError
 from sovl_daemon.control.journal import Journal
 from tests.daemon import Daemon, running, until
+from tests.level import ACT, HOLD, Level, write_task
 
 SABOTAGE = Path(__file__).parents[2] / "tests" / "fixtures" / "sabotage"
-ACT, HOLD = 1.0, 0.15  # what the gauge says; between low and grey nothing is done
 MOST_STEPS = 30
-_AGAIN_S = 0.2  # after which a gauge is given again, though it is the same
 AGREE_S = 20.0
-TASK = """
-name = "memory"
-title = "memory health"
-about = "A test."
-[pace]
-dwell_s = 0.1
-cooldown_s = 0.1
-urgent_s = 0.1
-[[metrics]]
-name = "test.level"
-label = "Level"
-high = 1.0
-levels = [{{ from = 0.0, word = "low" }}]
-[[limits]]
-metric = "test.level"
-hard = 0.5
-grey = 0.2
-low = 0.1
-hard_s = 0.0
-[[ladder]]
-action = "{action}"
-when = "Always."
-"""
 KEYS = {
     "limit_admission": "generation.max_concurrent",
     "shrink_context": "generation.prefix_cache_mb",
@@ -77,43 +47,6 @@ class Report:
     left: Counter[str] = field(default_factory=Counter)  # how often what was in force after a kill
     wrong: list[str] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)  # until all agreed again
-
-
-class Level:
-    """Publishes a gauge until closed, in a thread of its own.
-
-    `given` is set when the value was, at `given_s` by the wall clock. `name` may be changed; then
-    another gauge is given, and the one before grows stale.
-    """
-
-    def __init__(self, daemon: Daemon, *, every_s: float = 0.05) -> None:
-        self.value, self.name = HOLD, "test.level"
-        self.given, self.given_s = threading.Event(), 0.0
-        self._every_s = every_s
-        self._address = Endpoints.local(daemon.runtime_dir).publish
-        self._over = False
-        self._thread = threading.Thread(target=lambda: anyio.run(self._give))
-        self._thread.start()
-
-    def close(self) -> None:
-        self._over = True
-        self._thread.join()
-
-    async def _give(self) -> None:
-        publisher = Publisher(self._address, "test")
-        told, told_s = 0.0, 0.0
-        while not self._over:
-            value, now_s = self.value, time.monotonic()
-            if value != told or now_s - told_s > _AGAIN_S:
-                self.given_s = self.given_s if value == told else time.time()
-                payload = GaugesGiven(time_s=now_s, values={self.name: value})
-                with suppress(TimeoutError), anyio.fail_after(1):
-                    await publisher.publish("gauges.test", payload)
-                    told, told_s = value, now_s
-            if value == told:
-                self.given.set()
-            await anyio.sleep(self._every_s)
-        publisher.close()
 
 
 def settings_for(folder: Path, action: str, *, process: str) -> dict[str, Any]:
@@ -144,9 +77,7 @@ class Torture:
 
     @contextmanager
     def living(self) -> Iterator[tuple[Daemon, Level]]:
-        tasks = self.root / "state" / "tasks"
-        tasks.mkdir(parents=True, exist_ok=True)
-        (tasks / "memory.toml").write_text(TASK.format(action=self.action))
+        write_task(self.root, action=self.action)
         with (
             _variable("SABOTAGE", str(self.root)),
             running(self.root, packages=SABOTAGE, **self.settings) as daemon,

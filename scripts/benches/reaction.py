@@ -16,10 +16,10 @@ from pathlib import Path
 import platformdirs
 
 from benches.common import Bench, Goal, percentile
-from benches.control_kills import Level
 from sovl_daemon.client import ClientError, CommandError
 from sovl_daemon.control.journal import Entry, Journal
 from tests.daemon import Daemon, running, until
+from tests.level import Level, write_task
 
 ROUNDS = 100  # of each kind
 HARD, HARD_S = 0.5, 0.3
@@ -28,30 +28,8 @@ TASKS = 12
 REST_S = 10.5
 STEP = 0.002  # of the gauge
 PACE_PER_S = 0.1  # of its scale
-TASK = f"""
-name = "NAME"
-title = "memory health"
-about = "A measurement."
-[pace]
-dwell_s = 0.05
-cooldown_s = 0.05
-urgent_s = 0.05
-per_hour = 100000
-[[metrics]]
-name = "test.NAME"
-label = "Level"
-high = 1.0
-levels = [{{ from = 0.0, word = "low" }}]
-[[limits]]
-metric = "test.NAME"
-hard = {HARD}
-low = 0.25
-hard_s = {HARD_S}
-low_s = 0.0
-[[ladder]]
-action = "limit_admission"
-when = "Always."
-"""
+PACE = {"dwell_s": 0.05, "cooldown_s": 0.05, "urgent_s": 0.05, "per_hour": 100_000}
+LIMITS = {"hard": HARD, "low": 0.25, "hard_s": HARD_S, "low_s": 0.0}
 
 
 class Talk:
@@ -134,10 +112,8 @@ def run(quick: bool) -> Bench:
 
 
 def measured(root: Path, settings: dict[str, object], count: int) -> Bench:
-    tasks = root / "state" / "tasks"
-    tasks.mkdir(parents=True)
     for number in range(TASKS):
-        (tasks / f"t{number}.toml").write_text(TASK.replace("NAME", f"t{number}"))
+        write_task(root, LIMITS, name=f"t{number}", metric=f"test.t{number}", pace=PACE)
     times: dict[str, list[float]] = {}
     with (
         running(root, **settings) as daemon,

@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -12,69 +13,28 @@ import pytest
 
 from bus.endpoints import Endpoints
 from bus.publisher import Publisher
-from bus.topics import GaugesGiven, MetricReading, MetricsSample
+from bus.topics import MetricReading, MetricsSample
 from sovl_daemon.client import CommandError
 from sovl_daemon.control.journal import Entry, Journal
 from tests import tiny_models
 from tests.daemon import Daemon, running, until
+from tests.level import ACT, AT_ONCE, HOLD, Level, expect, in_force, write_task
 
-TASK = """
-name = "memory"
-title = "memory health"
-about = "Memory may run out."
-{pace}
-[[metrics]]
-name = "{metric}"
-label = "Memory usage"
-high = 1e13
-levels = [{{ from = 0.0, word = "low" }}]
-[[limits]]
-metric = "{metric}"
-{limits}
-hard_s = 0.0
-grey_s = 0.0
-[[ladder]]
-action = "{action}"
-when = "Always."
-"""
-HARD = "hard = 0.5\ngrey = 0.2\nlow = 0.1"  # a machine always has more than this in use
-QUICK = "[pace]\ndwell_s = 0.1\ncooldown_s = 0.1"
-GREY = "hard = 9e12\ngrey = 0.2\nlow = 0.1"
+MEMORY = {"metric": "memory.percent", "high": 100.0}
+HARD = MEMORY | {"limits": AT_ONCE}  # a machine always has more than this in use
+GREY = MEMORY | {"limits": {"hard": 99.9, "grey": 0.2, "low": 0.1}}
+CALM = MEMORY | {"limits": {"hard": 99.9}}
 
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    models = tmp_path_factory.mktemp("models")
-    folder = str(tiny_models.save(tiny_models.llama(positions=1024), models / "tiny"))
-    return {
-        "store.model_dir": str(models / "store"),
-        "core_config.base_model_name": folder,
-        "core_config.scaffold_model_name": folder,
-        "core_config.cross_attn_layers": [0, 1],
-        "generation.system_prompt": "",
-        "generation.max_new_tokens": 4,
-        "controls_config.has_woken": True,
-        "control.shadow": False,
-        "logging.level": "debug",
-    }
-
-
-def write_task(
-    root: Path,
-    limits: str,
-    metric: str = "memory.percent",
-    pace: str = "",
-    action: str = "limit_admission",
-) -> None:
-    folder = root / "state" / "tasks"
-    folder.mkdir(parents=True, exist_ok=True)
-    text = TASK.format(metric=metric, limits=limits, pace=pace, action=action)
-    (folder / "memory.toml").write_text(text)
+    settings = tiny_models.settings(tmp_path_factory.mktemp("models"), positions=1024)
+    return settings | {"control.shadow": False, "logging.level": "debug"}
 
 
 @pytest.fixture
 def acting(runtime: Path, tiny: dict[str, Any]) -> Iterator[Daemon]:
-    write_task(runtime, HARD)
+    write_task(runtime, **HARD)
     with running(runtime, **tiny) as daemon:
         yield daemon
 
@@ -82,18 +42,6 @@ def acting(runtime: Path, tiny: dict[str, Any]) -> Iterator[Daemon]:
 def limit(daemon: Daemon) -> int:
     with daemon.client() as client:
         return int(client.control("config", key="generation.max_concurrent")["value"])
-
-
-def in_force(daemon: Daemon) -> list[str]:
-    with daemon.client() as client:
-        return [each["action"] for each in client.ask("actions")["in_force"]]
-
-
-def expect(daemon: Daemon, actions: list[str]) -> None:
-    for _ in until(30):
-        if (found := in_force(daemon)) == actions:
-            return
-    raise AssertionError(f"{found} in force, not {actions}\n{daemon.output()}")
 
 
 def test_a_hard_limit_acts_and_revert_takes_it_back(acting: Daemon) -> None:
@@ -117,26 +65,22 @@ def test_a_hard_limit_acts_and_revert_takes_it_back(acting: Daemon) -> None:
 
 
 @pytest.mark.parametrize("way", ["relaxed", "expired"])
-async def test_what_is_not_needed_any_more_goes_back(
+def test_what_is_not_needed_any_more_goes_back(
     runtime: Path, tiny: dict[str, Any], way: str
 ) -> None:
     """Soundly low it is relaxed; no longer read at all, it is not renewed."""
-    write_task(runtime, "hard = 0.5\nlow = 0.1\nlow_s = 0.0", metric="test.level", pace=QUICK)
+    write_task(runtime, AT_ONCE | {"low_s": 0.0})
     ttl_s = 60.0 if way == "relaxed" else 4.0
     with running(runtime, **tiny | {"control.time_to_live_s": ttl_s}) as daemon:
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(give, daemon, 1.0)
-            await anyio.to_thread.run_sync(expect, daemon, ["limit_admission"])
-            await anyio.sleep(ttl_s if way == "expired" else 0)
-            assert in_force(daemon) == [
-                "limit_admission"
-            ]  # it was renewed as long as it was needed
-            tasks.cancel_scope.cancel()
-        async with anyio.create_task_group() as tasks:
+        with closing(Level(daemon)) as level:
+            level.value = ACT
+            expect(daemon, ["limit_admission"])
+            time.sleep(ttl_s if way == "expired" else 0)
+            assert in_force(daemon) == ["limit_admission"]  # renewed as long as it was needed
             if way == "relaxed":
-                tasks.start_soon(give, daemon, 0.0)
-            await anyio.to_thread.run_sync(expect, daemon, [])
-            tasks.cancel_scope.cancel()
+                level.value = 0.0
+                expect(daemon, [])
+        expect(daemon, [])
         with daemon.client() as client:
             (entry,) = client.ask("actions", what="history")["actions"]
         over = {"relaxed": "every metric has been low", "expired": "its time to live is over"}
@@ -147,44 +91,31 @@ async def test_what_is_not_needed_any_more_goes_back(
 async def test_a_night_is_ended_and_held_back_until_it_may_go_on(
     runtime: Path, tiny: dict[str, Any]
 ) -> None:
-    write_task(runtime, "hard = 0.5\nlow = 0.1", "test.level", action="pause_training")
-    with running(runtime, **tiny) as daemon:
+    write_task(runtime, action="pause_training")
+    with running(runtime, **tiny) as daemon, closing(Level(daemon)) as level:
         for _ in until(60):
             if any(each["event"] == "scaffold.ready" for each in daemon.events()):
                 break
-        async with daemon.async_client() as client, anyio.create_task_group() as tasks:
-            for prompt in ("My dog is called Bramble.", "Hello there!", "Who are you?"):
-                await client.ask("generate", prompt=prompt)
+        async with daemon.async_client() as client:
+            for number in range(2, 18):  # enough for a night that lasts until it is called
+                await client.ask("generate", prompt=f"I have {number} dogs. Who are you?")
             async with client.call("gestate") as night:
-                tasks.start_soon(give, daemon, 1.0)
+                level.value = ACT
                 woken = await night.result()
             assert woken["woke"] == "called"
             await anyio.to_thread.run_sync(expect, daemon, ["pause_training"])
             with pytest.raises(CommandError, match="nights are held back"):
                 await client.ask("gestate")
-            tasks.cancel_scope.cancel()
-        with daemon.client() as client:
-            client.ask("actions", what="pause")
-            client.ask("actions", what="revert")
-            assert client.ask("gestate")["woke"] == "rested"
-
-
-async def give(daemon: Daemon, value: float) -> None:
-    """Publish a gauge, as any agent may, until cancelled."""
-    publisher = Publisher(Endpoints.local(daemon.runtime_dir).publish, "test")
-    try:
-        while True:
-            payload = GaugesGiven(time_s=time.monotonic(), values={"test.level": value})
-            await publisher.publish("gauges.test", payload)
-            await anyio.sleep(0.2)
-    finally:
-        publisher.close()
+            level.value = HOLD
+            await client.ask("actions", what="pause")
+            await client.ask("actions", what="revert")
+            assert (await client.ask("gestate"))["woke"] == "rested"
 
 
 async def test_without_a_health_monitor_nothing_is_renewed(
     runtime: Path, tiny: dict[str, Any]
 ) -> None:
-    write_task(runtime, "hard = 0.5\nlow = 0.1", "test.level")
+    write_task(runtime)
     reading = MetricReading(
         value=1.0, unit="", low=0.0, high=1.0, per_min=0.0, age_s=0.0, fresh_s=3.0
     )
@@ -209,7 +140,7 @@ async def test_without_a_health_monitor_nothing_is_renewed(
 
 def test_what_a_crash_left_half_done_is_undone(runtime: Path, tiny: dict[str, Any]) -> None:
     """The controller dies between intent and commit; the hub, which holds the setting, lives."""
-    write_task(runtime, "hard = 9e12")
+    write_task(runtime, **CALM)
     with running(runtime, **tiny) as daemon:
         journal = Journal(runtime / "state" / "actions.db")
         number = journal.intend(half_done())
@@ -245,7 +176,7 @@ def half_done() -> Entry:
 
 def test_the_grey_zone_is_put_to_the_judge(runtime: Path, tiny: dict[str, Any]) -> None:
     """A model of random weights says neither true nor false, so nothing is done."""
-    write_task(runtime, GREY)
+    write_task(runtime, **GREY)
     with running(runtime, **tiny) as daemon:
         assert "the judge says abstain" in logged(daemon, "true and false have only")
         assert in_force(daemon) == []
@@ -262,7 +193,7 @@ def logged(daemon: Daemon, text: str) -> str:
 def test_shadow_mode_says_what_it_would_do_and_does_nothing(
     runtime: Path, tiny: dict[str, Any]
 ) -> None:
-    write_task(runtime, HARD)
+    write_task(runtime, **HARD)
     with running(runtime, **tiny | {"control.shadow": True}) as daemon:
         for _ in until(30):
             acted = [each for each in daemon.events() if each["event"] == "control.acted"]
@@ -287,7 +218,7 @@ def test_shadow_mode_says_what_it_would_do_and_does_nothing(
 
 
 def test_the_hub_killed_nothing_stays_degraded(runtime: Path, tiny: dict[str, Any]) -> None:
-    write_task(runtime, HARD)
+    write_task(runtime, **HARD)
     with running(runtime, **tiny) as daemon:
         expect(daemon, ["limit_admission"])
         daemon.sovl("actions", "pause", "--off")
@@ -302,7 +233,7 @@ def test_the_hub_killed_nothing_stays_degraded(runtime: Path, tiny: dict[str, An
         assert "limit_admission" in told
         assert "8 → 2" in told
         daemon.kill()
-    write_task(runtime, "hard = 9e12")
+    write_task(runtime, **CALM)
     with running(runtime, **tiny) as daemon:
         expect(daemon, [])
         with daemon.client() as client:
@@ -312,17 +243,21 @@ def test_the_hub_killed_nothing_stays_degraded(runtime: Path, tiny: dict[str, An
 
 
 @pytest.mark.parametrize(
-    ("settings", "limits", "says"),
+    ("settings", "given", "says"),
     [
         ({"control.judge": False}, GREY, "there is no judge: control.judge is off"),
         ({"control.enabled": False}, HARD, None),
     ],
 )
 def test_what_is_switched_off_does_nothing(
-    runtime: Path, tiny: dict[str, Any], settings: dict[str, Any], limits: str, says: str | None
+    runtime: Path,
+    tiny: dict[str, Any],
+    settings: dict[str, Any],
+    given: dict[str, Any],
+    says: str | None,
 ) -> None:
     own = {"control.tasks_dir": str(runtime / "state" / "tasks")}
-    write_task(runtime, limits)
+    write_task(runtime, **given)
     with running(runtime, **tiny | settings | own) as daemon:
         if says:
             logged(daemon, says)

@@ -7,29 +7,9 @@ from pathlib import Path
 from sovl_daemon.models import ModelStore
 from tests import tiny_models
 from tests.daemon import Daemon, running, until
+from tests.level import write_task
 
-TASK = """
-name = "memory"
-title = "memory health"
-about = "Memory may run out."
-[pace]
-ask_every_s = 0.5
-[[metrics]]
-name = "memory.percent"
-label = "Memory usage"
-unit = "%"
-high = 100.0
-levels = [{ from = 0.0, word = "low" }, { from = 90.0, word = "high" }]
-[[limits]]
-metric = "memory.percent"
-hard = 99.9
-grey = 0.2
-low = 0.1
-grey_s = 0.0
-[[ladder]]
-action = "limit_admission"
-when = "Always."
-"""
+GREY = {"hard": 99.9, "grey": 0.2, "low": 0.1}  # a machine always has that much in use
 
 
 def by(daemon: Daemon) -> str:
@@ -38,19 +18,10 @@ def by(daemon: Daemon) -> str:
 
 
 def test_a_probe_is_fitted_to_the_daemons_model_and_used(runtime: Path, tmp_path: Path) -> None:
-    folder = tiny_models.save(tiny_models.llama(positions=2048), tmp_path / "tiny")
-    models = tmp_path / "store"
-    (runtime / "state" / "tasks").mkdir(parents=True)
-    (runtime / "state" / "tasks" / "memory.toml").write_text(TASK)
-    settings = {
-        "store.model_dir": str(models),
-        "core_config.base_model_name": str(folder),
-        "core_config.scaffold_model_name": str(folder),
-        "core_config.cross_attn_layers": [0, 1],
-        "generation.context_length": 2048,
-        "controls_config.has_woken": True,
-    }
-    with running(runtime, **settings) as daemon:
+    settings = tiny_models.settings(tmp_path, positions=2048)
+    models = Path(settings["store.model_dir"])
+    write_task(runtime, GREY, metric="memory.percent", high=100.0, pace={"ask_every_s": 0.5})
+    with running(runtime, **settings, **{"generation.context_length": 2048}) as daemon:
         (name,) = ModelStore(models).names()
         daemon.environment |= {"SOVL_STORE__MODEL_DIR": str(models)}
         for _ in until(30):
@@ -73,7 +44,7 @@ def test_a_probe_is_fitted_to_the_daemons_model_and_used(runtime: Path, tmp_path
         assert by(daemon) == "probe"
         logit = math.log(said["p_true"] / said["p_false"])
         assert abs(sum(each["logit"] for each in said["shares"]) - logit) < 1e-3
-        assert said["shares"][0]["text"].startswith("Memory usage: ")
+        assert said["shares"][0]["text"].startswith("Level: ")
         assert said["prompt"].startswith("Memory may run out.")
         for _ in until(30):
             told = daemon.sovl("judge", "why", "--task", "memory")

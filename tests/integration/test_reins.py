@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from benches.control_kills import ACT, HOLD, TASK, Level
 
 from tests import tiny_models
 from tests.daemon import Daemon, running, until
+from tests.level import ACT, HOLD, Level, expect, write_task
 
 EPOCHS = 80  # more than it gets through before it is paused
 
@@ -51,9 +51,7 @@ class Training:
 
 @contextmanager
 def training_daemon(root: Path, folder: Path, action: str) -> Iterator[Daemon]:
-    tasks = root / "state" / "tasks"
-    tasks.mkdir(parents=True)
-    (tasks / "memory.toml").write_text(TASK.format(action=action))
+    write_task(root, action=action)
     settings = tiny_models.settings(folder) | {
         "control.shadow": False,
         "training_config.max_patience": 1000,
@@ -64,15 +62,6 @@ def training_daemon(root: Path, folder: Path, action: str) -> Iterator[Daemon]:
             if any(event["event"] == "scaffold.ready" for event in daemon.events()):
                 break
         yield daemon
-
-
-def in_force(daemon: Daemon, actions: list[str]) -> None:
-    for _ in until(30):
-        with daemon.client() as client:
-            found = [each["action"] for each in client.ask("actions")["in_force"]]
-        if found == actions:
-            return
-    raise AssertionError(f"{found} in force, not {actions}\n{daemon.output()}")
 
 
 @pytest.mark.long  # it trains twice, long enough to be paused in the middle
@@ -92,7 +81,7 @@ def test_a_paused_training_goes_on_as_if_nothing_had_happened(
                 training.wait_for("Epoch 2")
                 level.value = ACT
                 training.wait_for("Paused for want of memory")
-                in_force(daemon, ["pause_training"])
+                expect(daemon, ["pause_training"])
                 assert training.goes_on
                 level.value = HOLD
                 with daemon.client() as client:
@@ -113,7 +102,7 @@ def test_a_gentler_rate_is_that_of_the_next_update(runtime: Path, tmp_path: Path
         training = Training(daemon)
         training.wait_for("Epoch 1")
         level.value = ACT
-        in_force(daemon, ["lower_learning_rate"])
+        expect(daemon, ["lower_learning_rate"])
         level.value = HOLD
         with daemon.client() as client:
             metrics = client.control("metrics")["tasks"]["training"]

@@ -8,19 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from benches.control_kills import ACT, HOLD, TASK, Level
 
 from tests import tiny_models
 from tests.daemon import Daemon, running, until
+from tests.level import ACT, HOLD, Level, write_task
 
 
 @pytest.fixture
 def daemon(runtime: Path, tmp_path: Path) -> Iterator[Daemon]:
-    tasks = runtime / "state" / "tasks"
-    tasks.mkdir(parents=True)
-    (tasks / "test.toml").write_text(
-        TASK.format(action="limit_admission").replace('name = "memory"', 'name = "test"')
-    )
+    write_task(runtime, name="test")
     settings = tiny_models.settings(tmp_path) | {"control.heavy_work_mb": 0}
     with running(runtime, **settings) as made:
         yield made
