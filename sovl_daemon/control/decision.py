@@ -76,7 +76,8 @@ class Decider:
 
     def __init__(self, task: Task) -> None:
         self.task = task
-        self.guard = Guard(task.limits, task.pace)
+        still_s = {each.metric.name: each.metric.still_s for each in task.metrics}
+        self.guard = Guard(task.limits, task.pace, still_s)
         self.ladder = Ladder(task.ladder)
         self._limits = {limit.metric: limit for limit in task.limits}
         self._question: Question | None = None

@@ -11,6 +11,7 @@ import math
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Literal
 
 from sovl_daemon.control.metric import Reading
@@ -122,8 +123,11 @@ class _Watch:
         "_grey",
         "_hard",
         "_low",
+        "_same_s",
         "_seen_s",
         "_spared",
+        "_still_s",
+        "_value",
         "grey_s",
         "hard_s",
         "limit",
@@ -132,8 +136,8 @@ class _Watch:
         "sign",
     )
 
-    def __init__(self, limit: Limit) -> None:
-        self.limit = limit
+    def __init__(self, limit: Limit, still_s: float) -> None:
+        self.limit, self._still_s = limit, still_s
         self.sign = limit.sign
         self._hard = math.inf if limit.hard is None else self.sign * limit.hard
         self._grey = self._hard if limit.grey is None else self.sign * limit.grey
@@ -142,6 +146,7 @@ class _Watch:
         self._fatal = math.inf if limit.fatal is None else self.sign * limit.fatal
         self.recent = Slope()
         self._seen_s = -math.inf
+        self._value, self._same_s = math.nan, math.inf  # since when it has been this very value
         self.forget()
 
     @property
@@ -159,6 +164,8 @@ class _Watch:
         if now_s - self._seen_s > _BLIND_S:
             self.forget()
         self._seen_s = now_s
+        if reading.value != self._value:
+            self._value, self._same_s = reading.value, now_s
         level = self.sign * reading.value
         can_do_without = relief is not None and self._without(reading, relief) <= self._spared
         self.low_s = min(self.low_s, now_s) if level <= self._low or can_do_without else math.inf
@@ -167,6 +174,11 @@ class _Watch:
             self.recent.add(now_s, level)
         hot = level >= self._hard or self.is_urgent(level)
         self.hard_s = min(self.hard_s, now_s) if hot else math.inf
+
+    def still_s(self, now_s: float, since_s: float = math.inf) -> float:
+        """How long it has stood still; 0 if not too long, or if it has not since `since_s`."""
+        same_s = now_s - self._same_s
+        return same_s if same_s >= self._still_s and self._same_s <= since_s else 0.0
 
     def is_beyond(self, value: float) -> bool:
         """Whether a value is at the hard limit."""
@@ -210,6 +222,7 @@ class _Seen:
     grey: Reading | None = None
     unsure: tuple[Reading, bool] | None = None
     unread: str | None = None
+    still: tuple[Reading, float] | None = None
     spared: Reading | None = None
     known: bool = False
     all_low: bool = True
@@ -218,12 +231,19 @@ class _Seen:
 class Guard:
     """The rules of one task and what they remember.
 
+    `still_s` says of metrics that never rest how long they may give the very same value before
+    their sensor is taken to be stuck: then it is neither relaxed nor asked, nor acted twice.
     `rule` is asked at each sample; `moved` and `asked` tell it what came of its rulings.
     """
 
-    def __init__(self, limits: Sequence[Limit], pace: Pace = Pace()) -> None:
+    def __init__(
+        self,
+        limits: Sequence[Limit],
+        pace: Pace = Pace(),
+        still_s: Mapping[str, float] = MappingProxyType({}),
+    ) -> None:
         self.pace = pace
-        self._watches = [_Watch(limit) for limit in limits]
+        self._watches = [_Watch(each, still_s.get(each.metric, math.inf)) for each in limits]
         self._moves: deque[float] = deque()
         self._moved_s = self._relaxed_s = self._acted_s = self._asked_s = -math.inf
         self._patience, self._silence = 1.0, 0.0
@@ -246,6 +266,9 @@ class Guard:
         seen = self._look(now_s, readings, relief or {})
         if seen.hot is not None:
             return self._act(now_s, *seen.hot)
+        if seen.still is not None and (seen.all_low or seen.grey is not None):
+            reading, still_s = seen.still
+            return Ruling("hold", "still", reading.name, reading.value, still_s)
         if seen.all_low and relief is not None:
             self._silence = 0.0
             return self._relax(now_s, seen.spared)
@@ -274,6 +297,8 @@ class Guard:
                 seen.unread, seen.all_low = seen.unread or limit.metric, False
                 continue
             watch.see(now_s, reading, relief.get(limit.metric))
+            if still_s := watch.still_s(now_s):
+                seen.still = seen.still or (reading, still_s)
             if now_s - watch.hard_s >= limit.hard_s:
                 seen.hot = seen.hot or (reading, watch)
             elif now_s - watch.grey_s >= limit.grey_s:
@@ -320,6 +345,8 @@ class Guard:
         left_s = self._moved_s + pause_s - now_s
         if left_s > 0:
             return Ruling("hold", "cool-down", reading.name, reading.value, left_s)
+        if still_s := watch.still_s(now_s, self._acted_s):
+            return Ruling("hold", "still", reading.name, reading.value, still_s)
         cause: Cause = "hard limit" if watch.is_beyond(reading.value) else "rising"
         return Ruling("act", cause, reading.name, reading.value, per_s=watch.rise())
 

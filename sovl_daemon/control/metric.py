@@ -25,7 +25,8 @@ class Metric:
         high: Largest possible value; with `low` it is the scale that changes are measured on.
         fresh_s: Age above which a reading is stale.
         frozen_s: How long the very same value may be read before the sensor counts as frozen;
-            infinite for what rightly stands still, such as a queue's length.
+            infinite for what rightly stands still, such as a queue's length. After a twentieth
+            of it no move rests on the value.
 
     Raises:
         ValueError: a range or a time makes no sense.
@@ -47,6 +48,11 @@ class Metric:
             )
         if not (self.fresh_s > 0 and self.frozen_s > 0):
             raise ValueError(f"{self.name}: fresh_s and frozen_s are not allowed at or below 0")
+
+    @property
+    def still_s(self) -> float:
+        """How long the very same value may be read before it is doubted."""
+        return self.frozen_s / 20
 
     @property
     def span(self) -> float:

@@ -16,6 +16,7 @@ Cause = Literal[
     "between",
     "not yet",
     "no reading",
+    "still",
     "cool-down",
     "dwell",
     "rate limit",
@@ -27,8 +28,8 @@ Cause = Literal[
 class Ruling(NamedTuple):
     """What the guard rules, and why.
 
-    `remaining_s` is how long the cause holds at least; `per_s` how fast the metric gets worse at
-    least, in its unit a second.
+    `remaining_s` is how long the cause holds at least, or has held if it is `still`; `per_s` how
+    fast the metric gets worse at least, in its unit a second.
     """
 
     kind: Kind
@@ -58,6 +59,7 @@ _WORDS: dict[Cause, str] = {
     "between": "{metric} at {value} is neither high enough to act nor low enough to relax",
     "not yet": "{metric} at {value} is beyond a threshold, but not for long enough",
     "no reading": "{metric} cannot be read, so nothing is relaxed",
+    "still": "{metric} has been at {value} to the last digit for {left} s: its sensor may be stuck",
     "cool-down": "the last action still has {left} s to show its effect",
     "dwell": "the last move was the opposite one; {left} s of its dwell are left",
     "rate limit": "there were as many moves in the last hour as are allowed",

@@ -22,6 +22,35 @@ def hold_at(guard: Guard, value: float, start_s: float, seconds: float) -> list[
     return [rule(guard, value, start_s + step / 2, degraded=True) for step in range(steps)]
 
 
+STILL = {LIMIT.metric: 5.0}
+
+
+@pytest.mark.parametrize(("value", "then"), [(50, "relax"), (85, "grey")])
+def test_nothing_is_relaxed_or_asked_on_a_value_that_stands_still(value: float, then: str) -> None:
+    guard = Guard([LIMIT], PACE, STILL)
+    found = hold_at(guard, value, 0, 60)
+    assert {each.cause for each in found if each.kind == "hold"} >= {"still"}
+    assert {each.cause for each in found[2 * 12 :]} == {"still"}
+    assert rule(guard, value + 1e-6, 60.5, degraded=True).kind == then
+
+
+def test_no_second_move_rests_on_what_has_not_moved_since_the_first() -> None:
+    guard = Guard([LIMIT], PACE, STILL)
+    assert hold_at(guard, 95, 0, 0.5)[-1].kind == "act"
+    guard.moved(0.5, "act", forced=True)
+    found = hold_at(guard, 95, 1, 59)[-1]
+    assert (found.kind, found.cause) == ("hold", "still")
+    assert found.words() == (
+        "memory.percent has been at 95 to the last digit for 60 s: its sensor may be stuck"
+    )
+    assert rule(guard, 95.5, 60.5).kind == "act"
+
+
+def test_what_stands_still_from_the_start_is_acted_on_once() -> None:
+    guard = Guard([LIMIT], PACE, STILL)
+    assert [found.kind for found in hold_at(guard, 95, 0, 30)][1:] == ["act"] * 60
+
+
 def test_a_hard_limit_acts_after_its_duration() -> None:
     guard = Guard([LIMIT], PACE)
     assert rule(guard, 95, 0).kind == "hold"
