@@ -19,7 +19,7 @@ Group = Literal[
 TALKATIVE = ("steady", "edge", "ramp", "recovery")
 """Families that have calm moments, in which a line of the log can say more than the numbers."""
 
-_EXAM_SEED = 1
+_EXAM_SEED = 7
 
 
 def lessons(share: float = 1.0) -> list[Case]:
