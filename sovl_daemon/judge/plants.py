@@ -324,7 +324,7 @@ class Greenhouse(Plant):
     def begin(self) -> None:
         """Draw the climate and how slowly the air follows."""
         draw = self.chance
-        self._humid, self._lag_s = draw.uniform(74, 88), draw.uniform(20, 70)
+        self._humid, self._lag_s = draw.uniform(74, 88), draw.uniform(20, 75)
         self._warmth, self._wet = draw.uniform(16, 30), draw.uniform(0, 30)
         self._base = draw.uniform(6, 20)
 
@@ -334,7 +334,7 @@ class Greenhouse(Plant):
         self._humid = min(100.0, self._humid + (wanted - self._humid) / self._lag_s)
         self._wet = min(100.0, max(0.0, self._wet + 0.15 * (self._humid - 88.0)))
         return {
-            "greenhouse.humidity_percent": min(100.0, self.noisy(self._humid, 0.0015)),
+            "greenhouse.humidity_percent": min(100.0, self.noisy(self._humid, 0.0025)),
             "greenhouse.temperature": self.noisy(self._warmth - 0.1 * (self._humid - 80.0)),
             "greenhouse.leaf_wet_percent": self._wet,
         }
