@@ -19,11 +19,11 @@ Group = Literal[
 TALKATIVE = ("steady", "edge", "ramp", "recovery")
 """Families that have calm moments, in which a line of the log can say more than the numbers."""
 
-_EXAM_SEED = 1
+_EXAM_SEED = 7
 
 
 def lessons(share: float = 1.0) -> list[Case]:
-    """What a probe is fitted on: `share` of some 1,600 cases, in an order of chance."""
+    """What a probe is fitted on: `share` of some 2,000 cases, in an order of chance."""
     return shuffled(_lessons(share))
 
 

@@ -276,6 +276,91 @@ class Talk(Plant):
         }
 
 
+class Post(Plant):
+    """Mail that waits to be sent; beyond what receivers like, they refuse some of it."""
+
+    def begin(self) -> None:
+        """Draw how much is sent a second, and what waits."""
+        draw = self.chance
+        self._rate, self._waiting = draw.uniform(80, 260), draw.uniform(0, 4000)
+        self._patience = draw.uniform(0.05, 0.3)
+
+    def step(self, load: float) -> Values:
+        """What is refused comes back; what waits is tried again only now and then."""
+        came = max(0.0, load + self.chance.gauss(0.0, 0.05))
+        refused = self._patience * max(0.0, came - 0.85)
+        more = self._rate * (came + refused - 0.97)
+        self._waiting = max(0.0, self._waiting + (more if more > 0 else 0.4 * more))
+        return {
+            "mail.waiting": float(round(self.noisy(self._waiting, 0.01))),
+            "mail.delay_s": self.noisy(1.0 + 4.0 * self._waiting / self._rate, 0.05),
+            "mail.refused_percent": min(100.0, max(0.0, self.noisy(100 * refused, 0.2))),
+        }
+
+
+class Player(Plant):
+    """A film that is shown while it is loaded: a second is used up each second."""
+
+    def begin(self) -> None:
+        """Draw what is loaded ahead, how much at most, and the size of the film."""
+        draw = self.chance
+        self._ahead, self._most = draw.uniform(8, 20), draw.uniform(9, 30)
+        self._mbit, self._share = draw.uniform(3, 20), draw.uniform(0.5, 1.0)
+
+    def step(self, load: float) -> Values:
+        """The heavier the load on the line, the less of the film comes through."""
+        speed = max(0.0, 0.95 / max(load, 0.3) + self.chance.gauss(0.0, 0.12))
+        self._ahead = max(0.0, min(self._most, self._ahead + self._share * (speed - 1.0)))
+        return {
+            "stream.buffer_s": self.noisy(self._ahead, 0.01),
+            "stream.download_mbit": self.noisy(self._mbit * speed, 0.05),
+            "stream.retries": max(0.0, self.noisy(6 * max(0.0, load - 0.8), 0.3)),
+        }
+
+
+class Greenhouse(Plant):
+    """Air that plants moisten and vents dry; wet leaves give their water back later."""
+
+    def begin(self) -> None:
+        """Draw the climate and how slowly the air follows."""
+        draw = self.chance
+        self._humid, self._lag_s = draw.uniform(74, 88), draw.uniform(20, 75)
+        self._warmth, self._wet = draw.uniform(16, 30), draw.uniform(0, 30)
+        self._base = draw.uniform(6, 20)
+
+    def step(self, load: float) -> Values:
+        """Moisture approaches what evaporates; above 88 % it settles on the leaves."""
+        wanted = self._base + 72.0 * load + 0.08 * self._wet
+        self._humid = min(100.0, self._humid + (wanted - self._humid) / self._lag_s)
+        self._wet = min(100.0, max(0.0, self._wet + 0.15 * (self._humid - 88.0)))
+        return {
+            "greenhouse.humidity_percent": min(100.0, self.noisy(self._humid, 0.0025)),
+            "greenhouse.temperature": self.noisy(self._warmth - 0.1 * (self._humid - 80.0)),
+            "greenhouse.leaf_wet_percent": self._wet,
+        }
+
+
+class Boiler(Plant):
+    """Steam that a flame makes and a valve lets out, by the square root of the pressure."""
+
+    def begin(self) -> None:
+        """Draw pressure, water, and how much steam there is room for."""
+        draw = self.chance
+        self._bar, self._water = draw.uniform(11, 14.5), draw.uniform(40, 70)
+        self._speed, self._flame = draw.uniform(0.2, 0.8), draw.uniform(45, 75)
+
+    def step(self, load: float) -> Values:
+        """What is made beyond what leaves raises the pressure and lowers the water."""
+        made = load + self.chance.gauss(0.0, 0.04)
+        self._bar = max(0.0, self._bar + self._speed * (made - 0.92 * math.sqrt(self._bar / 13.0)))
+        self._water = min(80.0, max(10.0, self._water - 0.4 * (made - 0.9)))
+        return {
+            "boiler.pressure_bar": self.noisy(self._bar, 0.005),
+            "boiler.flame_percent": max(0.0, self.noisy(self._flame * load, 0.05)),
+            "boiler.water_percent": self.noisy(self._water, 0.01),
+        }
+
+
 PLANTS: dict[str, Callable[[random.Random], Plant]] = {
     "memory": Memory,
     "latency": Queue,
@@ -288,4 +373,8 @@ PLANTS: dict[str, Callable[[random.Random], Plant]] = {
     "database": Database,
     "battery": Battery,
     "quality": Talk,
+    "mail": Post,
+    "stream": Player,
+    "greenhouse": Greenhouse,
+    "boiler": Boiler,
 }

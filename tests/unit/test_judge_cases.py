@@ -27,7 +27,7 @@ def test_the_same_arguments_draw_the_same_cases(name: str) -> None:
     ]
 
 
-@pytest.mark.parametrize("name", ["memory", "battery"])
+@pytest.mark.parametrize("name", ["memory", "battery", "boiler", "stream"])
 def test_where_only_a_line_tells_the_numbers_stand_still(name: str) -> None:
     cases = draw(name, "edge", 8, evidence="lines")
     worse = [re.escape(line).replace(r"\{n\}", r"\d+") for line in log_lines()[name]["worse"]]
@@ -48,9 +48,39 @@ def test_lessons_and_exam_share_neither_tasks_nor_families_nor_lines() -> None:
     assert {case.family for case in asked["held-out families"]} == set(HELD_OUT)
     known = {case.prompt.text for case in taught}
     assert not any(case.prompt.text in known for cases in asked.values() for case in cases)
+
+
+def test_no_line_stands_twice() -> None:
+    lines = [line for table in log_lines().values() for each in table.values() for line in each]
+    assert len(lines) == len(set(lines))
+
+
+def test_every_fitted_task_has_lines_that_no_probe_is_fitted_on() -> None:
+    tables = log_lines()
+    assert set(tables) == {"", *PLANTS}
+    assert set(tables[""]) == {"idle", "new_idle"}
     for name in fitted_tasks():
-        lines = log_lines()[name]
-        assert not set(lines["worse"]) & set(lines["new_worse"])
+        assert set(tables[name]) == {"worse", "better", "new_worse", "new_better"}
+    for name in UNSEEN_TASKS:  # all its lines are new
+        assert set(tables[name]) == {"worse", "better"}
+
+
+@pytest.mark.parametrize("level", ["warning: ", "error: ", "info: ", ""])
+def test_the_level_of_a_line_does_not_tell_where_it_goes(level: str) -> None:
+    for says in ("worse", "better", "new_worse", "new_better"):
+        for name in fitted_tasks():
+            lines = log_lines()[name][says]
+            levels = {(re.match(r"(?:warning|error|info): |", line) or [""])[0] for line in lines}
+            assert level in levels, (name, says)
+    assert any(line.startswith(level) for line in log_lines()[""]["idle"])
+
+
+@pytest.mark.parametrize("name", UNSEEN_TASKS)
+def test_an_unseen_task_goes_either_way_in_numbers_and_in_lines(name: str) -> None:
+    for evidence in ("numbers", "lines"):
+        assert {case.truth for case in draw(name, "edge", 6, evidence=evidence)} == {True, False}
+    lows = [limit.high_is_bad for limit in tasks()[name].limits]
+    assert all(lows) is (name != "stream")
 
 
 def test_typical_prompts_are_of_the_tasks_declaration() -> None:
