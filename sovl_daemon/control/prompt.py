@@ -15,12 +15,23 @@ MOST_CHARACTERS = 160
 STEADY = 0.003
 """A change within a minute below this share of the scale is called steady."""
 
-_OUTLOOKS = (
-    (15.0, "at its limit in seconds"),
-    (30.0, "at its limit in half a minute"),
-    (60.0, "at its limit within a minute"),
-    (120.0, "at its limit in two minutes"),
-    (600.0, "at its limit in some minutes"),
+_DISTANCES = (
+    (0.0, "at its limit"),
+    (0.2, "almost at its limit"),
+    (0.45, "very near its limit"),
+    (0.75, "near its limit"),
+    (1.1, "not far from its limit"),
+)
+_TIMES = (
+    (8.0, "there in seconds"),
+    (15.0, "there in ten seconds"),
+    (25.0, "there in twenty seconds"),
+    (38.0, "there in half a minute"),
+    (52.0, "there in three quarters of a minute"),
+    (70.0, "there within a minute"),
+    (110.0, "there in a minute and a half"),
+    (170.0, "there in two minutes"),
+    (600.0, "there in some minutes"),
 )
 _SIZES = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 
@@ -87,18 +98,25 @@ def quantity(value: float, unit: str) -> str:
 
 
 def outlook(reading: Reading, limit: Limit) -> str:
-    """When a metric reaches its hard limit at its present trend, in words; empty if not soon.
+    """How near a metric is to its hard limit, and when it is there at its present trend, in words.
 
-    Words, because small models read `within a minute` more surely than they divide two numbers.
+    Near is told in shares of the grey zone; without one, of what lies below the limit. Words,
+    because small models read `in half a minute` more surely than they divide two numbers. Empty
+    for a metric without a hard limit.
     """
-    if limit.hard is None or not reading.per_min:
+    if limit.hard is None:
         return ""
-    sign = 1.0 if limit.high_is_bad else -1.0
-    left = sign * (limit.hard - reading.value)
-    left_s = 60.0 * left / (sign * reading.per_min) if left > 0 else 0.0
-    if left_s < 0:
-        return ""
-    return next((words for within_s, words in _OUTLOOKS if left_s <= within_s), "")
+    left = limit.sign * (limit.hard - reading.value)
+    begin = next((each for each in (limit.grey, limit.low) if each is not None), 0.0)
+    share = left / (abs(limit.hard - begin) or 1.0)
+    near = next((words for most, words in _DISTANCES if share <= most), "far from its limit")
+    if left <= 0 or not reading.per_min:
+        return near
+    left_s = 60.0 * left / abs(reading.per_min)
+    if limit.sign * reading.per_min < 0:
+        return f"{near}, moving away from it" if left_s <= _TIMES[-1][0] else near
+    when = next((words for most_s, words in _TIMES if left_s <= most_s), "")
+    return f"{near}{when and f', {when}'}"
 
 
 def _line(described: Described, reading: Reading | None, limit: Limit | None) -> str:

@@ -14,7 +14,7 @@ def test_the_whole_prompt() -> None:
         "Memory may run out. Decide if adjustments are needed. Respond only with true or false.\n"
         "\n"
         "Given the following memory health metrics:\n"
-        "Memory usage: 87 % (high, rising 2 %/min), at its limit in some minutes\n"
+        "Memory usage: 87 % (high, rising 2 %/min), very near its limit, there in two minutes\n"
         "Recent log lines:\n"
         '- "cache grew by 300 MB"\n'
         "Decide if adjustments are needed. Respond only with true or false.\n"

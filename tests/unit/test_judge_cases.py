@@ -36,7 +36,7 @@ def test_where_only_a_line_tells_the_numbers_stand_still(name: str) -> None:
         told = any(re.fullmatch(each, line) for each in worse for line in case.lines)
         assert told is case.truth
         for limit in case.task.limits:
-            assert "within a minute" not in outlook(case.readings[limit.metric], limit)
+            assert not re.search("seconds|a minute", outlook(case.readings[limit.metric], limit))
 
 
 def test_lessons_and_exam_share_neither_tasks_nor_families_nor_lines() -> None:
@@ -95,23 +95,31 @@ def test_typical_prompts_are_of_the_tasks_declaration() -> None:
 @pytest.mark.parametrize(
     ("value", "per_min", "words"),
     [
-        (91, 6, "at its limit in seconds"),
-        (90, 6, "at its limit in half a minute"),
-        (87, 6, "at its limit within a minute"),
-        (82, 6, "at its limit in two minutes"),
-        (80, 2, "at its limit in some minutes"),
-        (50, 1, ""),
-        (87, 0, ""),
-        (87, -3, ""),
-        (95, 1, "at its limit in seconds"),
+        (91.5, 6, "almost at its limit, there in seconds"),
+        (90, 6, "almost at its limit, there in twenty seconds"),
+        (88.5, 6, "very near its limit, there in half a minute"),
+        (86, 6, "very near its limit, there within a minute"),
+        (82, 6, "near its limit, there in a minute and a half"),
+        (80, 2, "near its limit, there in some minutes"),
+        (75, 1, "not far from its limit"),
+        (50, 1, "far from its limit"),
+        (87, 0, "very near its limit"),
+        (87, -3, "very near its limit, moving away from it"),
+        (95, 1, "at its limit"),
     ],
 )
 def test_the_outlook_in_words(value: float, per_min: float, words: str) -> None:
-    assert (
-        outlook(Reading("memory.percent", value, 0, per_min), Limit("memory.percent", 92)) == words
-    )
-    low = Limit("free", 8, high_is_bad=False)
+    high = Limit("memory.percent", 92, grey=76)
+    assert outlook(Reading("memory.percent", value, 0, per_min), high) == words
+    low = Limit("free", 8, grey=24, high_is_bad=False)
     assert outlook(Reading("free", 100 - value, 0, -per_min), low) == words
+
+
+def test_without_a_grey_zone_near_is_told_by_what_lies_below() -> None:
+    reading = Reading("memory.percent", 70, 0)
+    assert outlook(reading, Limit("memory.percent", 92)) == "very near its limit"
+    assert outlook(reading, Limit("memory.percent", 92, low=60)) == "near its limit"
+    assert outlook(reading, Limit("memory.percent", low=60)) == ""
 
 
 def test_the_cheapest_action_that_is_enough_is_recommended() -> None:
