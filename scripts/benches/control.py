@@ -6,11 +6,16 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from functools import cache
+from pathlib import Path
 from typing import Any, cast
 
 from benches.common import Bench, Goal, in_new_process
+from benches.default_model import default_model
+from sovl_daemon.control.prompt import Prompt
 from sovl_daemon.control.simulator.faults import ActionFault, SensorFault
-from sovl_daemon.control.simulator.fitting import fitted, judge_scores
+from sovl_daemon.control.simulator.fitting import fitted, judge_scores, memory_task
+from sovl_daemon.control.simulator.judges import TimedJudge, outside
 from sovl_daemon.control.simulator.measure import Measures
 from sovl_daemon.control.simulator.policies import (
     BOUND,
@@ -20,6 +25,7 @@ from sovl_daemon.control.simulator.policies import (
     baselines,
     broken_judges,
     controls,
+    guarded,
     ours,
     qualities,
 )
@@ -35,12 +41,15 @@ from sovl_daemon.control.simulator.study import (
     regret_difference,
     table,
 )
+from sovl_daemon.control.verdict import Opinion
+from sovl_daemon.judge.typical import typical_key
 
-SEEDS, FAULT_SEEDS = 30, 10
-QUICK_SEEDS, QUICK_FAULT_SEEDS = 3, 1
+SEEDS, FAULT_SEEDS, MODEL_SEEDS = 30, 10, 3
+QUICK_SEEDS, QUICK_FAULT_SEEDS, QUICK_MODEL_SEEDS = 3, 1, 1
 QUICK_FAMILIES = ("steady", "kv_growth", "burst", "noise", "tide")
 PROCESSES = 2
-MINE = "guard+regression"
+MINE, ALONE = "guard+regression", "guard alone"
+LIMIT = 2048  # tokens of a prompt
 FIGURES = (
     "ooms", "flaps", "moves", "degraded_s", "needless_s", "act_s", "questions", "invalid",
     "failures", "wrongly", "cost_s"
@@ -56,9 +65,11 @@ Part = dict[str, Table]  # by family
 def family_of(job: dict[str, Any]) -> dict[str, Table]:
     """The tables of one family: scores, judges of all qualities, and faults."""
     family, seeds, few = job["family"], range(job["seeds"]), range(job["fault_seeds"])
+    model = guarded("guard+model", TimedJudge(outside(ask_model)))
     found: dict[str, Table] = {
         "score": table([*baselines(), *controls(), ours()], [family], seeds)[family],
         "judge": table(qualities(), [family], seeds)[family],
+        "model": table([model], [family], range(job["model_seeds"]))[family],
         "fault": {},
     }
     for name, policy, faults in faulty():
@@ -78,12 +89,35 @@ def faulty() -> Iterator[tuple[str, Policy, Faults]]:
         yield policy.name, policy, Faults()
 
 
+def ask_model(prompt: Prompt) -> Opinion:
+    """The default model with its shipped probe, as in the daemon."""
+    from sovl_daemon.engine.judging import Pieces, asked
+
+    tokenizer, court = model_court()
+    laid_out = asked(tokenizer, Pieces(**prompt.pieces()), LIMIT)
+    found = court.judge(laid_out, task=typical_key(memory_task()))
+    return Opinion(found.p_true, found.p_false, band=found.band)
+
+
+@cache
+def model_court() -> tuple[Any, Any]:
+    from sovl_daemon.engine.chat import ChatTokenizer
+    from sovl_daemon.engine.judging import Bench as Court
+    from sovl_daemon.engine.model import load_model
+    from sovl_daemon.judge.shelf import find_probe
+
+    folder = default_model()
+    tokenizer = ChatTokenizer.load(folder)
+    court = Court(load_model(folder, device="cpu", threads=1), tokenizer)
+    court.use(find_probe(Path(), folder))  # the shipped one
+    return tokenizer, court
+
+
 # All families, in two processes at a time
 
 
-def study(families: Sequence[str], seeds: int, faults: int) -> dict[str, Part]:
+def study(families: Sequence[str], **common: int) -> dict[str, Part]:
     """Tables by part and family."""
-    common = {"seeds": seeds, "fault_seeds": faults}
 
     def one(family: str) -> dict[str, Table]:
         told = json.loads(in_new_process("control", json.dumps(common | {"family": family})))
@@ -91,7 +125,7 @@ def study(families: Sequence[str], seeds: int, faults: int) -> dict[str, Part]:
 
     with ThreadPoolExecutor(PROCESSES) as pool:
         found = dict(zip(families, pool.map(one, families), strict=True))
-    parts = ("score", "judge", "fault")
+    parts = ("score", "judge", "model", "fault")
     return {part: {family: found[family][part] for family in families} for part in parts}
 
 
@@ -114,8 +148,20 @@ def rows_of(parts: Mapping[str, Part]) -> Iterator[dict[str, object]]:
     whole = merged(scores)
     references = {each: whole[each] for each in (NONE, BOUND, MINE)}
     yield from compared("judge", "all", references | merged(parts["judge"]))
+    yield from compared("model", "all", beside_model(parts))
     for name, measures in merged(parts["fault"]).items():
         yield row("fault", "all", name, measures)
+
+
+def beside_model(parts: Mapping[str, Part]) -> Table:
+    """The language model's hours, and the same hours of others."""
+    found: Part = {}
+    for family, theirs in parts["model"].items():
+        others = parts["score"][family] | {ALONE: parts["judge"][family][ALONE]}
+        (mine,) = theirs.values()
+        same = {name: others[name][: len(mine)] for name in (NONE, BOUND, RIVAL, MINE, ALONE)}
+        found[family] = same | theirs
+    return merged(found)
 
 
 def compared(part: str, family: str, found: Table) -> Iterator[dict[str, object]]:
@@ -205,8 +251,13 @@ def total(measures: Sequence[Measures], figure: str) -> float:
 
 def run(quick: bool) -> Bench:
     families = QUICK_FAMILIES if quick else FAMILIES
-    seeds, faults = (QUICK_SEEDS, QUICK_FAULT_SEEDS) if quick else (SEEDS, FAULT_SEEDS)
-    parts = study(families, seeds, faults)
+    seeds = QUICK_SEEDS if quick else SEEDS
+    parts = study(
+        families,
+        seeds=seeds,
+        fault_seeds=QUICK_FAULT_SEEDS if quick else FAULT_SEEDS,
+        model_seeds=QUICK_MODEL_SEEDS if quick else MODEL_SEEDS,
+    )
     rows = list(rows_of(parts))
     return Bench("control", rows, goals_of(parts), note_of(seeds, rows, merged(parts["score"])))
 
@@ -220,8 +271,9 @@ def note_of(seeds: int, rows: Sequence[dict[str, object]], whole: Table) -> str:
         for name in apart
     ]
     return (
-        f"{seeds} simulated hours of each family, the same for all policies; formulas, baselines "
-        "and limits: docs/decisions.md. The judge is the regression that stands in for the "
+        f"{seeds} simulated hours of each family, the same for all policies, fewer with faults "
+        "and with the language model; formulas, baselines and limits: docs/decisions.md. The "
+        "judge of most rows is the regression that stands in for the "
         f"language model: AUC {seen.auc:.2f} on families that it was fitted on, {unseen.auc:.2f} "
         f"held out. Held out of all tuning: {', '.join(HELD_OUT)}. wins: whether a baseline that "
         "acts costs less than our loop, yes if the 95 % interval of the paired difference is below "

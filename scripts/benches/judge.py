@@ -22,10 +22,9 @@ from benches.default_model import default_model
 from benches.ours import ENOUGH, decoding
 from config import Settings
 from sovl_daemon.control.regression import features, fit
-from sovl_daemon.control.simulator.judges import TimedJudge
+from sovl_daemon.control.simulator.policies import live, ours
 from sovl_daemon.control.simulator.run import Run
 from sovl_daemon.control.simulator.scenario import TRAINING, draw
-from sovl_daemon.control.simulator.study import fit_judge, guarded, live
 from sovl_daemon.control.task import load_tasks
 from sovl_daemon.engine.answering import Answering
 from sovl_daemon.engine.chat import ChatTokenizer
@@ -215,8 +214,7 @@ def _cpu_s() -> float:
 
 def questions_an_hour(seeds: Sequence[int]) -> float:
     """How often the guard asks in a simulated hour, over all ordinary families."""
-    policy = guarded("guard+regression", TimedJudge(fit_judge().opine))
-    runs: list[Run] = [live(draw(family, seed), policy) for family in TRAINING for seed in seeds]
+    runs: list[Run] = [live(draw(family, seed), ours()) for family in TRAINING for seed in seeds]
     return sum(run.questions for run in runs) / len(runs)
 
 

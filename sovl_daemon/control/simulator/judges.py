@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from sovl_daemon.control.metric import Reading
+from sovl_daemon.control.prompt import Prompt
 from sovl_daemon.control.regression import Regression
 from sovl_daemon.control.simulator.plant import Plant
 from sovl_daemon.control.verdict import Opinion, Question
@@ -97,21 +98,18 @@ def blurred(opine: Opine, chance: random.Random, deviation: float) -> Opine:
     return answer
 
 
-def outside(ask: Callable[[str, str], tuple[float, float]]) -> Opine:
+def outside(ask: Callable[[Prompt], Opinion]) -> Opine:
     """A judge that reads the prompt alone, as the language model does.
 
-    `ask` gets what never changes of the prompt and the rest, and returns the probabilities of
-    true and false; a table of answers computed before does as well. The same prompt is put to it
-    only once.
+    The same prompt is put to it only once.
     """
     known: dict[str, Opinion] = {}
 
     def answer(question: Question) -> Opinion:
-        prompt = question.prompt
-        if prompt.text not in known:
-            rest = prompt.text.removeprefix(prompt.prefix)
-            known[prompt.text] = Opinion(*ask(prompt.prefix, rest))
-        return known[prompt.text]
+        text = question.prompt.text
+        if text not in known:
+            known[text] = ask(question.prompt)
+        return known[text]
 
     return answer
 
