@@ -56,7 +56,7 @@ async def test_an_action_that_lies_is_found_out_and_quarantined(world: World) ->
     world.action.lies = True
     for _ in range(2):
         outcome = await world.performer.perform("quantize", "memory", "why")
-        assert (outcome.result, outcome.reason) == ("reverted", "freed 0 of 1000 bytes")
+        assert (outcome.result, outcome.reason) == ("reverted", "freed 0 bytes of 1000 bytes")
         assert world.setting == "float16"
     held = await world.performer.perform("quantize", "memory", "why")
     assert held.result == "quarantined"
