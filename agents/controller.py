@@ -178,9 +178,9 @@ class Controller(Agent):
 
     async def _sense(self, sample: MetricsSample, work: TaskGroup) -> None:
         now_s = time.monotonic()
-        unavailable = self._unavailable()
         for name, readings in readings_of(sample).items():
             if (decider := self._deciders.get(name)) is not None:
+                unavailable = self._unavailable()  # of what the task before has just begun too
                 step = decider.sense(
                     now_s, readings, log_lines=self._troubles, unavailable=unavailable
                 )
@@ -232,6 +232,8 @@ class Controller(Agent):
             return "paused by the user"
         if self._states.get(self._agent_of[action]) != "ready":
             return f"out of reach: the {self._agent_of[action]} is not ready"
+        if any(each.busy for each in self._deciders.values()):
+            return "waiting: another action is in flight"
         left_s = self._resting.get(action, -math.inf) - time.monotonic()
         if left_s > 0:
             return f"taken back by the user; it rests for {left_s:.0f} s"

@@ -1,7 +1,5 @@
 """Fixtures for every test."""
 
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +9,7 @@ import pytest
 
 from sovl_daemon.models import DEFAULT_MODEL, ModelStore
 from tests.daemon import Daemon, running
+from tests.packages import install
 
 
 @pytest.fixture(scope="session")
@@ -22,11 +21,7 @@ def default_model() -> Path:
 @pytest.fixture(scope="session")
 def echo_package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with a third party's agent, installed as any package is."""
-    target = tmp_path_factory.mktemp("packages")
-    source = Path(__file__).parent / "fixtures" / "sovl-echo"
-    options = ["--quiet", "--no-deps", "--no-build-isolation", "--target", str(target)]
-    subprocess.run([sys.executable, "-m", "pip", "install", *options, str(source)], check=True)
-    return target
+    return install(tmp_path_factory.mktemp("packages"), "sovl-echo")
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -33,6 +33,8 @@ levels = [{{ from = 0.0, word = "low" }}]
 [[limits]]
 metric = "{metric}"
 {limits}
+"""
+_RUNG = """
 [[ladder]]
 action = "{action}"
 when = "Always."
@@ -48,10 +50,12 @@ def write_task(
     high: float = 1.0,
     pace: Mapping[str, float] = QUICK,
     action: str = "limit_admission",
+    others: Sequence[str] = (),
 ) -> None:
-    """Give the daemon of this root a task with one metric and one action, which waits for nothing.
+    """Give the daemon of this root a task with one metric, which waits for nothing.
 
-    By the name of a shipped task it stands in its place.
+    Its ladder is one action, and `others` after it. By the name of a shipped task it stands in its
+    place.
     """
     folder = root / "state" / "tasks"
     folder.mkdir(parents=True, exist_ok=True)
@@ -59,11 +63,11 @@ def write_task(
         name=name,
         metric=metric,
         high=high,
-        action=action,
         pace=_lines(pace),
         limits=_lines({"hard_s": 0.0, "grey_s": 0.0} | dict(limits)),
     )
-    (folder / f"{name}.toml").write_text(text)
+    rungs = [_RUNG.format(action=each) for each in (action, *others)]
+    (folder / f"{name}.toml").write_text("".join([text, *rungs]))
 
 
 def _lines(values: Mapping[str, float]) -> str:

@@ -9,7 +9,6 @@ import multiprocessing
 import os
 import random
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -22,6 +21,7 @@ import zmq
 
 from benches.common import Bench, Goal, show
 from tests.daemon import Daemon, running
+from tests.packages import install
 
 spawn = multiprocessing.get_context("spawn")
 WINDOW = 8
@@ -138,13 +138,6 @@ class Crowd:
                 self.done.append(report)
 
 
-def echo_package(target: Path) -> Path:
-    source = Path(__file__).parents[2] / "tests" / "fixtures" / "sovl-echo"
-    options = ["--quiet", "--no-deps", "--no-build-isolation", "--target", str(target)]
-    subprocess.run([sys.executable, "-m", "pip", "install", *options, str(source)], check=True)
-    return target
-
-
 def hub_size(daemon: Daemon) -> dict[str, float]:
     assert daemon.process is not None
     hub = psutil.Process(daemon.process.pid)
@@ -249,7 +242,7 @@ def judge(done, before, after, seconds, unfinished, host_kills, client_kills) ->
 
 def soak_somewhere(**options: float) -> Bench:
     with tempfile.TemporaryDirectory(prefix="sovl") as root, tempfile.TemporaryDirectory() as pkg:
-        return soak(Path(root), echo_package(Path(pkg)), **options)
+        return soak(Path(root), install(Path(pkg), "sovl-echo"), **options)
 
 
 def run(quick: bool) -> Bench:

@@ -16,6 +16,8 @@ ENOUGH = 0.75
 WITHIN_S = 5.0
 """How long the effect may take to show."""
 
+_MANY_BYTES = 1_000_000
+
 
 class ActionFailed(Exception):
     """An action could not be done, or undone; the message says why."""
@@ -42,6 +44,13 @@ class Effect:
                 f"a predicted effect of {self.amount} {self.unit} within {self.within_s} s"
                 " is not allowed: give more than 0"
             )
+
+    def words(self, amount: float | None = None) -> str:
+        """Say an amount in its unit, by default the predicted one: many bytes are said in MB."""
+        value = self.amount if amount is None else amount
+        if self.unit == "bytes" and self.amount >= _MANY_BYTES:
+            return f"{value / 1e6:.1f} MB"
+        return f"{value:g} {self.unit}"
 
     def is_shown(self, before: float, after: float) -> bool:
         """Whether enough of the predicted amount is there."""

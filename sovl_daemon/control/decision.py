@@ -312,7 +312,8 @@ class Decider:
         return {ruling.metric: amount} if amount > 0 else {}
 
     def _exhausted(self) -> str:
-        reasons = [f"{action} is {why}" for action, why in self._unavailable.items()]
+        own = [(name, why) for name, why in self._unavailable.items() if name in self.ladder]
+        reasons = [f"{name} is {why}" for name, why in own]
         return "; ".join(["every action is in force or was just tried", *reasons])
 
     def _is_needed(self, reading: Reading) -> bool:

@@ -18,6 +18,7 @@ Result = Literal["committed", "refused", "quarantined", "reverted", "abandoned",
 
 _POLL_S = 0.05
 _STEP_S = 120.0  # no single step of an action may take longer; switching weights takes seconds
+_OVERTIME = 4.0  # times as long as its effect may take to show, an action may take to be done
 
 
 class Outcome(NamedTuple):
@@ -185,12 +186,12 @@ class Performer:
         """Return what went wrong, or nothing, and what was freed."""
         freed = 0.0
         try:
-            await self._step(action.apply())
+            await self._step(action.apply(), min(_STEP_S, _OVERTIME * effect.within_s))
             await self._write(self._journal.move, entry.id, "applied")
             after = await self._await_effect(action, effect, entry.measured_before)
             freed = entry.measured_before - after
             if not effect.is_shown(entry.measured_before, after):
-                return f"freed {freed:.0f} of {effect.amount:.0f} {effect.unit}", freed
+                return f"freed {effect.words(freed)} of {effect.words()}", freed
             problem = await self._step(action.verify())
         except Exception as error:  # whatever it was, what was half done has to be undone
             return _said(error), freed
@@ -267,9 +268,10 @@ class Performer:
         await self._write(self._journal.move, entry.id, final, reason)
         return Outcome(entry.action, state, reason, id=entry.id)
 
-    async def _step(self, step: Awaitable[T]) -> T:
-        with anyio.fail_after(_STEP_S):
+    async def _step(self, step: Awaitable[T], limit_s: float = _STEP_S) -> T:
+        with anyio.move_on_after(limit_s):
             return await step
+        raise ActionFailed(f"it was not over after {limit_s:g} s")
 
     async def _write(self, work: Callable[..., T], *args: Any) -> T:
         """Use the journal, on a thread: a sync to disk may take long on a machine in need."""

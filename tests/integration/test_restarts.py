@@ -2,8 +2,6 @@
 
 import os
 import signal
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -18,6 +16,7 @@ from sovl_daemon.cli import exits
 from sovl_daemon.cli.daemon import EX_CONFIG
 from sovl_daemon.client import CommandError
 from tests.daemon import Daemon, running, until
+from tests.packages import install
 
 FRAIL = {
     "agents.disabled": [
@@ -35,12 +34,7 @@ FRAIL = {
 @pytest.fixture(scope="module")
 def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with two agents of third parties: echo, and one that fails when told to."""
-    packages = tmp_path_factory.mktemp("packages")
-    fixtures = Path(__file__).parents[1] / "fixtures"
-    sources = [str(fixtures / name) for name in ("sovl-echo", "sovl-frail")]
-    options = ["--quiet", "--no-deps", "--no-build-isolation", "--target", str(packages)]
-    subprocess.run([sys.executable, "-m", "pip", "install", *options, *sources], check=True)
-    return packages
+    return install(tmp_path_factory.mktemp("packages"), "sovl-echo", "sovl-frail")
 
 
 @pytest.fixture(scope="module")

@@ -107,6 +107,14 @@ def test_three_quarters_of_the_effect_must_show(before: float, amount: float, fr
         assert not shown
 
 
+def test_an_amount_is_said_in_its_unit() -> None:
+    assert (Effect(4e9).words(), Effect(4e9).words(-6.71e6)) == ("4000.0 MB", "-6.7 MB")
+    assert (Effect(1000).words(), Effect(6, "conversations").words(0)) == (
+        "1000 bytes",
+        "0 conversations",
+    )
+
+
 @pytest.mark.parametrize("amount", [0.0, -1.0, float("nan"), float("inf")])
 def test_an_action_must_predict_something(amount: float) -> None:
     with pytest.raises(ValueError, match="not allowed"):

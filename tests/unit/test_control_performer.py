@@ -56,7 +56,7 @@ async def test_an_action_that_lies_is_found_out_and_quarantined(world: World) ->
     world.action.lies = True
     for _ in range(2):
         outcome = await world.performer.perform("quantize", "memory", "why")
-        assert (outcome.result, outcome.reason) == ("reverted", "freed 0 of 1000 bytes")
+        assert (outcome.result, outcome.reason) == ("reverted", "freed 0 bytes of 1000 bytes")
         assert world.setting == "float16"
     held = await world.performer.perform("quantize", "memory", "why")
     assert held.result == "quarantined"
@@ -99,6 +99,21 @@ async def test_an_error_half_way_is_undone(world: World, error: Exception) -> No
     assert outcome.result == "reverted"
     assert world.setting == "float16"
     assert world.states() == ["reverted"]
+
+
+async def test_one_that_does_not_end_is_undone(world: World) -> None:
+    """It may take four times as long as its effect may take to show."""
+
+    async def apply() -> None:
+        world.action.setting.write_text("in")
+        await anyio.sleep_forever()
+
+    world.action.apply = apply  # type: ignore[method-assign]
+    with anyio.fail_after(10):
+        outcome = await world.performer.perform("quantize", "memory", "why")
+    limit_s = 4 * (await world.action.predict()).within_s
+    assert (outcome.result, outcome.reason) == ("reverted", f"it was not over after {limit_s:g} s")
+    assert world.setting == "float16"
 
 
 async def test_an_error_before_the_intent_is_a_refusal(world: World) -> None:
