@@ -18,7 +18,7 @@ Result = Literal["committed", "refused", "quarantined", "reverted", "abandoned",
 
 _POLL_S = 0.05
 _STEP_S = 120.0  # no single step of an action may take longer; switching weights takes seconds
-_OVERTIME = 4.0  # times as long as its effect may take to show, an action may take to be done
+_OVERTIME = 10.0  # times as long as its effect may take to show, an action may take to be done
 
 
 class Outcome(NamedTuple):

@@ -20,7 +20,7 @@ LIARS = ("boast", "stumble", "dawdle")
 FOUND = {
     "boast": "freed ",
     "stumble": "RuntimeError: both feet left",
-    "dawdle": "it was not over after 2 s",
+    "dawdle": "it was not over after 5 s",
 }
 
 
