@@ -102,7 +102,7 @@ async def test_an_error_half_way_is_undone(world: World, error: Exception) -> No
 
 
 async def test_one_that_does_not_end_is_undone(world: World) -> None:
-    """It may take four times as long as its effect may take to show."""
+    """It may take ten times as long as its effect may take to show."""
 
     async def apply() -> None:
         world.action.setting.write_text("in")
