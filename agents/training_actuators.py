@@ -123,5 +123,10 @@ class SmallerBatches(Eased):
         left = math.ceil(rows * float(self.target)) / rows
         return Effect(await self.measure() - left, self.unit, self.within_s)
 
+    async def verify(self) -> str | None:
+        """Give back what whole micro-batches took, once they are over."""
+        await self.means.tell("reclaim", prefixes=False)
+        return None
+
     async def _rows(self) -> int:
         return int((await self._told())["rows"])

@@ -175,6 +175,13 @@ async def test_whole_rows_alone_are_computed_later(
         assert (await smaller.predict()).amount == pytest.approx(less)
 
 
+async def test_what_whole_batches_took_is_given_back(
+    daemon: Daemon, by_name: dict[str, Any]
+) -> None:
+    assert await by_name["smaller_batches"].verify() is None
+    assert daemon.told[-1] == ("reclaim", {"prefixes": False})
+
+
 async def test_a_gentler_rate_and_smaller_batches_are_two_settings(
     daemon: Daemon, by_name: dict[str, Any]
 ) -> None:
