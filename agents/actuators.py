@@ -1,158 +1,22 @@
-"""What the controller can do: each actuator is a reversible action made of other agents' commands.
-
-A setting is changed for the running daemon alone, never in the configuration file, so that after
-the hub's end the configured one is in force again by itself.
-"""
+"""What the controller can do: the actuators that the daemon has, and those of third parties."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any, ClassVar
+from typing import Any
 
-import anyio
-
-from bus.errors import CommandError
+from agents.actuator import MB, Actuator, Means
+from agents.training_actuators import LowerLearningRate, PauseTraining, SmallerBatches
 from sovl_daemon.control.action import Action, ActionFailed, Effect
-from sovl_daemon.control.sources.process_tree import exact_anonymous_bytes
 
 GROUP = "sovl.actions"
 
-_ASK_S = 30.0
-_POLL_S = 0.05
-_MB = 1 << 20
-_LEAST_BYTES = 4 * _MB  # less is not worth an action
+_LEAST_BYTES = 4 * MB  # less is not worth an action
 _TOUCHED = 0.5  # of a cache: it may be twice as large as what was written to it
 _WEIGHTS = 0.75  # of the weights' bytes; what is not a matrix keeps its precision
 _FEW_CONVERSATIONS = 2
 _FEW_MB = 8
 _CANARY = "The capital of France is Paris.\nRespond only with true or false.\n"
-
-Ask = Callable[..., Awaitable[dict[str, Any]]]
-
-
-@dataclass(frozen=True)
-class Means:
-    """What actuators act through.
-
-    Attributes:
-        ask: Runs a command of an agent.
-        control: Runs a command of the hub.
-        time_to_live_s: How long a setting stays unless renewed.
-
-    """
-
-    ask: Ask
-    control: Ask
-    time_to_live_s: Callable[[], float]
-
-    async def tell(self, command: str, **args: Any) -> dict[str, Any]:
-        """Run an agent's command. Raises ActionFailed."""
-        with _failures(command), anyio.fail_after(_ASK_S):
-            return await self.ask(command, **args)
-
-    async def usage(self) -> dict[str, Any]:
-        """What the engine holds and does. Raises ActionFailed."""
-        return await self.tell("engine_usage")
-
-    async def set(self, key: str, value: str) -> None:
-        """Set a key until the daemon ends. Raises ActionFailed."""
-        with _failures(key), anyio.fail_after(_ASK_S):
-            await self.control("config_set", key=key, value=value, save=False)
-
-    async def saved(self, key: str) -> str:
-        """What a key is in the configuration file, and so after a restart. Raises ActionFailed."""
-        with _failures(key), anyio.fail_after(_ASK_S):
-            return str((await self.control("config_saved", key=key))["value"])
-
-    async def host_bytes(self) -> float:
-        """Anonymous memory of the model host, as the kernel counts it. Raises ActionFailed."""
-        pid = (await self.usage())["pid"]
-        found = await anyio.to_thread.run_sync(exact_anonymous_bytes, pid)
-        if found is None:
-            raise ActionFailed(f"the kernel does not tell what process {pid} holds")
-        return float(found)
-
-
-@contextmanager
-def _failures(what: str) -> Iterator[None]:
-    try:
-        yield
-    except CommandError as error:
-        raise ActionFailed(f"{what}: {error.message}") from None
-    except TimeoutError:
-        raise ActionFailed(f"{what}: no answer within {_ASK_S:.0f} s") from None
-
-
-class Actuator:
-    """Base of actuators that set one key. `agent` is whose state tells what is in force.
-
-    A third party's, offered by an entry point of the group `sovl.actions`, is a subclass too; what
-    it does by commands instead of a key it says in `current`, `apply` and `revert`.
-    """
-
-    name: ClassVar[str]
-    agent: ClassVar[str] = "generator"
-    key: ClassVar[str] = ""
-    target: ClassVar[str] = ""
-    within_s: ClassVar[float] = 5.0
-
-    def __init__(self, means: Means) -> None:
-        self.means = means
-
-    @property
-    def time_to_live_s(self) -> float | None:
-        """As configured, for what leaves a setting."""
-        return self.means.time_to_live_s() if self.target else None
-
-    async def refuse(self) -> str | None:
-        """Nothing stands against it."""
-        return None
-
-    async def predict(self) -> Effect:
-        """Each says for itself what it will gain."""
-        raise ActionFailed(f"{self.name} does not say what it would gain")
-
-    async def measure(self) -> float:
-        """Anonymous memory of the model host, in bytes."""
-        return await self.means.host_bytes()
-
-    async def current(self) -> str:
-        """What the engine is really set to; nothing for what leaves no setting."""
-        return ""
-
-    async def apply(self) -> None:
-        """Set the key."""
-        await self._hold(self.target)
-
-    async def verify(self) -> str | None:
-        """Nothing else can be wrong."""
-        return None
-
-    async def stays(self) -> str | None:
-        """What the user saved meanwhile is the user's."""
-        if not self.key or await self.means.saved(self.key) != self.target:
-            return None
-        return f"{self.key} was saved as {self.target} meanwhile"
-
-    async def revert(self, before: str) -> None:
-        """Set the key as it was."""
-        await self._hold(before)
-
-    def _bytes(self, gain: int) -> Effect:
-        return Effect(float(max(1, gain)), within_s=self.within_s)
-
-    async def _hold(self, value: str) -> None:
-        """Set the key, and wait until it is in force."""
-        await self.means.set(self.key, value)
-        until_s = anyio.current_time() + self.within_s
-        while anyio.current_time() < until_s:
-            if await self.current() == value:
-                return
-            await anyio.sleep(_POLL_S)
-        raise ActionFailed(f"{self.key} is not {value} after {self.within_s:.0f} s")
 
 
 class ClearCaches(Actuator):
@@ -225,7 +89,7 @@ class ShrinkContext(Actuator):
 
     async def current(self) -> str:
         """What the engine is set to, in MB."""
-        return str((await self.means.usage())["max_prefix_bytes"] // _MB)
+        return str((await self.means.usage())["max_prefix_bytes"] // MB)
 
     async def apply(self) -> None:
         """Set the key, and give what is free back to the system."""
@@ -234,7 +98,7 @@ class ShrinkContext(Actuator):
 
     async def _gain(self) -> int:
         usage = await self.means.usage()
-        return int(_TOUCHED * (usage["prefix_bytes"] - _FEW_MB * _MB))
+        return int(_TOUCHED * (usage["prefix_bytes"] - _FEW_MB * MB))
 
 
 class Quantize(Actuator):
@@ -279,80 +143,6 @@ def _gain(usage: dict[str, Any]) -> int:
     return int(_WEIGHTS * usage["parameters"] * (usage["bits"] - 8) / 8)
 
 
-class PauseTraining(Actuator):
-    """Stops a night or a training at its next step, where it goes on later; lets none begin."""
-
-    name = "pause_training"
-    agent = "gestation"
-    target = "held"
-    within_s = 30.0
-
-    async def refuse(self) -> str | None:
-        """Refuse where nothing trains."""
-        return None if await self.measure() else "nothing trains"
-
-    async def predict(self) -> Effect:
-        """One training less."""
-        return Effect(1.0, "trainings", within_s=self.within_s)
-
-    async def measure(self) -> float:
-        """How many nights or trainings there are now: one or none."""
-        return float((await self.means.tell("hold_nights"))["busy"])
-
-    async def current(self) -> str:
-        """Whether they are held back."""
-        return "held" if (await self.means.tell("hold_nights"))["held"] else "free"
-
-    async def apply(self) -> None:
-        """Hold them back, and when the last step is over give what is free back to the system."""
-        await self.means.tell("hold_nights", hold=True)
-        until_s = anyio.current_time() + self.within_s
-        while anyio.current_time() < until_s:
-            if not await self.measure():
-                break
-            await anyio.sleep(_POLL_S)
-        await self.means.tell("reclaim", prefixes=False)
-
-    async def revert(self, before: str) -> None:
-        """Let them come."""
-        await self.means.tell("hold_nights", hold=before == "held")
-
-
-class LowerLearningRate(Actuator):
-    """Lets a training that goes on learn half as fast, from its next update on."""
-
-    name = "lower_learning_rate"
-    agent = "trainer"
-    target = "0.5"
-    within_s = 60.0
-
-    async def refuse(self) -> str | None:
-        """Refuse where nothing trains."""
-        trains = (await self.means.tell("ease_training"))["eased"] is not None
-        return None if trains else "nothing trains"
-
-    async def predict(self) -> Effect:
-        """Half the rate."""
-        return Effect(await self.measure() - float(self.target), "of the rate", self.within_s)
-
-    async def measure(self) -> float:
-        """The factor on the learning rate that the last update was really made with."""
-        eased = (await self.means.tell("ease_training"))["eased"]
-        return 1.0 if eased is None else float(eased)
-
-    async def current(self) -> str:
-        """The factor that is set."""
-        return f"{(await self.means.tell('ease_training'))['factor']:g}"
-
-    async def apply(self) -> None:
-        """Halve it."""
-        await self.means.tell("ease_training", factor=float(self.target))
-
-    async def revert(self, before: str) -> None:
-        """Set it as it was."""
-        await self.means.tell("ease_training", factor=float(before))
-
-
 ACTUATORS: tuple[type[Actuator], ...] = (
     ClearCaches,
     LimitAdmission,
@@ -360,6 +150,7 @@ ACTUATORS: tuple[type[Actuator], ...] = (
     Quantize,
     PauseTraining,
     LowerLearningRate,
+    SmallerBatches,
 )
 
 
@@ -388,7 +179,7 @@ def _load(point: EntryPoint) -> type[Actuator]:
     except Exception as error:  # a third party's module may fail in any way at all
         raise ActionError(f"{GROUP}: cannot load {point.value}: {error}") from error
     if not (isinstance(kind, type) and issubclass(kind, Actuator)):
-        raise ActionError(f"{GROUP}: {point.value} is no subclass of agents.actuators.Actuator")
+        raise ActionError(f"{GROUP}: {point.value} is no subclass of agents.actuator.Actuator")
     if getattr(kind, "name", None) != point.name:
         name = getattr(kind, "name", None)
         raise ActionError(f"{GROUP}: {point.value} calls itself {name!r}, not {point.name!r}")

@@ -15,7 +15,8 @@ import anyio.to_thread
 from anyio.abc import TaskGroup
 from pydantic import Field
 
-from agents.actuators import ActionError, Means, actuators, find_actuators
+from agents.actuator import Means
+from agents.actuators import ActionError, actuators, find_actuators
 from agents.base import Agent, Job
 from agents.evidence import troubles
 from agents.health import readings_of, tasks_of

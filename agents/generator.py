@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import anyio
 import anyio.from_thread
+import anyio.to_thread
 from pydantic import Field, field_validator
 
 from agents import architecture
@@ -190,11 +191,14 @@ class Generator(Tuning):
 
     @command(ReclaimArguments, internal=True)
     async def reclaim(self, args: ReclaimArguments, job: Job) -> dict[str, Any]:
-        """Give free memory back to the system."""
+        """Give free memory back to the system, that of a GPU too."""
+        from sovl_daemon.engine.allocator import return_free_memory
+
         assert self.engine is not None  # noqa: S101 - commands come after start
         if args.prefixes:
             await self.engine.drop_prefixes()
         await self._trim.apply()
+        await anyio.to_thread.run_sync(return_free_memory, self.engine.model.device)
         return {}
 
     async def _keep_count(self) -> None:

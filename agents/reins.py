@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -13,6 +14,7 @@ from agents.base import Job
 from bus.commands import Arguments, command
 from bus.topics import GAUGES, GaugesGiven
 from sovl_daemon.control.sources.gauges import Ratio
+from sovl_daemon.engine.ease import Ease
 
 if TYPE_CHECKING:  # torch is loaded by the generator
     from sovl_daemon.engine.learner import Learner, StepReport
@@ -29,10 +31,11 @@ class HoldTrainingArguments(Arguments):
 
 
 class EaseArguments(Arguments):
-    """How gently it learns."""
+    """How gently it learns; what is left out stays."""
 
-    factor: float | None = Field(
-        default=None, gt=0, le=1, description="On the learning rate; shown when left out."
+    rate: float | None = Field(default=None, gt=0, le=1, description="Factor on the learning rate.")
+    batch: float | None = Field(
+        default=None, gt=0, le=1, description="Share of a micro-batch that is computed at a time."
     )
 
 
@@ -44,7 +47,7 @@ class Reins(Archive):
         await super().start()
         self._free = anyio.Event()
         self._free.set()
-        self._ease = 1.0
+        self._ease = Ease()
         self._learner: Learner | None = None
         self._ratio = Ratio()
 
@@ -59,13 +62,14 @@ class Reins(Archive):
 
     @command(EaseArguments, internal=True)
     async def ease_training(self, args: EaseArguments, job: Job) -> dict[str, Any]:
-        """Learn more gently from the next update on, or as configured again."""
-        if args.factor is not None:
-            self._ease = args.factor
-            if self._learner is not None:
-                self._learner.ease = args.factor
-        eased = None if self._learner is None else self._learner.eased
-        return {"factor": self._ease, "eased": eased}
+        """Learn more gently from now on, or as configured again; or show how gently it learns."""
+        self._ease = replace(self._ease, **args.model_dump(exclude_none=True))
+        learner = self._learner
+        if learner is None:
+            return {"ease": asdict(self._ease), "eased": None, "rows": 0}
+        learner.ease = self._ease
+        eased, rows = asdict(learner.eased), learner.rows
+        return {"ease": asdict(self._ease), "eased": eased, "rows": rows}
 
     @property
     def is_held(self) -> bool:

@@ -4,9 +4,11 @@ Loss is taken on the base's answers, steered as they are when it answers: from t
 prompt on, by what the scaffold remembers of the prompt alone.
 """
 
+import math
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -16,6 +18,7 @@ from torch.nn.utils import clip_grad_norm_
 
 from sovl_daemon.engine.base_pass import base_pass
 from sovl_daemon.engine.candidate import Candidate
+from sovl_daemon.engine.ease import Ease
 from sovl_daemon.engine.errors import NonFiniteLossError, OptionError
 from sovl_daemon.engine.fusion import Fusion
 from sovl_daemon.engine.memory_pass import Memory, memory_pass
@@ -60,11 +63,31 @@ class StepReport:
     gradient_norm: float = 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class Masses:
+    """What the losses of a micro-batch are divided by: tokens of the answers, weighed.
+
+    Of the samples without a teacher, and of those with one.
+    """
+
+    told: float
+    taught: float
+
+    @classmethod
+    def of(cls, samples: Sequence[Sample]) -> "Masses":
+        """Return those of all samples of a micro-batch."""
+        taught = [0.0, 0.0]
+        for sample in samples:
+            taught[sample.teacher is not None] += sample.weight * len(sample.answer)
+        return cls(*taught)
+
+
 class Learner:
     """Trains a candidate of the fusion's attentions and adapters; use it on the tensor thread.
 
-    `ease` is a factor on the learning rate, 1 or less, and may be set while it learns; `eased` is
-    the one that the last update was made with.
+    `ease` may be set while it learns; `eased` is what was really done: the rate of the last update,
+    and the largest share of the last micro-batch that was computed at a time. `rows` is how many
+    samples the largest micro-batch had so far.
 
     Layers and their weights are `weights`, or those the fusion steers with when it is made. What
     answers stays as it is until `commit`. `common` is what most prompts begin with: it is read once
@@ -87,7 +110,8 @@ class Learner:
         self.options = options
         self.candidate = Candidate(fusion, tuple(self._weights))
         self.updates = 0
-        self.ease = self.eased = 1.0
+        self.ease = self.eased = Ease()
+        self.rows = 0
         self._gradient_norm = 0.0
         self._pending = 0
         self._common = common
@@ -115,27 +139,26 @@ class Learner:
 
         """
         began = time.perf_counter()
-        with torch.random.fork_rng(devices=[]), torch.enable_grad():
+        parts, masses = self._parts(batch), Masses.of(batch)
+        with torch.random.fork_rng(devices=[]), self._gradients():
             torch.set_rng_state(self._random)
-            loss, divergence = self._losses(batch, dropout=True)
-            whole = loss + self.options.replay * divergence
-            if not torch.isfinite(whole):
-                raise NonFiniteLossError(f"a loss of {float(whole)}: lower the learning rate")
-            if whole.requires_grad:
-                (whole / self.options.accumulation).backward()
+            losses = [self._backward(part, masses) for part in parts]
             self._random = torch.get_rng_state()
+        self.rows = max(self.rows, len(batch))
+        self.eased = replace(self.eased, batch=max(map(len, parts)) / max(1, len(batch)))
         self._pending += 1
         if self._pending >= self.options.accumulation:
             self._update()
         tokens = sum(len(sample.answer) for sample in batch)
         seconds = time.perf_counter() - began
-        return StepReport(loss.item(), divergence.item(), tokens, seconds, self._gradient_norm)
+        loss, divergence = map(sum, zip(*losses, strict=True))
+        return StepReport(loss, divergence, tokens, seconds, self._gradient_norm)
 
     def evaluate(self, samples: Sequence[Sample]) -> StepReport:
         """Return the losses of samples without learning from them."""
         began = time.perf_counter()
         with torch.no_grad():
-            loss, divergence = self._losses(samples, dropout=False)
+            loss, divergence = self._losses(samples, Masses.of(samples), dropout=False)
         tokens = sum(len(sample.answer) for sample in samples)
         return StepReport(float(loss), float(divergence), tokens, time.perf_counter() - began)
 
@@ -173,10 +196,42 @@ class Learner:
         self._random = state["random"].clone()
         self.updates, self._pending = (int(count) for count in state["counts"])
 
+    def _parts(self, batch: Sequence[Sample]) -> list[Sequence[Sample]]:
+        """Return the rows that are computed at a time; long and short ones are in each part."""
+        rows = max(1, len(batch))
+        count = math.ceil(rows / math.ceil(rows * self.ease.batch))
+        return [batch[place::count] for place in range(count)]
+
+    @contextmanager
+    def _gradients(self) -> Iterator[None]:
+        """Add to the gradients what comes of all parts, or nothing if one of them fails."""
+        pending = [each.grad for each in self._parameters]
+        self._optimizer.zero_grad(set_to_none=True)
+        try:
+            with torch.enable_grad():
+                yield
+        except BaseException:
+            for parameter, before in zip(self._parameters, pending, strict=True):
+                parameter.grad = before
+            raise
+        for parameter, before in zip(self._parameters, pending, strict=True):
+            if before is not None:
+                parameter.grad = before if parameter.grad is None else before + parameter.grad
+
+    def _backward(self, part: Sequence[Sample], masses: Masses) -> tuple[float, float]:
+        """Add the gradient of a part; return its shares in the losses."""
+        loss, divergence = self._losses(part, masses, dropout=True)
+        whole = loss + self.options.replay * divergence
+        if not torch.isfinite(whole):
+            raise NonFiniteLossError(f"a loss of {whole.item()}: lower the learning rate")
+        if whole.requires_grad:
+            (whole / self.options.accumulation).backward()
+        return loss.item(), divergence.item()
+
     def _update(self) -> None:
-        self.eased = self.ease
+        self.eased = replace(self.eased, rate=self.ease.rate)
         for group in self._optimizer.param_groups:
-            rate = self.eased * self.options.learning_rate * pace(self.updates, self.options)
+            rate = self.eased.rate * self.options.learning_rate * pace(self.updates, self.options)
             group["lr"] = rate / group["weight"]
         self._gradient_norm = float(clip_grad_norm_(self._parameters, self.options.clip))
         self._optimizer.step()
@@ -198,21 +253,24 @@ class Learner:
         return [{"params": each, "weight": weight} for weight, each in groups.items() if each]
 
     def _losses(
-        self, samples: Sequence[Sample], *, dropout: bool
+        self, samples: Sequence[Sample], masses: Masses, *, dropout: bool
     ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the shares that samples have in the losses of all that `masses` counts."""
         told = [sample for sample in samples if sample.teacher is None]
         taught = [sample for sample in samples if sample.teacher is not None]
-        loss = self._mean(told, _surprise, dropout) if told else torch.zeros(())
-        divergence = self._mean(taught, self._divergence, dropout) if taught else torch.zeros(())
+        loss = divergence = torch.zeros(())
+        if told:
+            loss = self._sum(told, _surprise, dropout) / masses.told
+        if taught:
+            divergence = self._sum(taught, self._divergence, dropout) / masses.taught
         return loss, divergence
 
-    def _mean(self, samples: Sequence[Sample], measure: Any, dropout: bool) -> torch.Tensor:
-        """Return the mean over the tokens of all answers, each weighed as its sample."""
+    def _sum(self, samples: Sequence[Sample], measure: Any, dropout: bool) -> torch.Tensor:
+        """Return the sum over the tokens of all answers, each weighed as its sample."""
         hidden, real = self._hidden(samples, dropout)
         each = measure(samples, self._base.head(hidden[real]), real)  # (N,)
         weights = torch.tensor([sample.weight for sample in samples], device=real.device)
-        weights = weights[:, None].expand_as(real)[real]
-        total: torch.Tensor = (each * weights).sum() / weights.sum()
+        total: torch.Tensor = (each * weights[:, None].expand_as(real)[real]).sum()
         return total
 
     def _hidden(

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from agents.actuators import Means, actuators
+from agents.actuator import Means
+from agents.actuators import actuators
 from sovl_daemon.control.journal import Journal
 from sovl_daemon.control.performer import Performer
 from sovl_daemon.control.trim import Trim

@@ -94,15 +94,16 @@ def test_a_paused_training_goes_on_as_if_nothing_had_happened(
     assert results[0]["epochs"] == results[1]["epochs"] == EPOCHS
 
 
-def test_a_gentler_rate_is_that_of_the_next_update(runtime: Path, tmp_path: Path) -> None:
+def eased(runtime: Path, folder: Path, action: str) -> dict[str, Any]:
+    """Ease a training that goes on, and take it back; return the journal's entry and the gauges."""
     with (
-        training_daemon(runtime, tmp_path, "lower_learning_rate") as daemon,
+        training_daemon(runtime, folder, action) as daemon,
         closing(Level(daemon)) as level,
     ):
         training = Training(daemon)
         training.wait_for("Epoch 1")
         level.value = ACT
-        expect(daemon, ["lower_learning_rate"])
+        expect(daemon, [action])
         level.value = HOLD
         with daemon.client() as client:
             metrics = client.control("metrics")["tasks"]["training"]
@@ -110,6 +111,17 @@ def test_a_gentler_rate_is_that_of_the_next_update(runtime: Path, tmp_path: Path
             (entry,) = client.ask("actions", what="history")["actions"]
             (done,) = client.ask("actions", what="revert")["reverted"]
         training.wait()
-    assert metrics["training.gradient_norm"]["value"] > 0
-    assert (entry["before"], entry["target"], entry["measured_after"]) == ("1", "0.5", 0.5)
     assert done["result"] == "reverted"
+    return {**entry, "metrics": metrics}
+
+
+def test_a_gentler_rate_is_that_of_the_next_update(runtime: Path, tmp_path: Path) -> None:
+    entry = eased(runtime, tmp_path, "lower_learning_rate")
+    assert entry["metrics"]["training.gradient_norm"]["value"] > 0
+    assert (entry["before"], entry["target"], entry["measured_after"]) == ("1", "0.5", 0.5)
+
+
+def test_smaller_batches_are_those_of_the_next_step(runtime: Path, tmp_path: Path) -> None:
+    entry = eased(runtime, tmp_path, "smaller_batches")
+    assert (entry["before"], entry["target"], entry["measured_after"]) == ("1", "0.5", 0.5)
+    assert entry["predicted"] == 0.5

@@ -6,18 +6,13 @@ from typing import Any
 
 import pytest
 
-from agents.actuators import (
-    ACTUATORS,
-    ActionError,
-    Actuator,
-    Means,
-    actuators,
-    find_actuators,
-)
+from agents.actuator import Actuator, Means
+from agents.actuators import ACTUATORS, ActionError, actuators, find_actuators
 from bus.errors import CommandError
 from sovl_daemon.control.action import ActionFailed
 from sovl_daemon.control.journal import Entry, Journal
 from sovl_daemon.control.performer import Performer
+from sovl_daemon.control.task import load_tasks
 
 MB = 1 << 20
 KEYS = {
@@ -45,7 +40,7 @@ class Daemon:
         }
         self.held, self.asleep = False, True
         self.broken = self.deaf = False
-        self.ease = 1.0
+        self.ease, self.rows = {"rate": 1.0, "batch": 1.0}, 4
         self.saved: list[str] = []
         self.file: dict[str, Any] = {"generation.max_concurrent": 8}
         self.told: list[tuple[str, dict[str, Any]]] = []
@@ -58,8 +53,9 @@ class Daemon:
             case "engine_usage":
                 return self.usage
             case "ease_training":
-                self.ease = args.get("factor", self.ease)
-                return {"factor": self.ease, "eased": self.ease if self.asleep else None}
+                self.ease |= args
+                eased = self.ease if self.asleep else None
+                return {"ease": self.ease, "eased": eased, "rows": self.rows}
             case "hold_nights" if args:
                 self.held, self.asleep = args["hold"], self.asleep and not args["hold"]
         return {"held": self.held, "busy": self.asleep}
@@ -143,6 +139,7 @@ async def test_each_predicts_what_can_be_gained(by_name: dict[str, Any]) -> None
         "quantize_int8": (75 * MB, "bytes"),
         "pause_training": (1, "trainings"),
         "lower_learning_rate": (0.5, "of the rate"),
+        "smaller_batches": (0.5, "of a micro-batch"),
     }
     for each in by_name.values():
         assert await each.refuse() is None
@@ -161,7 +158,45 @@ async def test_each_refuses_where_nothing_would_be_gained(
         "quantize_int8": "the weights are held in int8 already",
         "pause_training": "nothing trains",
         "lower_learning_rate": "nothing trains",
+        "smaller_batches": "nothing trains",
     }
+
+
+@pytest.mark.parametrize(("rows", "less"), [(1, None), (2, 1 / 2), (3, 1 / 3), (21, 10 / 21)])
+async def test_whole_rows_alone_are_computed_later(
+    daemon: Daemon, by_name: dict[str, Any], rows: int, less: float | None
+) -> None:
+    daemon.rows = rows
+    smaller = by_name["smaller_batches"]
+    if less is None:
+        assert await smaller.refuse() == "a micro-batch of 1 rows cannot be halved"
+    else:
+        assert await smaller.refuse() is None
+        assert (await smaller.predict()).amount == pytest.approx(less)
+
+
+async def test_what_whole_batches_took_is_given_back(
+    daemon: Daemon, by_name: dict[str, Any]
+) -> None:
+    assert await by_name["smaller_batches"].verify() is None
+    assert daemon.told[-1] == ("reclaim", {"prefixes": False})
+
+
+async def test_a_gentler_rate_and_smaller_batches_are_two_settings(
+    daemon: Daemon, by_name: dict[str, Any]
+) -> None:
+    rate, batch = by_name["lower_learning_rate"], by_name["smaller_batches"]
+    await rate.apply()
+    assert (await rate.measure(), await batch.measure()) == (0.5, 1.0)
+    await batch.apply()
+    await rate.revert("1")
+    assert (await rate.current(), await batch.current()) == ("1", "0.5")
+    assert (await rate.measure(), await batch.measure()) == (1.0, 0.5)
+
+
+def test_whatever_a_shipped_ladder_names_there_is() -> None:
+    named = {rung.action for task in load_tasks().values() for rung in task.ladder}
+    assert named <= find_actuators().keys()
 
 
 async def test_a_small_model_is_not_quantized(daemon: Daemon, by_name: dict[str, Any]) -> None:
@@ -253,7 +288,7 @@ def test_a_third_partys_action_is_found_beside_ours(monkeypatch: pytest.MonkeyPa
     ("name", "kind", "says"),
     [
         ("drop_logs", ImportError("no such module"), "cannot load somebody:drop_logs: no such"),
-        ("drop_logs", dict, "somebody:drop_logs is no subclass of agents.actuators.Actuator"),
+        ("drop_logs", dict, "somebody:drop_logs is no subclass of agents.actuator.Actuator"),
         ("drop_all", DropLogs, "somebody:drop_all calls itself 'drop_logs', not 'drop_all'"),
         ("quantize_int8", DropLogs, "somebody:quantize_int8: there is another quantize_int8"),
     ],

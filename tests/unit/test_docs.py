@@ -24,7 +24,7 @@ OURS = [
 ]
 CLIENTS = [ROOT / "examples" / name for name in ("minimal_client.py", "follow_events.py")]
 NOT_SETTINGS = {  # names of topics, modules and files that look like one
-    "agents.actuators",
+    "agents.actuator",
     "agents.base",
     "agents.ipc",
     "bus.commands",

@@ -1,13 +1,15 @@
 """The learner on tiny models: GPT-2 and Llama bases beside scaffolds of either family."""
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from sovl_daemon.engine.errors import OptionError
+from sovl_daemon.engine.ease import Ease
+from sovl_daemon.engine.errors import NonFiniteLossError, OptionError
 from sovl_daemon.engine.fusion import Fusion
 from sovl_daemon.engine.influence import Influence
 from sovl_daemon.engine.learner import Learner, LearnerOptions, pace
@@ -117,6 +119,67 @@ def test_gradients_reach_the_candidate_alone(fusion: Fusion) -> None:
     answering = [*fusion._base.network.parameters(), *fusion.attentions.parameters()]
     answering += list(fusion.scaffold.adapters.parameters())
     assert all(each.grad is None for each in answering)
+
+
+def gradients(learning: Learner) -> dict[str, torch.Tensor]:
+    named = learning.candidate.named_parameters()
+    return {name: each.grad.clone() for name, each in named if each.grad is not None}
+
+
+@pytest.mark.parametrize("share", [0.5, 0.3, 0.01])
+def test_the_gradient_of_parts_is_that_of_the_whole(fusion: Fusion, share: float) -> None:
+    """Rows of different lengths and weights, more in one half than in the other, half an update."""
+    for layer in lora_layers(taught(fusion).scaffold.adapters).values():
+        layer.lora_dropout["default"] = torch.nn.Dropout(0.0)  # else parts draw anew
+        torch.nn.init.normal_(layer.lora_B["default"].weight, std=0.3)
+    fusion.refresh()
+    heavy = dataclasses.replace(SAMPLES[2], weight=3.0)
+    batch = [*SAMPLES, heavy, *REPLAYS[:3], dataclasses.replace(SAMPLES[1], teacher=(9, 9))]
+    found = []
+    for ease in (Ease(), Ease(batch=share)):
+        learning = learner(fusion, accumulation=3)
+        learning.step(SAMPLES[:1])
+        learning.ease = ease
+        report = learning.step(batch)
+        assert learning.eased.batch == math.ceil(len(batch) * ease.batch) / len(batch)
+        found.append((gradients(learning), report))
+    (whole, one), (parts, other) = found
+    assert whole.keys() == parts.keys()
+    assert any(each.abs().max() > 1e-3 for name, each in whole.items() if "lora_A" in name)
+    for name, each in whole.items():
+        assert torch.allclose(parts[name], each, atol=1e-6, rtol=1e-3), name
+    assert other.loss == pytest.approx(one.loss, rel=1e-4)
+    assert other.divergence == pytest.approx(one.divergence, rel=1e-3)
+    assert other.tokens == one.tokens
+
+
+def test_what_cannot_be_parted_is_computed_whole() -> None:
+    learning = learner(pair())
+    learning.ease = Ease(batch=0.5)
+    learning.step(SAMPLES[:1])
+    assert (learning.eased.batch, learning.rows) == (1.0, 1)
+    learning.step(SAMPLES[:3])
+    assert (learning.eased.batch, learning.rows) == (2 / 3, 3)
+
+
+def test_a_part_that_fails_leaves_the_gradients_as_they_were() -> None:
+    learning = learner(pair(), accumulation=9)
+    learning.step(SAMPLES)
+    learning.ease = Ease(batch=0.5)
+    before, state = gradients(learning), learning._random
+    compute, parts = learning._losses, []
+
+    def second_is_no_number(samples: Any, masses: Any, *, dropout: bool) -> Any:
+        parts.append(samples)
+        loss, divergence = compute(samples, masses, dropout=dropout)
+        return loss * (float("nan") if len(parts) == 2 else 1), divergence
+
+    learning._losses = second_is_no_number  # type: ignore[method-assign]
+    with pytest.raises(NonFiniteLossError):
+        learning.step(SAMPLES)
+    assert len(parts) == 2
+    assert all(torch.equal(each, before[name]) for name, each in gradients(learning).items())
+    assert torch.equal(learning._random, state)
 
 
 def test_accumulated_steps_are_one_update() -> None:

@@ -1,0 +1,132 @@
+"""Actuators on what is learned: it stops, learns more gently, or in smaller batches."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, ClassVar
+
+import anyio
+
+from agents.actuator import POLL_S, Actuator
+from sovl_daemon.control.action import Effect
+
+
+class PauseTraining(Actuator):
+    """Stops a night or a training at its next step, where it goes on later; lets none begin."""
+
+    name = "pause_training"
+    agent = "gestation"
+    target = "held"
+    within_s = 30.0
+
+    async def refuse(self) -> str | None:
+        """Refuse where nothing trains."""
+        return None if await self.measure() else "nothing trains"
+
+    async def predict(self) -> Effect:
+        """One training less."""
+        return Effect(1.0, "trainings", within_s=self.within_s)
+
+    async def measure(self) -> float:
+        """How many nights or trainings there are now: one or none."""
+        return float((await self.means.tell("hold_nights"))["busy"])
+
+    async def current(self) -> str:
+        """Whether they are held back."""
+        return "held" if (await self.means.tell("hold_nights"))["held"] else "free"
+
+    async def apply(self) -> None:
+        """Hold them back, and when the last step is over give what is free back to the system."""
+        await self.means.tell("hold_nights", hold=True)
+        until_s = anyio.current_time() + self.within_s
+        while anyio.current_time() < until_s:
+            if not await self.measure():
+                break
+            await anyio.sleep(POLL_S)
+        await self.means.tell("reclaim", prefixes=False)
+
+    async def revert(self, before: str) -> None:
+        """Let them come."""
+        await self.means.tell("hold_nights", hold=before == "held")
+
+
+class Eased(Actuator):
+    """Base of actuators that ease a training that goes on: they set one factor, `setting`.
+
+    What is set is one thing, what the training was last done with another: that is measured.
+    """
+
+    agent = "trainer"
+    target = "0.5"
+    within_s = 60.0
+    setting: ClassVar[str]
+    unit: ClassVar[str]
+
+    async def refuse(self) -> str | None:
+        """Refuse where nothing trains."""
+        return "nothing trains" if (await self._told())["eased"] is None else None
+
+    async def predict(self) -> Effect:
+        """As much less as is set."""
+        return Effect(await self.measure() - float(self.target), self.unit, self.within_s)
+
+    async def measure(self) -> float:
+        """The factor that was really learned with last."""
+        eased = (await self._told())["eased"]
+        return 1.0 if eased is None else float(eased[self.setting])
+
+    async def current(self) -> str:
+        """The factor that is set."""
+        return f"{(await self._told())['ease'][self.setting]:g}"
+
+    async def apply(self) -> None:
+        """Halve it."""
+        await self._told(**{self.setting: float(self.target)})
+
+    async def revert(self, before: str) -> None:
+        """Set it as it was."""
+        await self._told(**{self.setting: float(before)})
+
+    async def _told(self, **factor: float) -> dict[str, Any]:
+        return await self.means.tell("ease_training", **factor)
+
+
+class LowerLearningRate(Eased):
+    """Lets a training that goes on learn half as fast, from its next update on."""
+
+    name = "lower_learning_rate"
+    setting = "rate"
+    unit = "of the rate"
+
+
+class SmallerBatches(Eased):
+    """Lets a training that goes on compute each micro-batch in two halves, from the next one on.
+
+    What is learned is the same: the gradients of both are summed as the loss weighs them. Only one
+    half at a time is in memory.
+    """
+
+    name = "smaller_batches"
+    setting = "batch"
+    unit = "of a micro-batch"
+
+    async def refuse(self) -> str | None:
+        """Refuse where nothing trains, or nothing can be halved."""
+        if refusal := await super().refuse():
+            return refusal
+        rows = await self._rows()
+        return None if rows > 1 else f"a micro-batch of {rows} rows cannot be halved"
+
+    async def predict(self) -> Effect:
+        """What the larger half of the largest micro-batch leaves out."""
+        rows = await self._rows()
+        left = math.ceil(rows * float(self.target)) / rows
+        return Effect(await self.measure() - left, self.unit, self.within_s)
+
+    async def verify(self) -> str | None:
+        """Give back what whole micro-batches took, once they are over."""
+        await self.means.tell("reclaim", prefixes=False)
+        return None
+
+    async def _rows(self) -> int:
+        return int((await self._told())["rows"])
