@@ -18,9 +18,10 @@ from safetensors.torch import load_file, save_file
 
 from sovl_daemon.engine.errors import StateError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _SUFFIX = ".json"
 _CENTRE = "centre."
+_NUMBERS = ("bias", "quiet")
 
 
 class Card(BaseModel):
@@ -60,15 +61,14 @@ class Read:
     lengths: Sequence[int]
     metrics: int
 
-    def features(self) -> torch.Tensor:
-        """What a probe reads (2, hidden): the mean over metrics, and the sum of the lines' means.
+    def metric(self) -> torch.Tensor:
+        """The mean over the tokens of the metrics, (hidden,)."""
+        return self.sums[: self.metrics].sum(0) / sum(self.lengths[: self.metrics])
 
-        A sum, because a telling line must not drown among those that say nothing.
-        """
-        tokens = sum(self.lengths[: self.metrics])
+    def lines(self) -> torch.Tensor:
+        """The mean over the tokens of each line of the log, (lines, hidden)."""
         lengths = torch.tensor(self.lengths[self.metrics + 1 :])[:, None]
-        lines = (self.sums[self.metrics + 1 :] / lengths).sum(0)
-        return torch.stack([self.sums[: self.metrics].sum(0) / tokens, lines])
+        return self.sums[self.metrics + 1 :] / lengths
 
     @property
     def evidence(self) -> int:
@@ -78,17 +78,20 @@ class Read:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Probe:
-    """Says how probable true is, by a linear function of what was read.
+    """Says how probable true is, by directions in what was read.
 
-    logit = bias + w[0] . (metrics - c[0]) + sum over lines of the log of w[1] . (line - c[1]),
-    where `metrics` and `line` are means over tokens, and c the centre (2, hidden) of the task: what
-    its typical prompts look like. `weight` is (2, hidden), float32; standardisation and calibration
-    are folded into it and the bias. `centres` are by a key of the task; "" is for all others.
+    logit = bias + w[0] . (metrics - c[0]) + sum over lines of the log of
+    shrunk(w[1] . (line - c[1]), quiet), where `metrics` and `line` are means over tokens, and c the
+    centre (2, hidden) of the task: what its typical prompts look like. A line that says little says
+    nothing: it is `shrunk` towards 0 by `quiet`. `weight` is (2, hidden), float32; standardisation
+    and calibration are folded into all of these. `centres` are by a key of the task; "" is for all
+    others.
     """
 
     card: Card
     weight: torch.Tensor
     bias: float
+    quiet: float
     centres: dict[str, torch.Tensor]
 
     def by_line(self, read: Read, task: str = "") -> list[float]:
@@ -101,7 +104,8 @@ class Probe:
                 share = float(line @ self.weight[0]) - length * float(away[0, 0])
                 found.append(share / tokens)
             elif number > metrics:
-                found.append(float(line @ self.weight[1]) / length - float(away[1, 1]))
+                says = float(line @ self.weight[1]) / length - float(away[1, 1])
+                found.append(math.copysign(max(0.0, abs(says) - self.quiet), says))
             else:
                 found.append(0.0)
         return found
@@ -117,9 +121,14 @@ class Probe:
 
 def centre_of(prompts: Sequence[Read]) -> torch.Tensor:
     """The centre (2, hidden) of typical prompts of a task, each of which quotes a line or more."""
-    features = torch.stack([each.features() for each in prompts])
-    lines = sum(each.evidence for each in prompts)
-    return torch.stack([features[:, 0].mean(0), features[:, 1].sum(0) / max(1, lines)])
+    metrics = torch.stack([each.metric() for each in prompts])
+    lines = torch.cat([each.lines() for each in prompts])
+    return torch.stack([metrics.mean(0), lines.sum(0) / max(1, len(lines))])
+
+
+def shrunk(says: torch.Tensor, quiet: float | torch.Tensor) -> torch.Tensor:
+    """Numbers nearer to 0 by `quiet`, and those that were nearer than that 0."""
+    return says.sign() * (says.abs() - quiet).clamp_min(0)
 
 
 def unit(hidden: torch.Tensor) -> torch.Tensor:
@@ -136,7 +145,8 @@ def save_probe(probe: Probe, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".tmp-", dir=path.parent) as scratch:
         weights, card = Path(scratch) / "weights", Path(scratch) / "card"
-        tensors = {"weight": probe.weight.contiguous(), "bias": torch.tensor([probe.bias])}
+        tensors = {"weight": probe.weight.contiguous()}
+        tensors |= {key: torch.tensor([getattr(probe, key)]) for key in _NUMBERS}
         tensors |= {f"{_CENTRE}{key}": each.contiguous() for key, each in probe.centres.items()}
         save_file(tensors, weights, metadata={"card": _stamp(probe.card)})
         card.write_text(probe.card.model_dump_json(indent=2) + "\n")
@@ -157,23 +167,35 @@ def load_probe(path: Path, identity: str = "") -> Probe:
 
     """
     card = _card(path.with_suffix(_SUFFIX))
+    if card.format_version != FORMAT_VERSION:
+        raise StateError(
+            f"{path}: format {card.format_version}, where {FORMAT_VERSION} is read: "
+            "run sovl judge fit"
+        )
     if identity and card.identity != identity:
         raise StateError(
             f"{path}: the probe was fitted on another model ({card.model}): run sovl judge fit"
         )
     try:
         tensors: dict[str, Any] = load_file(path)
-        weight, bias = tensors["weight"].float(), float(tensors["bias"][0])
+        weight = tensors["weight"].float()
+        bias, quiet = (float(tensors[key][0]) for key in _NUMBERS)
         names = [name for name in tensors if name.startswith(_CENTRE)]
         centres = {name.removeprefix(_CENTRE): tensors[name].float() for name in names}
     except (SafetensorError, KeyError, IndexError, ValueError) as error:
         raise StateError(f"{path}: damaged ({error}): run sovl judge fit") from error
     shapes = {tuple(each.shape) for each in centres.values()}
     finite = all(bool(each.isfinite().all()) for each in (weight, *centres.values()))
-    sound = finite and bias - bias == 0 and "" in centres and shapes == {tuple(weight.shape)}
+    sound = (
+        finite
+        and math.isfinite(bias)
+        and 0 <= quiet < math.inf
+        and "" in centres
+        and shapes == {tuple(weight.shape)}
+    )
     if not sound or weight.ndim != 2 or _stamp_of(path) != _stamp(card):
         raise StateError(f"{path}: damaged, or not the pair of its JSON: run sovl judge fit")
-    return Probe(card, weight, bias, centres)
+    return Probe(card, weight, bias, quiet, centres)
 
 
 def _card(path: Path) -> Card:

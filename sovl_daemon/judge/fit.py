@@ -1,121 +1,162 @@
-"""Fitting a linear probe: logistic regression on standardised features, calibrated on the way.
+"""Fitting a probe: logistic regressions on standardised features, calibrated on the way.
 
-The strength of its L2 penalty is the one that ranks best on tasks left out of the fit, one after
-another. The logits are calibrated (Platt 1999) on questions left out of it, once by fifths of all
-and once by tasks: what is fitted too closely is believed less.
+Two parts, one after the other: what the metrics say is fitted on the questions that numbers
+decide, then what lines of the log add is fitted given that, so that neither learns from the
+other's noise. The logits are calibrated (Platt 1999) on questions left out of the fit, a fifth at a
+time: what is fitted too closely is believed less.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 
-from sovl_daemon.control.simulator.scores import scores
+from sovl_daemon.engine.probe import shrunk
 
-PENALTIES = (0.3, 0.5, 1.0)
+METRICS_PENALTY, LINES_PENALTY = 0.1, 0.3
+"""Strengths of the L2 penalties: those that ranked best on tasks and on lines left out."""
+
+QUIET = 0.7
+"""What a line says is shrunk by so many standard deviations of what lines say."""
+
+_NO_PENALTY = 1e-6
 _ROUNDS = 60
 _FOLDS = 5
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Line:
-    """A fitted direction: logit = x . weight + bias, of features (N, F) as they are."""
+class Lessons:
+    """Questions as they were read, less what is typical of their tasks.
 
-    weight: torch.Tensor
-    bias: float
-
-    def logits(self, features: torch.Tensor) -> torch.Tensor:
-        """The logits (N,) of features (N, F)."""
-        return features @ self.weight + self.bias
-
-
-def fit(features: torch.Tensor, truths: Sequence[bool], tasks: Sequence[str]) -> Line:
-    """Fit and calibrate on features (N, F) with their truths; `tasks` names the task of each.
-
-    Raises:
-        ValueError: there are not both truths, or not as many as features.
+    Attributes:
+        metrics: Means over the metrics, (N, hidden).
+        lines: Means of all lines of logs, (L, hidden).
+        owners: The question that each line belongs to, (L,).
+        truths: 1 for true, else 0, (N,).
+        by_numbers: Whether numbers decide, and not a line, (N,).
 
     """
-    if len(set(truths)) < 2 or not len(features) == len(truths) == len(tasks):
-        raise ValueError("a probe needs questions of both truths, with one truth and task each")
-    y = torch.tensor(truths, dtype=torch.float32)
-    penalty = _best_penalty(features, y, tasks)
-    left_out = [_left_out(features, y, each, penalty) for each in (_fifths(len(y)), tasks)]
-    scale, shift = _platt(torch.cat(left_out), torch.cat([y, y]))
-    whole = _fitted(features, y, penalty)
-    return Line(whole.weight * scale, whole.bias * scale + shift)
+
+    metrics: torch.Tensor
+    lines: torch.Tensor
+    owners: torch.Tensor
+    truths: torch.Tensor
+    by_numbers: torch.Tensor
 
 
-def _best_penalty(features: torch.Tensor, y: torch.Tensor, tasks: Sequence[str]) -> float:
-    """The penalty with the best mean AUC on each task when it was left out."""
-    names = sorted(set(tasks))
-    if len(names) < 2:
-        return PENALTIES[len(PENALTIES) // 2]
-    found = {penalty: _left_out_auc(features, y, tasks, names, penalty) for penalty in PENALTIES}
-    return max(found, key=lambda penalty: found[penalty])
+@dataclass(frozen=True, slots=True, eq=False)
+class Fit:
+    """The fitted directions (hidden,); see `Probe` for how they make a logit."""
+
+    metrics: torch.Tensor
+    lines: torch.Tensor
+    bias: float
+    quiet: float
+
+    def logits(self, lessons: Lessons) -> torch.Tensor:
+        """The logits (N,) of questions."""
+        return lessons.metrics @ self.metrics + self.added(lessons) + self.bias
+
+    def added(self, lessons: Lessons) -> torch.Tensor:
+        """What the lines of each question add to its logit, (N,)."""
+        return _summed(shrunk(lessons.lines @ self.lines, self.quiet), lessons)
+
+    def scaled(self, metrics: float, lines: float, bias: float) -> Fit:
+        """The same with both parts scaled, and another bias."""
+        return Fit(self.metrics * metrics, self.lines * lines, bias, self.quiet * lines)
 
 
-def _left_out_auc(
-    features: torch.Tensor,
-    y: torch.Tensor,
-    tasks: Sequence[str],
-    names: Sequence[str],
-    penalty: float,
-) -> float:
-    logits = _left_out(features, y, tasks, penalty)
-    total = 0.0
-    for name in names:
-        own = torch.tensor([task == name for task in tasks])
-        chances = torch.sigmoid(logits[own]).tolist()
-        total += scores(chances, [bool(truth) for truth in y[own]]).auc
-    return total / len(names)
+def fit(lessons: Lessons) -> Fit:
+    """Fit and calibrate.
+
+    Raises:
+        ValueError: there are not both truths among the questions that numbers decide.
+
+    """
+    if len(set(lessons.truths[lessons.by_numbers].tolist())) < 2:
+        raise ValueError("a probe needs questions of both truths that numbers decide")
+    weight, bias = _regression(_left_out(lessons)[:, None], lessons.truths, _NO_PENALTY)
+    whole, scale = _fitted(lessons, torch.ones_like(lessons.by_numbers)), float(weight[0])
+    return whole.scaled(scale, scale, scale * whole.bias + bias)
 
 
-def _left_out(
-    features: torch.Tensor, y: torch.Tensor, parts: Sequence[object], penalty: float
-) -> torch.Tensor:
-    """The logit of each question from a fit without the part that it belongs to."""
-    logits = torch.empty(len(y))
-    for part in set(parts):
-        outside = torch.tensor([each == part for each in parts])
-        line = _fitted(features[~outside], y[~outside], penalty)
-        logits[outside] = line.logits(features[outside])
+def _left_out(lessons: Lessons) -> torch.Tensor:
+    """The logit of each question (N,) from a fit without the fifth of all that it is in."""
+    order = torch.randperm(len(lessons.truths), generator=torch.Generator().manual_seed(0))
+    logits = torch.empty(len(order))
+    for part in range(_FOLDS):
+        outside = order % _FOLDS == part
+        logits[outside] = _fitted(lessons, ~outside).logits(lessons)[outside]
     return logits
 
 
-def _fifths(count: int) -> list[int]:
-    """A part for each question, by chance."""
-    order = torch.randperm(count, generator=torch.Generator().manual_seed(0))
-    return [int(place) % _FOLDS for place in order]
+def _fitted(lessons: Lessons, kept: torch.Tensor) -> Fit:
+    """Fit on the questions that are kept, (N,)."""
+    taught, y = kept & lessons.by_numbers, lessons.truths
+    metrics, bias = _regression(lessons.metrics[taught], y[taught], METRICS_PENALTY)
+    said = lessons.metrics @ metrics + bias
+    lines = _lines_given(said, lessons, kept)
+    says = (lessons.lines @ lines)[kept[lessons.owners]]
+    quiet = QUIET * float(says.std()) if len(says) > 1 else 0.0
+    raw = Fit(metrics, lines, 0.0, quiet)
+    both = torch.stack([said, raw.added(lessons)], 1)[kept]
+    scales, shift = _regression(both, y[kept], _NO_PENALTY)
+    own, added = scales.tolist()
+    return raw.scaled(own, added, own * bias + shift)
 
 
-def _fitted(features: torch.Tensor, y: torch.Tensor, penalty: float) -> Line:
-    """Minimise the mean log-loss + penalty / 2 * |w|^2 on standardised features."""
-    mean, deviation = features.mean(0), features.std(0).clamp_min(1e-6)
-    x = (features - mean) / deviation
+def _lines_given(said: torch.Tensor, lessons: Lessons, kept: torch.Tensor) -> torch.Tensor:
+    """The direction (hidden,) in which lines add most to what the metrics said, (N,)."""
+    deviation = lessons.lines.std(0).nan_to_num().clamp_min(1e-6)
+    x = lessons.lines / deviation  # not shifted, so that no line adds nothing
+    w = torch.zeros(x.shape[1], requires_grad=True)
+
+    def loss() -> torch.Tensor:
+        logits = said + _summed(x @ w, lessons)
+        return _log_loss(logits[kept], lessons.truths[kept]) + _penalty(w, LINES_PENALTY)
+
+    return _least(w, loss) / deviation
+
+
+def _regression(x: torch.Tensor, y: torch.Tensor, penalty: float) -> tuple[torch.Tensor, float]:
+    """Weights and bias of least mean log-loss + penalty / 2 * |w|^2, on standardised features."""
+    mean, deviation = x.mean(0), x.std(0).clamp_min(1e-6)
+    z = (x - mean) / deviation
     w = torch.zeros(x.shape[1] + 1, requires_grad=True)
+    found = _least(w, lambda: _log_loss(z @ w[:-1] + w[-1], y) + _penalty(w[:-1], penalty))
+    weight = found[:-1] / deviation
+    return weight, float(found[-1] - weight @ mean)
+
+
+def _least(w: torch.Tensor, loss: Callable[[], torch.Tensor]) -> torch.Tensor:
+    """Where a smooth loss of `w` is least."""
     solver = torch.optim.LBFGS(
         [w], max_iter=_ROUNDS, history_size=10, line_search_fn="strong_wolfe"
     )
-    loss_of = torch.nn.functional.binary_cross_entropy_with_logits
 
-    def loss() -> torch.Tensor:
+    def step() -> torch.Tensor:
         solver.zero_grad()
-        value = loss_of(x @ w[:-1] + w[-1], y) + penalty / 2 * w[:-1].square().sum()
+        value = loss()
         value.backward()
         return value
 
-    solver.step(loss)
-    weight = w.detach()[:-1] / deviation
-    return Line(weight, float(w.detach()[-1] - weight @ mean))
+    solver.step(step)
+    return w.detach()
 
 
-def _platt(logits: torch.Tensor, y: torch.Tensor) -> tuple[float, float]:
-    """Scale and shift under which logits are probabilities."""
-    line = _fitted(logits[:, None], y, 1e-6)
-    return float(line.weight[0]), line.bias
+def _log_loss(logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.binary_cross_entropy_with_logits(logits, y)
+
+
+def _penalty(w: torch.Tensor, strength: float) -> torch.Tensor:
+    return strength / 2 * w.square().sum()
+
+
+def _summed(of_lines: torch.Tensor, lessons: Lessons) -> torch.Tensor:
+    """Numbers of lines (L,) summed up by question, (N,)."""
+    return torch.zeros(len(lessons.truths)).index_add(0, lessons.owners, of_lines)
 
 
 def band(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from sovl_daemon.engine.judging import Pieces, Reader, asked
 from sovl_daemon.engine.model import LoadedModel, load_model
 from sovl_daemon.engine.probe import Card, Probe, Read, centre_of, save_probe
 from sovl_daemon.judge.cases import Case, tasks
-from sovl_daemon.judge.fit import band, fit
+from sovl_daemon.judge.fit import Lessons, band, fit
 from sovl_daemon.judge.lessons import Group, exam, lessons
 from sovl_daemon.judge.shelf import identity
 from sovl_daemon.judge.typical import typical_key, typical_prompts
@@ -97,20 +98,24 @@ def fitted(
     card: Card, cases: Sequence[Case], found: Sequence[Read], centres: dict[str, torch.Tensor]
 ) -> Probe:
     """A probe for lessons as they were read."""
-    features = torch.stack(
-        [
-            centred(read.features(), read.evidence, centres[key])
-            for read, key in zip(found, map(_key, cases), strict=True)
-        ]
-    )
-    line = fit(features, [case.truth for case in cases], [case.task.name for case in cases])
+    line = fit(lessons_of(cases, found, centres))
     card = card.model_copy(update={"fitted_on": len(cases)})
-    return Probe(card, line.weight.view(2, -1).contiguous(), line.bias, centres)
+    return Probe(card, torch.stack([line.metrics, line.lines]), line.bias, line.quiet, centres)
 
 
-def centred(features: torch.Tensor, lines: int, centre: torch.Tensor) -> torch.Tensor:
-    """Features (2, hidden) less those of a typical prompt with as many lines, as (2 * hidden,)."""
-    return (features - torch.stack([centre[0], lines * centre[1]])).flatten()
+def lessons_of(
+    cases: Sequence[Case], found: Sequence[Read], centres: dict[str, torch.Tensor]
+) -> Lessons:
+    """What was read, less what is typical of each task, with its truth."""
+    own = [centres[_key(case)] for case in cases]
+    lines = [read.lines() - centre[1] for read, centre in zip(found, own, strict=True)]
+    return Lessons(
+        metrics=torch.stack([r.metric() - c[0] for r, c in zip(found, own, strict=True)]),
+        lines=torch.cat(lines),
+        owners=torch.tensor([place for place, each in enumerate(lines) for _ in each]),
+        truths=torch.tensor([float(case.truth) for case in cases]),
+        by_numbers=torch.tensor([case.evidence == "numbers" for case in cases]),
+    )
 
 
 def chances(probe: Probe, cases: Sequence[Case], found: Sequence[Read]) -> list[float]:
@@ -129,7 +134,7 @@ def scored(
     scores_ = {group: score(questions[group], answers[group], width) for group in questions}
     rounded = {group: {k: round(v, 4) for k, v in each.items()} for group, each in scores_.items()}
     card = probe.card.model_copy(update={"band": round(width, 4), "scores": rounded})
-    return Probe(card, probe.weight, probe.bias, probe.centres)
+    return replace(probe, card=card)
 
 
 def keep(probe: Probe, path: Path) -> None:

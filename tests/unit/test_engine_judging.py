@@ -42,7 +42,7 @@ def probe(layer: int = 1, width: int = 32) -> Probe:
     chance = torch.Generator().manual_seed(0)
     weight, centre = torch.randn(2, 2, width, generator=chance)
     card = Card(model="tiny", identity="x", layer=layer, band=0.2)
-    return Probe(card, weight, -0.1, {"": centre, "task": centre + 0.1})
+    return Probe(card, weight, -0.1, 0.0, {"": centre, "task": centre + 0.1})
 
 
 async def test_what_is_kept_changes_no_verdict(engine: Engine) -> None:
@@ -99,7 +99,8 @@ async def test_what_is_kept_changes_no_feature(engine: Engine) -> None:
     reader = Reader(engine.model, 1)
     kept = [reader.read(each)[0] for each in texts][1]
     fresh = Reader(engine.model, 1).read(texts[1])[0]
-    assert torch.allclose(kept.features(), fresh.features(), atol=1e-5)
+    assert torch.allclose(kept.metric(), fresh.metric(), atol=1e-5)
+    assert torch.allclose(kept.lines(), fresh.lines(), atol=1e-5)
     assert kept.evidence == 2
 
 
@@ -126,10 +127,10 @@ async def test_features_are_means_over_metrics_and_each_line(engine: Engine) -> 
     reader = Reader(engine.model, 1)
     states = unit(reader.states(laid_out)[0])
     (_, cut), _, first, second = laid_out.lines
-    lines = sum(states[begin:end].mean(0) for begin, end in (first, second))
-    features = reader.read(laid_out)[0].features()
-    assert torch.allclose(features[0], states[:cut].mean(0), atol=1e-5)
-    assert torch.allclose(features[1], lines, atol=1e-5)
+    lines = torch.stack([states[begin:end].mean(0) for begin, end in (first, second)])
+    found = reader.read(laid_out)[0]
+    assert torch.allclose(found.metric(), states[:cut].mean(0), atol=1e-5)
+    assert torch.allclose(found.lines(), lines, atol=1e-5)
 
 
 async def test_a_centre_is_learned_once(engine: Engine) -> None:
@@ -143,8 +144,8 @@ async def test_a_centre_is_learned_once(engine: Engine) -> None:
         Reader(engine.model, 1).read(asked(engine.tokenizer, each, 127))[0]
         for each in [pieces(text, EVIDENCE) for text in TEXTS]
     ]
-    assert torch.allclose(learned[0], sum(each.features()[0] for each in found) / 2, atol=1e-5)
-    assert torch.allclose(learned[1], sum(each.features()[1] for each in found) / 4, atol=1e-5)
+    assert torch.allclose(learned[0], sum(each.metric() for each in found) / 2, atol=1e-5)
+    assert torch.allclose(learned[1], sum(each.lines().sum(0) for each in found) / 4, atol=1e-5)
 
 
 async def test_a_probe_of_another_width_or_depth_is_refused(engine: Engine) -> None:

@@ -1,6 +1,7 @@
 """A probe is fitted, calibrated, kept and refused as it should be."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,38 +9,64 @@ import torch
 
 from sovl_daemon.control.simulator.scores import scores
 from sovl_daemon.engine.errors import StateError
-from sovl_daemon.engine.probe import Card, Probe, Read, load_probe, save_probe
-from sovl_daemon.judge.fit import band, fit
+from sovl_daemon.engine.probe import Card, Probe, Read, load_probe, save_probe, shrunk
+from sovl_daemon.judge.fit import Lessons, band, fit
 from sovl_daemon.judge.shelf import find_probe, identity, probe_path
 
 torch.set_num_threads(1)
 
 
-def clouds(count: int = 600, noise: float = 1.0) -> tuple[torch.Tensor, list[bool], list[str]]:
-    """Two clouds in eight dimensions; tasks are shifted against each other across the truth."""
-    chance = torch.Generator().manual_seed(3)
-    truths = [place % 2 == 0 for place in range(count)]
-    tasks = ["abc"[place % 3] for place in range(count)]
-    x = noise * torch.randn(count, 8, generator=chance)
-    x[:, 0] += torch.tensor([1.5 if truth else -1.5 for truth in truths])
-    x[:, 1] += torch.tensor([5.0 * "abc".index(task) for task in tasks])
-    return x, truths, tasks
+def clouds(count: int = 900, seed: int = 3) -> Lessons:
+    """Questions in eight dimensions, a third of which a line decides, and a second one never.
+
+    In a direction of its own each task is far away from the others, across the truth.
+    """
+    chance = torch.Generator().manual_seed(seed)
+    truths = torch.randint(0, 2, (count,), generator=chance).float()
+    by_numbers = torch.arange(count) % 3 > 0
+    tasks = torch.arange(count) % 7 % 3
+    metrics = torch.randn(count, 8, generator=chance)
+    metrics[:, 0] += 1.5 * (2 * truths - 1) * by_numbers
+    metrics[:, 1] += 5.0 * tasks
+    lines = torch.randn(2 * count, 8, generator=chance)
+    owners = torch.arange(2 * count) // 2
+    telling = (torch.arange(2 * count) % 2 == 0) & ~by_numbers[owners]
+    lines[:, 2] += 4.0 * (2 * truths[owners] - 1) * telling
+    return Lessons(metrics, lines, owners, truths, by_numbers)
 
 
 def test_what_is_fitted_is_found_and_calibrated() -> None:
-    features, truths, tasks = clouds()
-    line = fit(features[:400], truths[:400], tasks[:400])
-    chances = torch.sigmoid(line.logits(features[400:])).tolist()
-    found = scores(chances, truths[400:])
-    assert found.auc > 0.95
+    line, others = fit(clouds()), clouds(seed=4)
+    truths = [bool(truth) for truth in others.truths]
+    found = scores(torch.sigmoid(line.logits(others)).tolist(), truths)
+    assert found.auc > 0.93
     assert found.ece < 0.08
-    assert abs(line.weight[0]) > 4 * line.weight[1:].abs().max()
+    assert abs(line.metrics[0]) > 4 * line.metrics[1:].abs().max()
+    assert abs(line.lines[2]) > 4 * line.lines[3:].abs().max()
+
+
+def test_lines_that_say_little_say_nothing() -> None:
+    lessons = clouds()
+    line = fit(lessons)
+    says = lessons.lines @ line.lines
+    added = line.added(lessons)
+    quiet = (says.abs() <= line.quiet).view(-1, 2).all(1)
+    assert 0.2 < float(quiet[lessons.by_numbers].float().mean()) < 0.9
+    assert bool((added[quiet] == 0).all())
+    assert float(added.abs().max()) > 1
+
+
+def test_numbers_are_learned_from_those_that_they_decide_alone() -> None:
+    lessons = clouds()
+    turned = replace(lessons, truths=torch.where(lessons.by_numbers, lessons.truths, 0.0))
+    one, other = (fit(each).metrics for each in (lessons, turned))
+    assert float(torch.cosine_similarity(one, other, 0)) > 0.999
 
 
 def test_one_truth_cannot_be_fitted() -> None:
-    features, _, tasks = clouds(10)
+    lessons = clouds(30)
     with pytest.raises(ValueError, match="both truths"):
-        fit(features, [True] * 10, tasks)
+        fit(replace(lessons, truths=torch.ones(30)))
 
 
 def test_the_band_is_as_wide_as_the_worst_group_needs() -> None:
@@ -55,20 +82,32 @@ def test_the_band_is_as_wide_as_the_worst_group_needs() -> None:
 
 def probe(card: Card | None = None) -> Probe:
     card = card or Card(model="tiny", identity="abc", layer=2, band=0.1, fitted_on=7)
-    return Probe(card, torch.randn(2, 4), 0.5, {"": torch.zeros(2, 4), "task a": torch.ones(2, 4)})
+    return Probe(
+        card, torch.randn(2, 4), 0.5, 0.25, {"": torch.zeros(2, 4), "task a": torch.ones(2, 4)}
+    )
 
 
 def test_lines_and_bias_are_the_logit() -> None:
     own = probe()
-    read = Read(torch.randn(4, 4), [3, 2, 1, 5], 1)
-    features = read.features()
-    centre = torch.stack([own.centres["task a"][0], 2 * own.centres["task a"][1]])
-    wanted = float((own.weight * (features - centre)).sum()) + own.bias
+    read = Read(3 * torch.randn(4, 4), [3, 2, 1, 5], 1)
+    centre = own.centres["task a"]
+    says = shrunk((read.lines() - centre[1]) @ own.weight[1], own.quiet)
+    wanted = float(own.weight[0] @ (read.metric() - centre[0]) + says.sum()) + own.bias
     assert own.logit(read, "task a") == pytest.approx(wanted, abs=1e-5)
     assert own.probability(read, "task a") == pytest.approx(1 / (1 + math.exp(-wanted)), abs=1e-5)
-    assert own.logit(read, "never seen") == pytest.approx(
-        float((own.weight * features).sum()) + own.bias, abs=1e-5
-    )
+    says = shrunk(read.lines() @ own.weight[1], own.quiet)
+    wanted = float(own.weight[0] @ read.metric() + says.sum()) + own.bias
+    assert own.logit(read, "never seen") == pytest.approx(wanted, abs=1e-5)
+
+
+def test_what_is_shrunk_is_nearer_to_nothing() -> None:
+    assert shrunk(torch.tensor([-2.0, -0.5, 0.0, 0.5, 2.0]), 0.75).tolist() == [
+        -1.25,
+        0,
+        0,
+        0,
+        1.25,
+    ]
 
 
 def test_a_probe_comes_back_as_it_was(tmp_path: Path) -> None:
@@ -77,7 +116,7 @@ def test_a_probe_comes_back_as_it_was(tmp_path: Path) -> None:
     again = load_probe(path, "abc")
     assert again.card == own.card
     assert torch.equal(again.weight, own.weight)
-    assert again.bias == own.bias
+    assert (again.bias, again.quiet) == (own.bias, own.quiet)
     assert all(torch.equal(again.centres[key], own.centres[key]) for key in own.centres)
     assert sorted(each.name for each in path.parent.iterdir()) == ["tiny.json", "tiny.safetensors"]
 
@@ -87,6 +126,15 @@ def test_another_models_probe_is_refused(tmp_path: Path) -> None:
     save_probe(probe(), path)
     with pytest.raises(StateError, match=r"fitted on another model \(tiny\): run sovl judge fit"):
         load_probe(path, "def")
+
+
+def test_one_of_an_older_format_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "tiny.safetensors"
+    save_probe(probe(), path)
+    card = path.with_suffix(".json")
+    card.write_text(card.read_text().replace('"format_version": 2', '"format_version": 1'))
+    with pytest.raises(StateError, match="format 1, where 2 is read: run sovl judge fit"):
+        load_probe(path)
 
 
 def test_damage_is_found_out(tmp_path: Path) -> None:
