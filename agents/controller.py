@@ -35,7 +35,8 @@ from bus.topics import (
 )
 from config import Settings
 from sovl_daemon.control.database import JournalError
-from sovl_daemon.control.decision import Decider, Decision, Step
+from sovl_daemon.control.decider import Decider
+from sovl_daemon.control.decision import Decision, Step
 from sovl_daemon.control.decision_log import DecisionLog
 from sovl_daemon.control.journal import Entry, Journal
 from sovl_daemon.control.performer import Outcome, Performer

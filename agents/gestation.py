@@ -129,10 +129,11 @@ class Gestation(Agent):
             self._night.cancel()
 
     def stats(self) -> dict[str, Any]:
-        """What there is to learn, and how tired it is."""
+        """What there is to learn, how tired it is, and whether nights are held back."""
         if self.state != "ready":
             return {}
-        return {"entries": self._entries, "tiredness": round(self._tiredness(), 3)}
+        tiredness = round(self._tiredness(), 3)
+        return {"entries": self._entries, "tiredness": tiredness, "held": self._held}
 
     def _tiredness(self) -> float:
         now = time.monotonic()

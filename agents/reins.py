@@ -71,6 +71,10 @@ class Reins(Archive):
         eased, rows = asdict(learner.eased), learner.rows
         return {"ease": asdict(self._ease), "eased": eased, "rows": rows}
 
+    def stats(self) -> dict[str, Any]:
+        """How gently it is to learn."""
+        return asdict(self._ease) if self.state == "ready" else {}
+
     @property
     def is_held(self) -> bool:
         """Whether nothing may be learned now."""

@@ -6,12 +6,14 @@ model host live, so what was half done stays done until the new controller finds
 round the whole hub is killed instead.
 """
 
+import json
 import os
 import tempfile
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,12 +33,20 @@ KEYS = {
     "shrink_context": "generation.prefix_cache_mb",
     "quantize_int8": "core_config.quantization",
 }
+OF_TRAINING = {  # what they set, if not a key, by the agent that tells
+    "lower_learning_rate": ("trainer", "rate"),
+    "smaller_batches": ("trainer", "batch"),
+    "pause_training": ("gestation", "held"),
+}
+ACTIONS = (*KEYS, *OF_TRAINING)
 OF_MEMORY = ("shrink_context", "quantize_int8")  # they need some to free
 STATS = {
     "limit_admission": "max_concurrent",
     "shrink_context": "prefix_cache_mb",
     "quantize_int8": "precision",
 }
+WORDS = {"held": "1", "free": "0"}
+LESSONS = 400
 
 
 @dataclass
@@ -63,6 +73,7 @@ def settings_for(folder: Path, action: str, *, process: str) -> dict[str, Any]:
         "supervision.restart_intensity": 1000,
         "supervision.backoff_initial_s": 0.05,
         "supervision.backoff_max_s": 0.05,
+        "training_config.max_patience": 1000,
         "logging.level": "debug",
     }
 
@@ -82,6 +93,7 @@ class Torture:
             _variable("SABOTAGE", str(self.root)),
             running(self.root, packages=SABOTAGE, **self.settings) as daemon,
             closing(Level(daemon)) as level,
+            learning(daemon) if self.action in OF_TRAINING else nullcontext(),
         ):
             yield daemon, level
 
@@ -176,22 +188,56 @@ class Torture:
     def _difference(self, daemon: Daemon, *, really: bool) -> str:
         with daemon.client() as client:
             client.ask("actions")  # the controller is there again
-            if really:
+            if self.action in OF_TRAINING:
+                agent, key = OF_TRAINING[self.action]
+                found = f"{client.control('stats')['agents'][agent][key]:g}"
+            elif really:
                 found = client.control("stats")["agents"]["generator"][STATS[self.action]]
             else:
                 found = client.control("config", key=KEYS[self.action])["value"]
         with closing(Journal(self.root / "state" / "actions.db")) as journal:
             if open_ := journal.unfinished():
                 return f"unfinished: {open_}"
-            targets = [entry.target for entry in journal.in_force()]
+            targets = [WORDS.get(each.target, each.target) for each in journal.in_force()]
         if str(found) != (targets or [self.configured])[0]:
             return f"{found} is in force, and in the journal {targets}"
         self.report.left["degraded" if targets else "as configured"] += 1
         return ""
 
     def _setting(self) -> object:
+        if self.action in OF_TRAINING:
+            return 0 if self.action == "pause_training" else 1
         key = KEYS[self.action]
         return self.settings.get(key, get_value(Settings(), key))
+
+
+@contextmanager
+def learning(daemon: Daemon) -> Iterator[None]:
+    """A training that goes on all the while, from its first step on."""
+    for _ in until(60):
+        if any(event["event"] == "scaffold.ready" for event in daemon.events()):
+            break
+    begun, over = threading.Event(), threading.Event()
+    thread = threading.Thread(target=_learn, args=(daemon, begun, over))
+    thread.start()
+    try:
+        assert begun.wait(60), f"it never began to train\n{daemon.output()}"
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def _learn(daemon: Daemon, begun: threading.Event, over: threading.Event) -> None:
+    pairs = daemon.root / "pairs.jsonl"
+    rows = [{"prompt": f"Say {n}", "response": str(n)} for n in range(LESSONS)]
+    pairs.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with daemon.client() as client:
+        for step in client.stream("train", file=str(pairs), epochs=1000, force=True):
+            if "epoch" in step:
+                begun.set()
+            if over.is_set():
+                return
 
 
 @contextmanager
@@ -204,7 +250,7 @@ def _variable(name: str, value: str) -> Iterator[None]:
 
 
 def torture(
-    root: Path, folder: Path, actions: Iterable[str] = KEYS, hub_steps: Iterable[int] = range(99)
+    root: Path, folder: Path, actions: Iterable[str] = ACTIONS, hub_steps: Iterable[int] = range(99)
 ) -> Report:
     """Kill the controller at every step of some actions, then the hub at some of the first one."""
     report, actions = Report(), list(actions)
@@ -232,5 +278,5 @@ def run(quick: bool) -> Bench:
         tempfile.TemporaryDirectory(prefix="sovl") as root,
         tempfile.TemporaryDirectory(prefix="sovl") as folder,
     ):
-        actions = ["limit_admission"] if quick else KEYS
+        actions = ["limit_admission"] if quick else ACTIONS
         return judged(torture(Path(root), Path(folder), actions, range(3 if quick else 99)))

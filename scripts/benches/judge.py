@@ -5,7 +5,6 @@ words true and false asked for without anything fitted, and a logistic regressio
 boosting on the numbers of the same questions, which they were given as many of to learn from.
 """
 
-import math
 import random
 import resource
 import tempfile
@@ -17,6 +16,7 @@ from pathlib import Path
 import psutil
 import torch
 
+from benches.boosting import boosted
 from benches.common import Bench, Goal, percentile
 from benches.default_model import default_model
 from benches.ours import ENOUGH, decoding
@@ -111,25 +111,22 @@ def regression(taught: Sequence[Case], cases: Sequence[Case]) -> list[float]:
 
 
 def boosting(taught: Sequence[Case], cases: Sequence[Case]) -> list[float]:
-    """The same with scikit-learn's gradient boosting, where it is installed."""
-    try:
-        from sklearn.ensemble import HistGradientBoostingClassifier
-    except ImportError:
+    """Gradient boosting, likewise."""
+    known, asked_of = by_task(taught), by_task(cases)
+    if not asked_of.keys() <= known.keys():
         return []
-    models = {
-        name: HistGradientBoostingClassifier(max_iter=60, max_leaf_nodes=8).fit(
-            numbers(own), [c.truth for c in own]
-        )
-        for name, own in by_task(taught).items()
-    }
-    if any(case.task.name not in models for case in cases):
-        return []
-    return [float(models[c.task.name].predict_proba(numbers([c]))[0, 1]) for c in cases]
+    found = boosted(
+        {
+            name: (numbers(known[name]), [case.truth for case in known[name]], numbers(own))
+            for name, own in asked_of.items()
+        }
+    )
+    left = {name: iter(chances) for name, chances in found.items()}
+    return [next(left[case.task.name]) for case in cases]
 
 
-def numbers(cases: Sequence[Case]) -> list[list[float]]:
-    rows = [features(case.task, case.readings) for case in cases]
-    return [[math.nan if x is None else x for x in each] for each in rows]
+def numbers(cases: Sequence[Case]) -> list[list[float | None]]:
+    return [features(case.task, case.readings) for case in cases]
 
 
 def by_task(cases: Sequence[Case]) -> dict[str, list[Case]]:

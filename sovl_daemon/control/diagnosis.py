@@ -102,7 +102,7 @@ def _finding(task: Task, described: Described, limit: Limit, reading: Reading) -
 
 
 def _health(limit: Limit, value: float) -> Health:
-    sign = 1.0 if limit.high_is_bad else -1.0
+    sign = limit.sign
     if limit.hard is not None and sign * value >= sign * limit.hard:
         return "unfit"
     if limit.grey is not None and sign * value >= sign * limit.grey:

@@ -73,6 +73,14 @@ class Limit:
         """The value that keeps clear of the fatal one by what is to spare; None without one."""
         return None if self.fatal is None else self.fatal - self.sign * (self.spare or 0.0)
 
+    def is_grey(self, value: float) -> bool:
+        """Whether a value is in the grey zone or beyond it."""
+        return self.grey is not None and self.sign * (value - self.grey) >= 0
+
+    def is_beyond(self, value: float) -> bool:
+        """Whether a value is at its hard limit or beyond it."""
+        return self.hard is not None and self.sign * (value - self.hard) >= 0
+
     def __post_init__(self) -> None:
         order = (self.low, self.grey, self.hard, self.fatal)
         given = [each for each in order if each is not None]
@@ -179,10 +187,6 @@ class _Watch:
         """How long it has stood still; 0 if not too long, or if it has not since `since_s`."""
         same_s = now_s - self._same_s
         return same_s if same_s >= self._still_s and self._same_s <= since_s else 0.0
-
-    def is_beyond(self, value: float) -> bool:
-        """Whether a value is at the hard limit."""
-        return self.sign * value >= self._hard
 
     def is_low(self, value: float) -> bool:
         """Whether a value is low, whatever is in force."""
@@ -347,7 +351,7 @@ class Guard:
             return Ruling("hold", "cool-down", reading.name, reading.value, left_s)
         if still_s := watch.still_s(now_s, self._acted_s):
             return Ruling("hold", "still", reading.name, reading.value, still_s)
-        cause: Cause = "hard limit" if watch.is_beyond(reading.value) else "rising"
+        cause: Cause = "hard limit" if watch.limit.is_beyond(reading.value) else "rising"
         return Ruling("act", cause, reading.name, reading.value, per_s=watch.rise())
 
     def _ask(self, now_s: float, reading: Reading) -> Ruling:

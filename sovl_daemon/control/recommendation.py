@@ -74,7 +74,7 @@ def _needs(task: Task, readings: Mapping[str, Reading]) -> Iterator[_Need]:
 
 
 def _need(limit: Limit, hard: float, reading: Reading) -> _Need:
-    sign = 1.0 if limit.high_is_bad else -1.0
+    sign = limit.sign
     change = reading.per_min * AHEAD_S / 60.0
     zone = abs(hard - (limit.grey if limit.grey is not None else hard)) or abs(hard)
     doubt = _DOUBT * abs(change) + _NOISE * zone

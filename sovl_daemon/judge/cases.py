@@ -188,26 +188,13 @@ class _Finder:
         limit = next((each for each in self._task.limits if each.metric == reading.name), None)
         if limit is None or limit.hard is None:
             return True
-        toward = reading.per_min if limit.high_is_bad else -reading.per_min
-        return abs(toward) <= _CALM * abs(limit.hard - reading.value) + 1e-9
+        return abs(reading.per_min) <= _CALM * abs(limit.hard - reading.value) + 1e-9
 
     def _is_grey(self, values: Values) -> bool:
-        return any(
-            limit.grey is not None
-            and _past(values[limit.metric], limit.grey, high_is_bad=limit.high_is_bad)
-            for limit in self._task.limits
-        )
+        return any(limit.is_grey(values[limit.metric]) for limit in self._task.limits)
 
     def _beyond(self, values: Values) -> bool:
-        return any(
-            limit.hard is not None
-            and _past(values[limit.metric], limit.hard, high_is_bad=limit.high_is_bad)
-            for limit in self._task.limits
-        )
-
-
-def _past(value: float, bound: float, *, high_is_bad: bool) -> bool:
-    return value >= bound if high_is_bad else value <= bound
+        return any(limit.is_beyond(values[limit.metric]) for limit in self._task.limits)
 
 
 @cache

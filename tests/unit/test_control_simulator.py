@@ -8,7 +8,8 @@ from dataclasses import replace
 
 import pytest
 
-from sovl_daemon.control.decision import Decider, Step
+from sovl_daemon.control.decider import Decider
+from sovl_daemon.control.decision import Step
 from sovl_daemon.control.metric import Reading
 from sovl_daemon.control.prompt import render
 from sovl_daemon.control.simulator.baselines import Baseline, Hysteresis, Threshold

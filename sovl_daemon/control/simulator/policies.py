@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 
-from sovl_daemon.control.decision import Decider
+from sovl_daemon.control.decider import Decider
 from sovl_daemon.control.metric import Reading
 from sovl_daemon.control.simulator.baselines import (
     Baseline,

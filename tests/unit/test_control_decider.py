@@ -4,7 +4,8 @@ from typing import get_args
 
 import pytest
 
-from sovl_daemon.control.decision import Decider, Decision, Does, Step
+from sovl_daemon.control.decider import Decider
+from sovl_daemon.control.decision import Decision, Does, Step
 from sovl_daemon.control.decision_log import DecisionLog
 from sovl_daemon.control.diagnosis import context_use, diagnose, room_for
 from sovl_daemon.control.guard import Limit
