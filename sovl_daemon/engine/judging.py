@@ -168,8 +168,10 @@ class Bench:
             self._tokenizer.decode(prompt.ids[prompt.start + begin : prompt.start + end]).strip()
             for begin, end in prompt.lines
         ]
-        shares = [Share(text, logit) for text, logit in zip(texts, logits, strict=True)]
-        return self.judge(prompt, task=task), [*shares, Share("(always)", self._probe.bias)]
+        shares = [
+            Share(text, logit) for text, logit in zip([*texts, "(always)"], logits, strict=True)
+        ]
+        return self.judge(prompt, task=task), shares
 
     def _in_words(self, prompt: Asked) -> Verdicts:
         ids = prompt.ids

@@ -18,10 +18,9 @@ from safetensors.torch import load_file, save_file
 
 from sovl_daemon.engine.errors import StateError
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 _SUFFIX = ".json"
 _CENTRE = "centre."
-_NUMBERS = ("bias", "quiet")
 
 
 class Card(BaseModel):
@@ -80,35 +79,32 @@ class Read:
 class Probe:
     """Says how probable true is, by directions in what was read.
 
-    logit = bias + w[0] . (metrics - c[0]) + sum over lines of the log of
-    shrunk(w[1] . (line - c[1]), quiet), where `metrics` and `line` are means over tokens, and c the
-    centre (2, hidden) of the task: what its typical prompts look like. A line that says little says
-    nothing: it is `shrunk` towards 0 by `quiet`. `weight` is (2, hidden), float32; standardisation
-    and calibration are folded into all of these. `centres` are by a key of the task; "" is for all
-    others.
+    logit = w[k] . (metrics - c[0]) + bias[k]
+            + sum over lines of the log of shrunk(w[2] . (line - c[1]), quiet)
+
+    where `metrics` and `line` are means over tokens, and c the centre (2, hidden) of the task: what
+    its typical prompts look like. A line that says little says nothing: it is `shrunk` towards 0 by
+    `quiet`. Where one speaks k is 1, else 0: metrics count for less beside it. `weight` is
+    (3, hidden), `bias` (2,), float32; standardisation and calibration are folded into all of these.
+    `centres` are by a key of the task; "" is for all others.
     """
 
     card: Card
     weight: torch.Tensor
-    bias: float
+    bias: torch.Tensor
     quiet: float
     centres: dict[str, torch.Tensor]
 
     def by_line(self, read: Read, task: str = "") -> list[float]:
-        """What each line adds to the logit; with the bias they are the logit."""
-        metrics, centre = read.metrics, self.centres.get(task, self.centres[""])
-        away = self.weight @ centre.T  # (2, 2), of which the diagonal counts
-        tokens, found = sum(read.lengths[:metrics]), []
-        for number, (line, length) in enumerate(zip(read.sums, read.lengths, strict=True)):
-            if number < metrics:
-                share = float(line @ self.weight[0]) - length * float(away[0, 0])
-                found.append(share / tokens)
-            elif number > metrics:
-                says = float(line @ self.weight[1]) / length - float(away[1, 1])
-                found.append(math.copysign(max(0.0, abs(says) - self.quiet), says))
-            else:
-                found.append(0.0)
-        return found
+        """What each line adds to the logit, and last the bias; the sum is the logit."""
+        centre = self.centres.get(task, self.centres[""])
+        says = shrunk((read.lines() - centre[1]) @ self.weight[2], self.quiet)
+        k = int(bool(says.any()))
+        lengths = torch.tensor(read.lengths[: read.metrics])
+        sums = read.sums[: read.metrics] - lengths[:, None] * centre[0]
+        metrics = sums @ self.weight[k] / lengths.sum()
+        heading = [0.0] * (len(read.lengths) - read.metrics - len(says))  # says that lines follow
+        return [*metrics.tolist(), *heading, *says.tolist(), float(self.bias[k])]
 
     def probability(self, read: Read, task: str = "") -> float:
         """P(true) of what was read."""
@@ -116,7 +112,7 @@ class Probe:
 
     def logit(self, read: Read, task: str = "") -> float:
         """The logit of P(true)."""
-        return self.bias + sum(self.by_line(read, task))
+        return sum(self.by_line(read, task))
 
 
 def centre_of(prompts: Sequence[Read]) -> torch.Tensor:
@@ -145,8 +141,8 @@ def save_probe(probe: Probe, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".tmp-", dir=path.parent) as scratch:
         weights, card = Path(scratch) / "weights", Path(scratch) / "card"
-        tensors = {"weight": probe.weight.contiguous()}
-        tensors |= {key: torch.tensor([getattr(probe, key)]) for key in _NUMBERS}
+        tensors = {"weight": probe.weight.contiguous(), "bias": probe.bias.contiguous()}
+        tensors["quiet"] = torch.tensor([probe.quiet])
         tensors |= {f"{_CENTRE}{key}": each.contiguous() for key, each in probe.centres.items()}
         save_file(tensors, weights, metadata={"card": _stamp(probe.card)})
         card.write_text(probe.card.model_dump_json(indent=2) + "\n")
@@ -178,22 +174,16 @@ def load_probe(path: Path, identity: str = "") -> Probe:
         )
     try:
         tensors: dict[str, Any] = load_file(path)
-        weight = tensors["weight"].float()
-        bias, quiet = (float(tensors[key][0]) for key in _NUMBERS)
+        weight, bias = tensors["weight"].float(), tensors["bias"].float()
+        quiet = float(tensors["quiet"][0])
         names = [name for name in tensors if name.startswith(_CENTRE)]
         centres = {name.removeprefix(_CENTRE): tensors[name].float() for name in names}
     except (SafetensorError, KeyError, IndexError, ValueError) as error:
         raise StateError(f"{path}: damaged ({error}): run sovl judge fit") from error
-    shapes = {tuple(each.shape) for each in centres.values()}
-    finite = all(bool(each.isfinite().all()) for each in (weight, *centres.values()))
-    sound = (
-        finite
-        and math.isfinite(bias)
-        and 0 <= quiet < math.inf
-        and "" in centres
-        and shapes == {tuple(weight.shape)}
-    )
-    if not sound or weight.ndim != 2 or _stamp_of(path) != _stamp(card):
+    whole = 0 <= quiet < math.inf and "" in centres and weight.ndim == 2
+    whole &= all(bool(each.isfinite().all()) for each in (weight, bias, *centres.values()))
+    shapes = {(weight.shape[0], *bias.shape), *(tuple(each.shape) for each in centres.values())}
+    if not whole or shapes != {(3, 2), (2, weight.shape[1])} or _stamp_of(path) != _stamp(card):
         raise StateError(f"{path}: damaged, or not the pair of its JSON: run sovl judge fit")
     return Probe(card, weight, bias, quiet, centres)
 

@@ -46,7 +46,8 @@ class Case:
     """One question, with what decides it.
 
     `evidence` says where it stands: in the numbers, in a line of the log alone, or in both, where a
-    line outweighs the numbers. `new_lines` are lines that no probe is fitted on.
+    line outweighs the numbers. `telling` is what it says there, before its numbers were filled in.
+    `new_lines` are lines that no probe is fitted on.
     """
 
     task: Task
@@ -56,6 +57,7 @@ class Case:
     readings: Mapping[str, Reading]
     lines: tuple[str, ...]
     truth: bool
+    telling: str = ""
 
     @property
     def prompt(self) -> Prompt:
@@ -172,16 +174,21 @@ class _Finder:
     def _made(
         self, evidence: Evidence, readings: Mapping[str, Reading], says: Says, truth: bool
     ) -> Case:
-        lines = [self._line("idle") for _ in range(self._chance.choice((0, 0, 1, 2)))]
+        lines = [self._filled(self._line("idle")) for _ in range(self._chance.choice((0, 0, 1, 2)))]
+        telling = ""
         if evidence != "numbers":
-            lines.insert(self._chance.randint(0, len(lines)), self._line(says))
-        task, new = self._task, self._new
-        return Case(task, self._family, evidence, new, dict(readings), tuple(lines), truth)
+            place, telling = self._chance.randint(0, len(lines)), self._line(says)
+            lines.insert(place, self._filled(telling))
+        task, new, told = self._task, self._new, tuple(lines)
+        return Case(task, self._family, evidence, new, dict(readings), told, truth, telling)
 
     def _line(self, says: Says) -> str:
         table = log_lines()["" if says == "idle" else self._task.name]
         key = f"new_{says}" if self._new and f"new_{says}" in table else says
-        return str(self._chance.choice(table[key])).replace("{n}", str(self._chance.randint(2, 40)))
+        return self._chance.choice(table[key])
+
+    def _filled(self, line: str) -> str:
+        return line.replace("{n}", str(self._chance.randint(2, 40)))
 
     def _is_calm(self, reading: Reading) -> bool:
         """Whether a metric at its trend stays away from its limit; for one without, always."""

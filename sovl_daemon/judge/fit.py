@@ -2,14 +2,16 @@
 
 Two parts, one after the other: what the metrics say is fitted on the questions that numbers
 decide, then what lines of the log add is fitted given that, so that neither learns from the
-other's noise. The logits are calibrated (Platt 1999) on questions left out of the fit, a fifth at a
-time: what is fitted too closely is believed less.
+other's noise. How much each counts is calibrated on questions left out of the fit, with their
+telling lines, a fifth at a time: what is fitted too closely is believed less. Metrics count for
+less where a line speaks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
@@ -36,6 +38,7 @@ class Lessons:
         owners: The question that each line belongs to, (L,).
         truths: 1 for true, else 0, (N,).
         by_numbers: Whether numbers decide, and not a line, (N,).
+        groups: Questions of the same group are left out together.
 
     """
 
@@ -44,28 +47,42 @@ class Lessons:
     owners: torch.Tensor
     truths: torch.Tensor
     by_numbers: torch.Tensor
+    groups: Sequence[str]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Fit:
-    """The fitted directions (hidden,); see `Probe` for how they make a logit."""
+    """The fitted directions, (3, hidden) and (2,); see `Probe` for how they make a logit."""
 
-    metrics: torch.Tensor
-    lines: torch.Tensor
-    bias: float
+    weight: torch.Tensor
+    bias: torch.Tensor
     quiet: float
 
     def logits(self, lessons: Lessons) -> torch.Tensor:
         """The logits (N,) of questions."""
-        return lessons.metrics @ self.metrics + self.added(lessons) + self.bias
+        says = shrunk(lessons.lines @ self.weight[2], self.quiet)
+        k = (_summed(says.abs(), lessons) > 0).long()
+        metrics = (lessons.metrics * self.weight[k]).sum(1)
+        return metrics + _summed(says, lessons) + self.bias[k]
 
-    def added(self, lessons: Lessons) -> torch.Tensor:
-        """What the lines of each question add to its logit, (N,)."""
-        return _summed(shrunk(lessons.lines @ self.lines, self.quiet), lessons)
 
-    def scaled(self, metrics: float, lines: float, bias: float) -> Fit:
-        """The same with both parts scaled, and another bias."""
-        return Fit(self.metrics * metrics, self.lines * lines, bias, self.quiet * lines)
+class _Parts(NamedTuple):
+    """Directions (hidden,) and the bias of the metrics', before they are weighed."""
+
+    metrics: torch.Tensor
+    bias: float
+    lines: torch.Tensor
+    quiet: float
+
+    def features(self, lessons: Lessons) -> torch.Tensor:
+        """What is weighed, (N, 4).
+
+        What metrics say where no line speaks, and where one does; what lines say; and 1 where none.
+        """
+        says = shrunk(lessons.lines @ self.lines, self.quiet)
+        calm = (_summed(says.abs(), lessons) == 0).float()
+        metrics = lessons.metrics @ self.metrics + self.bias
+        return torch.stack([metrics * calm, metrics * (1 - calm), _summed(says, lessons), calm], 1)
 
 
 def fit(lessons: Lessons) -> Fit:
@@ -77,34 +94,37 @@ def fit(lessons: Lessons) -> Fit:
     """
     if len(set(lessons.truths[lessons.by_numbers].tolist())) < 2:
         raise ValueError("a probe needs questions of both truths that numbers decide")
-    weight, bias = _regression(_left_out(lessons)[:, None], lessons.truths, _NO_PENALTY)
-    whole, scale = _fitted(lessons, torch.ones_like(lessons.by_numbers)), float(weight[0])
-    return whole.scaled(scale, scale, scale * whole.bias + bias)
+    weights, shift = _regression(_left_out(lessons), lessons.truths, _NO_PENALTY)
+    alone, beside, lines, calm = weights.tolist()
+    parts = _fitted(lessons, torch.ones_like(lessons.by_numbers))
+    return Fit(
+        torch.stack([alone * parts.metrics, beside * parts.metrics, lines * parts.lines]),
+        torch.tensor([shift + calm + alone * parts.bias, shift + beside * parts.bias]),
+        abs(lines) * parts.quiet,
+    )
 
 
 def _left_out(lessons: Lessons) -> torch.Tensor:
-    """The logit of each question (N,) from a fit without the fifth of all that it is in."""
-    order = torch.randperm(len(lessons.truths), generator=torch.Generator().manual_seed(0))
-    logits = torch.empty(len(order))
-    for part in range(_FOLDS):
-        outside = order % _FOLDS == part
-        logits[outside] = _fitted(lessons, ~outside).logits(lessons)[outside]
-    return logits
+    """The features (N, 4) of each question by a fit without the fifth of the groups it is in."""
+    names = sorted(set(lessons.groups))
+    order = torch.randperm(len(names), generator=torch.Generator().manual_seed(0)).tolist()
+    fifths = {name: place % _FOLDS for name, place in zip(names, order, strict=True)}
+    own = torch.tensor([fifths[group] for group in lessons.groups])
+    features = torch.empty(len(own), 4)
+    for fifth in range(_FOLDS):
+        outside = own == fifth
+        features[outside] = _fitted(lessons, ~outside).features(lessons)[outside]
+    return features
 
 
-def _fitted(lessons: Lessons, kept: torch.Tensor) -> Fit:
+def _fitted(lessons: Lessons, kept: torch.Tensor) -> _Parts:
     """Fit on the questions that are kept, (N,)."""
     taught, y = kept & lessons.by_numbers, lessons.truths
     metrics, bias = _regression(lessons.metrics[taught], y[taught], METRICS_PENALTY)
-    said = lessons.metrics @ metrics + bias
-    lines = _lines_given(said, lessons, kept)
+    lines = _lines_given(lessons.metrics @ metrics + bias, lessons, kept)
     says = (lessons.lines @ lines)[kept[lessons.owners]]
     quiet = QUIET * float(says.std()) if len(says) > 1 else 0.0
-    raw = Fit(metrics, lines, 0.0, quiet)
-    both = torch.stack([said, raw.added(lessons)], 1)[kept]
-    scales, shift = _regression(both, y[kept], _NO_PENALTY)
-    own, added = scales.tolist()
-    return raw.scaled(own, added, own * bias + shift)
+    return _Parts(metrics, bias, lines, quiet)
 
 
 def _lines_given(said: torch.Tensor, lessons: Lessons, kept: torch.Tensor) -> torch.Tensor:

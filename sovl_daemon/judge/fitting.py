@@ -100,7 +100,7 @@ def fitted(
     """A probe for lessons as they were read."""
     line = fit(lessons_of(cases, found, centres))
     card = card.model_copy(update={"fitted_on": len(cases)})
-    return Probe(card, torch.stack([line.metrics, line.lines]), line.bias, line.quiet, centres)
+    return Probe(card, line.weight, line.bias, line.quiet, centres)
 
 
 def lessons_of(
@@ -115,6 +115,7 @@ def lessons_of(
         owners=torch.tensor([place for place, each in enumerate(lines) for _ in each]),
         truths=torch.tensor([float(case.truth) for case in cases]),
         by_numbers=torch.tensor([case.evidence == "numbers" for case in cases]),
+        groups=[case.telling or str(number) for number, case in enumerate(cases)],
     )
 
 

@@ -40,9 +40,10 @@ def prompt(engine: Engine, text: str) -> list[int]:
 
 def probe(layer: int = 1, width: int = 32) -> Probe:
     chance = torch.Generator().manual_seed(0)
-    weight, centre = torch.randn(2, 2, width, generator=chance)
+    weight, centre = torch.randn(5, width, generator=chance).split([3, 2])
     card = Card(model="tiny", identity="x", layer=layer, band=0.2)
-    return Probe(card, weight, -0.1, 0.0, {"": centre, "task": centre + 0.1})
+    bias = torch.tensor([-0.1, 0.1])
+    return Probe(card, weight, bias, 0.0, {"": centre, "task": centre + 0.1})
 
 
 async def test_what_is_kept_changes_no_verdict(engine: Engine) -> None:
