@@ -100,8 +100,6 @@ class Torture:
     def controller(self) -> None:
         """Kill the controller's process at each step of doing and of undoing."""
         with self.living() as (daemon, level):
-            if self.action in OF_MEMORY:
-                self.fill(daemon)
             for work in ("do", "undo"):
                 for number in range(MOST_STEPS):
                     self._prepare(daemon, level, degraded=work == "undo")
@@ -114,8 +112,7 @@ class Torture:
         """Kill the hub, with it everything, at some steps of doing; start it again."""
         for number in numbers:
             with self.living() as (daemon, level):
-                if self.action in OF_MEMORY:
-                    self.fill(daemon)
+                self.fill(daemon)
                 if not self._killed(daemon, level, "do", number):
                     return
                 assert daemon.process is not None
@@ -123,15 +120,18 @@ class Torture:
             with self.living() as (daemon, _):
                 self._agree(daemon, f"hub {number}", really=True)
 
-    @staticmethod
-    def fill(daemon: Daemon) -> None:
-        """Let there be something to free."""
+    def fill(self, daemon: Daemon) -> None:
+        """Let there be something to free, for what frees memory."""
+        if self.action not in OF_MEMORY:
+            return
         with daemon.client() as client:
             for sea in ("Black", "White"):
                 client.ask("generate", prompt=f"The {sea} Sea is wide. " * 70)
 
     def _prepare(self, daemon: Daemon, level: Level, *, degraded: bool) -> None:
         """Bring it into force, or out of it, unharmed."""
+        if degraded:
+            self.fill(daemon)
         level.value = ACT if degraded else HOLD
         for _ in until(30):
             with suppress(ClientError, CommandError), daemon.client() as client:
@@ -143,6 +143,8 @@ class Torture:
         else:
             raise AssertionError(f"never {degraded=}\n{daemon.output()}")
         level.value = HOLD
+        if not degraded:
+            self.fill(daemon)
         time.sleep(0.3)  # until the gauge has arrived
 
     def _killed(self, daemon: Daemon, level: Level, work: str, number: int) -> bool:
