@@ -37,8 +37,9 @@ class MachineProbe:
         samples = {}
         for name, pid in pids.items():
             with suppress(psutil.NoSuchProcess):
-                process = self._processes.setdefault(pid, psutil.Process(pid))
-                samples[name] = _sample_process(process)
+                if pid not in self._processes:
+                    self._processes[pid] = psutil.Process(pid)
+                samples[name] = _sample_process(self._processes[pid])
         return samples
 
 

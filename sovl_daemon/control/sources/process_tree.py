@@ -12,7 +12,7 @@ import psutil
 from sovl_daemon.control.sources.source import Values
 
 PROC = Path("/proc")
-_LOOK_EVERY_S = 5.0
+_LOOK_EVERY_S = 30.0
 
 
 class ProcessTree:
@@ -22,7 +22,7 @@ class ProcessTree:
     is what the system has to find room for: resident memory also counts files such as
     memory-mapped weights, which it may drop at will. None for a process that has ended.
 
-    Looking for children walks all processes of the machine, so it is done every five seconds: a
+    Looking for children walks all processes of the machine, so it is done twice a minute: a
     new child counts that much later.
     """
 
