@@ -11,7 +11,7 @@ import pytest
 from sovl_daemon.control.decider import Decider
 from sovl_daemon.control.decision import Step
 from sovl_daemon.control.metric import Reading
-from sovl_daemon.control.prompt import render
+from sovl_daemon.control.prompt import Prompt, render
 from sovl_daemon.control.simulator.baselines import Baseline, Hysteresis, Threshold
 from sovl_daemon.control.simulator.clairvoyant import Clairvoyant
 from sovl_daemon.control.simulator.faults import Sample, SensorFault, Sensors
@@ -276,9 +276,9 @@ def test_a_judge_may_be_wrong_or_unsure() -> None:
 def test_a_judge_from_outside_reads_the_prompt_alone_and_once() -> None:
     asked = []
 
-    def model(prefix: str, metrics: str) -> tuple[float, float]:
-        asked.append(prefix + metrics)
-        return (0.9, 0.05) if "critical" in metrics else (0.05, 0.9)
+    def model(prompt: Prompt) -> Opinion:
+        asked.append(prompt.text)
+        return Opinion(0.9, 0.05) if "critical" in prompt.metrics else Opinion(0.05, 0.9)
 
     run = live(draw("kv_growth", 1), guarded("outside", TimedJudge(outside(model))))
     assert 0 < run.trues < run.questions
