@@ -14,8 +14,9 @@ import psutil
 import zmq
 
 from benches.common import Bench, Goal, show
-from benches.soak import SETTINGS, echo_package, settled
+from benches.soak import SETTINGS, settled
 from tests.daemon import Daemon, running
+from tests.packages import install
 
 SOCKETS = {
     "control": zmq.DEALER,
@@ -194,7 +195,7 @@ def ping(daemon: Daemon) -> None:
 
 def fuzz_somewhere(seconds: float, seed: int) -> Bench:
     with tempfile.TemporaryDirectory(prefix="sovl") as root, tempfile.TemporaryDirectory() as pkg:
-        result = fuzz(Path(root), echo_package(Path(pkg)), seconds=seconds, seed=seed)
+        result = fuzz(Path(root), install(Path(pkg), "sovl-echo"), seconds=seconds, seed=seed)
     result.note = f"seed {seed}"
     return result
 

@@ -215,7 +215,8 @@ def test_when_a_critical_agent_is_given_up_the_daemon_ends_with_one_line(
     assert daemon.output().splitlines() == [f"sovl: {line}"]
     given_up = [each for each in daemon.events() if each["event"] == "child.given_up"]
     assert [each["child"] for each in given_up] == ["frail"]
-    attempts = [each for each in daemon.events() if each["event"] == "child.restarting"]
+    restarted = [each for each in daemon.events() if each["event"] == "child.restarting"]
+    attempts = [each for each in restarted if each["child"] == "frail"]
     assert len(attempts) == (0 if how == "fatal" else 1)
     last = daemon.events()[-1]
     assert (last["event"], last["level"]) == ("hub.failed", "critical")
