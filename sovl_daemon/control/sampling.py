@@ -5,7 +5,7 @@ from __future__ import annotations
 CALM_S = 1.0
 URGENT_S = 0.1
 EDGE_S = 0.05
-"""Where a hard limit is crossed or may be before the next sample, so that it acts within 100 ms."""
+"""Where a hard limit is crossed, or may be before the next sample."""
 
 FASTEST = 0.1
 """The share of a scale that a metric may gain in a second when things go wrong."""
