@@ -256,9 +256,11 @@ def torture(
 ) -> Report:
     """Kill the controller at every step of some actions, then the hub at some of the first one."""
     report, actions = Report(), list(actions)
-    for action in actions:
+    for number, action in enumerate(actions):
         settings = settings_for(folder, action, process="keeper")
-        Torture(root, settings, action, report).controller()
+        own = root / str(number)  # what one leaves in the journal is no matter of the next
+        own.mkdir()
+        Torture(own, settings, action, report).controller()
     settings = settings_for(folder, actions[0], process="hub")
     Torture(root, settings, actions[0], report).hub(hub_steps)
     return report
