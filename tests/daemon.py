@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -103,9 +104,17 @@ class Daemon:
     def output(self) -> str:
         return (self.root / "output").read_text(errors="replace")[-5000:]
 
-    def events(self) -> list[dict[str, object]]:
+    def events(self) -> list[dict[str, Any]]:
         """The log so far."""
         return [json.loads(line) for line in self.log_file.read_text().splitlines()]
+
+    def logged(self, event: str, count: int = 1, timeout: float = 60.0) -> dict[str, Any]:
+        """Wait until an event was logged that often, and return the last one."""
+        for _ in until(timeout):
+            found = [each for each in self.events() if each["event"] == event]
+            if len(found) >= count:
+                return found[-1]
+        raise AssertionError(f"{event} was never logged {count} times\n{self.output()}")
 
     def worker(self, name: str = "host") -> psutil.Process:
         """A worker process."""

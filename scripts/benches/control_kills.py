@@ -216,9 +216,7 @@ class Torture:
 @contextmanager
 def learning(daemon: Daemon) -> Iterator[None]:
     """A training that goes on all the while, from its first step on."""
-    for _ in until(60):
-        if any(event["event"] == "scaffold.ready" for event in daemon.events()):
-            break
+    daemon.logged("scaffold.ready")
     begun, over = threading.Event(), threading.Event()
     thread = threading.Thread(target=_learn, args=(daemon, begun, over))
     thread.start()

@@ -136,9 +136,7 @@ def live(
 
 
 def _live(group: MemoryGroup, daemon: Daemon, life: Life, pace: Pace) -> None:
-    for _ in until(60):
-        if any(event["event"] == "scaffold.ready" for event in daemon.events()):
-            break
+    daemon.logged("scaffold.ready")
     before, host = _state(daemon), daemon.worker().pid
     with closing(Talk(daemon, life)) as talk, closing(Ballast(group)) as ballast:
         talk.start()

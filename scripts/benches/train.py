@@ -24,7 +24,7 @@ from config import Paths, Settings
 from sovl_daemon.client import Client, ClientError, CommandError
 from sovl_daemon.engine.sample import Sample
 from sovl_daemon.night.curriculum import Curriculum
-from tests.daemon import Daemon, running, until
+from tests.daemon import Daemon, running
 
 PACE_ROUNDS, QUICK_ROUNDS = 3, 1
 QUICK_PAIRS = 16
@@ -159,7 +159,7 @@ def conversation(quick: bool) -> Conversation:
         tempfile.TemporaryDirectory(prefix="sovl") as root,
         running(Path(root), **SETTINGS) as daemon,
     ):
-        fused(daemon)
+        daemon.logged("scaffold.ready")
         talking = Conversation(daemon)
         talking.go_on(ALONE)  # not counted: the first is slow
         talking.talks[ALONE] = Talk()
@@ -169,14 +169,6 @@ def conversation(quick: bool) -> Conversation:
                 with company():
                     talking.go_on(name)
         return talking
-
-
-def fused(daemon: Daemon) -> None:
-    """Wait until the scaffold is beside the base."""
-    for _ in until(60):
-        if any(event["event"] == "scaffold.ready" for event in daemon.events()):
-            return
-    raise AssertionError("the scaffold was never ready")
 
 
 def run(quick: bool) -> Bench:

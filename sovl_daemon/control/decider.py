@@ -333,8 +333,9 @@ class Decider:
     # What is said
 
     def _hold(self, now_s: float, ruling: Ruling) -> Step:
+        step = self._say(now_s, "hold", ruling.words())
         self._last = ruling[1:3]
-        return Step("hold", decision=self._decided(now_s, "hold", ruling.words()))
+        return step
 
     def _say(
         self,

@@ -69,11 +69,6 @@ class Read:
         lengths = torch.tensor(self.lengths[self.metrics + 1 :])[:, None]
         return self.sums[self.metrics + 1 :] / lengths
 
-    @property
-    def evidence(self) -> int:
-        """How many lines of a log there are."""
-        return max(0, len(self.lengths) - self.metrics - 1)
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Probe:

@@ -58,13 +58,6 @@ class Fit:
     bias: torch.Tensor
     quiet: float
 
-    def logits(self, lessons: Lessons) -> torch.Tensor:
-        """The logits (N,) of questions."""
-        says = shrunk(lessons.lines @ self.weight[2], self.quiet)
-        k = (_summed(says.abs(), lessons) > 0).long()
-        metrics = (lessons.metrics * self.weight[k]).sum(1)
-        return metrics + _summed(says, lessons) + self.bias[k]
-
 
 class _Parts(NamedTuple):
     """Directions (hidden,) and the bias of the metrics', before they are weighed."""

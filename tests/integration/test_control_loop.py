@@ -93,9 +93,7 @@ async def test_a_night_is_ended_and_held_back_until_it_may_go_on(
 ) -> None:
     write_task(runtime, action="pause_training")
     with running(runtime, **tiny) as daemon, closing(Level(daemon)) as level:
-        for _ in until(60):
-            if any(each["event"] == "scaffold.ready" for each in daemon.events()):
-                break
+        daemon.logged("scaffold.ready")
         async with daemon.async_client() as client:
             for number in range(2, 18):  # enough for a night that lasts until it is called
                 await client.ask("generate", prompt=f"I have {number} dogs. Who are you?")

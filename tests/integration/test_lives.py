@@ -31,16 +31,8 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 @pytest.fixture
 def daemon(runtime: Path, tiny: dict[str, Any]) -> Iterator[Daemon]:
     with running(runtime, **tiny) as started:
-        logged(started, "scaffold.ready")
+        started.logged("scaffold.ready")
         yield started
-
-
-def logged(daemon: Daemon, event: str, count: int = 1) -> dict[str, Any]:
-    for _ in until(60):
-        found = [each for each in daemon.events() if each["event"] == event]
-        if len(found) >= count:
-            return found[-1]
-    raise AssertionError(f"{event} was never logged")
 
 
 def talk(daemon: Daemon, *prompts: str) -> None:
@@ -71,12 +63,12 @@ def test_a_night_consumes_what_was_lived_and_is_kept(daemon: Daemon) -> None:
     assert state["nights"] == 1
     assert 0 < state["influence"] < 1
     daemon.worker("host").kill()
-    assert logged(daemon, "state.loaded")["generation"] == 1
+    assert daemon.logged("state.loaded")["generation"] == 1
 
 
 def test_a_night_that_fails_its_exam_changes_nothing(runtime: Path, tiny: dict[str, Any]) -> None:
     with running(runtime, **tiny | {"night.least_recall": 1.0}) as daemon:
-        logged(daemon, "scaffold.ready")
+        daemon.logged("scaffold.ready")
         talk(daemon, TOLD[0])
         with daemon.client() as client:
             night = client.ask("gestate")
@@ -105,7 +97,7 @@ def test_woken_it_goes_on_with_the_same_night(daemon: Daemon) -> None:
     assert not mind(daemon)["asleep"]
     with daemon.client() as client:
         first, second = client.ask("gestate"), client.ask("gestate")
-    assert logged(daemon, "night.resumed")["step"] >= 10
+    assert daemon.logged("night.resumed")["step"] >= 10
     assert (first["learned"], second["learned"]) == (3, 1)
     numbers = store(daemon).numbers()
     learned = [store(daemon).find(str(each)).manifest.interactions for each in numbers]
@@ -114,8 +106,8 @@ def test_woken_it_goes_on_with_the_same_night(daemon: Daemon) -> None:
 
 def test_it_may_begin_asleep(runtime: Path, tiny: dict[str, Any]) -> None:
     with running(runtime, **tiny | {"controls_config.is_sleeping": True}) as daemon:
-        assert logged(daemon, "night.started")["reason"] == "asleep"
-        assert logged(daemon, "night.ended")["woke"] == "rested"
+        assert daemon.logged("night.started")["reason"] == "asleep"
+        assert daemon.logged("night.ended")["woke"] == "rested"
 
 
 def test_training_on_pairs_tells_its_steps_and_is_kept(daemon: Daemon, tmp_path: Path) -> None:
@@ -162,7 +154,7 @@ def test_training_that_is_cut_off_goes_on(daemon: Daemon, tmp_path: Path) -> Non
         for step in client.stream("train", epochs=30, file=str(file)):
             if step.get("epoch") == 3:
                 daemon.worker("host").kill()
-    logged(daemon, "scaffold.ready", 2)
+    daemon.logged("scaffold.ready", 2)
     with daemon.client() as client:
         *told, result = client.stream("train", epochs=30, file=str(file))
     epochs = [each["epoch"] for each in told if "epoch" in each]

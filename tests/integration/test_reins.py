@@ -58,9 +58,7 @@ def training_daemon(root: Path, folder: Path, action: str) -> Iterator[Daemon]:
         "training_config.accumulation_steps": 1,
     }
     with running(root, **settings) as daemon:
-        for _ in until(60):
-            if any(event["event"] == "scaffold.ready" for event in daemon.events()):
-                break
+        daemon.logged("scaffold.ready")
         yield daemon
 
 

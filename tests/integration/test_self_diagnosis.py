@@ -45,9 +45,7 @@ def expect_said(daemon: Daemon, health: str) -> None:
 
 
 def test_what_fails_holds_heavy_work_until_it_passes(daemon: Daemon) -> None:
-    for _ in until(60):
-        if events(daemon, "scaffold.ready"):
-            break
+    daemon.logged("scaffold.ready")
     steps: list[dict[str, Any]] = []
     with closing(Level(daemon)) as level:
         level.value = ACT

@@ -7,24 +7,16 @@ from typing import Any
 import pytest
 
 from sovl_daemon.client import CommandError
-from tests.daemon import Daemon, running, until
+from tests.daemon import Daemon, running
 
 pytestmark = [pytest.mark.model, pytest.mark.usefixtures("default_model")]
-
-
-def logged(daemon: Daemon, event: str) -> dict[str, Any]:
-    for _ in until(60):
-        found = [each for each in daemon.events() if each["event"] == event]
-        if found:
-            return found[-1]
-    raise AssertionError(f"{event} was never logged")
 
 
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     layers = {"core_config.cross_attn_layers": [5, 7]}
     with running(tmp_path_factory.mktemp("tuning"), **layers) as running_daemon:
-        logged(running_daemon, "scaffold.ready")
+        running_daemon.logged("scaffold.ready")
         yield running_daemon
 
 
@@ -34,7 +26,7 @@ def value(daemon: Daemon, key: str) -> Any:
 
 
 def test_the_scaffold_is_the_base_and_looks_at_the_configured_layers(daemon: Daemon) -> None:
-    assert logged(daemon, "scaffold.ready")["layers"] == [5, 7]
+    assert daemon.logged("scaffold.ready")["layers"] == [5, 7]
 
 
 def test_cross(daemon: Daemon) -> None:
@@ -86,7 +78,7 @@ def test_layers_are_chosen_live(daemon: Daemon) -> None:
         with pytest.raises(CommandError, match=refused):
             client.ask("cross", what="weight", values=[0.3])
         client.control("config_set", key="cross_attn_layers", value="[5, 7]")
-    assert logged(daemon, "tuning.refused")["reason"] == refused
+    assert daemon.logged("tuning.refused")["reason"] == refused
 
 
 def test_precision_by_its_word(daemon: Daemon) -> None:
@@ -98,7 +90,7 @@ def test_precision_by_its_word(daemon: Daemon) -> None:
 
 def test_without_a_scaffold_the_base_answers(runtime: Path) -> None:
     with running(runtime, **{"core_config.scaffold_model_name": "no-such-model"}) as daemon:
-        assert "no-such-model" in logged(daemon, "scaffold.refused")["reason"]
+        assert "no-such-model" in daemon.logged("scaffold.refused")["reason"]
         with daemon.client() as client:
             prompt = "What is the capital of France?"
             assert "Paris" in client.ask("generate", prompt=prompt, temperature=0)["text"]

@@ -10,10 +10,12 @@ import torch
 from sovl_daemon.control.simulator.scores import scores
 from sovl_daemon.engine.errors import StateError
 from sovl_daemon.engine.probe import Card, Probe, Read, load_probe, save_probe, shrunk
-from sovl_daemon.judge.fit import Lessons, band, fit
+from sovl_daemon.judge.fit import Fit, Lessons, band, fit
 from sovl_daemon.judge.shelf import find_probe, identity, probe_path
 
 torch.set_num_threads(1)
+
+CARD = Card(model="tiny", identity="abc", layer=2, band=0.1, fitted_on=7)
 
 
 def clouds(count: int = 900, seed: int = 3) -> Lessons:
@@ -36,10 +38,22 @@ def clouds(count: int = 900, seed: int = 3) -> Lessons:
     return Lessons(metrics, lines, owners, truths, by_numbers, groups)
 
 
+def chances(line: Fit, lessons: Lessons) -> list[float]:
+    """P(true) of each, as the engine says it."""
+    own = Probe(CARD, line.weight, line.bias, line.quiet, {"": torch.zeros(2, 8)})
+    metrics, lines = lessons.metrics, lessons.lines
+    heading = torch.zeros(1, 8)
+    reads = [
+        Read(torch.cat([metrics[n, None], heading, lines[lessons.owners == n]]), [1] * 4, 1)
+        for n in range(len(metrics))
+    ]
+    return [own.probability(read) for read in reads]
+
+
 def test_what_is_fitted_is_found_and_calibrated() -> None:
     line, others = fit(clouds()), clouds(seed=4)
     truths = [bool(truth) for truth in others.truths]
-    found = scores(torch.sigmoid(line.logits(others)).tolist(), truths)
+    found = scores(chances(line, others), truths)
     assert found.auc > 0.93
     assert found.ece < 0.08
     alone, beside, lines = line.weight.abs()
@@ -54,7 +68,8 @@ def test_lines_that_say_little_say_nothing() -> None:
     quiet = ((lessons.lines @ line.weight[2]).abs() <= line.quiet).view(-1, 2).all(1)
     assert 0.2 < float(quiet[lessons.by_numbers].float().mean()) < 0.9
     alone = lessons.metrics @ line.weight[0] + line.bias[0]
-    assert torch.allclose(line.logits(lessons)[quiet], alone[quiet], atol=1e-5)
+    said = torch.tensor(chances(line, lessons))
+    assert torch.allclose(said[quiet], torch.sigmoid(alone[quiet]), atol=1e-5)
 
 
 def test_numbers_are_learned_from_those_that_they_decide_alone() -> None:
@@ -82,9 +97,8 @@ def test_the_band_is_as_wide_as_the_worst_group_needs() -> None:
 
 
 def probe(card: Card | None = None) -> Probe:
-    card = card or Card(model="tiny", identity="abc", layer=2, band=0.1, fitted_on=7)
     bias, centres = torch.tensor([0.5, -0.5]), {"": torch.zeros(2, 4), "task a": torch.ones(2, 4)}
-    return Probe(card, torch.randn(3, 4), bias, 0.25, centres)
+    return Probe(card or CARD, torch.randn(3, 4), bias, 0.25, centres)
 
 
 def test_lines_and_bias_are_the_logit() -> None:
