@@ -179,22 +179,21 @@ class Controller(Agent):
     # Deciding
 
     async def _sense(self, sample: MetricsSample, work: TaskGroup) -> None:
-        now_s = time.monotonic()
         for name, readings in readings_of(sample).items():
             if (decider := self._deciders.get(name)) is not None:
                 unavailable = self._unavailable()  # of what the task before has just begun too
                 step = decider.sense(
-                    now_s, readings, log_lines=self._troubles, unavailable=unavailable
+                    sample.time_s, readings, log_lines=self._troubles, unavailable=unavailable
                 )
                 await self._follow_up(decider, step, work)
 
     async def _follow_up(self, decider: Decider, step: Step, work: TaskGroup) -> None:
-        if step.decision is not None:
-            await self._tell(step.decision)
         if step.does in ("act", "relax"):
             work.start_soon(self._perform, decider, step)
         elif step.question is not None:
             work.start_soon(self._ask_judge, decider, step.question, work)
+        if step.decision is not None:  # told last: what is urgent does not wait for a disk
+            await self._tell(step.decision)
 
     async def _ask_judge(self, decider: Decider, question: Question, work: TaskGroup) -> None:
         opinion, why = None, "there is no judge: control.judge is off"

@@ -40,6 +40,7 @@ from sovl_daemon.control.task import SHIPPED, Task, load_tasks
 from sovl_daemon.control.task_file import TaskError
 from sovl_daemon.probes import MachineProbe
 
+_BREATH_S = 0.005  # between two rounds, however long one takes
 _UNDONE = ("committed", "reverted")  # what makes a task less stable
 
 
@@ -78,7 +79,9 @@ class Health(Checkup):
                 due_s = began_s + self.settings.health.interval_s
                 self._last = self._probe.sample(self._pids)
                 await self.publish(HEALTH, self._last, retain=True)
-            await anyio.sleep(min(self._interval_s, max(0.0, due_s - began_s)))
+            # From one round's beginning to the next: what a round takes is not waited for again.
+            next_s = min(began_s + self._interval_s, due_s)
+            await anyio.sleep(max(_BREATH_S, next_s - time.monotonic()))
 
     async def on_event(self, event: Envelope) -> None:
         """Learn which processes there are, what other agents count, and what was done."""

@@ -31,6 +31,14 @@ class Outcome(NamedTuple):
     id: int = 0
 
 
+class _Survey(NamedTuple):
+    """What is known before an action: its prediction, the setting in force, what is to fall."""
+
+    effect: Effect
+    before: str
+    measured: float
+
+
 class Performer:
     """Does one action at a time, and undoes it. Several callers may share it."""
 
@@ -145,14 +153,11 @@ class Performer:
     # One transaction
 
     async def _perform(self, action: Action, task: str, why: str) -> Outcome:
-        try:
-            refusal = await self._step(action.refuse())
-            if refusal:
-                return Outcome(action.name, "refused", refusal)
-            effect = await self._step(action.predict())
-            entry = await self._intent(action, effect, task, why)
-        except Exception as error:
-            return Outcome(action.name, "refused", _said(error))  # nothing was done yet
+        found = await self._survey(action)
+        if isinstance(found, str):
+            return Outcome(action.name, "refused", found)  # nothing was done yet
+        effect = found.effect
+        entry = self._intent(action, found, task, why)
         try:
             entry = replace(entry, id=await self._write(self._journal.intend, entry))
         except InFlight as error:
@@ -165,19 +170,42 @@ class Performer:
         await self._sentence(action.name, failed=False)
         return Outcome(action.name, "committed", "", freed, entry.id)
 
-    async def _intent(self, action: Action, effect: Effect, task: str, why: str) -> Entry:
+    async def _survey(self, action: Action) -> _Survey | str:
+        """Ask all that must be known beforehand, at once; or say why it must not be done.
+
+        It is asked at once because each answer may take a turn of a busy model.
+        """
+        told: dict[str, Any] = {}
+        failed: dict[str, str] = {}
+
+        async def ask(what: str, step: Awaitable[Any]) -> None:
+            try:
+                told[what] = await self._step(step)
+            except Exception as error:  # whatever it was, nothing was done yet
+                failed[what] = _said(error)
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(ask, "refusal", action.refuse())
+            tasks.start_soon(ask, "effect", action.predict())
+            tasks.start_soon(ask, "before", action.current())
+            tasks.start_soon(ask, "measured", action.measure())
+        problems = [failed.get("refusal") or told["refusal"], *failed.values()]
+        refusal = next(filter(None, problems), None)
+        return refusal or _Survey(told["effect"], told["before"], told["measured"])
+
+    def _intent(self, action: Action, found: _Survey, task: str, why: str) -> Entry:
         now_s = self._wall()
         return Entry(
             task=task,
             action=action.name,
             target=action.target,
-            before=await self._step(action.current()),
+            before=found.before,
             why=why,
             intended_s=now_s,
-            deadline_s=now_s + effect.within_s,
-            predicted=effect.amount,
-            unit=effect.unit,
-            measured_before=await self._step(action.measure()),
+            deadline_s=now_s + found.effect.within_s,
+            predicted=found.effect.amount,
+            unit=found.effect.unit,
+            measured_before=found.measured,
         )
 
     async def _apply_and_verify(

@@ -16,6 +16,7 @@ from sovl_daemon.control.task import Task
 STABILITY = "stability.score"
 PRESSURE = "pressure.memory"
 _BLIND = FASTEST * URGENT_S  # the room of a broken sensor: it is looked at at the urgent pace
+_MARGIN_S = 0.001  # so that a duration is surely over at its end
 _WAYS = 4.0  # a scale is at most so many times the way from low to the hard limit
 
 Readings = Mapping[str, Reading]
@@ -42,6 +43,8 @@ class Sampler:
             for task in self._tasks
         }
         self._known: set[str] = {STABILITY}
+        self._beyond_s: dict[tuple[str, Limit], float] = {}  # since when a hard limit is crossed
+        self._sampled_s = -math.inf
 
     def sample(self, now_s: float, wall_s: float) -> dict[str, Readings]:
         """Read everything once and return the readings of each task, by the task's name.
@@ -55,19 +58,36 @@ class Sampler:
         values.update(self._gauges.read())
         self._known.update(name for name, value in values.items() if value is not None)
         jumped = self._clock.jump_s(now_s, wall_s) != 0.0
-        return {name: self._check(name, values, now_s, jumped) for name in self._inspectors}
+        found = {name: self._check(name, values, now_s, jumped) for name in self._inspectors}
+        self._note_crossings(now_s, found)
+        return found
 
     def acted(self, task: str, now_s: float) -> None:
         """Count an intervention; a task is less stable for it."""
         self._scores[task].acted(now_s)
 
     def interval_s(self, readings: Mapping[str, Readings], *, verifying: bool = False) -> float:
-        """How long to wait for the next round, in seconds."""
+        """From this round to the next, in seconds; not past the end of a hard limit's duration."""
         rooms = [_headroom(task, readings[task.name]) for task in self._tasks]
         stalls = (each[PRESSURE] for each in readings.values() if PRESSURE in each)
         stalled = max((each.value for each in stalls if not each.fault), default=0.0)
         room = min(rooms, default=1.0)
-        return sampling_interval_s(room, stalled, verifying=verifying, edge_s=EDGE_S)
+        interval_s = sampling_interval_s(room, stalled, verifying=verifying, edge_s=EDGE_S)
+        ends = (since_s + limit.hard_s for (_, limit), since_s in self._beyond_s.items())
+        ahead = (end_s - self._sampled_s for end_s in ends if end_s > self._sampled_s)
+        return min([interval_s, *(left_s + _MARGIN_S for left_s in ahead)])
+
+    def _note_crossings(self, now_s: float, found: Mapping[str, Readings]) -> None:
+        self._sampled_s = now_s
+        crossed = (
+            (task.name, limit)
+            for task in self._tasks
+            for limit in task.limits
+            if (reading := found[task.name].get(limit.metric)) is not None
+            and not reading.fault
+            and limit.is_beyond(reading.value)
+        )
+        self._beyond_s = {each: self._beyond_s.get(each, now_s) for each in crossed}
 
     def _check(
         self, task: str, values: Mapping[str, float | None], now_s: float, jumped: bool

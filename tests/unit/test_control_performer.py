@@ -75,6 +75,13 @@ async def test_a_refusal_leaves_no_trace(world: World) -> None:
     assert world.setting == "float16"
 
 
+async def test_a_refusal_counts_before_what_could_not_be_predicted(world: World) -> None:
+    (world.folder / "memory").unlink()
+    world.action.refusal = "there is no pristine copy"
+    outcome = await world.performer.perform("quantize", "memory", "why")
+    assert (outcome.result, outcome.reason) == ("refused", "there is no pristine copy")
+
+
 async def test_an_unknown_action_is_refused(world: World) -> None:
     assert (await world.performer.perform("x", "memory", "why")).reason == "no agent provides it"
     world.performer.withdraw("quantize")

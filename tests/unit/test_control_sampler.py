@@ -1,6 +1,7 @@
 """A round of samples: each task gets its own readings, checked."""
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from sovl_daemon.control.diagnosis import diagnose
@@ -98,3 +99,17 @@ def test_interventions_lower_the_stability_of_their_task() -> None:
     one.sample(0, 1000)
     one.acted("memory", 0.5)
     assert one.sample(1, 1001)["memory"][STABILITY].value < 1
+
+
+def test_it_looks_at_the_very_end_of_a_hard_limits_duration() -> None:
+    task = load_tasks()["memory"]
+    limit = replace(next(each for each in task.limits if each.metric == MEMORY), hard_s=0.32)
+    source = Fixed({MEMORY: limit.hard, "pressure.memory": 0.0})
+    one = Sampler([replace(task, limits=(limit,))], [source], Gauges())
+    start_s = now_s = 10.0
+    while now_s - start_s < limit.hard_s:
+        found = one.sample(now_s, 1000 + now_s)
+        assert 0 < one.interval_s(found) <= 0.05
+        now_s += one.interval_s(found)
+    assert now_s - start_s - limit.hard_s < 0.002
+    assert one.interval_s(one.sample(now_s, 1000 + now_s)) == 0.05  # it is over
