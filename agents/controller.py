@@ -179,28 +179,31 @@ class Controller(Agent):
     # Deciding
 
     async def _sense(self, sample: MetricsSample, work: TaskGroup) -> None:
+        steps = []
         for name, readings in readings_of(sample).items():
             if (decider := self._deciders.get(name)) is not None:
                 unavailable = self._unavailable()  # of what the task before has just begun too
                 step = decider.sense(
                     sample.time_s, readings, log_lines=self._troubles, unavailable=unavailable
                 )
-                await self._follow_up(decider, step, work)
+                self._begin(decider, step, work)
+                steps.append(step)
+        for step in steps:  # told last: what is urgent does not wait for a disk
+            await self._tell(step.decision)
 
-    async def _follow_up(self, decider: Decider, step: Step, work: TaskGroup) -> None:
+    def _begin(self, decider: Decider, step: Step, work: TaskGroup) -> None:
         if step.does in ("act", "relax"):
             work.start_soon(self._perform, decider, step)
         elif step.question is not None:
             work.start_soon(self._ask_judge, decider, step.question, work)
-        if step.decision is not None:  # told last: what is urgent does not wait for a disk
-            await self._tell(step.decision)
 
     async def _ask_judge(self, decider: Decider, question: Question, work: TaskGroup) -> None:
         opinion, why = None, "there is no judge: control.judge is off"
         if self.settings.control.judge:
             opinion, why = await self._opinion(question, decider)
         step = decider.answered(time.monotonic(), question, opinion, why)
-        await self._follow_up(decider, step, work)
+        self._begin(decider, step, work)
+        await self._tell(step.decision)
 
     async def _opinion(self, question: Question, decider: Decider) -> tuple[Opinion | None, str]:
         try:
@@ -360,7 +363,9 @@ class Controller(Agent):
 
     # Telling
 
-    async def _tell(self, decision: Decision) -> None:
+    async def _tell(self, decision: Decision | None) -> None:
+        if decision is None:  # nothing changed
+            return
         said, shadow = decision.verdict, self.settings.control.shadow
         payload = ControlDecision(
             task=decision.task,

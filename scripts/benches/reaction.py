@@ -80,8 +80,9 @@ def reactions(daemon: Daemon, level: Level, count: int) -> list[float]:
 
 def _cross(level: Level, number: int) -> float:
     """Let the gauge rise past the limit; return when the duration is over, by the wall clock."""
-    # Each time from elsewhere, so that the crossing falls anywhere between two samples.
-    start = HARD - 0.06 - 0.00137 * (number % 20)
+    # For more than the calm interval, so that no sample from before lets it sleep through; each
+    # time from elsewhere, so that the crossing falls anywhere between two samples.
+    start = HARD - 1.2 * PACE_PER_S - 0.00137 * (number % 20)
     for value in itertools.takewhile(lambda value: value < HARD, itertools.count(start, STEP)):
         level.value = value
         time.sleep(STEP / PACE_PER_S)
