@@ -15,7 +15,7 @@ from sovl_daemon.control.task import Task
 
 STABILITY = "stability.score"
 PRESSURE = "pressure.memory"
-_BLIND = FASTEST * URGENT_S  # the room of a broken sensor: it is looked at at the urgent pace
+_PRESSING = FASTEST * URGENT_S  # the room of what is to be looked at at the urgent pace
 _MARGIN_S = 0.001  # so that a duration is surely over at its end
 _WAYS = 4.0  # a scale is at most so many times the way from low to the hard limit
 
@@ -68,14 +68,36 @@ class Sampler:
 
     def interval_s(self, readings: Mapping[str, Readings], *, verifying: bool = False) -> float:
         """From this round to the next, in seconds; not past the end of a hard limit's duration."""
-        rooms = [_headroom(task, readings[task.name]) for task in self._tasks]
+        rooms = [self._headroom(task, readings[task.name]) for task in self._tasks]
         stalls = (each[PRESSURE] for each in readings.values() if PRESSURE in each)
         stalled = max((each.value for each in stalls if not each.fault), default=0.0)
         room = min(rooms, default=1.0)
         interval_s = sampling_interval_s(room, stalled, verifying=verifying, edge_s=EDGE_S)
-        ends = (since_s + limit.hard_s for (_, limit), since_s in self._beyond_s.items())
-        ahead = (end_s - self._sampled_s for end_s in ends if end_s > self._sampled_s)
-        return min([interval_s, *(left_s + _MARGIN_S for left_s in ahead)])
+        ends = [self._left_s(*each) for each in self._beyond_s]
+        return min([interval_s, *(left_s + _MARGIN_S for left_s in ends if left_s > 0)])
+
+    def _headroom(self, task: Task, readings: Readings) -> float:
+        """The smallest distance to a hard limit, as a share of the scale.
+
+        Small for a broken sensor, and where a limit was crossed for its whole duration: what there
+        was to do is being done. What nobody gives any more, such as the loss after a night, is no
+        reason to look more often.
+        """
+        metrics = {described.metric.name: described.metric for described in task.metrics}
+        rooms = [
+            _room(metrics[limit.metric], limit, limit.hard, reading)
+            if self._left_s(task.name, limit) > 0
+            else _PRESSING
+            for limit in task.limits
+            if limit.hard is not None
+            and (reading := readings.get(limit.metric)) is not None
+            and reading.fault not in ("stale", "missing")
+        ]
+        return min(rooms, default=1.0)
+
+    def _left_s(self, task: str, limit: Limit) -> float:
+        """How long a hard limit must still be crossed; infinity if it is not."""
+        return self._beyond_s.get((task, limit), math.inf) + limit.hard_s - self._sampled_s
 
     def _note_crossings(self, now_s: float, found: Mapping[str, Readings]) -> None:
         self._sampled_s = now_s
@@ -113,25 +135,9 @@ class Sampler:
         return now_s if taken_s == -math.inf else taken_s
 
 
-def _headroom(task: Task, readings: Readings) -> float:
-    """The smallest distance to a hard limit, as a share of the scale; small for a broken sensor.
-
-    What nobody gives any more, such as the loss after a night, is no reason to look more often.
-    """
-    metrics = {described.metric.name: described.metric for described in task.metrics}
-    rooms = [
-        _room(metrics[limit.metric], limit, limit.hard, reading)
-        for limit in task.limits
-        if limit.hard is not None
-        and (reading := readings.get(limit.metric)) is not None
-        and reading.fault not in ("stale", "missing")
-    ]
-    return min(rooms, default=1.0)
-
-
 def _room(metric: Metric, limit: Limit, hard: float, reading: Reading) -> float:
     if reading.fault:
-        return _BLIND
+        return _PRESSING
     if (reading.value < hard) is not limit.high_is_bad:
         return 0.0
     calm = limit.grey if limit.low is None else limit.low

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 CALM_S = 1.0
 URGENT_S = 0.1
-EDGE_S = 0.05
-"""Where a hard limit is crossed, or may be before the next sample."""
+EDGE_S = 0.03
+"""Where a hard limit may be crossed before the next sample, or its duration runs."""
 
 FASTEST = 0.1
 """The share of a scale that a metric may gain in a second when things go wrong."""

@@ -4,8 +4,11 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from sovl_daemon.control.diagnosis import diagnose
 from sovl_daemon.control.sampler import STABILITY, Sampler
+from sovl_daemon.control.sampling import EDGE_S, URGENT_S
 from sovl_daemon.control.sources.gauges import COMMON, Gauges
 from sovl_daemon.control.sources.gpu import Gpus
 from sovl_daemon.control.sources.machine import Machine
@@ -37,7 +40,7 @@ def test_the_machine_for_real(tmp_path: Path) -> None:
     assert found["memory"][MEMORY].fault == ""
     assert found["memory"][STABILITY].value > 0.5
     assert set(found) == set(tasks)
-    assert 0.05 <= real.interval_s(found) <= 1
+    assert EDGE_S <= real.interval_s(found) <= 1
     merged = {name: reading for each in found.values() for name, reading in each.items()}
     assert diagnose(tasks.values(), merged).findings
 
@@ -75,7 +78,7 @@ def test_it_looks_often_near_a_limit_or_blind() -> None:
     for n, memory in enumerate((50.0, 88.0, 95.0, float("nan"))):
         source.values = {MEMORY: memory, "pressure.memory": 0.0}
         intervals.append(round(one.interval_s(one.sample(float(n), 1000.0 + n)), 3))
-    assert intervals == [1, 0.25, 0.05, 0.1]
+    assert intervals == [1, 0.25, EDGE_S, 0.1]
     source.values = {MEMORY: 50.0, "pressure.memory": 12.0}
     assert one.interval_s(one.sample(5.0, 1005.0)) == 0.1
 
@@ -91,7 +94,7 @@ def test_an_idle_daemon_is_looked_at_once_a_second() -> None:
     source.values = {MEMORY: 51.0, "pressure.memory": 0.0}
     assert one.interval_s(one.sample(500.0, 1500.0)) == 1
     gauges.give("latency.first_token_s", 29.9, 501.0)
-    assert one.interval_s(one.sample(501.0, 1501.0)) == 0.05
+    assert one.interval_s(one.sample(501.0, 1501.0)) == EDGE_S
 
 
 def test_interventions_lower_the_stability_of_their_task() -> None:
@@ -109,7 +112,7 @@ def test_it_looks_at_the_very_end_of_a_hard_limits_duration() -> None:
     start_s = now_s = 10.0
     while now_s - start_s < limit.hard_s:
         found = one.sample(now_s, 1000 + now_s)
-        assert 0 < one.interval_s(found) <= 0.05
+        assert 0 < one.interval_s(found) <= EDGE_S
         now_s += one.interval_s(found)
     assert now_s - start_s - limit.hard_s < 0.002
-    assert one.interval_s(one.sample(now_s, 1000 + now_s)) == 0.05  # it is over
+    assert one.interval_s(one.sample(now_s, 1000 + now_s)) == pytest.approx(URGENT_S)  # it is over
