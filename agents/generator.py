@@ -29,6 +29,7 @@ from config import Settings
 from sovl_daemon.control.trim import Trim
 from sovl_daemon.engine.message import Message
 from sovl_daemon.engine.options import SamplingOptions
+from sovl_daemon.heavy_imports import heavy_imports
 from sovl_daemon.mind.confidence import answer_confidence
 from sovl_daemon.mind.temperament import sampling_temperature
 from sovl_daemon.models import ModelError, ModelStore, Progress
@@ -305,7 +306,8 @@ def _context_length(settings: Settings) -> int:
 
 
 def _import_engine() -> None:
-    import sovl_daemon.engine.engine  # noqa: F401 - for its side effect of being loaded
+    with heavy_imports():
+        import sovl_daemon.engine.engine  # noqa: F401 - for its side effect of being loaded
 
 
 class _Reporter:

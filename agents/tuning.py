@@ -22,6 +22,7 @@ from bus.envelope import Envelope
 from bus.errors import BAD_ARGUMENT, CommandError
 from bus.topics import MIND, MindState
 from config import ConfigError, Settings, with_value
+from sovl_daemon.heavy_imports import heavy_imports
 from sovl_daemon.mind.influence import InfluenceMode, influence
 from sovl_daemon.models import ModelError, ModelStore
 
@@ -344,5 +345,6 @@ def _cross_settings(args: CrossArguments) -> dict[str, str]:
 
 
 def _import_fusion() -> None:
-    import sovl_daemon.engine.fusion
-    import sovl_daemon.engine.scaffold  # noqa: F401 - for the side effect of being loaded
+    with heavy_imports():
+        import sovl_daemon.engine.fusion
+        import sovl_daemon.engine.scaffold  # noqa: F401 - for the side effect of being loaded

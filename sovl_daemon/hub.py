@@ -19,6 +19,7 @@ from bus.topics import CONFIG, HUB, ConfigChanged, HubState
 from config import Paths, Settings, changed, load, save, with_value
 from sovl_daemon import log, registry
 from sovl_daemon.controls import Controls
+from sovl_daemon.heavy_imports import heavy_imports
 from sovl_daemon.notify import Notifier
 from sovl_daemon.process import WorkerProcess
 from sovl_daemon.supervisor import Child, Supervisor, policy
@@ -55,7 +56,8 @@ class Hub:
         anything starts, and GaveUp when an agent that the daemon needs cannot be kept alive.
         """
         self.paths.ensure()
-        self._agents = registry.find_agents(self.settings)
+        with heavy_imports():
+            self._agents = registry.find_agents(self.settings)
         table = registry.command_table(self._agents)
         board = Switchboard(self.settings.bus, self.paths, table, Controls.table())
         close_s = self.settings.supervision.close_s
