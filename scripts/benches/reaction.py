@@ -7,10 +7,12 @@ the time the model answers meanwhile.
 """
 
 import itertools
+import sys
 import tempfile
 import threading
 import time
 from contextlib import closing, suppress
+from datetime import datetime
 from pathlib import Path
 
 import platformdirs
@@ -26,6 +28,7 @@ HARD, HARD_S = 0.5, 0.3
 # An action that was just taken back is not tried again for a while, by the same task.
 TASKS = 12
 REST_S = 10.5
+SLOW_MS = 200  # from here on it is told what was decided meanwhile
 STEP = 0.002  # of the gauge
 PACE_PER_S = 0.1  # of its scale
 PACE = {"dwell_s": 0.05, "cooldown_s": 0.05, "urgent_s": 0.05, "per_hour": 100_000}
@@ -68,6 +71,8 @@ def reactions(daemon: Daemon, level: Level, count: int) -> list[float]:
             entry = _next(journal, known, daemon)
             known = entry.id
             found.append(1000 * (entry.intended_s - over_s))
+            if found[-1] > SLOW_MS:
+                _tell_why(daemon, over_s, entry)
             level.value = 0.1  # low, so that it goes back
             for _ in until(20):
                 if not journal.in_force() and not journal.unfinished():
@@ -98,6 +103,14 @@ def _next(journal: Journal, known: int, daemon: Daemon) -> Entry:
             if entry.id > known:
                 return entry
     raise AssertionError(f"it never acted\n{daemon.output()}")
+
+
+def _tell_why(daemon: Daemon, over_s: float, entry: Entry) -> None:
+    times = ((datetime.fromisoformat(each["time"]).timestamp(), each) for each in daemon.events())
+    for time_s, event in times:
+        if over_s - HARD_S <= time_s <= entry.intended_s + HARD_S:
+            words = event.get("says") or event.get("reason") or event.get("detail") or ""
+            print(f"{1000 * (time_s - over_s):7.0f} ms: {event['event']}: {words}", file=sys.stderr)
 
 
 def run(quick: bool) -> Bench:

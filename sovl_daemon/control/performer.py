@@ -126,8 +126,10 @@ class Performer:
 
     async def expire(self) -> list[Outcome]:
         """Revert every setting whose time to live is over."""
+        now_s = self._wall()
+        if not any(each.has_expired(now_s) for each in await self.in_force()):
+            return []  # unlocked: this is looked at each second, and an action must not wait for it
         async with self._lock:
-            now_s = self._wall()
             entries = await self._write(self._journal.in_force)
             expired = {each.id for each in entries if each.has_expired(now_s)}
             # What was set on top of an expired setting goes first: a revert sets what was before.

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import anyio
 import pytest
+from anyio.lowlevel import checkpoint
 
 from sovl_daemon.control.action import ActionFailed
 from sovl_daemon.control.journal import Journal
@@ -80,6 +81,14 @@ async def test_a_refusal_counts_before_what_could_not_be_predicted(world: World)
     world.action.refusal = "there is no pristine copy"
     outcome = await world.performer.perform("quantize", "memory", "why")
     assert (outcome.result, outcome.reason) == ("refused", "there is no pristine copy")
+
+
+async def test_what_is_looked_at_each_second_keeps_no_action_waiting(world: World) -> None:
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(world.performer.expire)
+        await checkpoint()  # it is under way
+        outcome = await world.performer.perform("quantize", "memory", "why")
+    assert outcome.result == "committed"
 
 
 async def test_an_unknown_action_is_refused(world: World) -> None:
