@@ -82,13 +82,18 @@ class Bus(Section):
     )
 
 
+def _cores() -> int:
+    return len(os.sched_getaffinity(0))
+
+
 class Host(Section):
     """The process that owns the models and the device."""
 
     device: Device = key("auto", "Where the models run: auto, cpu, cuda or cuda:N.", restart=True)
     threads: int = key(
         0,
-        "CPU threads for tensors; 0 is one less than the cores, at least 1.",
+        "CPU threads for tensors; 0 is one less than the cores, at least 1, and all of them for a "
+        "verdict, which takes a moment.",
         unit="threads",
         restart=True,
         ge=0,
@@ -121,7 +126,11 @@ class Host(Section):
 
     def tensor_threads(self) -> int:
         """Return the number of threads that `threads` stands for on this machine."""
-        return self.threads or max(1, len(os.sched_getaffinity(0)) - 1)
+        return self.threads or max(1, _cores() - 1)
+
+    def verdict_threads(self) -> int:
+        """The same for the judge: an action may wait for it, and nothing has long to wait."""
+        return self.threads or _cores()
 
 
 class Supervision(Section):

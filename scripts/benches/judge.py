@@ -154,7 +154,8 @@ class Host:
 
     def __init__(self, study: Study, probe: Probe, cases: Sequence[Case]) -> None:
         self.thread = TensorThread()
-        self._court = Court(study.model, study.tokenizer)
+        self.threads = Settings().host.verdict_threads()
+        self._court = Court(study.model, study.tokenizer, self.threads)
         self._court.use(probe)
         self._prompts = [laid_out(study.tokenizer, case) for case in cases]
         self._caches = PrefixCache(study.model, ENOUGH)
@@ -283,7 +284,7 @@ def run(quick: bool) -> Bench:
     growth = hub_growth_mb(2.0 if quick else 10.0)
     note = (
         f"The shipped probe of layer {probe.card.layer} of {study.model.layers}, "
-        f"{torch.get_num_threads()} threads, weights in {study.model.plain}. A verdict costs "
+        f"{host.threads} threads, weights in {study.model.plain}. A verdict costs "
         f"{1000 * each_s:.0f} ms of a core; the default rate is how often the guard asks, "
         f"{an_hour:.0f} times an hour in simulated hours of the families {', '.join(TRAINING)} "
         f"under the shipped memory task: both give judge_cpu_percent. auc is the mean over tasks, "

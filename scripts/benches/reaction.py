@@ -60,7 +60,7 @@ class Talk:
 def reactions(daemon: Daemon, level: Level, count: int) -> list[float]:
     """Milliseconds of each."""
     found = []
-    rested_s = [0.0] * TASKS
+    rested_s = [time.monotonic() + REST_S] * TASKS  # others may have been here before
     with closing(Journal(daemon.root / "state" / "actions.db")) as journal:
         known = max((entry.id for entry in journal.recent(1)), default=0)
         for number in range(count):

@@ -66,6 +66,7 @@ class Engine:
         *,
         context_length: int,
         max_concurrent: int = 8,
+        verdict_threads: int = 0,
     ) -> None:
         self.model = model
         self.tokenizer = tokenizer
@@ -74,7 +75,7 @@ class Engine:
         self.context_length = min(context_length, model.max_context or context_length)
         self._caches = PrefixCache(model)
         self._answering = Answering(model, self._caches, thread, max_concurrent)
-        self._bench = Bench(model, tokenizer)
+        self._bench = Bench(model, tokenizer, verdict_threads)
         self._parameters = model.parameters
         self._precision = model.plain
         self._switching = anyio.Lock()
@@ -92,12 +93,14 @@ class Engine:
         device: str = "auto",
         dtype: str = "auto",
         threads: int = 1,
+        verdict_threads: int = 0,
         context_length: int = 2048,
         max_concurrent: int = 8,
     ) -> "Engine":
         """Load the model in the folder `path` and warm it up, without blocking the event loop.
 
-        `max_concurrent` conversations advance together, the others wait.
+        `max_concurrent` conversations advance together, the others wait. `threads` CPU threads
+        work on a step, `verdict_threads` on a verdict; 0 for as many.
 
         Raises:
             ModelLoadError: the folder holds no model that can be run.
@@ -120,6 +123,7 @@ class Engine:
             thread,
             context_length=context_length,
             max_concurrent=max_concurrent,
+            verdict_threads=verdict_threads,
         )
         try:
             await call(thread, model.warm_up, Priority.JUDGE)

@@ -4,8 +4,8 @@ With a probe the pass ends at the probe's layer, and before what all prompts of 
 token never hears of those behind it. Without one the words true and false are asked for.
 """
 
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from itertools import pairwise
 from typing import Literal, NamedTuple
 
@@ -95,11 +95,12 @@ def asked(tokenizer: ChatTokenizer, pieces: Pieces, limit: int) -> Asked:
 class Bench:
     """Where the base judges. Nothing steers it there, so it is the frozen base alone.
 
-    Use it from the tensor thread only.
+    Use it from the tensor thread only. The probe's pass runs on so many CPU `threads`;
+    0 for as many as all else.
     """
 
-    def __init__(self, model: LoadedModel, tokenizer: ChatTokenizer) -> None:
-        self._model = model
+    def __init__(self, model: LoadedModel, tokenizer: ChatTokenizer, threads: int = 0) -> None:
+        self._model, self._threads = model, threads
         self._tokenizer = tokenizer
         self._kept = PrefixCache(model, _KEPT_BYTES)
         self._true = _first_tokens(tokenizer, _TRUE)
@@ -121,7 +122,9 @@ class Bench:
                 f"the probe of {probe.card.model} reads {probe.weight.shape[1]} numbers a token, "
                 f"the model has {self._model.width}: fit one for it with sovl judge fit"
             )
-        self._reader = Reader(self._model, probe.card.layer) if probe is not None else None
+        self._reader = None
+        if probe is not None:
+            self._reader = Reader(self._model, probe.card.layer, threads=self._threads)
         self._probe = probe
 
     def judge(self, prompt: Asked, by: By = "probe", task: str = "") -> Verdicts:
@@ -193,8 +196,10 @@ class Bench:
 class Reader:
     """Reads prompts down to a layer, what they begin with once."""
 
-    def __init__(self, model: LoadedModel, layer: int, keep_bytes: int = _KEPT_BYTES) -> None:
-        self._model = Shallow(model, layer)
+    def __init__(
+        self, model: LoadedModel, layer: int, keep_bytes: int = _KEPT_BYTES, *, threads: int = 0
+    ) -> None:
+        self._model, self._threads = Shallow(model, layer), threads
         self._kept = PrefixCache(self._model, keep_bytes)
 
     def read(self, prompt: Asked) -> tuple[Read, int]:
@@ -219,13 +224,25 @@ class Reader:
         cache.truncate(prompt.start)
         known = cache.length
         parts = []
-        while cache.length < len(ids):
-            chunk = ids[cache.length : cache.length + PREFILL_CHUNK]
-            parts.append(self._model.read(chunk, cache))
+        with _on_threads(self._threads):
+            while cache.length < len(ids):
+                chunk = ids[cache.length : cache.length + PREFILL_CHUNK]
+                parts.append(self._model.read(chunk, cache))
         with suppress(CacheError):  # then the next prompt is read from its start
             cache.truncate(prompt.start)
             self._kept.keep(ids[: prompt.start], cache, self._kept.stamp)
         return torch.cat(parts)[prompt.start - known :], len(ids) - known
+
+
+@contextmanager
+def _on_threads(count: int) -> Iterator[None]:
+    """Let tensor work run on so many CPU threads, and then as before; 0 changes nothing."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _first_tokens(tokenizer: ChatTokenizer, words: Sequence[str]) -> set[int]:
