@@ -88,7 +88,7 @@ class TaskTable(_Table):
     about: Line
     decide: Line = "Decide if adjustments are needed."
     deadline_s: Annotated[float, Field(gt=0)] = 2.0
-    abstain: Annotated[float, Field(ge=0, lt=0.5)] = 0.1
+    abstain: Annotated[float, Field(ge=0, lt=0.5)] = 0.4
     pace: PaceTable = PaceTable()
     metrics: Annotated[list[MetricTable], Field(min_length=1)]
     limits: Annotated[list[LimitTable], Field(min_length=1)]

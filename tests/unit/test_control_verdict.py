@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sovl_daemon.control.task import load_tasks
 from sovl_daemon.control.verdict import Opinion, text_verdict, verdict
 
 
@@ -67,3 +68,10 @@ def test_only_a_known_action_is_recommended() -> None:
 )
 def test_words(text: str, answer: str) -> None:
     assert text_verdict(text).answer == answer
+
+
+@pytest.mark.parametrize("name", load_tasks())
+def test_a_shipped_task_acts_from_nine_tenths_on(name: str) -> None:
+    abstain = load_tasks()[name].abstain
+    assert verdict(Opinion(0.89, 0.11), abstain).answer == "abstain"
+    assert verdict(Opinion(0.91, 0.09), abstain).answer == "true"
