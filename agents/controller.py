@@ -179,31 +179,32 @@ class Controller(Agent):
     # Deciding
 
     async def _sense(self, sample: MetricsSample, work: TaskGroup) -> None:
-        steps = []
+        untold = []
         for name, readings in readings_of(sample).items():
             if (decider := self._deciders.get(name)) is not None:
                 unavailable = self._unavailable()  # of what the task before has just begun too
                 step = decider.sense(
                     sample.time_s, readings, log_lines=self._troubles, unavailable=unavailable
                 )
-                self._begin(decider, step, work)
-                steps.append(step)
-        for step in steps:  # told last: what is urgent does not wait for a disk
-            await self._tell(step.decision)
+                untold.append(self._begin(decider, step, work))
+        for decision in untold:  # told last: what is urgent does not wait for a disk
+            await self._tell(decision)
 
-    def _begin(self, decider: Decider, step: Step, work: TaskGroup) -> None:
+    def _begin(self, decider: Decider, step: Step, work: TaskGroup) -> Decision | None:
+        """Begin what a step proposes; return the decision that is to be told yet."""
         if step.does in ("act", "relax"):
             work.start_soon(self._perform, decider, step)
-        elif step.question is not None:
+            return None  # told while it is done
+        if step.question is not None:
             work.start_soon(self._ask_judge, decider, step.question, work)
+        return step.decision
 
     async def _ask_judge(self, decider: Decider, question: Question, work: TaskGroup) -> None:
         opinion, why = None, "there is no judge: control.judge is off"
         if self.settings.control.judge:
             opinion, why = await self._opinion(question, decider)
         step = decider.answered(time.monotonic(), question, opinion, why)
-        self._begin(decider, step, work)
-        await self._tell(step.decision)
+        await self._tell(self._begin(decider, step, work))
 
     async def _opinion(self, question: Question, decider: Decider) -> tuple[Opinion | None, str]:
         try:
@@ -246,19 +247,23 @@ class Controller(Agent):
     # Doing
 
     async def _perform(self, decider: Decider, step: Step) -> None:
+        async with anyio.create_task_group() as telling:
+            telling.start_soon(self._tell, step.decision)
+            outcome = await self._outcome(decider, step)
+        decision = decider.performed(time.monotonic(), outcome)
+        await self._told(outcome)
+        await self._tell(decision)
+
+    async def _outcome(self, decider: Decider, step: Step) -> Outcome:
         why = step.decision.why if step.decision else ""
         if self.settings.control.shadow:
             result: Literal["committed", "reverted"] = (
                 "committed" if step.does == "act" else "reverted"
             )
-            outcome = Outcome(step.action, result, _SHADOWED)
-        elif step.does == "act":
-            outcome = await self._performer.perform(step.action, decider.task.name, why)
-        else:
-            outcome = await self._take_back(step.action, why)
-        decision = decider.performed(time.monotonic(), outcome)
-        await self._told(outcome)
-        await self._tell(decision)
+            return Outcome(step.action, result, _SHADOWED)
+        if step.does == "act":
+            return await self._performer.perform(step.action, decider.task.name, why)
+        return await self._take_back(step.action, why)
 
     async def _take_back(self, action: str, why: str) -> Outcome:
         entries = await self._performer.in_force()
@@ -364,7 +369,7 @@ class Controller(Agent):
     # Telling
 
     async def _tell(self, decision: Decision | None) -> None:
-        if decision is None:  # nothing changed
+        if decision is None:  # nothing changed, or it is told elsewhere
             return
         said, shadow = decision.verdict, self.settings.control.shadow
         payload = ControlDecision(
