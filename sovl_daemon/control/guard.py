@@ -25,6 +25,7 @@ _MOST_SILENCE = 4.0
 _AHEAD_S = 30.0  # a metric that rises is expected to go on so long
 _SOON_S = 6.0  # an action takes up to five seconds, and is rarely the only one
 _NEARER = 0.1  # of the grey zone
+_LEAP = 1 / 3  # of the grey zone, from one reading to the next: it may be a single wild one
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +131,7 @@ class _Watch:
         "_fatal",
         "_grey",
         "_hard",
+        "_leap",
         "_low",
         "_same_s",
         "_seen_s",
@@ -138,6 +140,7 @@ class _Watch:
         "_value",
         "grey_s",
         "hard_s",
+        "leapt",
         "limit",
         "low_s",
         "recent",
@@ -152,6 +155,9 @@ class _Watch:
         self._low = self._grey if limit.low is None else self.sign * limit.low
         self._spared = self._hard - (math.inf if limit.spare is None else limit.spare)
         self._fatal = math.inf if limit.fatal is None else self.sign * limit.fatal
+        zone = abs(self._hard - self._grey)
+        self._leap = _LEAP * zone if limit.hard_s > 0 and 0 < zone < math.inf else math.inf
+        self.leapt = False  # it was far from the reading before, which was near the one before that
         self.recent = Slope()
         self._seen_s = -math.inf
         self._value, self._same_s = math.nan, math.inf  # since when it has been this very value
@@ -172,6 +178,7 @@ class _Watch:
         if now_s - self._seen_s > _BLIND_S:
             self.forget()
         self._seen_s = now_s
+        self.leapt = not self.leapt and abs(reading.value - self._value) > self._leap
         if reading.value != self._value:
             self._value, self._same_s = reading.value, now_s
         level = self.sign * reading.value
@@ -236,7 +243,8 @@ class Guard:
     """The rules of one task and what they remember.
 
     `still_s` says of metrics that never rest how long they may give the very same value before
-    their sensor is taken to be stuck: then it is neither relaxed nor asked, nor acted twice.
+    their sensor is taken to be stuck: then it is neither relaxed nor asked, nor acted twice. Nor is
+    it acted on a reading that leapt just now; the next one confirms it.
     `rule` is asked at each sample; `moved` and `asked` tell it what came of its rulings.
     """
 
@@ -351,6 +359,8 @@ class Guard:
             return Ruling("hold", "cool-down", reading.name, reading.value, left_s)
         if still_s := watch.still_s(now_s, self._acted_s):
             return Ruling("hold", "still", reading.name, reading.value, still_s)
+        if watch.leapt:
+            return Ruling("hold", "leap", reading.name, reading.value)
         cause: Cause = "hard limit" if watch.limit.is_beyond(reading.value) else "rising"
         return Ruling("act", cause, reading.name, reading.value, per_s=watch.rise())
 

@@ -51,6 +51,21 @@ def test_what_stands_still_from_the_start_is_acted_on_once() -> None:
     assert [found.kind for found in hold_at(guard, 95, 0, 30)][1:] == ["act"] * 60
 
 
+def test_a_wild_reading_at_the_end_of_the_duration_is_not_acted_on() -> None:
+    guard = Guard([LIMIT], PACE)
+    rule(guard, 92.1, 0)
+    found = rule(guard, 100, 0.5)
+    assert (found.kind, found.cause) == ("hold", "leap")
+    assert "which the next reading has to confirm" in found.words()
+    assert rule(guard, 91, 0.6).kind == "hold"
+
+
+def test_what_goes_on_leaping_is_acted_on() -> None:
+    guard = Guard([LIMIT], PACE)
+    kinds = [rule(guard, value, now_s).kind for value, now_s in ((92, 0), (98, 0.5), (104, 0.6))]
+    assert kinds == ["hold", "hold", "act"]
+
+
 def test_a_hard_limit_acts_after_its_duration() -> None:
     guard = Guard([LIMIT], PACE)
     assert rule(guard, 95, 0).kind == "hold"
