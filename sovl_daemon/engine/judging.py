@@ -21,6 +21,7 @@ from sovl_daemon.engine.probe import Probe, Read, centre_of, unit
 from sovl_daemon.engine.shallow import Shallow
 from sovl_daemon.engine.span import Span
 
+_CHUNK = 512  # tokens in a pass: a short rest would cost as much as a hundred
 _KEPT_BYTES = 32 << 20  # a task's prefix of the default model takes some two of them
 _TRUE = ("true", "True", "TRUE")
 _FALSE = ("false", "False", "FALSE")
@@ -226,7 +227,7 @@ class Reader:
         parts = []
         with _on_threads(self._threads):
             while cache.length < len(ids):
-                chunk = ids[cache.length : cache.length + PREFILL_CHUNK]
+                chunk = ids[cache.length : cache.length + _CHUNK]
                 parts.append(self._model.read(chunk, cache))
         with suppress(CacheError):  # then the next prompt is read from its start
             cache.truncate(prompt.start)
