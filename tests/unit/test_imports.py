@@ -37,7 +37,14 @@ ALLOWED = {
         "sovl_daemon.models",
     ),
     "sovl_daemon/client": ("sovl_daemon.client", "bus", "config"),
-    "agents": ("agents", "bus", "config", *LIBRARIES, "sovl_daemon.probes"),
+    "agents": (
+        "agents",
+        "bus",
+        "config",
+        *LIBRARIES,
+        "sovl_daemon.heavy_imports",
+        "sovl_daemon.probes",
+    ),
     "sovl_daemon": ("sovl_daemon", "bus", "config"),
 }
 
