@@ -257,10 +257,8 @@ class Controller(Agent):
     async def _outcome(self, decider: Decider, step: Step) -> Outcome:
         why = step.decision.why if step.decision else ""
         if self.settings.control.shadow:
-            result: Literal["committed", "reverted"] = (
-                "committed" if step.does == "act" else "reverted"
-            )
-            return Outcome(step.action, result, _SHADOWED)
+            does = step.does == "act"
+            return Outcome(step.action, "committed" if does else "reverted", _SHADOWED)
         if step.does == "act":
             return await self._performer.perform(step.action, decider.task.name, why)
         return await self._take_back(step.action, why)

@@ -12,7 +12,6 @@ from typing import Literal, NamedTuple
 import torch
 
 from sovl_daemon.engine.chat import ChatTokenizer
-from sovl_daemon.engine.decode import PREFILL_CHUNK
 from sovl_daemon.engine.errors import CacheError, NonFiniteLogitsError, OptionError, StateError
 from sovl_daemon.engine.message import Message
 from sovl_daemon.engine.model import LoadedModel
@@ -182,7 +181,7 @@ class Bench:
         cache, stamp = self._kept.take(ids), self._kept.stamp
         known = cache.length
         while cache.length < len(ids):
-            chunk = ids[cache.length : cache.length + PREFILL_CHUNK]
+            chunk = ids[cache.length : cache.length + _CHUNK]
             logits = self._model.forward([Span(chunk, cache)])
         with suppress(CacheError):  # then the next prompt is read from its start
             cache.truncate(prompt.start)
