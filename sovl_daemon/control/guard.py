@@ -11,6 +11,7 @@ import math
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median
 from types import MappingProxyType
 from typing import Literal
 
@@ -25,7 +26,9 @@ _MOST_SILENCE = 4.0
 _AHEAD_S = 30.0  # a metric that rises is expected to go on so long
 _SOON_S = 6.0  # an action takes up to five seconds, and is rarely the only one
 _NEARER = 0.1  # of the grey zone
-_LEAP = 1 / 3  # of the grey zone, from one reading to the next: it may be a single wild one
+_LEAP = 1 / 3  # of the grey zone, off the median of the last readings: it may be a wild one
+_RECENT = 5  # readings, of which two wild ones do not move the median
+_WILD = 2  # readings in a row that may be wild ones
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,9 +141,10 @@ class _Watch:
         "_spared",
         "_still_s",
         "_value",
+        "_values",
+        "_wild",
         "grey_s",
         "hard_s",
-        "leapt",
         "limit",
         "low_s",
         "recent",
@@ -157,7 +161,8 @@ class _Watch:
         self._fatal = math.inf if limit.fatal is None else self.sign * limit.fatal
         zone = abs(self._hard - self._grey)
         self._leap = _LEAP * zone if limit.hard_s > 0 and 0 < zone < math.inf else math.inf
-        self.leapt = False  # it was far from the reading before, which was near the one before that
+        self._values: deque[float] = deque(maxlen=_RECENT)
+        self._wild = 0  # readings in a row that are far from most of the recent ones
         self.recent = Slope()
         self._seen_s = -math.inf
         self._value, self._same_s = math.nan, math.inf  # since when it has been this very value
@@ -171,6 +176,7 @@ class _Watch:
     def forget(self) -> None:
         """Nothing was seen of late."""
         self.recent.forget()
+        self._values.clear()
         self.hard_s = self.grey_s = self.low_s = math.inf  # since when; infinity for not crossed
 
     def see(self, now_s: float, reading: Reading, relief: float | None) -> None:
@@ -178,7 +184,9 @@ class _Watch:
         if now_s - self._seen_s > _BLIND_S:
             self.forget()
         self._seen_s = now_s
-        self.leapt = not self.leapt and abs(reading.value - self._value) > self._leap
+        self._values.append(reading.value)
+        is_far = abs(reading.value - median(self._values)) > self._leap
+        self._wild = self._wild + 1 if is_far else 0
         if reading.value != self._value:
             self._value, self._same_s = reading.value, now_s
         level = self.sign * reading.value
@@ -194,6 +202,10 @@ class _Watch:
         """How long it has stood still; 0 if not too long, or if it has not since `since_s`."""
         same_s = now_s - self._same_s
         return same_s if same_s >= self._still_s and self._same_s <= since_s else 0.0
+
+    def leapt(self) -> bool:
+        """Whether the last reading may be a wild one, that is one of few that are far off."""
+        return 0 < self._wild <= _WILD
 
     def is_low(self, value: float) -> bool:
         """Whether a value is low, whatever is in force."""
@@ -244,7 +256,7 @@ class Guard:
 
     `still_s` says of metrics that never rest how long they may give the very same value before
     their sensor is taken to be stuck: then it is neither relaxed nor asked, nor acted twice. Nor is
-    it acted on a reading that leapt just now; the next one confirms it.
+    it acted on a reading that leapt just now; the next ones confirm it.
     `rule` is asked at each sample; `moved` and `asked` tell it what came of its rulings.
     """
 
@@ -359,7 +371,7 @@ class Guard:
             return Ruling("hold", "cool-down", reading.name, reading.value, left_s)
         if still_s := watch.still_s(now_s, self._acted_s):
             return Ruling("hold", "still", reading.name, reading.value, still_s)
-        if watch.leapt:
+        if watch.leapt():
             return Ruling("hold", "leap", reading.name, reading.value)
         cause: Cause = "hard limit" if watch.limit.is_beyond(reading.value) else "rising"
         return Ruling("act", cause, reading.name, reading.value, per_s=watch.rise())

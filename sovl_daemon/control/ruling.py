@@ -61,7 +61,7 @@ _WORDS: dict[Cause, str] = {
     "not yet": "{metric} at {value} is beyond a threshold, but not for long enough",
     "no reading": "{metric} cannot be read, so nothing is relaxed",
     "still": "{metric} has been at {value} to the last digit for {left} s: its sensor may be stuck",
-    "leap": "{metric} leapt to {value} just now, which the next reading has to confirm",
+    "leap": "{metric} leapt to {value} just now, which the next readings have to confirm",
     "cool-down": "the last action still has {left} s to show its effect",
     "dwell": "the last move was the opposite one; {left} s of its dwell are left",
     "rate limit": "there were as many moves in the last hour as are allowed",

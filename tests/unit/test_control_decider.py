@@ -121,8 +121,8 @@ def test_a_hard_limit_does_not_wait_for_the_judge() -> None:
     decider = Decider(task())
     question = asked(decider).question
     assert question is not None
-    assert last(feed(decider, 96, 2.5, 0.5)).does == "act"
-    assert decider.answered(3.1, question, Opinion(1, 0)).does == "hold"
+    assert last(feed(decider, 96, 2.5, 1)).does == "act"
+    assert decider.answered(3.6, question, Opinion(1, 0)).does == "hold"
 
 
 def test_one_action_is_in_flight() -> None:

@@ -51,19 +51,32 @@ def test_what_stands_still_from_the_start_is_acted_on_once() -> None:
     assert [found.kind for found in hold_at(guard, 95, 0, 30)][1:] == ["act"] * 60
 
 
-def test_a_wild_reading_at_the_end_of_the_duration_is_not_acted_on() -> None:
+def test_wild_readings_at_the_end_of_the_duration_are_not_acted_on() -> None:
     guard = Guard([LIMIT], PACE)
-    rule(guard, 92.1, 0)
-    found = rule(guard, 100, 0.5)
-    assert (found.kind, found.cause) == ("hold", "leap")
-    assert "which the next reading has to confirm" in found.words()
-    assert rule(guard, 91, 0.6).kind == "hold"
+    for now_s, value in ((0, 92.1), (0.1, 92.3), (0.2, 92.2)):
+        rule(guard, value, now_s)
+    found = [rule(guard, 100, 0.5), rule(guard, 100, 0.6)]
+    assert {(each.kind, each.cause) for each in found} == {("hold", "leap")}
+    assert "which the next readings have to confirm" in found[0].words()
+    assert rule(guard, 91, 0.7).kind == "hold"
 
 
-def test_what_goes_on_leaping_is_acted_on() -> None:
+def test_what_stays_where_it_leapt_to_is_acted_on() -> None:
     guard = Guard([LIMIT], PACE)
-    kinds = [rule(guard, value, now_s).kind for value, now_s in ((92, 0), (98, 0.5), (104, 0.6))]
-    assert kinds == ["hold", "hold", "act"]
+    steps = ((0, 92), (0.1, 92), (0.2, 92), (0.5, 98), (0.6, 98), (0.7, 98))
+    assert [rule(guard, value, now_s).kind for now_s, value in steps] == ["hold"] * 5 + ["act"]
+
+
+def test_what_goes_on_rising_in_leaps_is_acted_on() -> None:
+    guard = Guard([LIMIT], PACE)
+    kinds = [rule(guard, 70 + 10 * each, each / 2).kind for each in range(6)]
+    assert kinds[-1] == "act"
+
+
+def test_a_leap_to_beyond_the_limit_delays_nothing_that_has_a_duration() -> None:
+    guard = Guard([LIMIT], PACE)
+    kinds = [rule(guard, 50 if each < 5 else 98, each / 10).kind for each in range(11)]
+    assert kinds == ["hold"] * 10 + ["act"]
 
 
 def test_a_hard_limit_acts_after_its_duration() -> None:
@@ -244,8 +257,7 @@ def test_moves_in_an_hour_are_limited_but_not_hard_ones() -> None:
         guard.moved(t, "act")
     hold_at(guard, 80, 30, 4)
     assert rule(guard, 80, 34.5).cause == "rate limit"
-    rule(guard, 95, 35)
-    assert rule(guard, 95, 36).kind == "act"
+    assert hold_at(guard, 95, 35, 1)[-1].kind == "act"
     hold_at(guard, 80, 3600, 5)
     assert rule(guard, 80, 3605.5).kind == "grey"
 
