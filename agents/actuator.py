@@ -6,6 +6,7 @@ the hub's end the configured one is in force again by itself.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ import anyio
 
 from bus.errors import CommandError
 from sovl_daemon.control.action import ActionFailed, Effect
-from sovl_daemon.control.sources.process_tree import exact_anonymous_bytes
+from sovl_daemon.control.sources.process_tree import cores_of, exact_anonymous_bytes
 
 _ASK_S = 30.0
 POLL_S = 0.05
@@ -54,16 +55,27 @@ class Means:
             await self.control("config_set", key=key, value=value, save=False)
 
     async def saved(self, key: str) -> str:
-        """What a key is in the configuration file, and so after a restart. Raises ActionFailed."""
+        """What a key is in the configuration file, and so after a restart, as `set` takes it.
+
+        Raises ActionFailed.
+        """
         with _failures(key), anyio.fail_after(_ASK_S):
-            return str((await self.control("config_saved", key=key))["value"])
+            value = (await self.control("config_saved", key=key))["value"]
+        return value if isinstance(value, str) else json.dumps(value)
 
     async def host_bytes(self) -> float:
         """Anonymous memory of the model host, as the kernel counts it. Raises ActionFailed."""
+        return await self._of_host(exact_anonymous_bytes)
+
+    async def host_cores(self) -> float:
+        """Cores that the model host may run on, as the kernel has it. Raises ActionFailed."""
+        return await self._of_host(cores_of)
+
+    async def _of_host(self, look: Callable[[int], int | None]) -> float:
         pid = (await self.usage())["pid"]
-        found = await anyio.to_thread.run_sync(exact_anonymous_bytes, pid)
+        found = await anyio.to_thread.run_sync(look, pid)
         if found is None:
-            raise ActionFailed(f"the kernel does not tell what process {pid} holds")
+            raise ActionFailed(f"the kernel does not tell of process {pid}")
         return float(found)
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from agents.actuator import MB, Actuator, Means
-from agents.training_actuators import LowerLearningRate, PauseTraining, SmallerBatches
+from agents.training_actuators import LaterNights, LowerLearningRate, PauseTraining, SmallerBatches
 from sovl_daemon.control.action import Action, ActionFailed, Effect
 
 GROUP = "sovl.actions"
@@ -112,6 +113,8 @@ class Quantize(Actuator):
     async def refuse(self) -> str | None:
         """Refuse where the weights are held in as few bits already, or are few."""
         usage = await self.means.usage()
+        if usage["offloaded"]:
+            return "the weights stay in their file, and take nothing"
         if usage["bits"] <= 8:
             return f"the weights are held in {usage['precision']} already"
         small = _gain(usage) < _LEAST_BYTES
@@ -139,6 +142,65 @@ class Quantize(Actuator):
         return None
 
 
+class OffloadWeights(Actuator):
+    """Leaves the weights in their file, and has them read for each token: slow, but not dead."""
+
+    name = "offload_weights"
+    key = "core_config.offload_weights"
+    target = "true"
+    within_s = 30.0
+
+    async def refuse(self) -> str | None:
+        """Refuse where they are there already, or few."""
+        usage = await self.means.usage()
+        if usage["offloaded"]:
+            return "the weights stay in their file already"
+        gain = _held(usage)
+        return f"only {gain >> 10} KiB would be freed" if gain < _LEAST_BYTES else None
+
+    async def predict(self) -> Effect:
+        """All that most weights take."""
+        return self._bytes(_held(await self.means.usage()))
+
+    async def current(self) -> str:
+        """Whether they really stay there."""
+        return "true" if (await self.means.usage())["offloaded"] else "false"
+
+    async def apply(self) -> None:
+        """Set the key, and give what is free back to the system."""
+        await super().apply()
+        await self.means.tell("reclaim", prefixes=False)
+
+
+class FewerCores(Actuator):
+    """Keeps the model host to half of the cores, so that others have the rest."""
+
+    name = "fewer_cores"
+    key = "host.cores"
+    target = str(max(1, len(os.sched_getaffinity(0)) // 2))
+
+    async def refuse(self) -> str | None:
+        """Refuse where it runs on no more already."""
+        now = await self.measure()
+        return f"it runs on no more than {now:.0f} cores" if now <= int(self.target) else None
+
+    async def predict(self) -> Effect:
+        """The other half."""
+        return Effect(await self.measure() - int(self.target), "cores")
+
+    async def measure(self) -> float:
+        """How many cores its threads may run on."""
+        return await self.means.host_cores()
+
+    async def current(self) -> str:
+        """What the engine is set to."""
+        return str((await self.means.usage())["cores"])
+
+
+def _held(usage: dict[str, Any]) -> int:
+    return int(_WEIGHTS * usage["parameters"] * usage["bits"] / 8)
+
+
 def _gain(usage: dict[str, Any]) -> int:
     return int(_WEIGHTS * usage["parameters"] * (usage["bits"] - 8) / 8)
 
@@ -148,6 +210,9 @@ ACTUATORS: tuple[type[Actuator], ...] = (
     LimitAdmission,
     ShrinkContext,
     Quantize,
+    OffloadWeights,
+    FewerCores,
+    LaterNights,
     PauseTraining,
     LowerLearningRate,
     SmallerBatches,

@@ -111,9 +111,13 @@ class Gestation(Agent):
         if self._held:
             self._wake()
         training = await self.ask("hold_training", hold=args.hold)
+        needed = self.settings.controls_config.sleep_log_min
         return {
             "held": self._held and training["held"],
             "busy": self._night is not None or training["training"],
+            "asleep": self._night is not None,
+            "entries_needed": needed,
+            "fullness": self._entries / needed,
         }
 
     async def _hold_again(self) -> None:
@@ -132,8 +136,12 @@ class Gestation(Agent):
         """What there is to learn, how tired it is, and whether nights are held back."""
         if self.state != "ready":
             return {}
-        tiredness = round(self._tiredness(), 3)
-        return {"entries": self._entries, "tiredness": tiredness, "held": self._held}
+        return {
+            "entries": self._entries,
+            "entries_needed": self.settings.controls_config.sleep_log_min,
+            "tiredness": round(self._tiredness(), 3),
+            "held": self._held,
+        }
 
     def _tiredness(self) -> float:
         now = time.monotonic()

@@ -1,4 +1,4 @@
-"""Actuators on what is learned: it stops, learns more gently, or in smaller batches."""
+"""Actuators on what is learned: it stops, begins later, learns gently, or in small batches."""
 
 from __future__ import annotations
 
@@ -48,6 +48,39 @@ class PauseTraining(Actuator):
     async def revert(self, before: str) -> None:
         """Let them come."""
         await self.means.tell("hold_nights", hold=before == "held")
+
+
+class LaterNights(Actuator):
+    """Lets more be lived through before a night begins by itself: as much as the key allows."""
+
+    name = "later_nights"
+    agent = "gestation"
+    key = "controls_config.sleep_log_min"
+    target = "20"
+
+    async def refuse(self) -> str | None:
+        """Refuse where no night is any nearer than it would be then."""
+        if not await self.measure():
+            return "nothing was lived through that a night could learn"
+        if int(await self.current()) >= int(self.target):
+            return f"a night waits for {await self.current()} interactions already"
+        return "it sleeps already" if (await self._nights())["asleep"] else None
+
+    async def predict(self) -> Effect:
+        """As much less of what a night waits for is there."""
+        share = 1 - int(await self.current()) / int(self.target)
+        return Effect(await self.measure() * share, "of a night's need")
+
+    async def measure(self) -> float:
+        """How much of what a night waits for was lived through."""
+        return float((await self._nights())["fullness"])
+
+    async def current(self) -> str:
+        """How many interactions a night waits for."""
+        return str((await self._nights())["entries_needed"])
+
+    async def _nights(self) -> dict[str, Any]:
+        return await self.means.tell("hold_nights")
 
 
 class Eased(Actuator):

@@ -81,7 +81,14 @@ class Tuning(Agent):
         """Hold the engine to `settings` as far as it can; the rest is logged."""
         from sovl_daemon.engine.errors import EngineError
 
-        for hold in (self._size_prefix_cache, self._admit, self._hold_precision, self._steer):
+        for hold in (
+            self._size_prefix_cache,
+            self._admit,
+            self._keep_to_cores,
+            self._hold_precision,
+            self._offload,
+            self._steer,
+        ):
             try:
                 await hold(settings)
             except EngineError as error:
@@ -94,6 +101,8 @@ class Tuning(Agent):
         usage = self.engine.usage()
         return {
             "precision": usage.precision,
+            "offloaded": usage.offloaded,
+            "cores": usage.cores,
             "max_concurrent": usage.max_concurrent,
             "prefix_cache_mb": usage.max_prefix_bytes // _MB,
         }
@@ -231,6 +240,23 @@ class Tuning(Agent):
         """Let as many answers advance together as configured. Raises EngineError."""
         if self.engine is not None:
             await self.engine.admit(settings.generation.max_concurrent)
+
+    async def _keep_to_cores(self, settings: Settings) -> None:
+        """Run on as many cores as configured. Raises EngineError."""
+        if self.engine is not None and settings.host.cores != self.engine.usage().cores:
+            await self.engine.keep_to_cores(settings.host.cores)
+
+    async def _offload(self, settings: Settings) -> None:
+        """Leave the weights in their file as configured. Raises EngineError."""
+        if self.engine is None:
+            return
+        wanted = settings.core_config.offload_weights
+        if wanted == self.engine.usage().offloaded:
+            return
+        began = time.monotonic()
+        await self.engine.offload(wanted)
+        seconds = round(time.monotonic() - began, 3)
+        self.log.info("weights.placed", offloaded=wanted, seconds=seconds)
 
     async def _hold_precision(self, settings: Settings) -> None:
         """Hold the weights as configured. Raises EngineError."""

@@ -99,6 +99,13 @@ class Host(Section):
         ge=0,
         le=256,
     )
+    cores: int = key(
+        0,
+        "Cores that the process keeps to; 0 for all that it was given.",
+        unit="cores",
+        ge=0,
+        le=4096,
+    )
     nice: int = key(
         5,
         "Niceness of the process: higher yields more.",

@@ -32,6 +32,9 @@ KEYS = {
     "limit_admission": "generation.max_concurrent",
     "shrink_context": "generation.prefix_cache_mb",
     "quantize_int8": "core_config.quantization",
+    "offload_weights": "core_config.offload_weights",
+    "fewer_cores": "host.cores",
+    "later_nights": "controls_config.sleep_log_min",
 }
 OF_TRAINING = {  # what they set, if not a key, by the agent that tells
     "lower_learning_rate": ("trainer", "rate"),
@@ -39,13 +42,17 @@ OF_TRAINING = {  # what they set, if not a key, by the agent that tells
     "pause_training": ("gestation", "held"),
 }
 ACTIONS = (*KEYS, *OF_TRAINING)
-OF_MEMORY = ("shrink_context", "quantize_int8")  # they need some to free
+OF_MEMORY = ("shrink_context", "quantize_int8", "offload_weights")  # they need some to free
+OF_LIFE = ("later_nights",)  # it needs something to learn
 STATS = {
     "limit_admission": "max_concurrent",
     "shrink_context": "prefix_cache_mb",
     "quantize_int8": "precision",
+    "offload_weights": "offloaded",
+    "fewer_cores": "cores",
+    "later_nights": "entries_needed",
 }
-WORDS = {"held": "1", "free": "0"}
+WORDS = {"held": "1", "free": "0", "true": "True", "false": "False"}
 LESSONS = 400
 
 
@@ -121,8 +128,8 @@ class Torture:
                 self._agree(daemon, f"hub {number}", really=True)
 
     def fill(self, daemon: Daemon) -> None:
-        """Let there be something to free, for what frees memory."""
-        if self.action not in OF_MEMORY:
+        """Let there be something to free, or to learn, for what needs that."""
+        if self.action not in (*OF_MEMORY, *OF_LIFE):
             return
         with daemon.client() as client:
             for sea in ("Black", "White"):
@@ -194,7 +201,8 @@ class Torture:
                 agent, key = OF_TRAINING[self.action]
                 found = f"{client.control('stats')['agents'][agent][key]:g}"
             elif really:
-                found = client.control("stats")["agents"]["generator"][STATS[self.action]]
+                agent = "gestation" if self.action in OF_LIFE else "generator"
+                found = client.control("stats")["agents"][agent][STATS[self.action]]
             else:
                 found = client.control("config", key=KEYS[self.action])["value"]
         with closing(Journal(self.root / "state" / "actions.db")) as journal:

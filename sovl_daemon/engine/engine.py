@@ -12,6 +12,7 @@ import anyio.to_thread
 
 from sovl_daemon.engine.answering import Answering
 from sovl_daemon.engine.chat import ChatTokenizer
+from sovl_daemon.engine.cores import keep_to_cores
 from sovl_daemon.engine.decode import Decoding
 from sovl_daemon.engine.errors import OptionError
 from sovl_daemon.engine.fingerprint import Fingerprint, fingerprint
@@ -45,6 +46,7 @@ T = TypeVar("T")
 _ANSWER_SHARE = 4
 _MIN_CONTEXT = 16
 _LONGEST_DREAM = 64  # tokens
+_BITS: dict[Precision, int] = {"fp32": 32, "fp16": 16, "int8": 8, "int4": 4}
 # A switch takes the thread for so long at a time, so that no token waits long behind it...
 _SWITCH_AT_ONCE_S = 0.1
 # ...and leaves it free for so long, in which the thread takes up a conversation's step.
@@ -66,6 +68,7 @@ class Engine:
         *,
         context_length: int,
         max_concurrent: int = 8,
+        threads: int = 1,
         verdict_threads: int = 0,
     ) -> None:
         self.model = model
@@ -78,6 +81,8 @@ class Engine:
         self._bench = Bench(model, tokenizer, verdict_threads)
         self._parameters = model.parameters
         self._precision = model.plain
+        self._offloaded = False
+        self._threads, self._cores = threads, 0
         self._switching = anyio.Lock()
 
     @property
@@ -123,6 +128,7 @@ class Engine:
             thread,
             context_length=context_length,
             max_concurrent=max_concurrent,
+            threads=threads,
             verdict_threads=verdict_threads,
         )
         try:
@@ -178,10 +184,28 @@ class Engine:
 
         """
         async with self._switching:
-            switch = await anyio.to_thread.run_sync(self.model.switch, precision)
-            if switch is not None:
-                await self._run(switch)
+            await self._hold(precision, offloaded=self._offloaded)
             self._precision = precision
+
+    async def offload(self, offloaded: bool) -> None:
+        """Leave the weights in their file, or hold them again; conversations go on meanwhile.
+
+        Offloaded, they are read for each token: that takes next to no memory, and time. What they
+        are held in later may be changed meanwhile. Raises as `set_precision`.
+        """
+        async with self._switching:
+            await self._hold(self._precision, offloaded=offloaded)
+            self._offloaded = offloaded
+
+    async def keep_to_cores(self, count: int) -> None:
+        """Let this process, with all its threads, run on so many cores from now on, 0 for all.
+
+        Raises:
+            EngineStoppedError: the engine was closed.
+
+        """
+        await call(self.thread, partial(keep_to_cores, count, self._threads), Priority.JUDGE)
+        self._cores = count
 
     async def resize_prefix_cache(self, max_bytes: int) -> None:
         """Keep up to so many bytes of what ended answers have read, for prompts that begin alike.
@@ -352,7 +376,9 @@ class Engine:
         plain = self.precision == self.model.plain
         return Usage(
             precision="fp16" if plain else self.precision,
-            bits={"fp32": 32, "fp16": 16, "int8": 8, "int4": 4}[self.precision],
+            offloaded=self._offloaded,
+            bits=0 if self._offloaded else _BITS[self.precision],
+            cores=self._cores,
             parameters=self._parameters,
             max_concurrent=self._answering.max_concurrent,
             running=self._answering.running,
@@ -370,6 +396,12 @@ class Engine:
         # Shielded, or a cancelled owner would leave the thread running.
         with anyio.CancelScope(shield=True):
             await anyio.to_thread.run_sync(self.thread.stop)
+
+    async def _hold(self, precision: Precision, *, offloaded: bool) -> None:
+        choose = partial(self.model.switch, precision, offloaded=offloaded)
+        switch = await anyio.to_thread.run_sync(choose)
+        if switch is not None:
+            await self._run(switch)
 
     async def _run(self, switch: PrecisionSwitch) -> None:
         try:

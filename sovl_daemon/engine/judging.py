@@ -4,6 +4,7 @@ With a probe the pass ends at the probe's layer, and before what all prompts of 
 token never hears of those behind it. Without one the words true and false are asked for.
 """
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import pairwise
@@ -236,9 +237,12 @@ class Reader:
 
 @contextmanager
 def _on_threads(count: int) -> Iterator[None]:
-    """Let tensor work run on so many CPU threads, and then as before; 0 changes nothing."""
+    """Let tensor work run on so many CPU threads, and then as before; 0 changes nothing.
+
+    Never on more than this thread has cores.
+    """
     before = torch.get_num_threads()
-    torch.set_num_threads(count or before)
+    torch.set_num_threads(min(count or before, len(os.sched_getaffinity(0))))
     try:
         yield
     finally:

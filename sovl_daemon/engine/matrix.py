@@ -1,4 +1,4 @@
-"""The matrix of a linear layer, held as it is or in 8 or 4 bits a weight.
+"""The matrix of a linear layer, held as it is, in 8 or 4 bits a weight, or not at all.
 
 The packed matmuls are private operators of torch. Each has a plain equal beside it, which takes
 over where the operator is missing: it multiplies by the dequantised matrix.
@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from sovl_daemon.engine import quantise
 from sovl_daemon.engine.bnb_matrix import BnbInt4Matrix, BnbInt8Matrix
-from sovl_daemon.engine.precision import Precision
+from sovl_daemon.engine.precision import Holding, Precision
 from sovl_daemon.engine.quantise import INT4_GROUP
 from sovl_daemon.engine.vnni_matrix import HAS_VNNI, VnniMatrix
 
@@ -29,7 +29,9 @@ HAS_INT4 = hasattr(torch.ops.aten, "_weight_int4pack_mm_for_cpu")
 class Matrix(Protocol):
     """Weights (out, in) to multiply by."""
 
-    precision: Precision
+    @property
+    def precision(self) -> Holding:
+        """How they are held."""
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """Return x @ weights.T, (rows, in) -> (rows, out), in the format of `x`."""
@@ -52,6 +54,28 @@ class PlainMatrix:
     def tensors(self) -> list[torch.Tensor]:
         """Return the weights alone."""
         return [self.weight]
+
+
+class OffloadedMatrix:
+    """Weights that stay where they are, mapped from a file, and are read for each product.
+
+    What is read lies in the page cache, which the system takes back where memory is short; a GPU
+    gets one part at a time. `parts` are the weights, one below the other.
+    """
+
+    precision: Holding = "offloaded"
+
+    def __init__(self, parts: Sequence[torch.Tensor]) -> None:
+        self._parts = tuple(parts)
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """Return x @ weights.T, (rows, in) -> (rows, out)."""
+        parts = [functional.linear(x, part.to(x.device, x.dtype)) for part in self._parts]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
+
+    def tensors(self) -> list[torch.Tensor]:
+        """Return the weights as they are in the file."""
+        return list(self._parts)
 
 
 class Int8Matrix:
@@ -132,16 +156,18 @@ class Int4Matrix:
 def stack(
     parts: Sequence[torch.Tensor],
     dtype: torch.dtype,
-    precision: Precision,
+    precision: Holding,
     *,
     few_rows: bool,
     device: torch.device | None = None,
 ) -> Matrix:
-    """Hold matrices of one width, one below the other; nothing shares memory with `parts`.
+    """Hold matrices of one width, one below the other; offloaded ones alone share their memory.
 
     They are taken as `dtype`, then held in `precision` on `device`, that of `parts` if none is
     given. `few_rows` tells that they will rarely multiply more than some ten rows at once.
     """
+    if precision == "offloaded":
+        return OffloadedMatrix(parts)
     place = device or parts[0].device
     if precision in ("fp32", "fp16"):
         return PlainMatrix(_joined(parts, dtype, place), precision)

@@ -82,7 +82,8 @@ class LoadedModel:
     def weight_bytes(self) -> int:
         """Memory of the weights as they are held now; what is only mapped from a file is none."""
         slots = [slot for layer in (self.lean.slots() if self.lean else ()) for slot in layer]
-        held = [tensor for slot in slots for tensor in slot.matrix.tensors()]
+        ours = (slot.matrix for slot in slots if slot.matrix.precision != "offloaded")
+        held = [tensor for matrix in ours for tensor in matrix.tensors()]
         shared = {id(module.weight) for slot in slots for module in slot.modules}
         held += [each for each in self.network.parameters() if id(each) not in shared]
         return sum(tensor.numel() * tensor.element_size() for tensor in held)
@@ -110,10 +111,11 @@ class LoadedModel:
             return [self.plain]
         return possible_precisions(self.lean)
 
-    def switch(self, precision: Precision) -> PrecisionSwitch | None:
+    def switch(self, precision: Precision, *, offloaded: bool = False) -> PrecisionSwitch | None:
         """Return what will hold the weights in `precision`, None where there is but one.
 
-        The first time on a GPU this takes seconds.
+        With `offloaded` they stay in their file until they are to be held again. The first time
+        on a GPU this takes seconds.
 
         Raises:
             OptionError: this model cannot be held so here.
@@ -127,8 +129,11 @@ class LoadedModel:
                 f"on {self.device.type}: use {' or '.join(allowed)}{why and f' ({why})'}"
             )
         if self.lean is None or self.master is None:
+            if offloaded:
+                name = type(self.network).__name__
+                raise OptionError(f"the weights of this {name} cannot be offloaded")
             return None
-        return PrecisionSwitch(self.lean, self.master, precision)
+        return PrecisionSwitch(self.lean, self.master, "offloaded" if offloaded else precision)
 
     @property
     def width(self) -> int:

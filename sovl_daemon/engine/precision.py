@@ -12,6 +12,8 @@ HALF_DTYPES = (torch.bfloat16, torch.float16)
 
 # "fp16" is whichever 16-bit format the model was loaded in.
 Precision = Literal["fp32", "fp16", "int8", "int4"]
+# "offloaded" matrices stay in the model's file, in the format that it has them in.
+Holding = Precision | Literal["offloaded"]
 
 
 @dataclass(frozen=True, slots=True)

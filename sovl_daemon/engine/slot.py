@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from sovl_daemon.engine.matrix import Matrix, PlainMatrix, stack
-from sovl_daemon.engine.precision import Precision
+from sovl_daemon.engine.precision import Holding, Precision
 
 
 @dataclass(slots=True, eq=False)
@@ -47,7 +47,7 @@ class Slot:
         slot.hold(weights, precision)
         return slot
 
-    def hold(self, weights: Sequence[torch.Tensor], precision: Precision) -> None:
+    def hold(self, weights: Sequence[torch.Tensor], precision: Holding) -> None:
         """Hold `weights`, as many as there are modules, in `precision`."""
         matrix = stack(weights, self.dtype, precision, few_rows=self.few_rows, device=self.device)
         if isinstance(matrix, PlainMatrix):

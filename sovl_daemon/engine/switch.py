@@ -1,4 +1,4 @@
-"""From one precision to another, a layer at a time, while the model goes on answering."""
+"""From one way to hold the weights to another, a layer at a time, while the model answers."""
 
 from collections.abc import Iterator
 
@@ -8,7 +8,7 @@ from sovl_daemon.engine import bnb_matrix
 from sovl_daemon.engine.allocator import return_free_memory
 from sovl_daemon.engine.llama import Llama
 from sovl_daemon.engine.master import Master
-from sovl_daemon.engine.precision import Precision, unquantised
+from sovl_daemon.engine.precision import Holding, Precision, unquantised
 from sovl_daemon.engine.quantise import INT4_GROUP
 from sovl_daemon.engine.slot import Slot
 
@@ -20,16 +20,16 @@ class PrecisionSwitch:
     flows between layers, and what a conversation's cache holds, has one format in all of them.
     Every weight comes from the master, so the way back is exact. In memory is, at any time, one
     matrix more than the model in the larger of the two precisions. `precision` is one of
-    `possible_precisions`.
+    `possible_precisions`, or "offloaded".
     """
 
-    def __init__(self, model: Llama, master: Master, precision: Precision) -> None:
+    def __init__(self, model: Llama, master: Master, precision: Holding) -> None:
         self._master = master
         self._precision = precision
         self._head = model.head
         self._device = model.device
         self._layers = iter(_in_order(model, precision))
-        self._done: list[tuple[Slot, Precision]] = []
+        self._done: list[tuple[Slot, Holding]] = []
 
     def step(self) -> bool:
         """Switch the next layer; False when there is none left.
@@ -56,11 +56,11 @@ class PrecisionSwitch:
             self._done.pop()
         return_free_memory(self._device)
 
-    def _for(self, slot: Slot) -> Precision:
+    def _for(self, slot: Slot) -> Holding:
         # 4 bits in the head alone cost SmolLM2-135M 4.7 % of perplexity, in all blocks 0.2 %.
         return "int8" if slot is self._head and self._precision == "int4" else self._precision
 
-    def _hold(self, slot: Slot, precision: Precision) -> None:
+    def _hold(self, slot: Slot, precision: Holding) -> None:
         with torch.no_grad():
             slot.hold([self._master.tensor(name) for name in slot.names], precision)
 
@@ -94,7 +94,7 @@ def _widths(model: Llama) -> Iterator[int]:
     )
 
 
-def _in_order(model: Llama, precision: Precision) -> list[tuple[Slot, ...]]:
+def _in_order(model: Llama, precision: Holding) -> list[tuple[Slot, ...]]:
     """The head is the largest matrix: last where memory falls, first where it rises."""
     layers = list(model.slots())
     return layers[::-1] if precision == unquantised(model.head.dtype) else layers

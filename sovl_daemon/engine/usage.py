@@ -9,7 +9,9 @@ class Usage:
 
     Attributes:
         precision: What the weights are held in, by the name of the setting: fp16, int8 or int4.
-        bits: Bits of a weight in it.
+        offloaded: Whether they stay in their file instead, for now.
+        bits: Bits of a weight in memory.
+        cores: Cores that the process keeps to; 0 for all that it was given.
         parameters: Weights of the base.
         max_concurrent: Answers that may advance together.
         running: Answers that do.
@@ -20,7 +22,9 @@ class Usage:
     """
 
     precision: str
+    offloaded: bool
     bits: int
+    cores: int
     parameters: int
     max_concurrent: int
     running: int

@@ -1,6 +1,7 @@
 """The loop in a running daemon: it acts on what it measures, and everything goes back again."""
 
 import json
+import os
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -16,6 +17,7 @@ from bus.publisher import Publisher
 from bus.topics import MetricReading, MetricsSample
 from sovl_daemon.client import CommandError
 from sovl_daemon.control.journal import Entry, Journal
+from sovl_daemon.control.sources.process_tree import cores_of
 from tests import tiny_models
 from tests.daemon import Daemon, running, until
 from tests.level import ACT, AT_ONCE, HOLD, Level, expect, in_force, write_task
@@ -62,6 +64,25 @@ def test_a_hard_limit_acts_and_revert_takes_it_back(acting: Daemon) -> None:
     assert entry["measured_before"] - entry["measured_after"] == 6
     assert limit(acting) == 8
     assert in_force(acting) == []
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="there is one core")
+def test_cores_and_the_start_of_nights_are_set_and_taken_back(
+    runtime: Path, tiny: dict[str, Any]
+) -> None:
+    write_task(runtime, action="fewer_cores", others=["later_nights"])
+    with running(runtime, **tiny) as daemon, closing(Level(daemon)) as level:
+        with daemon.client() as client:
+            client.ask("generate", prompt="Something to learn")
+            host = daemon.worker().pid
+            given = cores_of(host)
+            level.value = ACT
+            expect(daemon, ["later_nights", "fewer_cores"])  # the latest first
+            assert (cores_of(host), client.ask("sleep")["log"]) == (given // 2, 20)
+            level.value = HOLD
+            assert client.ask("generate", prompt="On fewer cores")["tokens"]
+            client.ask("actions", what="revert")
+            assert (cores_of(host), client.ask("sleep")["log"]) == (given, 10)
 
 
 @pytest.mark.parametrize("way", ["relaxed", "expired"])

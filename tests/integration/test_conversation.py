@@ -325,6 +325,27 @@ def test_precision_switches_while_it_talks(daemon: Daemon) -> None:
     assert again["confidence"] == before["confidence"], "back again is exact"
 
 
+def test_weights_are_offloaded_while_it_talks(daemon: Daemon) -> None:
+    def placed(offloaded: str) -> None:
+        before = sum(e["event"] == "weights.placed" for e in daemon.events())
+        daemon.sovl("config", "offload_weights", offloaded)
+        daemon.logged("weights.placed", before + 1)
+
+    with nothing_kept(daemon), daemon.client() as client:
+        before = client.ask("generate", prompt=PARIS, temperature=0)
+        talk = client.stream("generate", **STORY)
+        next(talk)
+        try:
+            placed("true")
+            *_, told = talk
+            assert told["tokens"] > 20
+            assert "Paris" in client.ask("generate", prompt=PARIS, temperature=0)["text"]
+        finally:
+            placed("false")
+        again = client.ask("generate", prompt=PARIS, temperature=0)
+    assert (again["text"], again["confidence"]) == (before["text"], before["confidence"])
+
+
 def test_precision_holds_from_the_start(runtime: Path) -> None:
     with running(runtime, **{"core_config.quantization": "int8"}) as daemon:
         assert any(e.get("precision") == "int8" for e in daemon.events())

@@ -15,10 +15,14 @@ from sovl_daemon.control.performer import Performer
 from sovl_daemon.control.task import load_tasks
 
 MB = 1 << 20
+CORES = len(os.sched_getaffinity(0))
 KEYS = {
     "generation.max_concurrent": ("max_concurrent", int),
     "generation.prefix_cache_mb": ("max_prefix_bytes", lambda text: int(text) * MB),
     "core_config.quantization": ("precision", str),
+    "core_config.offload_weights": ("offloaded", lambda text: text == "true"),
+    "host.cores": ("cores", int),
+    "controls_config.sleep_log_min": ("entries_needed", int),
 }
 
 
@@ -28,7 +32,9 @@ class Daemon:
     def __init__(self) -> None:
         self.usage: dict[str, Any] = {
             "precision": "fp16",
+            "offloaded": False,
             "bits": 16,
+            "cores": 0,
             "parameters": 100 * MB,
             "max_concurrent": 8,
             "running": 0,
@@ -37,7 +43,9 @@ class Daemon:
             "prefix_bytes": 40 * MB,
             "pid": os.getpid(),
             "free": 0,
+            "entries_needed": 10,
         }
+        self.entries = 5
         self.held, self.asleep = False, True
         self.broken = self.deaf = False
         self.ease, self.rows = {"rate": 1.0, "batch": 1.0}, 4
@@ -58,7 +66,14 @@ class Daemon:
                 return {"ease": self.ease, "eased": eased, "rows": self.rows}
             case "hold_nights" if args:
                 self.held, self.asleep = args["hold"], self.asleep and not args["hold"]
-        return {"held": self.held, "busy": self.asleep}
+        needed = self.usage["entries_needed"]
+        return {
+            "held": self.held,
+            "busy": self.asleep,
+            "asleep": False,
+            "entries_needed": needed,
+            "fullness": self.entries / needed,
+        }
 
     async def control(
         self, command: str, *, key: str, value: str = "", save: bool = False
@@ -137,6 +152,9 @@ async def test_each_predicts_what_can_be_gained(by_name: dict[str, Any]) -> None
         "limit_admission": (6, "conversations"),
         "shrink_context": (16 * MB, "bytes"),
         "quantize_int8": (75 * MB, "bytes"),
+        "offload_weights": (150 * MB, "bytes"),
+        "fewer_cores": (CORES - CORES // 2, "cores"),
+        "later_nights": (0.25, "of a night's need"),
         "pause_training": (1, "trainings"),
         "lower_learning_rate": (0.5, "of the rate"),
         "smaller_batches": (0.5, "of a micro-batch"),
@@ -146,20 +164,36 @@ async def test_each_predicts_what_can_be_gained(by_name: dict[str, Any]) -> None
 
 
 async def test_each_refuses_where_nothing_would_be_gained(
-    daemon: Daemon, by_name: dict[str, Any]
+    daemon: Daemon, by_name: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     daemon.usage |= {"precision": "int8", "bits": 8, "max_concurrent": 2, "prefix_bytes": MB}
+    daemon.usage |= {"parameters": MB, "entries_needed": 20}
     daemon.asleep = False
+    monkeypatch.setattr("agents.actuator.cores_of", lambda pid: 1)
     refusals = {name: await each.refuse() for name, each in by_name.items()}
     assert refusals == {
         "clear_caches": "only 512 KiB would be freed",
         "limit_admission": "no more than 2 conversations are answered at a time",
         "shrink_context": "only 0 KiB would be freed",
         "quantize_int8": "the weights are held in int8 already",
+        "offload_weights": "only 768 KiB would be freed",
+        "fewer_cores": "it runs on no more than 1 cores",
+        "later_nights": "a night waits for 20 interactions already",
         "pause_training": "nothing trains",
         "lower_learning_rate": "nothing trains",
         "smaller_batches": "nothing trains",
     }
+
+
+async def test_what_is_offloaded_takes_nothing(daemon: Daemon, by_name: dict[str, Any]) -> None:
+    daemon.usage |= {"offloaded": True, "bits": 0}
+    assert "stay in their file" in await by_name["quantize_int8"].refuse()
+    assert "stay in their file" in await by_name["offload_weights"].refuse()
+
+
+async def test_no_night_comes_later_than_never(daemon: Daemon, by_name: dict[str, Any]) -> None:
+    daemon.entries = 0
+    assert "nothing was lived through" in await by_name["later_nights"].refuse()
 
 
 @pytest.mark.parametrize(("rows", "less"), [(1, None), (2, 1 / 2), (3, 1 / 3), (21, 10 / 21)])

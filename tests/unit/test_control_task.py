@@ -45,7 +45,7 @@ def written(folder: Path, text: str, name: str = "disk.toml") -> Path:
 
 def test_shipped_tasks() -> None:
     tasks = load_tasks()
-    assert set(tasks) == {"memory", "room", "latency", "training", "gpu"}
+    assert set(tasks) == {"memory", "room", "latency", "training", "gpu", "cpu"}
     for task in tasks.values():
         assert task.limits
         assert task.ladder
@@ -79,7 +79,7 @@ def test_a_users_task_joins_ours_or_replaces_one(tmp_path: Path) -> None:
     written(tmp_path, GOOD.replace('"disk"', '"gpu"'), "gpu.toml")
     written(tmp_path, "not a task", "notes.txt")
     tasks = load_tasks([SHIPPED, tmp_path, tmp_path / "not there"])
-    assert set(tasks) == {"memory", "room", "latency", "training", "gpu", "disk"}
+    assert set(tasks) == {"memory", "room", "latency", "training", "gpu", "cpu", "disk"}
     assert tasks["gpu"].title == "disk space"
 
 

@@ -20,6 +20,7 @@ from sovl_daemon.engine.fusion import Fusion
 from sovl_daemon.engine.influence import Influence
 from sovl_daemon.engine.llama_finder import _build
 from sovl_daemon.engine.lora import LoraOptions
+from sovl_daemon.engine.matrix import stack
 from sovl_daemon.engine.model import LoadedModel
 from sovl_daemon.engine.options import SamplingOptions
 from sovl_daemon.engine.precision import DtypeChoice
@@ -141,6 +142,19 @@ def test_a_switch_of_precision(precision: Any) -> None:
         precision,
         "int8" if precision == "int4" else precision,
     }
+    assert loaded.forward(before).device == GPU
+
+
+def test_what_is_offloaded_stays_in_main_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sovl_daemon.engine.slot.stack", stack)
+    loaded = model()
+    assert loaded.lean is not None
+    before = spans(loaded)
+    switch = PrecisionSwitch(loaded.lean, loaded.master, "offloaded")  # type: ignore[arg-type]
+    while switch.step():
+        assert loaded.forward([Span(range(3), loaded.new_cache())]).device == GPU
+    held = [tensor for layer in loaded.lean.slots() for tensor in layer[0].matrix.tensors()]
+    assert {tensor.device.type for tensor in held} == {"cpu"}
     assert loaded.forward(before).device == GPU
 
 

@@ -3,15 +3,18 @@
 import asyncio
 import gc
 import hashlib
+import os
 import threading
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.to_thread
 import pytest
 import torch
 
+from sovl_daemon.control.sources.process_tree import cores_of
 from sovl_daemon.engine.engine import Engine
 from sovl_daemon.engine.errors import (
     EngineOutOfMemoryError,
@@ -19,10 +22,12 @@ from sovl_daemon.engine.errors import (
     ModelLoadError,
     OptionError,
 )
+from sovl_daemon.engine.inbox import call
 from sovl_daemon.engine.master import Master
 from sovl_daemon.engine.message import Message
 from sovl_daemon.engine.options import SamplingOptions
 from sovl_daemon.engine.precision import Precision
+from sovl_daemon.engine.priority import Priority
 from sovl_daemon.engine.slot import Slot
 from sovl_daemon.engine.span import Span
 from tests.unit.engine_tiny import read, save_tiny
@@ -210,6 +215,56 @@ async def test_a_cancelled_switch_is_rolled_back(
 async def test_two_switches_at_once_come_one_after_the_other(engine: Engine) -> None:
     await asyncio.gather(*(engine.set_precision(each) for each in ("int8", "int4", "int8")))
     assert (engine.precision, held(engine)) == ("int8", {"int8"})
+
+
+async def test_what_is_offloaded_stays_in_the_file_and_comes_back_bit_identical(
+    engine: Engine,
+) -> None:
+    before, text, size = digest(engine), await answer(engine), engine.model.weight_bytes
+    ids = engine.tokenizer.encode(HELLO, 100)
+    logits = read(engine.model, ids)
+    await engine.offload(True)
+    assert held(engine) == {"offloaded"}
+    assert (engine.usage().precision, engine.usage().bits) == ("fp16", 0)
+    assert engine.model.weight_bytes < 0.3 * size  # embedding and norms
+    torch.testing.assert_close(read(engine.model, ids), logits)
+    assert await answer(engine) == text
+    await engine.offload(False)
+    assert (engine.usage().offloaded, digest(engine)) == (False, before)
+
+
+async def test_what_weights_are_held_in_later_may_change_while_they_are_offloaded(
+    engine: Engine,
+) -> None:
+    await engine.offload(True)
+    await engine.set_precision("int8")
+    assert (engine.precision, held(engine)) == ("int8", {"offloaded"})
+    await engine.offload(False)
+    assert (engine.precision, held(engine)) == ("int8", {"int8"})
+
+
+async def test_a_network_without_a_lean_pass_cannot_be_offloaded(tmp_path: Path) -> None:
+    engine = await Engine.load(save_tiny(tmp_path, "gpt2"), device="cpu")
+    try:
+        with pytest.raises(OptionError, match="weights of this GPT2LMHeadModel cannot be offload"):
+            await engine.offload(True)
+        await engine.offload(False)
+        assert not engine.usage().offloaded
+    finally:
+        await engine.close()
+
+
+async def test_it_keeps_to_the_cores_it_may_have_with_all_threads(engine: Engine) -> None:
+    given = cores_of(os.getpid())
+    try:
+        await engine.keep_to_cores(1)
+        assert await anyio.to_thread.run_sync(cores_of, os.getpid()) == 1
+        assert await call(engine.thread, torch.get_num_threads, Priority.JUDGE) == 1
+        assert await answer(engine)
+        assert engine.usage().cores == 1
+    finally:
+        await engine.keep_to_cores(0)
+    assert (cores_of(os.getpid()), engine.usage().cores) == (given, 0)
 
 
 async def test_a_closed_engine_refuses(tmp_path: Path) -> None:

@@ -16,7 +16,12 @@ OOM_S = 300.0
 MOVE_S = 2.0
 """What a move costs: conversations stand still while a setting changes."""
 
-WEIGHTS = {"limit_admission": 0.1, "shrink_context": 0.2, "quantize_int8": 0.3}
+WEIGHTS = {
+    "limit_admission": 0.1,
+    "shrink_context": 0.2,
+    "quantize_int8": 0.3,
+    "offload_weights": 0.6,
+}
 """What a second in a degraded setting costs."""
 
 SOON_S = 60

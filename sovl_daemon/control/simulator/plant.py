@@ -19,7 +19,7 @@ DOWN_S = 20.0
 
 SHORT_CONTEXT = 0.5
 INT8 = 0.5
-LASTING = ("limit_admission", "shrink_context", "quantize_int8")
+LASTING = ("limit_admission", "shrink_context", "quantize_int8", "offload_weights")
 
 
 class _Landing(NamedTuple):
@@ -107,7 +107,7 @@ class Plant:
 
     def weights(self) -> float:
         """What the weights take."""
-        if not self._up:
+        if not self._up or "offload_weights" in self.settings:
             return 0.0
         return self.scenario.weights * (INT8 if "quantize_int8" in self.settings else 1.0)
 
@@ -130,7 +130,7 @@ class Plant:
             return self.cached()
         if action == "shrink_context":
             return self.kv()
-        if action == "quantize_int8":
+        if action in ("quantize_int8", "offload_weights"):
             return self.weights()
         return 0.0 if action in self.settings else 1.0
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -86,6 +88,16 @@ def exact_anonymous_bytes(pid: int, proc: Path = PROC) -> int | None:
         return None
     fields = _fields(text)
     return fields["Anonymous"] + fields["Swap"] if "Anonymous" in fields else None
+
+
+def cores_of(pid: int, proc: Path = PROC) -> int | None:
+    """How many cores the threads of a process may run on together; None for one that has ended."""
+    cores: set[int] = set()
+    with suppress(FileNotFoundError):
+        for thread in (proc / str(pid) / "task").iterdir():
+            with suppress(ProcessLookupError):  # the thread has ended
+                cores |= os.sched_getaffinity(int(thread.name))
+    return len(cores) or None
 
 
 def _status(proc: Path, pid: int) -> dict[str, int]:
