@@ -146,7 +146,7 @@ class OffloadWeights(Actuator):
     """Leaves the weights in their file, and has them read for each token: slow, but not dead."""
 
     name = "offload_weights"
-    key = "core_config.offload_weights"
+    key = "host.offload_weights"
     target = "true"
     within_s = 30.0
 

@@ -250,7 +250,7 @@ class Tuning(Agent):
         """Leave the weights in their file as configured. Raises EngineError."""
         if self.engine is None:
             return
-        wanted = settings.core_config.offload_weights
+        wanted = settings.host.offload_weights
         if wanted == self.engine.usage().offloaded:
             return
         began = time.monotonic()

@@ -42,12 +42,6 @@ class CoreConfig(Section):
         "fp16", "Precision of the base; fp16 is whichever 16-bit format the device has."
     )
 
-    offload_weights: bool = key(
-        False,
-        "If true, the base's weights stay in their file and are read for each token: slow, and "
-        "next to no memory.",
-    )
-
     @field_validator("custom_layers")
     @classmethod
     def _custom_names_a_layer(cls, layers: Layers, info: ValidationInfo) -> Layers:

@@ -106,6 +106,11 @@ class Host(Section):
         ge=0,
         le=4096,
     )
+    offload_weights: bool = key(
+        False,
+        "If true, the base's weights stay in their file and are read for each token: slow, and "
+        "next to no memory.",
+    )
     nice: int = key(
         5,
         "Niceness of the process: higher yields more.",

@@ -32,7 +32,7 @@ KEYS = {
     "limit_admission": "generation.max_concurrent",
     "shrink_context": "generation.prefix_cache_mb",
     "quantize_int8": "core_config.quantization",
-    "offload_weights": "core_config.offload_weights",
+    "offload_weights": "host.offload_weights",
     "fewer_cores": "host.cores",
     "later_nights": "controls_config.sleep_log_min",
 }

@@ -51,7 +51,7 @@ class Host:
         if key == "core_config.quantization":
             plain = self.engine.model.plain
             await self.engine.set_precision(plain if value == "fp16" else value)  # type: ignore[arg-type]
-        elif key == "core_config.offload_weights":
+        elif key == "host.offload_weights":
             await self.engine.offload(value == "true")
         elif key == "host.cores":
             await self.engine.keep_to_cores(int(value))

@@ -71,18 +71,22 @@ def test_cores_and_the_start_of_nights_are_set_and_taken_back(
     runtime: Path, tiny: dict[str, Any]
 ) -> None:
     write_task(runtime, action="fewer_cores", others=["later_nights"])
-    with running(runtime, **tiny) as daemon, closing(Level(daemon)) as level:
-        with daemon.client() as client:
-            client.ask("generate", prompt="Something to learn")
-            host = daemon.worker().pid
-            given = cores_of(host)
-            level.value = ACT
-            expect(daemon, ["later_nights", "fewer_cores"])  # the latest first
-            assert (cores_of(host), client.ask("sleep")["log"]) == (given // 2, 20)
-            level.value = HOLD
-            assert client.ask("generate", prompt="On fewer cores")["tokens"]
-            client.ask("actions", what="revert")
-            assert (cores_of(host), client.ask("sleep")["log"]) == (given, 10)
+    with (
+        running(runtime, **tiny) as daemon,
+        closing(Level(daemon)) as level,
+        daemon.client() as client,
+    ):
+        client.ask("generate", prompt="Something to learn")
+        host = daemon.worker().pid
+        given = cores_of(host)
+        level.value = ACT
+        expect(daemon, ["later_nights", "fewer_cores"])  # the latest first
+        assert given is not None
+        assert (cores_of(host), client.ask("sleep")["log"]) == (given // 2, 20)
+        level.value = HOLD
+        assert client.ask("generate", prompt="On fewer cores")["tokens"]
+        client.ask("actions", what="revert")
+        assert (cores_of(host), client.ask("sleep")["log"]) == (given, 10)
 
 
 @pytest.mark.parametrize("way", ["relaxed", "expired"])

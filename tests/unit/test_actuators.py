@@ -20,7 +20,7 @@ KEYS = {
     "generation.max_concurrent": ("max_concurrent", int),
     "generation.prefix_cache_mb": ("max_prefix_bytes", lambda text: int(text) * MB),
     "core_config.quantization": ("precision", str),
-    "core_config.offload_weights": ("offloaded", lambda text: text == "true"),
+    "host.offload_weights": ("offloaded", lambda text: text == "true"),
     "host.cores": ("cores", int),
     "controls_config.sleep_log_min": ("entries_needed", int),
 }
