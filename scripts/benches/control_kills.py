@@ -131,9 +131,10 @@ class Torture:
         """Let there be something to free, or to learn, for what needs that."""
         if self.action not in (*OF_MEMORY, *OF_LIFE):
             return
+        length = 70 if self.action in OF_MEMORY else 1
         with daemon.client() as client:
             for sea in ("Black", "White"):
-                client.ask("generate", prompt=f"The {sea} Sea is wide. " * 70)
+                client.ask("generate", prompt=f"The {sea} Sea is wide. " * length)
 
     def _prepare(self, daemon: Daemon, level: Level, *, degraded: bool) -> None:
         """Bring it into force, or out of it, unharmed."""
