@@ -11,6 +11,7 @@ from importlib.metadata import version
 
 import psutil
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 
 
@@ -97,6 +98,8 @@ def show(result: Bench, as_json: bool) -> None:
         table = Table(*result.rows[0])
         for row in result.rows:
             table.add_row(*map(_text, row.values()))
+        wide = console.options.update(max_width=1000)  # cut off, figures would be of no use
+        console.width = max(console.width, Measurement.get(console, wide, table).maximum)
         console.print(table)
     goals = Table("goal", "value", "bound", "met")
     for goal in (each.as_dict() for each in result.goals):
