@@ -64,8 +64,12 @@ class Means:
         return value if isinstance(value, str) else json.dumps(value)
 
     async def host_bytes(self) -> float:
-        """Anonymous memory of the model host, as the kernel counts it. Raises ActionFailed."""
-        return await self._of_host(exact_anonymous_bytes)
+        """Anonymous memory of the model host, as the kernel counts it, and that on its card.
+
+        Raises ActionFailed.
+        """
+        card_bytes = float((await self.usage())["card_bytes"])
+        return card_bytes + await self._of_host(exact_anonymous_bytes)
 
     async def host_cores(self) -> float:
         """Cores that the model host may run on, as the kernel has it. Raises ActionFailed."""
@@ -119,7 +123,7 @@ class Actuator:
         raise ActionFailed(f"{self.name} does not say what it would gain")
 
     async def measure(self) -> float:
-        """Anonymous memory of the model host, in bytes."""
+        """Memory of the model host, in bytes."""
         return await self.means.host_bytes()
 
     async def current(self) -> str:

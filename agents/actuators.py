@@ -17,6 +17,7 @@ _TOUCHED = 0.5  # of a cache: it may be twice as large as what was written to it
 _WEIGHTS = 0.75  # of the weights' bytes; what is not a matrix keeps its precision
 _FEW_CONVERSATIONS = 2
 _FEW_MB = 8
+_ONE_WAY = "the weights of this model can be held in one way alone"
 _CANARY = "The capital of France is Paris.\nRespond only with true or false.\n"
 
 
@@ -115,6 +116,8 @@ class Quantize(Actuator):
         usage = await self.means.usage()
         if usage["offloaded"]:
             return "the weights stay in their file, and take nothing"
+        if not usage["switchable"]:
+            return _ONE_WAY
         if usage["bits"] <= 8:
             return f"the weights are held in {usage['precision']} already"
         small = _gain(usage) < _LEAST_BYTES
@@ -155,6 +158,8 @@ class OffloadWeights(Actuator):
         usage = await self.means.usage()
         if usage["offloaded"]:
             return "the weights stay in their file already"
+        if not usage["switchable"]:
+            return _ONE_WAY
         gain = _held(usage)
         return f"only {gain >> 10} KiB would be freed" if gain < _LEAST_BYTES else None
 
@@ -178,15 +183,18 @@ class FewerCores(Actuator):
     name = "fewer_cores"
     key = "host.cores"
     target = str(max(1, len(os.sched_getaffinity(0)) // 2))
+    within_s = 30.0
 
     async def refuse(self) -> str | None:
-        """Refuse where it runs on no more already."""
+        """Refuse where it runs on no more already, or where it is the hub that would."""
+        if (await self.means.usage())["pid"] == os.getpid():
+            return "the model has no process of its own"
         now = await self.measure()
         return f"it runs on no more than {now:.0f} cores" if now <= int(self.target) else None
 
     async def predict(self) -> Effect:
         """The other half."""
-        return Effect(await self.measure() - int(self.target), "cores")
+        return Effect(await self.measure() - int(self.target), "cores", self.within_s)
 
     async def measure(self) -> float:
         """How many cores its threads may run on."""

@@ -188,8 +188,16 @@ class Generator(Tuning):
     @command(internal=True)
     async def engine_usage(self, args: NoArguments, job: Job) -> dict[str, Any]:
         """Count what the engine holds and does now."""
+        import torch
+
         assert self.engine is not None  # noqa: S101 - commands come after start
-        return {**asdict(self.engine.usage()), "pid": os.getpid(), "free": self._trim.gain()}
+        card = self.engine.model.device
+        return {
+            **asdict(self.engine.usage()),
+            "pid": os.getpid(),
+            "free": self._trim.gain(),
+            "card_bytes": torch.cuda.memory_reserved(card) if card.type == "cuda" else 0,
+        }
 
     @command(ReclaimArguments, internal=True)
     async def reclaim(self, args: ReclaimArguments, job: Job) -> dict[str, Any]:

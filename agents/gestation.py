@@ -111,13 +111,12 @@ class Gestation(Agent):
         if self._held:
             self._wake()
         training = await self.ask("hold_training", hold=args.hold)
-        needed = self.settings.controls_config.sleep_log_min
         return {
             "held": self._held and training["held"],
             "busy": self._night is not None or training["training"],
             "asleep": self._night is not None,
-            "entries_needed": needed,
-            "fullness": self._entries / needed,
+            "entries": self._entries,
+            "entries_needed": self.settings.controls_config.sleep_log_min,
         }
 
     async def _hold_again(self) -> None:

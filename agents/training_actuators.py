@@ -59,21 +59,20 @@ class LaterNights(Actuator):
     target = "20"
 
     async def refuse(self) -> str | None:
-        """Refuse where no night is any nearer than it would be then."""
-        if not await self.measure():
+        """Refuse where no night is near."""
+        if not (await self._nights())["entries"]:
             return "nothing was lived through that a night could learn"
         if int(await self.current()) >= int(self.target):
             return f"a night waits for {await self.current()} interactions already"
         return "it sleeps already" if (await self._nights())["asleep"] else None
 
     async def predict(self) -> Effect:
-        """As much less of what a night waits for is there."""
-        share = 1 - int(await self.current()) / int(self.target)
-        return Effect(await self.measure() * share, "of a night's need")
+        """As much less is each."""
+        return Effect(await self.measure() - 1 / int(self.target), "of a night's need")
 
     async def measure(self) -> float:
-        """How much of what a night waits for was lived through."""
-        return float((await self._nights())["fullness"])
+        """How much of what a night waits for one interaction is."""
+        return 1 / int(await self.current())
 
     async def current(self) -> str:
         """How many interactions a night waits for."""

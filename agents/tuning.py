@@ -85,8 +85,8 @@ class Tuning(Agent):
             self._size_prefix_cache,
             self._admit,
             self._keep_to_cores,
+            self._offload,  # first, lest weights that are not to be held are quantised
             self._hold_precision,
-            self._offload,
             self._steer,
         ):
             try:

@@ -184,7 +184,8 @@ class Hub:
         if keep:
             # From the file alone: what came by environment or command line stays out of it.
             save(with_value(load(self._existing_file(), environ={}), key, text), self._config_file)
-        self._apply(settings)
+        if not self._apply(settings):
+            self._publish_settings({})  # an agent that could not follow before tries once more
 
     def reload(self) -> dict[str, tuple[Any, Any]]:
         """Read the file again. Raises ConfigError and keeps the good settings if it is faulty."""

@@ -133,8 +133,9 @@ class Performer:
             entries = await self._write(self._journal.in_force)
             expired = {each.id for each in entries if each.has_expired(now_s)}
             # What was set on top of an expired setting goes first: a revert sets what was before.
+            covered = [each for each in entries if await self._is_covered(each)]
             for each in reversed(entries):
-                below = {other.target for other in entries if other.id in expired}
+                below = {other.target for other in covered if other.id in expired}
                 expired |= {each.id} if each.before in below else set()
             over = [each for each in entries if each.id in expired]
             return [await self._undo(each, "its time to live is over") for each in over]
@@ -151,6 +152,14 @@ class Performer:
             outcomes = [await self._undo(each, "it was not committed") for each in unfinished]
             kept = await self._write(self._journal.in_force)
             return [*outcomes, *[await self._review(each) for each in kept]]
+
+    async def _is_covered(self, entry: Entry) -> bool:
+        """Whether something else was set since on what an entry has set."""
+        action = self._actions.get(entry.action)
+        try:
+            return action is not None and await self._step(action.current()) != entry.target
+        except Exception:  # it cannot be told, nor undone: that is what its own undoing will say
+            return False
 
     # One transaction
 
@@ -266,8 +275,9 @@ class Performer:
     async def _set_back(self, action: Action, entry: Entry, reason: str) -> str:
         """Set what was in force before, unless it is; return the reason to note."""
         found = await self._step(action.current())
-        if found == entry.before:
+        if found == entry.before and entry.state == "committed":
             return reason
+        # Else what was asked for may still be under way, and is called off.
         if entry.state == "committed" and found != entry.target:
             return f"{found} was set meanwhile"  # by somebody else: that is not ours to undo
         if entry.state == "committed" and (why := await self._step(action.stays())):
@@ -287,9 +297,19 @@ class Performer:
             found = await self._step(self._actions[entry.action].current())
         except Exception as error:  # it cannot be told now; its time to live ends it all the same
             return Outcome(entry.action, "kept", _said(error), id=entry.id)
+        if found == entry.before:
+            return await self._call_off(entry, "it was no longer in force")
         if found != entry.target:
             return await self._finish(entry, "reverted", "it was no longer in force")
         return Outcome(entry.action, "kept", id=entry.id)
+
+    async def _call_off(self, entry: Entry, reason: str) -> Outcome:
+        """Give up a setting that is not in force, lest it comes true later."""
+        try:
+            await self._step(self._actions[entry.action].revert(entry.before))
+        except Exception as error:  # it is tried again by the next reconciliation
+            return await self._finish(entry, "abandoned", f"{_said(error)}; {reason}")
+        return await self._finish(entry, "reverted", reason)
 
     async def _finish(
         self, entry: Entry, state: Literal["reverted", "abandoned"], reason: str

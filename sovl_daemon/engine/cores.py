@@ -8,6 +8,8 @@ from pathlib import Path
 
 import torch
 
+from sovl_daemon.engine.errors import OptionError
+
 _GIVEN = frozenset(os.sched_getaffinity(0))  # nothing here has narrowed them yet
 _THREADS = Path("/proc/self/task")
 
@@ -17,21 +19,24 @@ def keep_to_cores(count: int, threads: int) -> None:
 
     Tensor work of this thread then takes `threads` threads, or as many as there are cores: more
     would wait for each other.
+
+    Raises:
+        OptionError: the system gives none of them any more.
+
     """
     cores = frozenset(sorted(_GIVEN)[: count or None])
-    while _move_threads(cores):  # a thread that was begun meanwhile may be where its maker was
-        pass
-    torch.set_num_threads(min(threads, len(cores)))
+    moved: set[int] = set()
+    while begun := {int(each.name) for each in _THREADS.iterdir()} - moved:
+        for thread in begun:  # those of the next round are where their maker was when it made them
+            _move(thread, cores)
+        moved |= begun
+    torch.set_num_threads(min(threads, len(cores)) if count else threads)
 
 
-def _move_threads(cores: frozenset[int]) -> bool:
-    """Move all threads; whether there was any to move."""
-    moved = False
-    for each in _THREADS.iterdir():
-        try:
-            if os.sched_getaffinity(int(each.name)) != cores:
-                os.sched_setaffinity(int(each.name), cores)
-                moved = True
-        except ProcessLookupError:
-            pass  # it has ended
-    return moved
+def _move(thread: int, cores: frozenset[int]) -> None:
+    try:
+        os.sched_setaffinity(thread, cores)
+    except ProcessLookupError:
+        pass  # it has ended
+    except OSError as error:
+        raise OptionError(f"cannot keep to {len(cores)} cores: {error.strerror}") from error

@@ -201,6 +201,7 @@ class Engine:
         """Let this process, with all its threads, run on so many cores from now on, 0 for all.
 
         Raises:
+            OptionError: the system gives none of them any more.
             EngineStoppedError: the engine was closed.
 
         """
@@ -378,6 +379,7 @@ class Engine:
             precision="fp16" if plain else self.precision,
             offloaded=self._offloaded,
             bits=0 if self._offloaded else _BITS[self.precision],
+            switchable=self.model.is_switchable,
             cores=self._cores,
             parameters=self._parameters,
             max_concurrent=self._answering.max_concurrent,

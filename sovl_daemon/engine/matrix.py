@@ -19,6 +19,8 @@ from sovl_daemon.engine.vnni_matrix import HAS_VNNI, VnniMatrix
 # Rows from which multiplying by the dequantised matrix is faster than the packed operator
 # (measured with 576 x 3072 in bfloat16: at 16 rows 0.39 against 0.43 ms, at 128 8.0 against 1.4).
 _MANY_ROWS = 16
+# Weights of an offloaded matrix that are copied at a time.
+_COPY, _COPY_TO_CARD = 1 << 18, 1 << 24
 # Both operators want the number of outputs in whole blocks.
 _OUTPUT_BLOCK = 16
 
@@ -59,8 +61,9 @@ class PlainMatrix:
 class OffloadedMatrix:
     """Weights that stay where they are, mapped from a file, and are read for each product.
 
-    What is read lies in the page cache, which the system takes back where memory is short; a GPU
-    gets one part at a time. `parts` are the weights, one below the other.
+    What is read lies in the page cache, which the system takes back where memory is short. A GPU,
+    or one that computes in another format, gets some rows at a time. `parts` are the weights, one
+    below the other.
     """
 
     precision: Holding = "offloaded"
@@ -70,7 +73,8 @@ class OffloadedMatrix:
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """Return x @ weights.T, (rows, in) -> (rows, out)."""
-        parts = [functional.linear(x, part.to(x.device, x.dtype)) for part in self._parts]
+        rows = [some for part in self._parts for some in part.split(_rows_at_once(part, x))]
+        parts = [functional.linear(x, some.to(x.device, x.dtype)) for some in rows]
         return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
 
     def tensors(self) -> list[torch.Tensor]:
@@ -177,6 +181,14 @@ def stack(
         return Int4Matrix(parts, dtype)
     # Over a long prompt it is the slower one, and there is no fast way back to its weights.
     return (VnniMatrix if HAS_VNNI and few_rows else Int8Matrix)(parts, dtype)
+
+
+def _rows_at_once(weights: torch.Tensor, x: torch.Tensor) -> int:
+    """All that need no copy to multiply; else as many as a copy of stays in the cache."""
+    if (weights.device, weights.dtype) == (x.device, x.dtype):
+        return len(weights)
+    copy = _COPY if x.device.type == "cpu" else _COPY_TO_CARD
+    return max(1, copy // int(weights.shape[1]))
 
 
 def _joined(

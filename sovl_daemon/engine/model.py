@@ -105,6 +105,11 @@ class LoadedModel:
         return unquantised(self.precision.dtype)
 
     @property
+    def is_switchable(self) -> bool:
+        """Whether its weights can be held otherwise, if anything on this device can."""
+        return self.lean is not None and self.master is not None
+
+    @property
     def precisions(self) -> list[Precision]:
         """The precisions its weights can be held in, `plain` first."""
         if self.lean is None or self.master is None:

@@ -11,6 +11,7 @@ class Usage:
         precision: What the weights are held in, by the name of the setting: fp16, int8 or int4.
         offloaded: Whether they stay in their file instead, for now.
         bits: Bits of a weight in memory.
+        switchable: Whether they can be held otherwise.
         cores: Cores that the process keeps to; 0 for all that it was given.
         parameters: Weights of the base.
         max_concurrent: Answers that may advance together.
@@ -24,6 +25,7 @@ class Usage:
     precision: str
     offloaded: bool
     bits: int
+    switchable: bool
     cores: int
     parameters: int
     max_concurrent: int

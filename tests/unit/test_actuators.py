@@ -27,13 +27,15 @@ KEYS = {
 
 
 class Daemon:
-    """Answers commands as the agents do, with this process as its model host."""
+    """Answers commands as the agents do, with this process' parent as its model host."""
 
     def __init__(self) -> None:
         self.usage: dict[str, Any] = {
             "precision": "fp16",
             "offloaded": False,
             "bits": 16,
+            "switchable": True,
+            "card_bytes": 0,
             "cores": 0,
             "parameters": 100 * MB,
             "max_concurrent": 8,
@@ -41,7 +43,7 @@ class Daemon:
             "waiting": 0,
             "max_prefix_bytes": 64 * MB,
             "prefix_bytes": 40 * MB,
-            "pid": os.getpid(),
+            "pid": os.getppid(),
             "free": 0,
             "entries_needed": 10,
         }
@@ -66,13 +68,12 @@ class Daemon:
                 return {"ease": self.ease, "eased": eased, "rows": self.rows}
             case "hold_nights" if args:
                 self.held, self.asleep = args["hold"], self.asleep and not args["hold"]
-        needed = self.usage["entries_needed"]
         return {
             "held": self.held,
             "busy": self.asleep,
             "asleep": False,
-            "entries_needed": needed,
-            "fullness": self.entries / needed,
+            "entries": self.entries,
+            "entries_needed": self.usage["entries_needed"],
         }
 
     async def control(
@@ -154,7 +155,7 @@ async def test_each_predicts_what_can_be_gained(by_name: dict[str, Any]) -> None
         "quantize_int8": (75 * MB, "bytes"),
         "offload_weights": (150 * MB, "bytes"),
         "fewer_cores": (CORES - CORES // 2, "cores"),
-        "later_nights": (0.25, "of a night's need"),
+        "later_nights": (0.05, "of a night's need"),
         "pause_training": (1, "trainings"),
         "lower_learning_rate": (0.5, "of the rate"),
         "smaller_batches": (0.5, "of a micro-batch"),
@@ -189,6 +190,19 @@ async def test_what_is_offloaded_takes_nothing(daemon: Daemon, by_name: dict[str
     daemon.usage |= {"offloaded": True, "bits": 0}
     assert "stay in their file" in await by_name["quantize_int8"].refuse()
     assert "stay in their file" in await by_name["offload_weights"].refuse()
+
+
+async def test_a_model_that_can_be_held_in_one_way_alone(
+    daemon: Daemon, by_name: dict[str, Any]
+) -> None:
+    daemon.usage["switchable"] = False
+    for name in ("quantize_int8", "offload_weights"):
+        assert "in one way alone" in await by_name[name].refuse()
+
+
+async def test_the_hub_keeps_its_cores(daemon: Daemon, by_name: dict[str, Any]) -> None:
+    daemon.usage["pid"] = os.getpid()
+    assert await by_name["fewer_cores"].refuse() == "the model has no process of its own"
 
 
 async def test_no_night_comes_later_than_never(daemon: Daemon, by_name: dict[str, Any]) -> None:

@@ -243,6 +243,39 @@ async def test_what_was_set_on_top_goes_with_what_expires(world: World) -> None:
     assert world.setting == "float16"
 
 
+async def test_what_does_not_lie_on_what_expires_stays_though_the_words_are_the_same(
+    world: World, tmp_path: Path
+) -> None:
+    folder = tmp_path / "other"
+    folder.mkdir()
+    prepare(folder)
+    other = FileAction(folder, "other", "few")
+    other.setting.write_text("int8")
+    other.time_to_live_s = 1000.0
+    world.performer.offer(other)
+    await world.performer.perform("quantize", "memory", "why")
+    await world.performer.perform("other", "memory", "why")
+    world.now_s += 61
+    assert [each.action for each in await world.performer.expire()] == ["quantize"]
+    assert other.setting.read_text() == "few"
+
+
+async def test_what_comes_true_later_than_it_was_waited_for_is_called_off(world: World) -> None:
+    """The old setting is still in force when it is given up, and the new one under way."""
+    under_way: list[str] = []
+
+    async def late() -> None:
+        under_way.append("int8")
+        raise ActionFailed("not int8 after 0 s")
+
+    async def revert(before: str) -> None:
+        under_way.clear()
+
+    world.action.apply, world.action.revert = late, revert  # type: ignore[method-assign]
+    done = await world.performer.perform("quantize", "memory", "why")
+    assert (done.result, world.setting, under_way) == ("reverted", "float16", [])
+
+
 async def test_a_start_keeps_what_is_in_force_and_notes_what_is_not(world: World) -> None:
     await world.performer.perform("quantize", "memory", "why")
     assert [each.result for each in await world.performer.reconcile()] == ["kept"]
