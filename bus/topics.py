@@ -37,7 +37,10 @@ class AgentState(Payload, kind="agent.state"):
 
 
 class ConfigChanged(Payload, kind="config.changed"):
-    """Topic config.changed, retained: settings that differ from before, and all of them."""
+    """Topic config.changed, retained: settings that differ from before, and all of them.
+
+    Nothing differs where a key was set to what it is: who could not follow may try once more.
+    """
 
     changed: dict[str, Any]
     settings: dict[str, Any]

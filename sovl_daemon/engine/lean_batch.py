@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
+from sovl_daemon.engine.formats import as_format_of
 from sovl_daemon.engine.llama import Block, Llama
 from sovl_daemon.engine.matrix import PlainMatrix
 from sovl_daemon.engine.rotary import rotate
@@ -172,12 +173,12 @@ class _FrozenLinear(torch.autograd.Function):  # type: ignore[misc] # torch is u
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         ctx.weight = weight
-        return functional.linear(x, weight.to(x))
+        return functional.linear(x, as_format_of(x, weight))
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> Any:
         (grad,) = grads
-        return grad @ ctx.weight.to(grad), None
+        return grad @ as_format_of(grad, ctx.weight), None
 
 
 # What is kept of a sequence: hidden states by layer, and keys and values.

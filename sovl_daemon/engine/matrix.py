@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from sovl_daemon.engine import quantise
 from sovl_daemon.engine.bnb_matrix import BnbInt4Matrix, BnbInt8Matrix
+from sovl_daemon.engine.formats import as_format_of, fill
 from sovl_daemon.engine.precision import Holding, Precision
 from sovl_daemon.engine.quantise import INT4_GROUP
 from sovl_daemon.engine.vnni_matrix import HAS_VNNI, VnniMatrix
@@ -74,7 +75,7 @@ class OffloadedMatrix:
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """Return x @ weights.T, (rows, in) -> (rows, out)."""
         rows = [some for part in self._parts for some in part.split(_rows_at_once(part, x))]
-        parts = [functional.linear(x, some.to(x.device, x.dtype)) for some in rows]
+        parts = [functional.linear(x, as_format_of(x, some)) for some in rows]
         return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
 
     def tensors(self) -> list[torch.Tensor]:
@@ -196,7 +197,7 @@ def _joined(
 ) -> torch.Tensor:
     whole = torch.empty(_shape(parts), dtype=dtype, device=device)
     for rows, part in zip(whole.split([len(part) for part in parts]), parts, strict=True):
-        rows.copy_(part)
+        fill(rows, part)
     return whole
 
 

@@ -4,6 +4,8 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
+from sovl_daemon.engine.formats import as_format_of
+
 INT4_GROUP = 32
 # Weights quantised at once, so that their float32 copies stay small beside the matrix.
 _AT_ONCE = 2**18
@@ -43,7 +45,8 @@ def chunks(
     rows = max(_AT_ONCE // (width * _PACKING_BLOCK), 1) * _PACKING_BLOCK
     for start in range(0, count, rows):
         where = slice(start, min(start + rows, count))
-        yield where, _rows(parts, where.start, where.stop).to(dtype)
+        some = _rows(parts, where.start, where.stop)
+        yield where, as_format_of(some.new_empty(0, dtype=dtype), some)
 
 
 def _rows(parts: Sequence[torch.Tensor], start: int, stop: int) -> torch.Tensor:

@@ -9,10 +9,12 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
 
+from bus.topics import ConfigChanged
 from sovl_daemon.client import (
     AsyncClient,
     Client,
@@ -131,6 +133,21 @@ async def test_events_are_followed(daemon: Daemon) -> None:
             event = await anext(aiter(events))
     assert (event.topic, event.source) == ("echo.heard", "echo")
     assert event.payload.model_dump() == {"text": "hello"}
+
+
+async def test_a_key_that_is_set_again_is_told_again(daemon: Daemon) -> None:
+    """An agent that could not follow the first time tries once more."""
+    seen: list[dict[str, Any]] = []
+    async with daemon.async_client() as client, client.events("config.") as events:
+        await events.welcome(5)
+        for _ in range(2):
+            await client.control("config_set", key="health.interval_s", value="3", save=False)
+        following = aiter(events)
+        with anyio.fail_after(10):
+            while seen[-2:] != [{"health.interval_s": 3.0}, {}]:  # behind what is retained
+                event = await anext(following)
+                assert isinstance(event.payload, ConfigChanged)
+                seen.append(event.payload.changed)
 
 
 # A daemon that goes away

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from sovl_daemon.engine import quantise
+from sovl_daemon.engine.formats import as_format_of
 from sovl_daemon.engine.matrix import HAS_INT4, HAS_INT8, Int4Matrix, Int8Matrix, Matrix, stack
 from sovl_daemon.engine.precision import Precision
 
@@ -119,3 +120,14 @@ def test_stacked_parts_are_one_matrix_of_its_own(precision: Precision, size: flo
     for part in parts:
         part.zero_()
     assert torch.equal(matrix(x), before)
+
+
+@pytest.mark.parametrize("stored", [torch.float16, torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("wanted", [torch.float16, torch.bfloat16, torch.float32])
+def test_a_format_is_the_same_by_whichever_way(stored: torch.dtype, wanted: torch.dtype) -> None:
+    torch.manual_seed(0)
+    weights = torch.randn(1000, 600).to(stored)  # more than is taken at a time
+    weights[0, :3] = torch.tensor([60_000.0, 6e-8, -0.0])
+    found = as_format_of(torch.empty(0, dtype=wanted), weights)
+    assert torch.equal(found, weights.to(wanted))
+    assert (found is weights) == (stored == wanted)
