@@ -8,10 +8,12 @@ import pytest
 import torch
 
 from sovl_daemon.control.simulator.scores import scores
+from sovl_daemon.control.task import load_tasks
 from sovl_daemon.engine.errors import StateError
 from sovl_daemon.engine.probe import Card, Probe, Read, load_probe, save_probe, shrunk
 from sovl_daemon.judge.fit import Fit, Lessons, band, fit
-from sovl_daemon.judge.shelf import find_probe, identity, probe_path
+from sovl_daemon.judge.shelf import SHIPPED, find_probe, identity, probe_path
+from sovl_daemon.judge.typical import typical_key
 
 torch.set_num_threads(1)
 
@@ -169,6 +171,13 @@ def test_damage_is_found_out(tmp_path: Path) -> None:
     card.write_text("{")
     with pytest.raises(StateError, match="cannot be read as a probe's card"):
         load_probe(path)
+
+
+def test_the_shipped_ones_know_every_shipped_task() -> None:
+    """Else each start of the daemon would read what it could know."""
+    keys = {typical_key(each) for each in load_tasks().values()}
+    for path in SHIPPED.glob("*.safetensors"):
+        assert keys <= load_probe(path).centres.keys()
 
 
 def test_the_users_own_goes_before_the_shipped(tmp_path: Path) -> None:
