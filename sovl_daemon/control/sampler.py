@@ -16,6 +16,7 @@ from sovl_daemon.control.task import Task
 STABILITY = "stability.score"
 PRESSURE = "pressure.memory"
 _PRESSING = FASTEST * URGENT_S  # the room of what is to be looked at at the urgent pace
+_LOOKS = 10  # in a hard limit's duration: more often would cost, and show nothing sooner
 _MARGIN_S = 0.001  # so that a duration is surely over at its end
 _WAYS = 4.0  # a scale is at most so many times the way from low to the hard limit
 
@@ -81,13 +82,17 @@ class Sampler:
 
         Small for a broken sensor, and where a limit was crossed for its whole duration: what there
         was to do is being done. What nobody gives any more, such as the loss after a night, is no
-        reason to look more often.
+        reason to look more often; nor is a limit whose duration is long more often than ten times
+        in that.
         """
         metrics = {described.metric.name: described.metric for described in task.metrics}
         rooms = [
-            _room(metrics[limit.metric], limit, limit.hard, reading)
-            if self._left_s(task.name, limit) > 0
-            else _PRESSING
+            max(
+                FASTEST * limit.hard_s / _LOOKS,
+                _room(metrics[limit.metric], limit, limit.hard, reading)
+                if self._left_s(task.name, limit) > 0
+                else _PRESSING,
+            )
             for limit in task.limits
             if limit.hard is not None
             and (reading := readings.get(limit.metric)) is not None
