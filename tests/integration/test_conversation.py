@@ -21,7 +21,8 @@ from tests.screen import Terminal
 
 pytestmark = [pytest.mark.model, pytest.mark.usefixtures("default_model")]
 PARIS = "What is the capital of France?"
-STORY = {"prompt": "Tell me a long story about the sea.", "max_tokens": 400}
+# By chance a story may be over soon, the likeliest one is long.
+STORY = {"prompt": "Tell me a long story about the sea.", "max_tokens": 400, "temperature": 0}
 
 
 @pytest.fixture(scope="module")
@@ -333,7 +334,7 @@ def test_weights_are_offloaded_while_it_talks(daemon: Daemon) -> None:
 
     with nothing_kept(daemon), daemon.client() as client:
         before = client.ask("generate", prompt=PARIS, temperature=0)
-        talk = client.stream("generate", **STORY)
+        talk = client.stream("generate", **(STORY | {"max_tokens": 60}))
         next(talk)
         try:
             placed("true")
