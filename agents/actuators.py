@@ -21,19 +21,32 @@ _ONE_WAY = "the weights of this model can be held in one way alone"
 _CANARY = "The capital of France is Paris.\nRespond only with true or false.\n"
 
 
-class ClearCaches(Actuator):
-    """Forgets what ended answers have read, and gives free memory back."""
-
-    name = "clear_caches"
+class Freeing(Actuator):
+    """Base of actuators that free memory; each says in `gain` how many bytes at least."""
 
     async def refuse(self) -> str | None:
         """Refuse where hardly anything would be gained."""
-        gain = await self._gain()
-        return f"only {gain >> 10} KiB would be freed" if gain < _LEAST_BYTES else None
+        gain = self.gain(await self.means.usage())
+        return f"only {max(0, gain) >> 10} KiB would be freed" if gain < _LEAST_BYTES else None
 
     async def predict(self) -> Effect:
-        """What is kept of ended answers, and what lies free in the heap."""
-        return self._bytes(await self._gain())
+        """What is gained."""
+        return self._bytes(self.gain(await self.means.usage()))
+
+    async def apply(self) -> None:
+        """Set the key, and give what is free back to the system."""
+        await super().apply()
+        await self.means.tell("reclaim", prefixes=False)
+
+    def gain(self, usage: dict[str, Any]) -> int:
+        """How many bytes would be freed, of what the engine says that it holds."""
+        raise NotImplementedError
+
+
+class ClearCaches(Freeing):
+    """Forgets what ended answers have read, and gives free memory back."""
+
+    name = "clear_caches"
 
     async def apply(self) -> None:
         """Clear."""
@@ -42,8 +55,8 @@ class ClearCaches(Actuator):
     async def revert(self, before: str) -> None:
         """Nothing was set."""
 
-    async def _gain(self) -> int:
-        usage = await self.means.usage()
+    def gain(self, usage: dict[str, Any]) -> int:
+        """What is kept of ended answers, and what lies free in the heap."""
         return int(_TOUCHED * (usage["prefix_bytes"] + usage["free"]))
 
 
@@ -73,37 +86,23 @@ class LimitAdmission(Actuator):
         return str((await self.means.usage())["max_concurrent"])
 
 
-class ShrinkContext(Actuator):
+class ShrinkContext(Freeing):
     """Keeps less of what conversations have read: the next turn reads it again."""
 
     name = "shrink_context"
     key = "generation.prefix_cache_mb"
     target = str(_FEW_MB)
 
-    async def refuse(self) -> str | None:
-        """Refuse where hardly anything would be gained."""
-        gain = await self._gain()
-        return f"only {max(0, gain) >> 10} KiB would be freed" if gain < _LEAST_BYTES else None
-
-    async def predict(self) -> Effect:
-        """What is kept beyond the new limit."""
-        return self._bytes(await self._gain())
-
     async def current(self) -> str:
         """What the engine is set to, in MB."""
         return str((await self.means.usage())["max_prefix_bytes"] // MB)
 
-    async def apply(self) -> None:
-        """Set the key, and give what is free back to the system."""
-        await super().apply()
-        await self.means.tell("reclaim", prefixes=False)
-
-    async def _gain(self) -> int:
-        usage = await self.means.usage()
+    def gain(self, usage: dict[str, Any]) -> int:
+        """What is kept beyond the new limit."""
         return int(_TOUCHED * (usage["prefix_bytes"] - _FEW_MB * MB))
 
 
-class Quantize(Actuator):
+class Quantize(Freeing):
     """Holds the weights in 8 bits. They come back bit for bit from the file that stays mapped."""
 
     name = "quantize_int8"
@@ -120,21 +119,11 @@ class Quantize(Actuator):
             return _ONE_WAY
         if usage["bits"] <= 8:
             return f"the weights are held in {usage['precision']} already"
-        small = _gain(usage) < _LEAST_BYTES
-        return f"only {_gain(usage) >> 10} KiB would be freed" if small else None
-
-    async def predict(self) -> Effect:
-        """The bits that most weights lose."""
-        return self._bytes(_gain(await self.means.usage()))
+        return await super().refuse()
 
     async def current(self) -> str:
         """What the weights are really held in."""
         return str((await self.means.usage())["precision"])
-
-    async def apply(self) -> None:
-        """Set the key, and give what is free back to the system."""
-        await super().apply()
-        await self.means.tell("reclaim", prefixes=False)
 
     async def verify(self) -> str | None:
         """Whether the model still gives a distribution over tokens."""
@@ -144,8 +133,12 @@ class Quantize(Actuator):
             return str(error)
         return None
 
+    def gain(self, usage: dict[str, Any]) -> int:
+        """The bits that most weights lose."""
+        return int(_WEIGHTS * usage["parameters"] * (usage["bits"] - 8) / 8)
 
-class OffloadWeights(Actuator):
+
+class OffloadWeights(Freeing):
     """Leaves the weights in their file, and has them read for each token: slow, but not dead."""
 
     name = "offload_weights"
@@ -158,23 +151,15 @@ class OffloadWeights(Actuator):
         usage = await self.means.usage()
         if usage["offloaded"]:
             return "the weights stay in their file already"
-        if not usage["switchable"]:
-            return _ONE_WAY
-        gain = _held(usage)
-        return f"only {gain >> 10} KiB would be freed" if gain < _LEAST_BYTES else None
-
-    async def predict(self) -> Effect:
-        """All that most weights take."""
-        return self._bytes(_held(await self.means.usage()))
+        return await super().refuse() if usage["switchable"] else _ONE_WAY
 
     async def current(self) -> str:
         """Whether they really stay there."""
         return "true" if (await self.means.usage())["offloaded"] else "false"
 
-    async def apply(self) -> None:
-        """Set the key, and give what is free back to the system."""
-        await super().apply()
-        await self.means.tell("reclaim", prefixes=False)
+    def gain(self, usage: dict[str, Any]) -> int:
+        """All that most weights take."""
+        return int(_WEIGHTS * usage["parameters"] * usage["bits"] / 8)
 
 
 class FewerCores(Actuator):
@@ -203,14 +188,6 @@ class FewerCores(Actuator):
     async def current(self) -> str:
         """What the engine is set to."""
         return str((await self.means.usage())["cores"])
-
-
-def _held(usage: dict[str, Any]) -> int:
-    return int(_WEIGHTS * usage["parameters"] * usage["bits"] / 8)
-
-
-def _gain(usage: dict[str, Any]) -> int:
-    return int(_WEIGHTS * usage["parameters"] * (usage["bits"] - 8) / 8)
 
 
 ACTUATORS: tuple[type[Actuator], ...] = (
