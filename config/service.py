@@ -1,6 +1,5 @@
 """Sections about the service, from its bus and processes to what it stores and how it answers."""
 
-import os
 import re
 from typing import Annotated, Literal
 
@@ -8,6 +7,7 @@ from annotated_types import Ge, Le
 from pydantic import ValidationInfo, field_validator
 
 from config.section import AbsolutePath, Name, Section, Text, key, matching, refuse
+from sovl_daemon.limits import available_parallelism
 
 _HIGHEST_PORT = 65_533  # the two ports above it are used too
 
@@ -82,10 +82,6 @@ class Bus(Section):
     )
 
 
-def _cores() -> int:
-    return len(os.sched_getaffinity(0))
-
-
 class Host(Section):
     """The process that owns the models and the device."""
 
@@ -137,12 +133,12 @@ class Host(Section):
     )
 
     def tensor_threads(self) -> int:
-        """Return the number of threads that `threads` stands for on this machine."""
-        return self.threads or max(1, _cores() - 1)
+        """Return the number of threads that `threads` stands for on this machine now."""
+        return self.threads or max(1, available_parallelism() - 1)
 
     def verdict_threads(self) -> int:
         """The same for the judge: an action may wait for it, and nothing has long to wait."""
-        return self.threads or _cores()
+        return self.threads or available_parallelism()
 
 
 class Supervision(Section):

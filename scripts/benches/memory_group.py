@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from sovl_daemon.control.sources.control_group import ControlGroups
+from sovl_daemon.limits.control_group import ControlGroups, memory_of
 
 MB = 1 << 20
 MOST = 3 << 30  # bytes, in no case more
@@ -51,7 +51,7 @@ class MemoryGroup:
     """
 
     def __init__(self) -> None:
-        places = [place for each in ControlGroups().own if (place := _place(each))]
+        places = [place for each in ControlGroups().own("memory") if (place := _place(each))]
         for place in places:
             self.folder = place / f"sovl-{os.getpid()}"
             with suppress(OSError):
@@ -83,7 +83,7 @@ class MemoryGroup:
     @property
     def used(self) -> int:
         """Bytes in use without the caches that can be dropped."""
-        room = ControlGroups.room(self.folder)
+        room = memory_of(self.folder)
         return room.used if room else 0
 
     @property

@@ -4,7 +4,6 @@ With a probe the pass ends at the probe's layer, and before what all prompts of 
 token never hears of those behind it. Without one the words true and false are asked for.
 """
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import pairwise
@@ -20,6 +19,7 @@ from sovl_daemon.engine.prefix_cache import PrefixCache, common_length
 from sovl_daemon.engine.probe import Probe, Read, centre_of, unit
 from sovl_daemon.engine.shallow import Shallow
 from sovl_daemon.engine.span import Span
+from sovl_daemon.limits import available_parallelism
 
 _CHUNK = 512  # tokens in a pass: a short rest would cost as much as a hundred
 _KEPT_BYTES = 32 << 20  # a task's prefix of the default model takes some two of them
@@ -239,10 +239,10 @@ class Reader:
 def _on_threads(count: int) -> Iterator[None]:
     """Let tensor work run on so many CPU threads, and then as before; 0 changes nothing.
 
-    Never on more than this thread has cores.
+    Never on more than may run at once.
     """
     before = torch.get_num_threads()
-    torch.set_num_threads(min(count or before, len(os.sched_getaffinity(0))))
+    torch.set_num_threads(min(count or before, available_parallelism()))
     try:
         yield
     finally:

@@ -12,6 +12,7 @@ ROOT = Path(__file__).parents[2]
 OURS = ("sovl_daemon", "agents", "bus", "config")
 LIBRARIES = (
     "sovl_daemon.engine",
+    "sovl_daemon.limits",
     "sovl_daemon.models",
     "sovl_daemon.memory",
     "sovl_daemon.mind",
@@ -21,15 +22,16 @@ LIBRARIES = (
     "sovl_daemon.night",
 )
 ALLOWED = {
-    "config": ("config",),
+    "config": ("config", "sovl_daemon.limits"),
     "bus": ("bus", "config"),
-    "sovl_daemon/engine": ("sovl_daemon.engine",),
+    "sovl_daemon/limits": ("sovl_daemon.limits",),
+    "sovl_daemon/engine": ("sovl_daemon.engine", "sovl_daemon.limits"),
     "sovl_daemon/models": ("sovl_daemon.models",),
     "sovl_daemon/memory": ("sovl_daemon.memory",),
     "sovl_daemon/mind": ("sovl_daemon.mind", "config"),
     "sovl_daemon/night": ("sovl_daemon.night", "sovl_daemon.engine"),
     "sovl_daemon/state": ("sovl_daemon.state", "sovl_daemon.models"),
-    "sovl_daemon/control": ("sovl_daemon.control",),
+    "sovl_daemon/control": ("sovl_daemon.control", "sovl_daemon.limits"),
     "sovl_daemon/judge": (
         "sovl_daemon.judge",
         "sovl_daemon.control",

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import psutil
 
-from sovl_daemon.control.sources.control_group import ControlGroups
 from sovl_daemon.control.sources.source import Values
+from sovl_daemon.limits import ControlGroups, memory
 
 
 class Machine:
@@ -39,11 +39,10 @@ class Machine:
 
     def memory(self) -> Values:
         """Read the two of memory alone."""
-        memory = psutil.virtual_memory()
-        percent, available = 100.0 * (1.0 - memory.available / memory.total), memory.available
-        if (room := self._groups.tightest()) is not None:
-            percent, available = max(percent, room.percent), min(available, room.available)
-        return {"memory.percent": percent, "memory.available_bytes": float(available)}
+        found = memory(self._groups)
+        if found is None:
+            return {"memory.percent": None, "memory.available_bytes": None}
+        return {"memory.percent": found.percent, "memory.available_bytes": float(found.available)}
 
     def _cpu_percent(self) -> float | None:
         """Of our own two readings: psutil keeps one for all callers, and another may have come."""
