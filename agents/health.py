@@ -38,7 +38,7 @@ from sovl_daemon.control.sources.pressure import Pressure
 from sovl_daemon.control.sources.process_tree import ProcessTree
 from sovl_daemon.control.task import SHIPPED, Task, load_tasks
 from sovl_daemon.control.task_file import TaskError
-from sovl_daemon.probes import MachineProbe
+from sovl_daemon.probes import HealthProbe
 
 _BREATH_S = 0.005  # between two rounds, however long one takes
 _UNDONE = ("committed", "reverted")  # what makes a task less stable
@@ -57,15 +57,17 @@ class Health(Checkup):
 
     async def start(self) -> None:
         """Find out what can be read here, and what is asked for."""
-        self._probe = MachineProbe()
+        self._probe = HealthProbe()
         self._pids = {self.process: os.getpid()}
         self._last: HealthSample | None = None
         self._tasks = tasks_of(self.settings, self.paths)
         self._gauges = Gauges()
         self._trees = ProcessTree({self.process: os.getpid()})
         self._machine = Machine(self.paths.state_dir)
-        sources = (self._machine, Pressure(), Gpus(), self._trees)
+        self._gpus = Gpus()
+        sources = (self._machine, Pressure(), self._gpus, self._trees)
         self._sampler = Sampler(self._tasks.values(), sources, self._gauges)
+        self._failures: dict[str, str] = {}
         self._interval_s = 1.0
         self._awaited: set[str] = set()  # tasks with an action in flight
 
@@ -77,7 +79,7 @@ class Health(Checkup):
             await self._sample(began_s)
             if began_s >= due_s:
                 due_s = began_s + self.settings.health.interval_s
-                self._last = self._probe.sample(self._pids)
+                self._last = self._probe.sample(self._sampler.values, self._gpus.cards, self._pids)
                 await self.publish(HEALTH, self._last, retain=True)
             # From one round's beginning to the next: what a round takes is not waited for again.
             next_s = min(began_s + self._interval_s, due_s)
@@ -109,11 +111,13 @@ class Health(Checkup):
         """Report the size of the daemon's processes in MB, and how often metrics are sampled."""
         if self.state != "ready" or self._last is None:
             return {}
-        sizes = {n: round(p.rss / 1e6, 1) for n, p in self._last.processes.items()}
+        known = {n: p.rss for n, p in self._last.processes.items() if p.rss is not None}
+        sizes = {name: round(rss / 1e6, 1) for name, rss in known.items()}
         return {"rss_mb": sizes, "interval_s": round(self._interval_s, 3)}
 
     async def _sample(self, now_s: float) -> None:
         found = self._sampler.sample(now_s, time.time())
+        self._tell_failures(self._sampler.failures)
         self._interval_s = self._sampler.interval_s(found, verifying=bool(self._awaited))
         tasks = {
             name: sampled(self._tasks[name], readings, now_s) for name, readings in found.items()
@@ -121,6 +125,14 @@ class Health(Checkup):
         payload = MetricsSample(time_s=now_s, interval_s=self._interval_s, tasks=tasks)
         await self.publish(METRICS, payload, retain=True)
         await self.check_up(found, now_s)
+
+    def _tell_failures(self, failures: dict[str, str]) -> None:
+        """Say once that a source cannot be read, and once that it can again."""
+        for source in failures.keys() - self._failures.keys():
+            self.log.warning("health.source_lost", source=source, reason=failures[source])
+        for source in self._failures.keys() - failures.keys():
+            self.log.info("health.source_back", source=source)
+        self._failures = failures
 
 
 def tasks_of(settings: Settings, paths: Paths) -> dict[str, Task]:

@@ -56,11 +56,11 @@ class HubState(Payload, kind="hub.state"):
 class HealthSample(Payload, kind="health.sample"):
     """Topic health.sample, retained. Bytes unless named otherwise; None where not available."""
 
-    cpu_percent: float
-    memory_percent: float
-    memory_available: int
-    swap_percent: float
-    load_1m: float
+    cpu_percent: float | None
+    memory_percent: float | None
+    memory_available: int | None
+    swap_percent: float | None
+    load_1m: float | None
     processes: dict[str, ProcessSample]
     gpus: tuple[GpuSample, ...] = ()
 
@@ -69,22 +69,22 @@ class ProcessSample(Payload):
     """One process of the daemon. `anonymous` is memory that no file backs."""
 
     pid: int
-    cpu_percent: float
-    rss: int
+    cpu_percent: float | None
+    rss: int | None
     anonymous: int | None
-    threads: int
-    fds: int
+    threads: int | None
+    fds: int | None
 
 
 class GpuSample(Payload):
     """One GPU as NVML sees it. Temperature in degrees Celsius."""
 
     index: int
-    name: str
-    memory_used: int
-    memory_total: int
-    utilization_percent: float
-    temperature: float
+    name: str | None
+    memory_used: int | None
+    memory_total: int | None
+    utilization_percent: float | None
+    temperature: float | None
 
 
 class MetricsSample(Payload, kind="metrics.sample"):

@@ -1,88 +1,84 @@
-"""Reading the machine: psutil and NVML, nothing else."""
+"""The sample that people look at: what the sources read, and each process of the daemon."""
 
 from __future__ import annotations
 
-from contextlib import suppress
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import psutil
-import pynvml
 
 from bus.topics import GpuSample, HealthSample, ProcessSample
+from sovl_daemon.control.sources.gpu import Card
+from sovl_daemon.control.sources.process_tree import anonymous_bytes
+from sovl_daemon.control.sources.source import Values
+
+T = TypeVar("T")
 
 
-class MachineProbe:
-    """Samples the machine and the daemon's processes. CPU percentages are since the last sample."""
+class HealthProbe:
+    """Makes samples. The CPU percentages of processes are since the last one."""
 
     def __init__(self) -> None:
         self._processes: dict[int, psutil.Process] = {}
-        self._gpus = _open_gpus()
-        psutil.cpu_percent()
 
-    def sample(self, pids: dict[str, int]) -> HealthSample:
-        """One sample; `pids` names the daemon's processes. One that just ended is left out."""
-        memory = psutil.virtual_memory()
+    def sample(self, values: Values, cards: Sequence[Card], pids: dict[str, int]) -> HealthSample:
+        """One sample of what the sources read last, and of the processes that `pids` names.
+
+        One that has ended, or is not to be seen, is left out.
+        """
+        available = values.get("memory.available_bytes")
         return HealthSample(
-            cpu_percent=psutil.cpu_percent(),
-            memory_percent=memory.percent,
-            memory_available=memory.available,
-            swap_percent=psutil.swap_memory().percent,
-            load_1m=psutil.getloadavg()[0],
+            cpu_percent=values.get("cpu.percent"),
+            memory_percent=values.get("memory.percent"),
+            memory_available=None if available is None else int(available),
+            swap_percent=values.get("swap.percent"),
+            load_1m=values.get("load.1m"),
             processes=self._sample_processes(pids),
-            gpus=tuple(_sample_gpu(index, gpu) for index, gpu in enumerate(self._gpus)),
+            gpus=tuple(_sample_gpu(card) for card in cards),
         )
 
     def _sample_processes(self, pids: dict[str, int]) -> dict[str, ProcessSample]:
         self._processes = {p: q for p, q in self._processes.items() if p in pids.values()}
         samples = {}
         for name, pid in pids.items():
-            with suppress(psutil.NoSuchProcess):
+            try:
                 if pid not in self._processes:
                     self._processes[pid] = psutil.Process(pid)
-                samples[name] = _sample_process(self._processes[pid])
+                process = self._processes[pid]
+                if not process.is_running() or process.status() == psutil.STATUS_ZOMBIE:
+                    continue
+            except (psutil.Error, OSError):
+                continue
+            samples[name] = _sample_process(process)
         return samples
 
 
 def _sample_process(process: psutil.Process) -> ProcessSample:
-    with process.oneshot():
-        return ProcessSample(
-            pid=process.pid,
-            cpu_percent=process.cpu_percent(),
-            rss=process.memory_info().rss,
-            anonymous=anonymous_bytes(process.pid),
-            threads=process.num_threads(),
-            fds=process.num_fds(),
-        )
+    return ProcessSample(
+        pid=process.pid,
+        cpu_percent=_ask(process.cpu_percent),
+        rss=_ask(lambda: process.memory_info().rss),
+        anonymous=anonymous_bytes(process.pid),
+        threads=_ask(process.num_threads),
+        fds=_ask(process.num_fds),
+    )
 
 
-def anonymous_bytes(pid: int) -> int | None:
-    """Memory of a process that no file backs, in bytes; None where the kernel does not tell."""
+def _ask(question: Callable[[], T]) -> T | None:
+    """An answer; None for a process that ends meanwhile, or does not let us see that."""
     try:
-        # Not smaps_rollup, which walks all page tables: 5 ms for a model host.
-        text = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
-    except OSError:
+        return question()
+    except (psutil.Error, OSError, ValueError, LookupError):
         return None
-    for line in text.splitlines():
-        if line.startswith("RssAnon:"):
-            return int(line.split()[1]) * 1024
-    return None
 
 
-def _open_gpus() -> list[object]:
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError:
-        return []  # no NVIDIA driver here: there is nothing to read
-    return [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
-
-
-def _sample_gpu(index: int, gpu: object) -> GpuSample:
-    memory = pynvml.nvmlDeviceGetMemoryInfo(gpu)
+def _sample_gpu(card: Card) -> GpuSample:
+    used, total = card.memory_used, card.memory_total
     return GpuSample(
-        index=index,
-        name=pynvml.nvmlDeviceGetName(gpu),
-        memory_used=memory.used,
-        memory_total=memory.total,
-        utilization_percent=pynvml.nvmlDeviceGetUtilizationRates(gpu).gpu,
-        temperature=pynvml.nvmlDeviceGetTemperature(gpu, pynvml.NVML_TEMPERATURE_GPU),
+        index=card.index,
+        name=card.name,
+        memory_used=None if used is None else int(used),
+        memory_total=None if total is None else int(total),
+        utilization_percent=card.utilization_percent,
+        temperature=card.temperature,
     )

@@ -21,7 +21,7 @@ from sovl_daemon.cli import render
 from sovl_daemon.client import AsyncClient, ClientError, DaemonDown
 from sovl_daemon.client.target import Target
 from sovl_daemon.control.sources.gpu import Gpus
-from sovl_daemon.control.sources.machine import Machine
+from sovl_daemon.limits import memory
 from sovl_daemon.models import ModelError, ModelStore
 
 State = Literal["ok", "warning", "wrong"]
@@ -159,10 +159,11 @@ def _sockets(settings: Settings, paths: Paths) -> Check:
 
 def _memory(settings: Settings, paths: Paths) -> Check:
     """Whether there is room, within the limits of machine and control group."""
-    found = Machine(paths.state_dir).memory()
-    free, used = found["memory.available_bytes"] or 0.0, found["memory.percent"] or 0.0
-    total = psutil.virtual_memory().total
-    says = f"{free / _MB:.0f} MB free, {used:.0f} % in use, of a machine with {total / _MB:.0f} MB"
+    found = memory()
+    if found is None:
+        return Check("memory", "warning", "not known", "see whether /proc/meminfo can be read")
+    free, used, total = found.available, found.percent, found.total
+    says = f"{free / _MB:.0f} MB free, {used:.0f} % in use, of {total / _MB:.0f} MB"
     if free < settings.control.heavy_work_mb * _MB:
         advice = "end other programs, choose a smaller model, or: sovl call int8"
         return Check("memory", "warning", says, advice)
@@ -184,10 +185,15 @@ def _disk(settings: Settings, paths: Paths) -> Check:
 
 def _gpu(settings: Settings, paths: Paths) -> Check:
     """Whether the GPU is there that is asked for."""
-    count, wanted = Gpus().count, settings.host.device
+    gpus, wanted = Gpus(), settings.host.device
+    gpus.read()
+    count, silent = gpus.count, [card for card in gpus.cards if card.silent]
     if wanted.startswith("cuda") and not count:
         says = f"host.device is {wanted}, and no NVIDIA card or driver is found"
         return Check("GPU", "wrong", says, "install the driver, or: sovl config host.device auto")
+    if silent:
+        says = f"{', '.join(f'gpu{card.index}' for card in silent)} of {count} says nothing"
+        return Check("GPU", "warning", says, "see: nvidia-smi; a lost card wants a reset or reboot")
     return Check("GPU", "ok", f"{count} found" if count else "none, so the CPU computes")
 
 

@@ -46,6 +46,10 @@ class Sampler:
         self._known: set[str] = {STABILITY}
         self._beyond_s: dict[tuple[str, Limit], float] = {}  # since when a hard limit is crossed
         self._sampled_s = -math.inf
+        self.values: dict[str, float | None] = {}
+        """What was read last, as the sources and agents gave it."""
+        self.failures: dict[str, str] = {}
+        """Why a source could not be read last, by its name."""
 
     def sample(self, now_s: float, wall_s: float) -> dict[str, Readings]:
         """Read everything once and return the readings of each task, by the task's name.
@@ -53,15 +57,24 @@ class Sampler:
         `now_s` is on the monotonic clock, `wall_s` seconds since the epoch. After a jump of the
         wall clock, or a sleep of the machine, this round says so and the next begins anew.
         """
-        values: dict[str, float | None] = {}
-        for source in self._sources:
-            values.update(source.read())
-        values.update(self._gauges.read())
+        values = self.values = self._read()
         self._known.update(name for name, value in values.items() if value is not None)
         jumped = self._clock.jump_s(now_s, wall_s) != 0.0
         found = {name: self._check(name, values, now_s, jumped) for name in self._inspectors}
         self._note_crossings(now_s, found)
         return found
+
+    def _read(self) -> dict[str, float | None]:
+        """All values. A source that fails gives none, and is tried again each time."""
+        values: dict[str, float | None] = {}
+        failures = {}
+        for source in self._sources:
+            try:
+                values.update(source.read())
+            except Exception as error:  # whatever a machine may come up with, the others count
+                failures[type(source).__name__] = f"{type(error).__name__}: {error}"
+        self.failures = failures
+        return {**values, **self._gauges.read()}
 
     def acted(self, task: str, now_s: float) -> None:
         """Count an intervention; a task is less stable for it."""

@@ -39,7 +39,11 @@ def memory(groups: ControlGroups = _OURS) -> Memory | None:
 def _machine() -> Room | None:
     try:
         found = psutil.virtual_memory()
-    except (OSError, ValueError, KeyError):  # of /proc/meminfo, which is hidden or short of a line
+    except (
+        OSError,
+        ValueError,
+        LookupError,
+    ):  # of /proc/meminfo, which is hidden or short of a line
         return None
     if not found.total > 0:
         return None

@@ -53,6 +53,24 @@ def test_what_was_never_there_is_left_out_and_what_is_gone_is_a_fault() -> None:
     assert one.sample(1, 1001)["memory"][MEMORY].fault == "missing"
 
 
+def test_a_source_that_fails_is_one_that_says_nothing() -> None:
+    class Broken:
+        well = False
+
+        def read(self) -> Values:
+            if not self.well:
+                raise RuntimeError("no such sensor")
+            return {"cpu.percent": 7.0}
+
+    broken = Broken()
+    one = Sampler(load_tasks().values(), [broken, Fixed({MEMORY: 50.0})], Gauges())
+    assert one.sample(0, 1000)["memory"][MEMORY].value == 50
+    assert one.failures == {"Broken": "RuntimeError: no such sensor"}
+    broken.well = True
+    one.sample(1, 1001)
+    assert (one.failures, one.values["cpu.percent"]) == ({}, 7.0)
+
+
 def test_a_gauge_grows_stale_by_its_own_time() -> None:
     gauges = Gauges()
     one = sampler(Fixed({}), gauges)

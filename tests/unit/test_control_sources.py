@@ -5,16 +5,21 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import psutil
+import pynvml
 import pytest
 
 from sovl_daemon.control.sources import gpu
 from sovl_daemon.control.sources.gauges import Gauges, Rate, Ratio
-from sovl_daemon.control.sources.gpu import Gpus
+from sovl_daemon.control.sources.gpu import Card, Gpus
 from sovl_daemon.control.sources.machine import Machine
-from sovl_daemon.control.sources.pressure import Pressure, own_group
+from sovl_daemon.control.sources.pressure import Pressure
 from sovl_daemon.control.sources.process_tree import ProcessTree, exact_anonymous_bytes
+from sovl_daemon.control.sources.source import plausible
+from tests.groups import V2_MOUNT, Recorded
+from tests.nvml import Nvml
 
 # Machine
 
@@ -58,28 +63,35 @@ def test_recorded_pressure(tmp_path: Path) -> None:
 
 
 def test_recorded_pressure_of_a_group(tmp_path: Path) -> None:
-    group = tmp_path / "system.slice" / "sovl.service"
-    group.mkdir(parents=True)
-    (group / "memory.pressure").write_text(PSI)
-    (tmp_path / "self").write_text("1:name=systemd:/x\n0::/system.slice/sovl.service\n")
-    assert own_group(tmp_path, tmp_path / "self") == group
-    found = Pressure(tmp_path, group).read()
-    assert found["group.pressure.memory"] == 12.34
-    assert found["group.pressure.io"] is None
-    assert found["pressure.memory"] is None
+    found = Recorded(tmp_path, V2_MOUNT, "1:name=systemd:/x\n0::/system.slice/sovl.service\n")
+    found.write("system.slice/sovl.service", memory_pressure=PSI)
+    values = Pressure(tmp_path, found.groups).read()
+    assert values["group.pressure.memory"] == 12.34
+    assert values["group.pressure.io"] is None
+    assert values["pressure.memory"] is None
 
 
 @pytest.mark.parametrize("text", ["", "4:memory:/a\n", "0::/gone\n"])
-def test_no_group_of_version_two(tmp_path: Path, text: str) -> None:
-    (tmp_path / "self").write_text(text)
-    assert own_group(tmp_path, tmp_path / "self") is None
-    assert own_group(tmp_path, tmp_path / "not there") is None
+def test_no_group_with_pressure(tmp_path: Path, text: str) -> None:
+    found = Recorded(tmp_path, V2_MOUNT, text)
+    assert not any(name.startswith("group") for name in Pressure(tmp_path, found.groups).read())
 
 
-@pytest.mark.parametrize("text", ["garbage\n", "some\n", "\n\n"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "garbage\n",
+        "some\n",
+        "\n\n",
+        "some avg10=x\n",
+        "some avg10=nan\n",
+        "some avg10=-1\n",
+        "\xff",
+    ],
+)
 def test_unknown_forms_of_pressure_are_no_reading(tmp_path: Path, text: str) -> None:
     (tmp_path / "memory").write_text(text)
-    assert Pressure(tmp_path, tmp_path).read()["pressure.memory"] is None
+    assert Pressure(tmp_path).read()["pressure.memory"] is None
 
 
 def test_pressure_for_real() -> None:
@@ -160,49 +172,6 @@ def test_recorded_processes(tmp_path: Path) -> None:
 # GPUs
 
 
-class Nvml:
-    """Stands in for the driver, with readings as recorded from cards."""
-
-    class NVMLError(Exception):
-        pass
-
-    NVML_TEMPERATURE_GPU = 0
-
-    def __init__(self, cards: list[dict[str, float]] | None) -> None:
-        self._cards = cards
-
-    def nvmlInit(self) -> None:  # noqa: N802
-        if self._cards is None:
-            raise self.NVMLError
-
-    def nvmlDeviceGetCount(self) -> int:  # noqa: N802
-        return len(self._cards or [])
-
-    def nvmlDeviceGetHandleByIndex(self, index: int) -> dict[str, float]:  # noqa: N802
-        assert self._cards is not None
-        if not self._cards[index]:
-            raise self.NVMLError
-        return self._cards[index]
-
-    def _ask(self, card: dict[str, float], key: str) -> float:
-        if key not in card:
-            raise self.NVMLError
-        return card[key]
-
-    def nvmlDeviceGetMemoryInfo(self, card: dict[str, float]) -> object:  # noqa: N802
-        used, total = self._ask(card, "used"), self._ask(card, "total")
-        return type("Memory", (), {"used": used, "total": total})
-
-    def nvmlDeviceGetUtilizationRates(self, card: dict[str, float]) -> object:  # noqa: N802
-        return type("Rates", (), {"gpu": self._ask(card, "gpu")})
-
-    def nvmlDeviceGetTemperature(self, card: dict[str, float], sensor: int) -> float:  # noqa: N802
-        return self._ask(card, "temperature")
-
-    def nvmlDeviceGetPowerUsage(self, card: dict[str, float]) -> float:  # noqa: N802
-        return self._ask(card, "milliwatts")
-
-
 SMALL: dict[str, float] = {
     "used": 4 << 30,
     "total": 8 << 30,
@@ -225,8 +194,8 @@ def test_no_gpu_is_normal(
 def test_several_gpus_and_the_worst_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu, "pynvml", Nvml([SMALL, {}, LARGE]))
     found = Gpus().read()
-    assert (found["gpu0.memory_percent"], found["gpu1.memory_percent"]) == (50, 90)
-    assert (found["gpu0.power_watts"], found["gpu1.power_watts"]) == (120.5, None)
+    assert (found["gpu0.memory_percent"], found["gpu2.memory_percent"]) == (50, 90)
+    assert (found["gpu0.power_watts"], found["gpu2.power_watts"]) == (120.5, None)
     assert found["gpu.memory_percent"] == 90
     assert found["gpu.utilization_percent"] == 37
     assert found["gpu.temperature"] == 61
@@ -235,6 +204,88 @@ def test_several_gpus_and_the_worst_of_them(monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_card_that_tells_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu, "pynvml", Nvml([{"shared": 1}]))
     assert set(Gpus().read().values()) == {None}
+
+
+def card(readings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Card:
+    monkeypatch.setattr(gpu, "pynvml", Nvml([readings]))
+    gpus = Gpus()
+    gpus.read()
+    return gpus.cards[0]
+
+
+@pytest.mark.parametrize(
+    ("readings", "unknown"),
+    [
+        ({**SMALL, "gpu": 255}, "utilization_percent"),
+        ({**SMALL, "gpu": -1}, "utilization_percent"),
+        ({**SMALL, "temperature": math.nan}, "temperature"),
+        ({**SMALL, "temperature": 100_000}, "temperature"),
+        ({**SMALL, "used": "N/A"}, "memory_used"),
+        ({**SMALL, "used": 9 << 30}, "memory_percent"),
+        ({**SMALL, "total": 0}, "memory_total"),
+        ({**SMALL, "used": None, "total": None}, "memory_percent"),
+    ],
+)
+def test_what_no_card_can_be(
+    monkeypatch: pytest.MonkeyPatch, readings: dict[str, Any], unknown: str
+) -> None:
+    found = card(readings, monkeypatch)
+    assert getattr(found, unknown) is None
+    assert found.power_watts == 120.5
+
+
+@pytest.mark.parametrize(
+    ("name", "says"), [("Orin", "Orin"), (b"Orin", "Orin"), (b"\xff", "\ufffd")]
+)
+def test_a_name_in_text_or_bytes(monkeypatch: pytest.MonkeyPatch, name: object, says: str) -> None:
+    assert card({"name": name}, monkeypatch).name == says
+
+
+def test_a_card_that_is_lost_and_comes_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost = pynvml.NVMLError(pynvml.NVML_ERROR_GPU_IS_LOST)
+    readings: dict[str, Any] = dict(SMALL)
+    library = Nvml([readings])
+    monkeypatch.setattr(gpu, "pynvml", library)
+    now_s = 0.0
+    gpus = Gpus(driver=tmp_path, clock=lambda: now_s)
+    assert gpus.read()["gpu0.temperature"] == 61
+    readings.update(dict.fromkeys(SMALL, lost))
+    now_s = 59.0
+    gpus.read()
+    now_s = 61.0
+    assert set(gpus.read().values()) == {None}
+    readings.update(SMALL)
+    now_s = 119.0
+    gpus.read()
+    assert library.begun == 2  # not every time
+    now_s = 122.0
+    assert gpus.read()["gpu0.temperature"] == 61
+
+
+def test_a_driver_that_is_loaded_later_and_a_second_card(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = Nvml(None)
+    monkeypatch.setattr(gpu, "pynvml", library)
+    now_s = 0.0
+    gpus = Gpus(driver=tmp_path, clock=lambda: now_s)
+    assert gpus.read() == {}
+    library.cards = [SMALL]
+    (tmp_path / "0000:01:00.0").mkdir()
+    now_s = 60.0
+    gpus.read()
+    assert gpus.count == 1
+    begun = library.begun
+    now_s = 120.0
+    gpus.read()
+    assert library.begun == begun  # nothing has changed
+    library.cards = [SMALL, LARGE]
+    (tmp_path / "0000:02:00.0").mkdir()
+    now_s = 180.0
+    gpus.read()
+    assert gpus.count == 2
 
 
 def test_gpus_for_real() -> None:
@@ -273,3 +324,59 @@ def test_rates_over_a_window() -> None:
     assert rate.failed_percent(5) == 50
     assert rate.per_s(10.5) == 5
     assert rate.failed_percent(20) == 0
+
+
+# What a sensor may say
+
+
+@pytest.mark.parametrize("value", [None, "N/A", b"?", math.nan, math.inf, -1, 101, [], "1e999"])
+def test_what_no_share_can_be_is_not_there(value: object) -> None:
+    assert plausible(value, high=100.0) is None
+
+
+def test_a_share() -> None:
+    assert (plausible(0), plausible("12.5", high=100.0), plausible(100, high=100)) == (0, 12.5, 100)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("virtual_memory",), ("swap_memory",), ("cpu_times",), ("getloadavg",), ("disk_usage",)],
+)
+@pytest.mark.parametrize("error", [FileNotFoundError("/proc/x"), PermissionError("/proc/x")])
+def test_what_the_machine_hides_costs_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, names: tuple[str, ...], error: OSError
+) -> None:
+    def refuse(*_: object) -> None:
+        raise error
+
+    whole = Machine(tmp_path)
+    whole.read()
+    before = {name for name, value in whole.read().items() if value is not None}
+    for name in names:
+        monkeypatch.setattr(psutil, name, refuse)
+    hidden = {name for name, value in whole.read().items() if value is None}
+    assert 0 < len(hidden & before) <= 2
+
+
+def test_counters_that_go_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    times = psutil.cpu_times()
+    machine = Machine(tmp_path)
+    monkeypatch.setattr(psutil, "cpu_times", lambda: times)
+    machine.read()
+    monkeypatch.setattr(psutil, "cpu_times", lambda: times._replace(user=0.0, idle=1.0))
+    share = machine.read()["cpu.percent"]
+    assert share is not None
+    assert 0 <= share <= 100
+
+
+def test_processes_that_are_hidden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise psutil.AccessDenied(1)
+
+    monkeypatch.setattr(psutil.Process, "children", refuse)
+    folder = tmp_path / "1"
+    folder.mkdir()
+    (folder / "status").write_text("RssAnon:\t  x kB\nVmRSS:\nVmSwap:\t 1 kB\n")
+    found = ProcessTree({"init": 1}, tmp_path).read()
+    assert (found["init.anonymous_bytes"], found["init.rss_bytes"]) == (None, None)
+    assert found["init.swap_bytes"] == 1024

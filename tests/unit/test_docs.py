@@ -40,6 +40,8 @@ NOT_SETTINGS = {  # names of topics, modules and files that look like one
     "control.failed",
     "health.diagnosed",
     "health.diagnosis",
+    "health.source_back",
+    "health.source_lost",
     "night.ended",
     "night.progress",
     "night.resumed",

@@ -1,23 +1,32 @@
-"""What the probes read is what the machine says."""
+"""What the probes say is what the machine says, and what it does not say is not known."""
 
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import psutil
 import pytest
 
-from sovl_daemon import probes
-from sovl_daemon.probes import MachineProbe, anonymous_bytes
+from bus.topics import HealthSample
+from sovl_daemon.control.sources.gpu import Card
+from sovl_daemon.control.sources.machine import Machine
+from sovl_daemon.control.sources.process_tree import anonymous_bytes
+from sovl_daemon.probes import HealthProbe
+
+KNOWN = {"cpu.percent": 12.0, "memory.percent": 50.0, "memory.available_bytes": 1e9}
 
 
-def test_sample_of_ourselves() -> None:
-    sample = MachineProbe().sample({"me": os.getpid()})
+def test_sample_of_ourselves(tmp_path: Path) -> None:
+    sample = HealthProbe().sample(Machine(tmp_path).read(), (), {"me": os.getpid()})
+    assert sample.memory_percent is not None
     assert 0 <= sample.memory_percent <= 100
+    assert sample.memory_available is not None
     assert 0 < sample.memory_available <= psutil.virtual_memory().total
     mine = sample.processes["me"]
     assert mine.pid == os.getpid()
     assert mine.anonymous is not None
+    assert mine.rss is not None
     assert 0 < mine.anonymous <= mine.rss
 
 
@@ -33,54 +42,40 @@ def test_anonymous_memory_grows_with_what_is_held() -> None:
 
 def test_ended_process_is_left_out() -> None:
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    probe = MachineProbe()
-    assert "child" in probe.sample({"child": child.pid}).processes
+    probe = HealthProbe()
+    assert "child" in probe.sample({}, (), {"child": child.pid}).processes
     child.kill()
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # it is a zombie until it is waited for
+    assert probe.sample({}, (), {"child": child.pid}).processes == {}
     child.wait()
-    assert probe.sample({"child": child.pid}).processes == {}
+    assert probe.sample({}, (), {"child": child.pid}).processes == {}
     assert anonymous_bytes(child.pid) is None
 
 
-class _Nvml:
-    """Stands in for the driver; the real one is asked on machines that have it."""
-
-    class NVMLError(Exception):
-        pass
-
-    NVML_TEMPERATURE_GPU = 0
-
-    def __init__(self, count: int | None) -> None:
-        self._count = count
-
-    def nvmlInit(self) -> None:  # noqa: N802
-        if self._count is None:
-            raise self.NVMLError
-
-    def nvmlDeviceGetCount(self) -> int:  # noqa: N802
-        return self._count or 0
-
-    def nvmlDeviceGetHandleByIndex(self, index: int) -> int:  # noqa: N802
-        return index
-
-    def nvmlDeviceGetName(self, gpu: int) -> str:  # noqa: N802
-        return f"card {gpu}"
-
-    def nvmlDeviceGetMemoryInfo(self, gpu: int) -> object:  # noqa: N802
-        return type("Memory", (), {"used": 1 << 30, "total": 8 << 30})
-
-    def nvmlDeviceGetUtilizationRates(self, gpu: int) -> object:  # noqa: N802
-        return type("Rates", (), {"gpu": 37})
-
-    def nvmlDeviceGetTemperature(self, gpu: int, kind: int) -> int:  # noqa: N802
-        return 61
+def test_what_a_machine_does_not_tell_is_not_known() -> None:
+    sample = HealthProbe().sample({}, (), {})
+    assert (sample.cpu_percent, sample.memory_available, sample.load_1m) == (None, None, None)
+    assert HealthSample.model_validate_json(sample.model_dump_json()) == sample
 
 
-@pytest.mark.parametrize(("count", "names"), [(None, []), (0, []), (2, ["card 0", "card 1"])])
-def test_gpus_are_sampled_where_there_are_any(
-    monkeypatch: pytest.MonkeyPatch, count: int | None, names: list[str]
+@pytest.mark.parametrize("error", [psutil.AccessDenied(1), FileNotFoundError("/proc/1/fd")])
+def test_what_a_process_does_not_let_us_see(
+    monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
-    monkeypatch.setattr(probes, "pynvml", _Nvml(count))
-    sample = MachineProbe().sample({})
-    assert [gpu.name for gpu in sample.gpus] == names
-    for gpu in sample.gpus:
-        assert (gpu.utilization_percent, gpu.temperature, gpu.memory_used) == (37, 61, 1 << 30)
+    def refuse(self: psutil.Process) -> int:
+        raise error
+
+    monkeypatch.setattr(psutil.Process, "num_fds", refuse)
+    mine = HealthProbe().sample(KNOWN, (), {"me": os.getpid()}).processes["me"]
+    assert mine.fds is None
+    assert mine.threads is not None
+
+
+def test_cards_that_tell_some_and_none() -> None:
+    cards = (
+        Card(0, "card", 1 << 30, 8 << 30, 37.0, 61.0, 120.0),
+        Card(1),
+    )
+    first, second = HealthProbe().sample(KNOWN, cards, {}).gpus
+    assert (first.name, first.memory_used, first.utilization_percent) == ("card", 1 << 30, 37)
+    assert (second.index, second.name, second.memory_total) == (1, None, None)

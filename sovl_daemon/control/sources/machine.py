@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import psutil
 
-from sovl_daemon.control.sources.source import Values
+from sovl_daemon.control.sources.source import Values, plausible
 from sovl_daemon.limits import ControlGroups, memory
 
 
 class Machine:
     """Reads `memory.percent`, `memory.available_bytes`, `swap.percent`, `cpu.percent`,
-    `load.per_cpu`, `disk.percent` and `disk.free_bytes`.
+    `load.1m`, `load.per_cpu`, `disk.percent` and `disk.free_bytes`.
 
     Memory in use is what is not available, unrounded: caches that can be dropped are no use. In
     control groups with a limit, as of a container or a service, it is that of the machine or the
@@ -28,12 +29,12 @@ class Machine:
         self._cpu = 0.0
 
     def read(self) -> Values:
-        """Read now. A disk that cannot be read gives None."""
+        """Read now. What cannot be read is None."""
         return {
             **self.memory(),
-            "swap.percent": _swap_percent(),
+            "swap.percent": self._swap_percent(),
             "cpu.percent": self._cpu_percent(),
-            "load.per_cpu": psutil.getloadavg()[0] / self._cpus,
+            **self._load(),
             **self._disk(),
         }
 
@@ -46,14 +47,17 @@ class Machine:
 
     def _cpu_percent(self) -> float | None:
         """Of our own two readings: psutil keeps one for all callers, and another may have come."""
-        times = psutil.cpu_times()
+        try:
+            times = psutil.cpu_times()
+        except (OSError, ValueError, LookupError):
+            return None
         # Guests' times are part of the others'.
         whole_s = sum(times) - getattr(times, "guest", 0.0) - getattr(times, "guest_nice", 0.0)
         busy_s = whole_s - times.idle - getattr(times, "iowait", 0.0)
         (whole_before_s, busy_before_s), self._times = self._times, (whole_s, busy_s)
         if not whole_before_s:
             return None
-        if whole_s > whole_before_s:  # else no tick of the clock has passed
+        if whole_s > whole_before_s:  # else no tick has passed, or the counters have gone back
             share = (busy_s - busy_before_s) / (whole_s - whole_before_s)
             self._cpu = min(100.0, max(0.0, 100.0 * share))
         return self._cpu
@@ -63,10 +67,24 @@ class Machine:
             usage = psutil.disk_usage(str(self._folder))
         except OSError:
             return {"disk.percent": None, "disk.free_bytes": None}
-        return {"disk.percent": usage.percent, "disk.free_bytes": float(usage.free)}
+        percent = plausible(usage.percent, high=100.0)
+        return {"disk.percent": percent, "disk.free_bytes": plausible(usage.free)}
 
+    def _load(self) -> Values:
+        try:
+            load = plausible(psutil.getloadavg()[0])
+        except OSError:
+            load = None
+        return {"load.1m": load, "load.per_cpu": None if load is None else load / self._cpus}
 
-def _swap_percent() -> float:
-    """Swap in use; a machine without swap uses none."""
-    swap = psutil.swap_memory()
-    return 100.0 * swap.used / swap.total if swap.total else 0.0
+    def _swap_percent(self) -> float | None:
+        """Swap in use, of the machine or the group; a machine without swap uses none."""
+        room = self._groups.swap()
+        try:
+            with warnings.catch_warnings():  # of a kernel that does not count what it swaps
+                warnings.simplefilter("ignore", RuntimeWarning)
+                swap = psutil.swap_memory()
+        except (OSError, ValueError, LookupError):
+            return None if room is None else room.percent
+        percent = 100.0 * swap.used / swap.total if swap.total else 0.0
+        return plausible(max(percent, room.percent if room else 0.0), high=100.0)

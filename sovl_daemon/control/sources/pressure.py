@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sovl_daemon.control.sources.source import Values
+from sovl_daemon.control.sources.source import Values, plausible
+from sovl_daemon.limits import ControlGroups
 
 SYSTEM = Path("/proc/pressure")
-CGROUPS = Path("/sys/fs/cgroup")
 _RESOURCES = ("memory", "cpu", "io")
 
 
@@ -20,37 +20,30 @@ class Pressure:
     kernel does not tell.
     """
 
-    def __init__(self, system: Path = SYSTEM, group: Path | None = None) -> None:
+    def __init__(self, system: Path = SYSTEM, groups: ControlGroups | None = None) -> None:
         self._system = system
-        self._group = own_group() if group is None else group
+        self._groups = groups or ControlGroups()
 
     def read(self) -> Values:
         """Read now."""
         values: dict[str, float | None] = {}
+        group = self._group()
         for resource in _RESOURCES:
             values.update(_read(self._system / resource, f"pressure.{resource}"))
-            if self._group is not None:
-                path = self._group / f"{resource}.pressure"
+            if group is not None:
+                path = group / f"{resource}.pressure"
                 values.update(_read(path, f"group.pressure.{resource}"))
         return values
 
-
-def own_group(root: Path = CGROUPS, self_: Path = Path("/proc/self/cgroup")) -> Path | None:
-    """The folder of this process' control group of version 2, if it has pressure files."""
-    try:
-        lines = self_.read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return None
-    unified = [line.removeprefix("0::/") for line in lines if line.startswith("0::/")]
-    if not unified:
-        return None
-    folder = root / unified[0]
-    return folder if (folder / "memory.pressure").is_file() else None
+    def _group(self) -> Path | None:
+        """The folder of this process' own control group, if it has pressure files."""
+        own = self._groups.own("memory")
+        return next((each for each in own if (each / "memory.pressure").is_file()), None)
 
 
 def _read(path: Path, name: str) -> Values:
     try:
-        text = path.read_text(encoding="ascii")
+        text = path.read_text(encoding="ascii", errors="replace")
     except OSError:
         text = ""  # no PSI in this kernel, or it was not switched on
     shares = _shares(text)
@@ -61,8 +54,8 @@ def _read(path: Path, name: str) -> Values:
     }
 
 
-def _shares(text: str) -> dict[tuple[str, str], float]:
+def _shares(text: str) -> dict[tuple[str, str], float | None]:
     """`some avg10=0.12 avg60=...` by kind and window."""
     rows = (line.split() for line in text.splitlines())
     pairs = ((row[0], *field.partition("=")) for row in rows if row for field in row[1:])
-    return {(kind, key): float(value) for kind, key, _, value in pairs if key != "total"}
+    return {(kind, key): plausible(value, high=100.0) for kind, key, _, value in pairs}

@@ -68,10 +68,10 @@ class ProcessTree:
 
 
 def tree_of(root: int) -> list[int]:
-    """A process and all its descendants; the root alone if it has ended."""
+    """A process and all its descendants; the root alone if it has ended, or is not to be seen."""
     try:
         children = psutil.Process(root).children(recursive=True)
-    except psutil.NoSuchProcess:
+    except (psutil.Error, OSError):
         return [root]
     return [root, *(child.pid for child in children)]
 
@@ -83,21 +83,26 @@ def exact_anonymous_bytes(pid: int, proc: Path = PROC) -> int | None:
     samples use the kernel's own counters in `status`, which lag by some pages a core.
     """
     try:
-        text = (proc / str(pid) / "smaps_rollup").read_text(encoding="ascii")
+        text = (proc / str(pid) / "smaps_rollup").read_text(encoding="ascii", errors="replace")
     except OSError:
         return None
     fields = _fields(text)
-    return fields["Anonymous"] + fields["Swap"] if "Anonymous" in fields else None
+    return fields["Anonymous"] + fields.get("Swap", 0) if "Anonymous" in fields else None
 
 
 def cores_of(pid: int, proc: Path = PROC) -> int | None:
     """How many cores the threads of a process may run on together; None for one that has ended."""
     cores: set[int] = set()
-    with suppress(FileNotFoundError):
+    with suppress(OSError):
         for thread in (proc / str(pid) / "task").iterdir():
             with suppress(ProcessLookupError):  # the thread has ended
                 cores |= os.sched_getaffinity(int(thread.name))
     return len(cores) or None
+
+
+def anonymous_bytes(pid: int, proc: Path = PROC) -> int | None:
+    """Memory of one process that no file backs, in bytes; None where the kernel does not tell."""
+    return _status(proc, pid).get("RssAnon")
 
 
 def _status(proc: Path, pid: int) -> dict[str, int]:
@@ -110,7 +115,11 @@ def _status(proc: Path, pid: int) -> dict[str, int]:
 def _fields(text: str) -> dict[str, int]:
     """The fields in kB, in bytes."""
     rows = (line.split() for line in text.splitlines())
-    return {row[0].rstrip(":"): int(row[1]) * 1024 for row in rows if row[2:] == ["kB"]}
+    return {
+        row[0].rstrip(":"): int(row[1]) * 1024
+        for row in rows
+        if row[2:] == ["kB"] and row[1].isdecimal()
+    }
 
 
 def _total(statuses: list[dict[str, int]], field: str) -> float | None:
