@@ -92,7 +92,7 @@ class Archive(Agent):
             # Answers are the plain base's until the models or ranks are those it was learned with.
             self.log.error("state.unfit", reason=error.message)
 
-    @command(SaveArguments)
+    @command(SaveArguments, long=True)
     async def save(self, args: SaveArguments, job: Job) -> dict[str, Any]:
         """Keep what was learned under a name; without one the default save is replaced."""
         writer = self._required()
@@ -105,7 +105,7 @@ class Archive(Agent):
         number = saved.manifest.number
         return {"text": f"State saved as {name} (generation {number})", "generation": number}
 
-    @command(LoadArguments)
+    @command(LoadArguments, long=True)
     async def load(self, args: LoadArguments, job: Job) -> dict[str, Any]:
         """Go back to a save or a generation; `load` again undoes it."""
         writer = self._required()
@@ -117,7 +117,7 @@ class Archive(Agent):
         text = f"Scaffold, cross-attention, token map and mind loaded from {name}"
         return {"text": text, "generation": number}
 
-    @command()
+    @command(long=True)
     async def reset(self, args: NoArguments, job: Job) -> dict[str, Any]:
         """Forget all that was learned; the generations before stay and can be loaded."""
         writer = self._required()

@@ -22,7 +22,7 @@ from bus.endpoints import Endpoints
 from bus.envelope import Envelope, Payload, decode
 from bus.errors import BAD_ARGUMENT, CANCELLED, INTERNAL, BadMessage, CommandError
 from bus.link import AgentLink
-from bus.messages import Cancel, Command, Failure, Pause, Progress, Result
+from bus.messages import HUNG, Cancel, Command, Failure, Pause, Progress, Result
 from bus.port import Port
 from bus.publisher import Publisher
 from bus.subscriber import Gap, local_subscriber
@@ -95,9 +95,9 @@ class Agent:
     async def on_settings(self, before: Settings) -> None:
         """Act on changed settings: `self.settings` are the new ones."""
 
-    def alive(self) -> bool:
-        """Whether the work itself still moves; False withholds the heartbeat."""
-        return True
+    def hangs(self) -> str:
+        """What hangs, in words, empty while the work itself moves; the agent is ended for it."""
+        return ""
 
     def stats(self) -> dict[str, Any]:
         """Counters of its own, shown by `sovl stats`."""
@@ -192,7 +192,9 @@ class Agent:
 
     async def _beat(self) -> None:
         while True:
-            if self.alive():
+            if trouble := self.hangs():
+                await self._enter(HUNG, trouble)
+            else:
                 self._link.beat(self.state, self.detail, self._all_stats())
             await anyio.sleep(self.settings.supervision.heartbeat_s)
 

@@ -124,7 +124,7 @@ class Dreamer(Agent):
         elif isinstance(event.payload, AnswerStarted) or event.topic == INTERACTION:
             self._spoken_at = time.monotonic()
 
-    @command(DreamArguments)
+    @command(DreamArguments, long=True)
     async def dream(self, args: DreamArguments, job: Job) -> dict[str, Any]:
         """Dream now; with numbers, tune how it dreams."""
         if not args.model_dump(exclude_none=True, exclude={"force"}):
@@ -132,7 +132,7 @@ class Dreamer(Agent):
             return await self._dream("asked")
         return await _DREAM.turn(self, args)
 
-    @command(WonderArguments, internal=True)
+    @command(WonderArguments, internal=True, long=True)
     async def wonder(self, args: WonderArguments, job: Job) -> dict[str, Any]:
         """Think aloud: the first words of a life, or a question about something lived."""
         about = args.prompt

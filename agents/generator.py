@@ -25,7 +25,7 @@ from bus.commands import Arguments, NoArguments, command
 from bus.envelope import new_id
 from bus.errors import BAD_ARGUMENT, ENGINE, CommandError, FatalError
 from bus.topics import ANSWERING, GAUGES, AnswerStarted, GaugesGiven
-from config import Settings
+from config import Paths, Settings
 from sovl_daemon.control.trim import Trim
 from sovl_daemon.engine.message import Message
 from sovl_daemon.engine.options import SamplingOptions
@@ -33,6 +33,7 @@ from sovl_daemon.heavy_imports import heavy_imports
 from sovl_daemon.mind.confidence import answer_confidence
 from sovl_daemon.mind.temperament import sampling_temperature
 from sovl_daemon.models import ModelError, ModelStore, Progress
+from sovl_daemon.own_time import OwnTime
 
 if TYPE_CHECKING:  # torch is loaded in `start`, so that the hub can import this module
     from sovl_daemon.engine.engine import Engine
@@ -84,6 +85,11 @@ class Generator(Tuning):
     critical: ClassVar[bool] = True
 
     _waver = random.Random()  # noqa: S311 - how a melancholic mood wavers
+    _looked = _step_own_s = 0.0
+
+    def __init__(self, settings: Settings, paths: Paths, process: str) -> None:
+        super().__init__(settings, paths, process)
+        self._own_time = OwnTime(every_s=settings.supervision.heartbeat_s)
 
     async def start(self) -> None:
         """Get the model (pulling it if need be) and load it.
@@ -141,9 +147,17 @@ class Generator(Tuning):
         if self.engine is not None:
             await self.engine.close()
 
-    def alive(self) -> bool:
-        """Report a hung tensor step as death, so that the hub restarts the host."""
-        return self.engine is None or self.engine.stalled_for() < self.settings.host.stall_s
+    def hangs(self) -> str:
+        """Report a tensor step that does not end, so that the hub restarts the host."""
+        now, own_s = time.monotonic(), self._own_time()
+        step_s = self.engine.stalled_for() if self.engine else 0.0
+        if step_s < now - self._looked:  # it has begun since then, if there is one at all
+            self._step_own_s = own_s
+        self._looked = now
+        limit_s = self.settings.host.stall_s
+        if own_s - self._step_own_s < limit_s:
+            return ""
+        return f"was in one tensor step for {limit_s:g} s; what needs longer needs host.stall_s"
 
     @command(GenerateArguments)
     async def generate(self, args: GenerateArguments, job: Job) -> dict[str, Any]:
@@ -179,7 +193,7 @@ class Generator(Tuning):
             "seconds": round(time.monotonic() - began, 3),
         }
 
-    @command()
+    @command(long=True)
     async def fingerprint(self, args: NoArguments, job: Job) -> dict[str, Any]:
         """Digests by which to see whether the base is, bit for bit, what it was."""
         assert self.engine is not None  # noqa: S101 - commands come after start
@@ -332,5 +346,4 @@ class _Reporter:
         if now - self._last < REPORT_S and step.done:
             return
         self._last = now
-        share = f" {100 * step.done // step.total} %" if step.total else ""
-        anyio.from_thread.run(self._agent.say, f"{step.stage}{share}")
+        anyio.from_thread.run(self._agent.say, f"{step.stage} {step.amount()}".rstrip())

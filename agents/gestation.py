@@ -13,7 +13,7 @@ from agents.gate import ForceArguments, Gate
 from agents.knobs import Knobs
 from bus.commands import Arguments, NoArguments, command
 from bus.envelope import Envelope
-from bus.errors import BUSY, CANCELLED, CommandError
+from bus.errors import AGENT_LOST, BUSY, CANCELLED, CommandError
 from bus.topics import ANSWERING, INTERACTION, MIND, NIGHT, AnswerStarted, MindState, NightStep
 from sovl_daemon.mind.sleep import Rhythm, WakeReason, longest_night, sleep_reason, tiredness
 
@@ -85,7 +85,7 @@ class Gestation(Agent):
         """Tune when it sleeps, or show it; `gestate` sends it to sleep."""
         return await _SLEEP.turn(self, args)
 
-    @command(ForceArguments)
+    @command(ForceArguments, long=True)
     async def gestate(self, args: ForceArguments, job: Job) -> dict[str, Any]:
         """Sleep now, learn what was lived through, and wake."""
         if self._night is not None:
@@ -179,7 +179,7 @@ class Gestation(Agent):
             woke = "called" if error.code == CANCELLED else "failed"
             result = {"reason": error.message}
             if job is not None and not self._called:
-                raise
+                raise _explained(error) from None
         finally:
             self._night = None
             # Not for ever: when the daemon ends, those it asks may be gone already.
@@ -213,6 +213,16 @@ class Gestation(Agent):
 
     async def _count(self) -> None:
         self._entries = (await self.ask("unlearned", limit=0))["count"]
+
+
+def _explained(error: CommandError) -> CommandError:
+    """The end of a night that was asked for, with what becomes of it."""
+    if error.code != AGENT_LOST:
+        return error
+    kept = (
+        "what the night had learned up to its last checkpoint is kept, the next one goes on there"
+    )
+    return CommandError(error.code, f"{error.message}; {kept}", error.detail)
 
 
 def _told(woke: WakeReason, result: dict[str, Any]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from bus.envelope import Envelope
 from bus.errors import BUSY, CommandError
 from bus.topics import MIND, NIGHT, MindState, NightStep
 from sovl_daemon.night.curriculum import Curriculum
+from sovl_daemon.own_time import OwnTime
 
 if TYPE_CHECKING:  # torch is loaded by the generator
     from sovl_daemon.engine.learner import Learner, StepReport
@@ -34,6 +34,7 @@ _REMEMBERED = 1000  # learned interactions, of which some are rehearsed
 _REHEARSED = 60
 _CHECKPOINT_EVERY = 10
 _COMMIT_S = 60.0
+_LOOK_S = 10.0  # a step may take seconds
 _NIGHT = "a night"
 
 
@@ -102,7 +103,7 @@ class Trainer(Reins):
         if isinstance(event.payload, MindState):
             self._mind = event.payload
 
-    @command(TrainArguments)
+    @command(TrainArguments, long=True)
     async def train(self, args: TrainArguments, job: Job) -> dict[str, Any]:
         """Train on pairs of prompts and responses; cut off, it goes on with the epoch it was in."""
         dry = args.dry_run or self.settings.training_config.dry_run
@@ -117,7 +118,7 @@ class Trainer(Reins):
                 finally:
                     self.put_down()
 
-    @command(NightArguments, internal=True)
+    @command(NightArguments, internal=True, long=True)
     async def learn_night(self, args: NightArguments, job: Job) -> dict[str, Any]:
         """Learn what no night has learned yet; cut off, it goes on where it was next time."""
         async with self._training, self._changing:
@@ -129,7 +130,8 @@ class Trainer(Reins):
     # A night
 
     async def _night(self, seconds: float, job: Job) -> dict[str, Any]:
-        until = time.monotonic() + seconds
+        own_time = OwnTime(every_s=_LOOK_S)  # beside busy programs a night is longer, not shallower
+        until = own_time() + seconds
         found = await self.ask("unlearned", limit=_MOST_ENTRIES)
         if not found["interactions"]:
             return {"learned": 0, "reason": "nothing new to learn"}
@@ -151,7 +153,7 @@ class Trainer(Reins):
                 await self.keep_unfinished(
                     state, of=_NIGHT, progress=at, memory=memory, interactions=ids
                 )
-            if time.monotonic() >= until:
+            if own_time() >= until:
                 break
         after = await school.exam(learner, course)
         metrics = _metrics(before, after, course, steps)

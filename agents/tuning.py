@@ -147,17 +147,17 @@ class Tuning(Agent):
                 prompt, confidence, strength=_TOKEN_MAP_STRENGTH, decay=controls.memory_decay_rate
             )
 
-    @command()
+    @command(long=True)
     async def int8(self, args: NoArguments, job: Job) -> dict[str, Any]:
         """Hold the weights in 8 bits, at once and while conversations go on."""
         return await self._switch("int8")
 
-    @command()
+    @command(long=True)
     async def int4(self, args: NoArguments, job: Job) -> dict[str, Any]:
         """Hold the weights in 4 bits, at once and while conversations go on."""
         return await self._switch("int4")
 
-    @command(ForceArguments)
+    @command(ForceArguments, long=True)
     async def fp16(self, args: ForceArguments, job: Job) -> dict[str, Any]:
         """Hold the weights as they were loaded, bit for bit."""
         if self.engine is not None:

@@ -31,7 +31,10 @@ class NoArguments(Arguments):
 
 @dataclass(frozen=True)
 class CommandSpec:
-    """A command that an agent offers. `internal` ones are for other agents, not for clients."""
+    """A command that an agent offers. `internal` ones are for other agents, not for clients.
+
+    A `long` one takes as long as its work takes: it has no deadline unless one is given.
+    """
 
     name: str
     agent: str
@@ -39,6 +42,7 @@ class CommandSpec:
     arguments: type[Arguments]
     method: str
     internal: bool = False
+    long: bool = False
 
     def check(self, args: dict[str, Any]) -> dict[str, Any]:
         """`args` with types and ranges checked. Raises CommandError naming every fault."""
@@ -59,11 +63,12 @@ class CommandSpec:
             ) from None
 
     def describe(self) -> dict[str, Any]:
-        """For clients: name, help and the JSON schema of the arguments."""
+        """For clients: name, help, whether it is long, and the JSON schema of the arguments."""
         return {
             "name": self.name,
             "agent": self.agent,
             "help": self.help,
+            "long": self.long,
             "arguments": self.arguments.model_json_schema(),
         }
 
@@ -93,20 +98,26 @@ class _Mark:
     help: str
     arguments: type[Arguments]
     internal: bool
+    long: bool
 
 
 def command(
-    arguments: type[Arguments] = NoArguments, *, name: str = "", internal: bool = False
+    arguments: type[Arguments] = NoArguments,
+    *,
+    name: str = "",
+    internal: bool = False,
+    long: bool = False,
 ) -> Callable[[Handler], Handler]:
     """Offer a method `async def f(self, args, call) -> dict` of an agent as a command.
 
-    The first line of its docstring is the help. The name defaults to the method's.
+    The first line of its docstring is the help. The name defaults to the method's. `long` is work
+    that is long by nature: it has no deadline unless one is given.
     """
 
     def mark(handler: Handler) -> Handler:
         title = name or handler.__name__
         help_line = (handler.__doc__ or "").strip().split("\n")[0]
-        handler.__sovl_command__ = _Mark(title, help_line, arguments, internal)  # type: ignore[attr-defined]
+        handler.__sovl_command__ = _Mark(title, help_line, arguments, internal, long)  # type: ignore[attr-defined]
         return handler
 
     return mark
@@ -120,7 +131,13 @@ def commands_of(agent: type[Any]) -> list[CommandSpec]:
         if isinstance(found, _Mark):
             specs.append(
                 CommandSpec(
-                    found.name, agent.name, found.help, found.arguments, method, found.internal
+                    found.name,
+                    agent.name,
+                    found.help,
+                    found.arguments,
+                    method,
+                    found.internal,
+                    found.long,
                 )
             )
     return specs

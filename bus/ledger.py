@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,13 +15,16 @@ from bus.errors import BUSY, DUPLICATE, CommandError
 class Entry:
     """One command. `client` is where its answers go; times are monotonic seconds.
 
-    `running` turns true when the agent has it; `cancel_by` is set once it was asked to stop.
+    A step on the way moves the deadline so that `patience_s` are left, where that is not None.
+    `running` turns true when the agent has it; `cancel_by` is set once it was asked to stop, in
+    the time that the agent had for itself.
     """
 
     command: Envelope
     client: Hashable
     agent: str
     deadline: float
+    patience_s: float | None = None
     running: bool = False
     cancel_by: float | None = None
 
@@ -29,6 +32,11 @@ class Entry:
     def id(self) -> str:
         """The command's id."""
         return self.command.id
+
+    def moved(self, now: float) -> None:
+        """Take note of a step on the way."""
+        if self.patience_s is not None:
+            self.deadline = now + self.patience_s
 
 
 class Ledger:
@@ -89,12 +97,16 @@ class Ledger:
         """The commands of one client, oldest first."""
         return [e for e in self._entries.values() if e.client == client]
 
-    def overdue(self, now: float) -> list[Entry]:
-        """Commands past their deadline, and cancelled ones that their agent never let go."""
+    def overdue(self, now: float, own_time: Callable[[str], float] | None = None) -> list[Entry]:
+        """Commands past their deadline, and cancelled ones that their agent never let go.
+
+        `own_time` tells the time that an agent had for itself; without it that is `now`.
+        """
         return [
             e
             for e in self._entries.values()
-            if now >= e.deadline or (e.cancel_by is not None and now >= e.cancel_by)
+            if now >= e.deadline
+            or (e.cancel_by is not None and (own_time(e.agent) if own_time else now) >= e.cancel_by)
         ]
 
     def all(self) -> list[Entry]:

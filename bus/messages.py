@@ -8,6 +8,7 @@ from pydantic import Field
 
 from bus.envelope import Payload
 
+HUNG = "hung"
 BEAT_S = 1.0  # how often the broker tells a subscriber that it is there
 
 
@@ -15,7 +16,7 @@ class Command(Payload, kind="command"):
     """Please do this. The envelope's id names the command in all replies.
 
     `deadline_s`: seconds from arrival after which the command is cancelled and answered with
-    the error `deadline`; None means the configured default.
+    the error `deadline`; None means the configured default, or none for a command that is long.
     """
 
     name: str = Field(min_length=1, max_length=100)
@@ -91,7 +92,10 @@ class Register(Payload, kind="register"):
 
 
 class Heartbeat(Payload, kind="heartbeat"):
-    """An agent is alive: its state, and its counters for `stats`."""
+    """An agent is alive: its state, and its counters for `stats`.
+
+    With the state `hung` it says that its work is not: the detail says why, and it is ended.
+    """
 
     agent: str
     state: str

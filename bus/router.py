@@ -6,6 +6,7 @@ command gets exactly one final answer (the ledger's business).
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -60,18 +61,29 @@ class Address:
 
 @dataclass(slots=True)
 class Seat:
-    """An agent as the router sees it. `seen` is monotonic seconds of its last sign of life."""
+    """An agent as the router sees it.
+
+    `seen` is monotonic seconds of its last sign of life. `heard` is the same by `clock`, the time
+    that its process had for itself, and `moved` when it last told something new.
+    """
 
     name: str
     address: Address | None = None
     process: str = ""
     pid: int = 0
     seen: float = 0.0
+    clock: Callable[[], float] = time.monotonic
+    heard: float = 0.0
+    moved: float = 0.0
     state: str = "starting"
     detail: str = ""
     paused: bool = False
     failed: str = ""
     stats: dict[str, Any] = field(default_factory=dict)
+
+    def lives(self) -> None:
+        """Take note of a sign of life."""
+        self.seen, self.heard = time.monotonic(), self.clock()
 
 
 class CommandRouter:
@@ -221,9 +233,16 @@ class CommandRouter:
         args = spec.check(payload.args)
         if failed := self.seat(spec.agent).failed:
             raise _failed(spec.agent, failed)
-        limit = payload.deadline_s or self._default_deadline_s
+        now, patience_s = time.monotonic(), None
+        if payload.deadline_s is not None:
+            deadline = now + payload.deadline_s
+        elif spec.long:
+            deadline = math.inf
+        else:
+            patience_s = self._default_deadline_s
+            deadline = now + patience_s
         checked = envelope.model_copy(update={"payload": payload.model_copy(update={"args": args})})
-        entry = Entry(checked, client, spec.agent, time.monotonic() + limit)
+        entry = Entry(checked, client, spec.agent, deadline, patience_s)
         return entry if self._ledger.admit(entry) else None
 
     def _on_cancel(self, client: Address, envelope: Envelope) -> None:
@@ -238,7 +257,7 @@ class CommandRouter:
         if not entry.running:
             self._fail(entry, CommandError(CANCELLED, "cancelled before it began"))
             return
-        entry.cancel_by = time.monotonic() + CANCEL_GRACE_S
+        entry.cancel_by = self.seat(entry.agent).clock() + CANCEL_GRACE_S
         self._tell_agent(entry.agent, Envelope.of(Cancel(), correlation=entry.id))
 
     def _on_register(self, address: Address, envelope: Envelope) -> None:
@@ -248,7 +267,8 @@ class CommandRouter:
         if seat.address is not None and seat.address != address:
             self.agent_lost(payload.agent, "it was started anew")
         seat.address, seat.process, seat.pid = address, payload.process, payload.pid
-        seat.seen, seat.state, seat.failed = time.monotonic(), "ready", ""
+        seat.state, seat.failed = "ready", ""
+        seat.lives()
         self.on_change()
         self._dispatch_waiting(seat)
 
@@ -261,9 +281,10 @@ class CommandRouter:
                 return  # last words of the one before
             self.agent_lost(payload.agent, "it was started anew")
         changed = (seat.state, seat.detail) != (payload.state, payload.detail)
-        seat.seen, seat.state = time.monotonic(), payload.state
-        seat.detail, seat.stats = payload.detail, payload.stats
+        seat.state, seat.detail, seat.stats = payload.state, payload.detail, payload.stats
+        seat.lives()
         if changed:
+            seat.moved = seat.heard
             self.on_change()
 
     def _known_seat(self, name: str) -> Seat:
@@ -274,6 +295,7 @@ class CommandRouter:
     def _on_progress(self, address: Address, envelope: Envelope) -> None:
         entry = self._entry_of(address, envelope)
         if entry is not None:
+            entry.moved(time.monotonic())
             self._send(entry.client, envelope)
 
     def _on_final(self, address: Address, envelope: Envelope) -> None:
@@ -361,7 +383,8 @@ class CommandRouter:
             for seat in tuple(self.seats.values()) if len(self._ledger) else ():
                 self._dispatch_waiting(seat)
             self._send_kept()
-            for entry in self._ledger.overdue(time.monotonic()):
+            now = time.monotonic()
+            for entry in self._ledger.overdue(now, lambda agent: self.seat(agent).clock()):
                 self._expire(entry)
 
     def _expire(self, entry: Entry) -> None:
@@ -372,6 +395,8 @@ class CommandRouter:
             self._tell_agent(entry.agent, Envelope.of(Cancel(), correlation=entry.id))
         seat = self.seat(entry.agent)
         why = "it took too long" if entry.running else f"{entry.agent} is {seat.state}"
+        if entry.patience_s is not None:
+            why += f" (nothing came for {entry.patience_s:g} s); give it a deadline of its own"
         self._fail(entry, CommandError(DEADLINE, f"no answer before the deadline: {why}"))
 
 

@@ -74,7 +74,8 @@ class Bus(Section):
     )
     command_deadline_s: float = key(
         600,
-        "A command without a deadline of its own gets this one.",
+        "A command without a deadline of its own may go so long without a step on the way. Work "
+        "that is long by nature, such as a night, has none.",
         unit="seconds",
         restart=True,
         ge=0.1,
@@ -125,7 +126,8 @@ class Host(Section):
     )
     stall_s: float = key(
         30,
-        "A tensor step that takes longer counts as hung.",
+        "A tensor step that takes longer counts as hung. Time in which it waited for a core does "
+        "not count.",
         unit="seconds",
         restart=True,
         ge=1,
@@ -149,14 +151,21 @@ class Supervision(Section):
     )
     dead_after_s: float = key(
         3.0,
-        "Silence after which a process counts as dead.",
+        "Silence after which a process counts as dead. Time in which it waited for a core does not "
+        "count.",
         unit="seconds",
         restart=True,
         ge=0.1,
         le=600,
     )
     start_timeout_s: float = key(
-        600, "Longest start of a process.", unit="seconds", restart=True, ge=1, le=7200
+        600,
+        "Longest time without progress while a process starts. A download that goes on is "
+        "progress.",
+        unit="seconds",
+        restart=True,
+        ge=1,
+        le=7200,
     )
     restart_intensity: int = key(
         5,

@@ -21,11 +21,13 @@ from sovl_daemon import log, registry
 from sovl_daemon.controls import Controls
 from sovl_daemon.heavy_imports import heavy_imports
 from sovl_daemon.notify import Notifier
+from sovl_daemon.own_time import OwnTime
 from sovl_daemon.process import WorkerProcess
-from sovl_daemon.supervisor import Child, Supervisor, policy
+from sovl_daemon.supervisor import Child, Runner, Supervisor, policy
 from sovl_daemon.switchboard import Switchboard
 
 DRAIN_CHECK_S = 0.05
+EXTEND_EVERY_S = 10.0
 
 logger = structlog.get_logger(agent="hub")
 
@@ -46,6 +48,7 @@ class Hub:
         self._config_file = config_file
         self._overrides = overrides or {}
         self._notifier = Notifier()
+        self._own_time = OwnTime()
         self._stop, self._hurry = anyio.Event(), anyio.Event()
         self._was_ready = False
 
@@ -69,26 +72,19 @@ class Hub:
     def _children(self) -> list[Child]:
         children = []
         for group in registry.groups(self.settings, self._agents):
-            runner = self._runner(group)
             history = policy(self.settings.supervision)
-            children.append(
-                Child(
-                    group.title,
-                    list(group.agents),
-                    group.critical,
-                    runner.run,
-                    runner.kill,
-                    history,
-                )
-            )
+            runner = self._runner(group)
+            children.append(Child(group.title, list(group.agents), group.critical, runner, history))
             for name in group.agents:
                 self.router.seat(name)
         return children
 
-    def _runner(self, group: registry.Group) -> WorkerProcess | _AgentTask:
+    def _runner(self, group: registry.Group) -> Runner:
         if group.process == registry.HUB:
             agent = self._agents[group.title]
-            return _AgentTask(lambda: agent(self.settings, self.paths, registry.HUB))
+            return _AgentTask(
+                lambda: agent(self.settings, self.paths, registry.HUB), self._own_time
+            )
         return WorkerProcess(group.process, list(group.agents), lambda: self.settings)
 
     # Life
@@ -101,6 +97,7 @@ class Hub:
             services.start_soon(board.run)
             services.start_soon(self._hear_signals)
             services.start_soon(self._pat_watchdog)
+            services.start_soon(self._ask_for_time)
             services.start_soon(self.supervisor.run)
             await self._stop.wait()
             await self._shut_down()
@@ -145,6 +142,13 @@ class Hub:
             if self.supervisor.fresh():
                 self._notifier.watchdog()
             await anyio.sleep(self._notifier.watchdog_s / 2)
+
+    async def _ask_for_time(self) -> None:
+        """While it starts or stops, the supervisor judges how long that may take, not systemd."""
+        while True:
+            if self.state in ("starting", "stopping"):
+                self._notifier.extend(3 * EXTEND_EVERY_S)
+            await anyio.sleep(EXTEND_EVERY_S)
 
     # State
 
@@ -224,7 +228,8 @@ class Hub:
 class _AgentTask:
     """An agent that lives inside the hub."""
 
-    def __init__(self, make: Callable[[], registry.Agent]) -> None:
+    def __init__(self, make: Callable[[], registry.Agent], own_time: OwnTime) -> None:
+        self.own_time = own_time
         self._make = make
         self._scope = anyio.CancelScope()
 
@@ -234,6 +239,10 @@ class _AgentTask:
             await self._make().serve()
             return "ended by itself"
         return "gave no sign of life"
+
+    def work(self) -> object:
+        """Nothing of its own can be told."""
+        return None
 
     def kill(self) -> None:
         """End it: it fell silent."""

@@ -36,6 +36,10 @@ class Notifier:
         """Announce a reload; `ready` ends it."""
         self._send("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
+    def extend(self, seconds: float) -> None:
+        """Ask for so much time from now on, for a start or a stop that is under way."""
+        self._send(f"EXTEND_TIMEOUT_USEC={int(seconds * 1e6)}")
+
     def stopping(self, extend_s: float) -> None:
         """Announce the end and ask for `extend_s` seconds for it."""
         self._send("STOPPING=1", f"EXTEND_TIMEOUT_USEC={int(extend_s * 1e6)}")

@@ -14,6 +14,7 @@ from anyio.abc import ByteReceiveStream, Process
 from bus.errors import FatalError
 from config import Settings
 from sovl_daemon import log
+from sovl_daemon.own_time import OwnTime, move_on_after, work_done
 from sovl_daemon.worker import EX_FATAL, Orders
 
 MAX_LINE = 1 << 20  # bytes; what is longer is passed on in pieces
@@ -27,6 +28,7 @@ class WorkerProcess:
         self.name = name
         self.agents = agents
         self.pid: int | None = None
+        self.own_time = OwnTime(lambda: () if self.pid is None else (self.pid,))
         self._settings = settings
         self._reason = ""
 
@@ -52,6 +54,10 @@ class WorkerProcess:
             raise FatalError(self._reason)
         return self._reason or _why(process.returncode or 0)
 
+    def work(self) -> object:
+        """What it has done so far; it changes as long as it gets on."""
+        return None if self.pid is None else work_done(self.pid)
+
     def kill(self) -> None:
         """End it at once: it hangs."""
         if self.pid is not None:
@@ -67,7 +73,18 @@ class WorkerProcess:
             await process.wait()
         finally:
             with anyio.CancelScope(shield=True):
-                await _end(process, settings.supervision.stop_s)
+                await self._end(process, settings.supervision.stop_s)
+
+    async def _end(self, process: Process, patience_s: float) -> None:
+        """Ask, wait, then insist."""
+        if process.returncode is not None:
+            return
+        process.terminate()
+        with move_on_after(patience_s, self.own_time):
+            await process.wait()
+            return
+        process.kill()
+        await process.wait()
 
     @asynccontextmanager
     async def _listening(self, *streams: ByteReceiveStream | None) -> AsyncIterator[None]:
@@ -124,18 +141,6 @@ def _environment(settings: Settings) -> dict[str, str]:
         "MALLOC_ARENA_MAX": "1",
         "TOKENIZERS_PARALLELISM": "false",
     }
-
-
-async def _end(process: Process, patience_s: float) -> None:
-    """Ask, wait, then insist."""
-    if process.returncode is not None:
-        return
-    process.terminate()
-    with anyio.move_on_after(patience_s):
-        await process.wait()
-        return
-    process.kill()
-    await process.wait()
 
 
 def _why(code: int) -> str:

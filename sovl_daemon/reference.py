@@ -261,7 +261,9 @@ def _control_commands(kept: Kept) -> str:
 
 def _command(spec: CommandSpec) -> str:
     whose = "" if spec.agent == Controls.name else f" Agent: `{spec.agent}`."
-    intro = f"### {spec.name}\n\n{spec.help}{whose}{' For other agents only.' * spec.internal}"
+    long = " Without a deadline unless one is given." * spec.long
+    for_agents = " For other agents only." * spec.internal
+    intro = f"### {spec.name}\n\n{spec.help}{whose}{for_agents}{long}"
     if not spec.arguments.model_fields:
         return f"{intro} No arguments.\n"
     return f"{intro}\n\n{_fields(spec.arguments, 'Argument')}"

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import anyio
 import structlog
 from anyio.abc import TaskGroup
 
 from bus.errors import FatalError
-from bus.router import CommandRouter
+from bus.messages import HUNG
+from bus.router import CommandRouter, Seat
 from config.service import Supervision
+from sovl_daemon.own_time import EVERY_S, OwnTime
 from sovl_daemon.restart import RestartHistory, RestartPolicy
-
-CHECK_S = 0.25
 
 log = structlog.get_logger(agent="supervisor")
 
@@ -29,21 +29,38 @@ class GaveUp(Exception):
         self.fatal = fatal
 
 
+class Runner(Protocol):
+    """Where a child lives.
+
+    `own_time` is a clock of the time that it had for itself: its silence is counted in that.
+    """
+
+    own_time: OwnTime
+
+    async def run(self) -> str:
+        """Live until it ends by itself, and tell why it did."""
+
+    def kill(self) -> None:
+        """End one that hangs, where that can be done at all."""
+
+    def work(self) -> object:
+        """Return what changes as long as it gets on; while it starts that is a sign of life."""
+
+
 @dataclass(eq=False)
 class Child:
-    """A process or an agent inside the hub. `run` lives until it ends and tells why it did.
-
-    `kill` ends one that hangs, where that can be done at all.
-    """
+    """A process or an agent inside the hub."""
 
     name: str
     agents: list[str]
     critical: bool
-    run: Callable[[], Awaitable[str]]
-    kill: Callable[[], None]
+    runner: Runner
     history: RestartHistory
     restarts: int = 0
     started: float = 0.0
+    moved: float = 0.0  # when it last got on with its start, in its own time
+    worked: object = None
+    starved: float = 0.0  # the last sign of life after which it had no core for long
     silence: str = ""
     scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
     ended: anyio.Event = field(default_factory=anyio.Event)
@@ -57,6 +74,9 @@ class Supervisor:
 
     def __init__(self, children: list[Child], router: CommandRouter, settings: Supervision) -> None:
         self._children = children
+        for child in children:
+            for agent in child.agents:
+                router.seat(agent).clock = child.runner.own_time
         self._router = router
         self._settings = settings
         self._deaths, self._dead = anyio.create_memory_object_stream[tuple[Child, str, bool]](100)
@@ -99,8 +119,8 @@ class Supervisor:
         try:
             with child.scope:
                 await anyio.sleep(delay)
-                child.started = time.monotonic()
-                why = await child.run()
+                child.started, child.moved = time.monotonic(), child.runner.own_time()
+                why = await child.runner.run()
         except* FatalError as errors:
             why, fatal = _first(errors), True
         except* Exception as errors:
@@ -144,44 +164,50 @@ class Supervisor:
 
     async def _watch(self) -> None:
         """End children whose agents fell silent."""
-        before = time.monotonic()
         while True:
-            await anyio.sleep(CHECK_S)
-            now = time.monotonic()
-            if now - before > 4 * CHECK_S:
-                self._forgive(now)  # we were asleep ourselves: nobody else is to blame
-            before = now
+            await anyio.sleep(EVERY_S)
             for child in tuple(self._children):
-                self._check(child, now)
-
-    def _forgive(self, now: float) -> None:
-        for seat in self._router.seats.values():
-            seat.seen = now
+                self._check(child, child.runner.own_time())
 
     def _check(self, child: Child, now: float) -> None:
         if not child.started or child.ended.is_set():
             return
         for agent in child.agents:
-            seat = self._router.seat(agent)
-            if seat.address is None:
-                limit, silent = self._settings.start_timeout_s, now - child.started
-                why = f"was not ready within {limit:g} s"
-            else:
-                limit, silent = self._settings.dead_after_s, now - seat.seen
-                why = f"gave no sign of life for {limit:g} s"
-            if silent > limit:
-                log.error("child.silent", child=child.name, silent_agent=agent, s=round(silent, 1))
+            if why := self._fault(child, self._router.seat(agent), now):
+                log.error("child.silent", child=child.name, silent_agent=agent, why=why)
                 child.started = 0.0  # once is enough
                 child.silence = f"{agent} {why}"
-                self._router.agent_lost(agent, f"it {why}")
-                child.kill()
+                self._router.agent_lost(agent, f"it {why}, and is being started anew")
+                child.runner.kill()
                 return
+
+    def _fault(self, child: Child, seat: Seat, now: float) -> str:
+        """Why an agent counts as dead; empty if it does not."""
+        if seat.state == HUNG:
+            return seat.detail
+        if seat.address is None:
+            if (worked := child.runner.work()) != child.worked:
+                child.worked, child.moved = worked, now
+            limit = self._settings.start_timeout_s
+            late = now - max(child.moved, seat.moved) > limit
+            return f"was not ready within {limit:g} s" if late else ""
+        limit = self._settings.dead_after_s
+        if now - seat.heard > limit:
+            return f"gave no sign of life for {limit:g} s"
+        self._note_starvation(child, seat)
+        return ""
+
+    def _note_starvation(self, child: Child, seat: Seat) -> None:
+        """Say why one that is late is left alone."""
+        silent = time.monotonic() - seat.seen
+        if silent > self._settings.dead_after_s and child.starved != seat.seen:
+            child.starved = seat.seen
+            log.warning("child.starved", child=child.name, silent_agent=seat.name)
 
     def fresh(self) -> bool:
         """Whether every critical agent gave a recent sign of life, or may still be starting."""
-        now = time.monotonic()
         return all(
-            now - seat.seen <= self._settings.dead_after_s
+            child.runner.own_time() - seat.heard <= self._settings.dead_after_s
             for child in self._children
             if child.critical
             for seat in map(self._router.seat, child.agents)

@@ -190,7 +190,7 @@ def _bar() -> Iterator[ProgressCallback]:
     with bar(render.errors) as move:
 
         def show(step: Progress) -> None:
-            move(step.stage, step.done, step.total, _amount(step))
+            move(step.stage, step.done, step.total, step.amount())
 
         yield _throttled(show)
 
@@ -224,14 +224,6 @@ def _once_a_stage(show: ProgressCallback) -> ProgressCallback:
 
 def _print_json(step: Progress) -> None:
     typer.echo(json.dumps({"event": "progress", **asdict(step)}))
-
-
-def _amount(step: Progress) -> str:
-    if step.total is None:
-        return ""
-    if step.unit == "B":
-        return f"{step.done / 1e6:.0f}/{step.total / 1e6:.0f} MB"
-    return f"{step.done}/{step.total} {step.unit}"
 
 
 def _as_dict(manifest: Manifest) -> dict[str, object]:

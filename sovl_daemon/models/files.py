@@ -79,3 +79,15 @@ def require_space(folder: Path, needed_bytes: int) -> None:
             f"not enough disk space in {folder}: {needed_bytes / 1e6:,.0f} MB needed, "
             f"{free_bytes / 1e6:,.0f} MB free; make room or choose another model folder"
         )
+
+
+def bytes_below(folder: Path) -> int:
+    """Sum the sizes of all files in a folder and below; what vanishes meanwhile does not count."""
+    total = 0
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            try:
+                total += (Path(parent) / name).stat().st_size
+            except FileNotFoundError:
+                continue  # pip moved it away meanwhile
+    return total

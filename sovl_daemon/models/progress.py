@@ -13,6 +13,13 @@ class Progress:
     total: int | None
     unit: str
 
+    def amount(self) -> str:
+        """How far it is, in words; empty while nobody can tell. Bytes are told to the megabyte."""
+        scale, unit = (1e6, "MB") if self.unit == "B" else (1, self.unit)
+        if self.total is None:
+            return f"{self.done / scale:.0f} {unit}" if self.done else ""
+        return f"{self.done / scale:.0f}/{self.total / scale:.0f} {unit}"
+
 
 ProgressCallback = Callable[[Progress], None]
 

@@ -12,7 +12,7 @@ from filelock import FileLock, Timeout
 from sovl_daemon.models.catalogue import CATALOGUE, PackagedModel
 from sovl_daemon.models.checkpoint import Header, read_header
 from sovl_daemon.models.errors import ManifestError, ModelExists, ModelNotFound
-from sovl_daemon.models.files import discard, require_space, sync, sync_tree
+from sovl_daemon.models.files import bytes_below, discard, require_space, sync, sync_tree
 from sovl_daemon.models.manifest import (
     Manifest,
     describe_files,
@@ -22,10 +22,12 @@ from sovl_daemon.models.manifest import (
     write_manifest,
 )
 from sovl_daemon.models.names import nearest_hint, store_name
-from sovl_daemon.models.progress import ProgressCallback, begin, ignore_progress
+from sovl_daemon.models.progress import Progress, ProgressCallback, begin, ignore_progress
 from sovl_daemon.models.source import Checkpoint, Source, parse_source
 
 WAITING = "waiting for another pull"
+
+_LOOK_S = 1.0
 
 _SCRATCH = ".tmp-"
 _RETIRED = ".old-"
@@ -221,11 +223,22 @@ class ModelStore:
             lock.acquire(timeout=0)
         except Timeout:
             begin(WAITING, report)
-            lock.acquire()
+            self._wait(lock, name, report)
         try:
             yield
         finally:
             lock.release()
+
+    def _wait(self, lock: FileLock, name: str, report: ProgressCallback) -> None:
+        """Acquire a lock that another pull holds, and tell meanwhile how much that one has."""
+        while True:
+            try:
+                lock.acquire(timeout=_LOOK_S)
+            except Timeout:
+                others = sum(map(bytes_below, self.root.glob(f"{_SCRATCH}{name}.*")))
+                report(Progress(WAITING, others, None, "B"))
+            else:
+                return
 
     def _lock(self, name: str) -> FileLock:
         (self.root / _LOCKS).mkdir(parents=True, exist_ok=True)

