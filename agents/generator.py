@@ -120,6 +120,9 @@ class Generator(Tuning):
 
     async def run(self) -> None:
         """Put the scaffold beside the base, while prompts are answered already; keep count."""
+        assert self.engine is not None  # noqa: S101 - there is one after start
+        if adapted := self.engine.tokenizer.adaptations:
+            await self.say(f"(chat: {'; '.join(adapted)})")
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._keep_count)
             await self.fuse()
@@ -127,7 +130,7 @@ class Generator(Tuning):
     async def _load(self, path: Any) -> Engine:
         await anyio.to_thread.run_sync(_import_engine)  # seconds that must not silence us
         from sovl_daemon.engine.engine import Engine
-        from sovl_daemon.engine.errors import EngineError
+        from sovl_daemon.engine.errors import EngineError, ModelLoadError
 
         try:
             return await Engine.load(
@@ -138,6 +141,8 @@ class Generator(Tuning):
                 context_length=_context_length(self.settings),
                 max_concurrent=self.settings.generation.max_concurrent,
             )
+        except ModelLoadError as error:
+            raise FatalError(f"core_config.base_model_name: {error}") from None
         except EngineError as error:
             raise FatalError(str(error)) from None
 

@@ -21,6 +21,8 @@ from sovl_daemon.cli import render
 from sovl_daemon.client import AsyncClient, ClientError, DaemonDown
 from sovl_daemon.client.target import Target
 from sovl_daemon.control.sources.gpu import Gpus
+from sovl_daemon.engine.errors import TemplateError
+from sovl_daemon.engine.template_files import template_in
 from sovl_daemon.limits import memory
 from sovl_daemon.models import ModelError, ModelStore
 
@@ -61,6 +63,7 @@ def _with(settings: Settings, paths: Paths) -> Iterator[Check]:
         _state_directory,
         _databases,
         _model,
+        _chat,
         _sockets,
         _memory,
         _disk,
@@ -145,6 +148,22 @@ def _model(settings: Settings, paths: Paths) -> Check:
         advice = "the daemon pulls a model that it lacks when it starts; see: sovl model list"
         return Check("model", "warning", "; ".join(problems), advice)
     return Check("model", "ok", ", ".join(names))
+
+
+def _chat(settings: Settings, paths: Paths) -> Check:
+    """Whether the base can be talked with, and what is done for its chat template."""
+    name, store = settings.core_config.base_model_name, ModelStore(paths.model_dir)
+    try:
+        folder = Path(name) if Path(name).is_dir() else store.path(name)
+    except ModelError:
+        return Check("chat", "ok", "not known before there is a model")
+    try:
+        adapted = template_in(folder).adaptations
+    except TemplateError as error:
+        advice = "correct its chat template, or set core_config.base_model_name to another model"
+        says = f"the chat template of {name} cannot be used: {error}"
+        return Check("chat", "wrong", says, advice)
+    return Check("chat", "ok", "; ".join(adapted) or "as its template has it")
 
 
 def _sockets(settings: Settings, paths: Paths) -> Check:

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sovl_daemon.cli.render import escape
-from sovl_daemon.engine.chat import ChatTokenizer
+from sovl_daemon.engine.chat import load_tokenizer
 from sovl_daemon.engine.errors import (
     EngineError,
     EngineOutOfMemoryError,
@@ -19,6 +19,7 @@ from sovl_daemon.engine.errors import (
 )
 from sovl_daemon.engine.model import LoadedModel, load_model
 from sovl_daemon.engine.perplexity import WINDOW, perplexity
+from sovl_daemon.engine.plain_text import PlainText
 from sovl_daemon.engine.precision import Precision
 from sovl_daemon.models import Progress, ProgressCallback
 from sovl_daemon.models.progress import begin
@@ -148,7 +149,7 @@ def show(evaluation: Evaluation) -> None:
 
 
 def _first_tokens(folder: Path, text: str, count: int) -> list[int]:
-    ids = ChatTokenizer.load(folder).encode_text(text)[:count]
+    ids = PlainText(load_tokenizer(folder)).encode(text)[:count]
     if len(ids) < 2:
         raise OptionError(f"the text is too short ({len(ids)} tokens): give one of 2 or more")
     return ids

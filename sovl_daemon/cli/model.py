@@ -15,7 +15,8 @@ from rich.table import Table
 from config import ConfigError, Paths, load
 from sovl_daemon.cli import exits, render
 from sovl_daemon.cli.progress import bar, moves
-from sovl_daemon.engine.errors import EngineError, OptionError
+from sovl_daemon.engine.errors import EngineError, OptionError, TemplateError
+from sovl_daemon.engine.template_files import template_in
 from sovl_daemon.models import (
     DEFAULT_MODEL,
     Manifest,
@@ -72,6 +73,8 @@ def list_models(model_dir: ModelDir = None, as_json: Json = False) -> None:
         typer.echo(json.dumps([_as_dict(manifest) for manifest in manifests]))
     elif manifests:
         Console().print(_table(manifests))
+        for manifest in manifests:
+            _print_chat(manifest.name, store.path(manifest.name))
     else:
         typer.echo(f"no models in {store.root}; run: sovl model pull {DEFAULT_MODEL}")
 
@@ -244,6 +247,17 @@ def _table(manifests: list[Manifest]) -> Table:
         size = f"{manifest.total_bytes / 1e6:.0f} MB"
         table.add_row(manifest.name, parameters, manifest.dtype, size, manifest.source)
     return table
+
+
+def _print_chat(name: str, folder: Path) -> None:
+    """Say what is done for a chat template that cannot take all that SOVL says."""
+    try:
+        adapted = template_in(folder).adaptations
+    except TemplateError as error:
+        typer.echo(f"{name}: its chat template cannot be used: {error}")
+        return
+    if adapted:
+        typer.echo(f"{name}: {'; '.join(adapted)}")
 
 
 def _print_faults(faults: dict[str, list[str]]) -> None:

@@ -1,38 +1,72 @@
 """From messages to token ids and from token ids to text."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from transformers import AutoTokenizer
 
-from sovl_daemon.engine.errors import ModelLoadError, OptionError, PromptTooLongError, first_line
+from sovl_daemon.engine.chat_template import Piece, chat_template
+from sovl_daemon.engine.errors import (
+    ModelLoadError,
+    OptionError,
+    PromptTooLongError,
+    TemplateError,
+    first_line,
+)
 from sovl_daemon.engine.message import Message
+from sovl_daemon.engine.plain_text import PlainText
 from sovl_daemon.engine.text_stream import AnswerText
 
-# A base model has never seen a chat template; a written dialogue it has.
-_PLAIN_NAMES = {"user": "User:", "assistant": "Assistant:"}
-_PLAIN_STOP_TEXTS = ("\nUser:", "\nAssistant:")
+
+def load_tokenizer(path: Path) -> Any:
+    """Return the tokenizer of transformers in the folder `path`; nothing is downloaded.
+
+    Raises:
+        ModelLoadError: there is none, or it cannot be read.
+
+    """
+    try:
+        return AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+    except Exception as error:
+        raise ModelLoadError(
+            f"cannot load the tokenizer in {path} ({first_line(error)}): pull the model again"
+        ) from error
 
 
 class ChatTokenizer:
     """A tokenizer with the layout of a conversation.
 
-    `tokenizer` is one of transformers. Where it has no chat template, messages are laid out as a
-    written dialogue, and the answer stops where the next turn begins. `stop_ids` end an answer:
-    those given, the tokenizer's own, and the one its template closes a turn with.
+    `tokenizer` is one of transformers. Messages are laid out by its chat template, or as a written
+    dialogue; `adaptations` tell what is done for a template that cannot take all that SOVL says.
+    What a template writes around messages is its own: no message becomes a token or a mark of it.
+    `stop_ids` end an answer: those given, the tokenizer's own, and the one its template closes a
+    turn with; where that is plain text, the text ends it.
+
+    Raises:
+        TemplateError: the chat template cannot be used.
+
     """
 
     def __init__(self, tokenizer: Any, *, stop_ids: frozenset[int] = frozenset()) -> None:
         self._tokenizer = tokenizer
-        self._plain = not tokenizer.chat_template
-        self._specials = {
-            id_: token.content
-            for id_, token in tokenizer.added_tokens_decoder.items()
-            if token.special
+        self._text = PlainText(tokenizer)
+        self._template = chat_template(tokenizer.chat_template, _special_tokens(tokenizer))
+        self.adaptations = self._template.adaptations
+        self._marks = _pattern(self._text_marks())
+        ends = [self._token_at_start(each) for each in self._template.behind]
+        self._written = {
+            id_
+            for each in self._template.markers
+            for id_ in self._added_of(self._text.encode_as_written(each))
         }
-        own = [tokenizer.eos_token_id, None if self._plain else self._end_of_turn()]
-        self.stop_ids = stop_ids | {id_ for id_ in own if id_ is not None}
+        self._end = next((each for each in ends if each is not None), tokenizer.eos_token_id)
+        own = {tokenizer.eos_token_id, *ends} - {None}
+        self.stop_ids: frozenset[int] = stop_ids | own
+        self._stop_texts = tuple(self._ends_in_text()) if set(ends) <= {None} else ()
+        self._lead = self._kept_lead()
 
     @property
     def tokenizer(self) -> Any:
@@ -45,17 +79,17 @@ class ChatTokenizer:
 
         Raises:
             ModelLoadError: there is none, or it cannot be read.
+            TemplateError: its chat template cannot be used.
 
         """
+        tokenizer = load_tokenizer(path)
         try:
-            tokenizer = AutoTokenizer.from_pretrained(
-                path, local_files_only=True, trust_remote_code=False
-            )
-        except Exception as error:
-            raise ModelLoadError(
-                f"cannot load the tokenizer in {path} ({first_line(error)}): pull the model again"
-            ) from error
-        return cls(tokenizer, stop_ids=stop_ids)
+            return cls(tokenizer, stop_ids=stop_ids)
+        except TemplateError as error:
+            raise TemplateError(
+                f"the chat template in {path} cannot be used ({error}): correct it, or choose "
+                "another model"
+            ) from None
 
     def encode(self, messages: Sequence[Message], limit: int) -> list[int]:
         """Return the prompt's token ids, at most `limit`, ready for the assistant's answer.
@@ -64,7 +98,7 @@ class ChatTokenizer:
         system messages and all from the last user message on are kept.
 
         Raises:
-            OptionError: there is no user message.
+            OptionError: there is no user message, or the chat template refuses the messages.
             PromptTooLongError: what must be kept exceeds the limit.
 
         """
@@ -84,60 +118,102 @@ class ChatTokenizer:
         return ids
 
     def encode_text(self, text: str) -> list[int]:
-        """Return the token ids of `text` alone, however many."""
-        # Not verbose: what is too long for the model is expected here, and shortened by others.
-        return list(self._tokenizer.encode(text, add_special_tokens=False, verbose=False))
+        """Return the token ids of `text` alone, however many; none of them opens or ends a turn."""
+        return self._text.encode(self._unmarked(text))
 
     def encode_answer(self, text: str) -> list[int]:
         """Return the token ids of an answer and of what ends its turn, to follow a prompt."""
-        end = self._end_of_turn() if not self._plain else None
-        end = self._tokenizer.eos_token_id if end is None else end
-        ids = self.encode_text(f" {text}" if self._plain else self._defuse(text))
-        return ids if end is None else [*ids, end]
+        ids = self.encode_text(self._lead + text)
+        return ids if self._end is None else [*ids, self._end]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Return the text of `ids` without special tokens."""
+        """Return the text of `ids` without special tokens, and without those of the template."""
         return str(
             self._tokenizer.decode(
-                ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
+                [id_ for id_ in ids if id_ not in self._written],
+                skip_special_tokens=True,
+                clean_up_tokenization_spaces=False,
             )
         )
 
     def answer_text(self) -> AnswerText:
         """Return a fresh stream for the text of one answer."""
-        stop_texts = _PLAIN_STOP_TEXTS if self._plain else ()
-        return AnswerText(self, stop_texts=stop_texts, strip_start=self._plain)
+        strip = bool(self._template.lead or self._template.manners.opening)
+        return AnswerText(self, stop_texts=self._stop_texts, strip_start=strip)
 
     def _layout(self, messages: Sequence[Message]) -> list[int]:
-        turns = [{"role": each.role, "content": self._defuse(each.content)} for each in messages]
-        if self._plain:
-            return list(self._tokenizer.encode(_dialogue(turns), verbose=False))
-        return self.encode_text(self._render(turns, add_generation_prompt=True))
-
-    def _render(self, turns: list[dict[str, str]], **options: bool) -> str:
         try:
-            text = self._tokenizer.apply_chat_template(turns, tokenize=False, **options)
-        except Exception as error:  # A template may raise anything of jinja's or of its own.
+            laid_out = self._template.lay_out(messages)
+        except TemplateError as error:
             raise OptionError(
-                f"the model's chat template refuses these messages: {first_line(error)}"
-            ) from error
-        return str(text)
-
-    def _defuse(self, content: str) -> str:
-        """Break up special tokens in what people write, or a message could end its own turn."""
-        for special in self._specials.values():
-            content = content.replace(special, f"{special[:1]} {special[1:]}")
-        return content
-
-    def _end_of_turn(self) -> int | None:
-        """Return the special token that the template puts after an answer, if it does."""
-        turns = [
-            {"role": "user", "content": "question"},
-            {"role": "assistant", "content": "answer"},
+                f"the model's chat template refuses these messages: {error}"
+            ) from None
+        pieces = [
+            each if each.own else Piece(self._unmarked(each.text), own=False) for each in laid_out
         ]
-        after = self._render(turns).rpartition("answer")[2].strip()
-        ids = self.encode_text(after)
-        return ids[0] if ids and ids[0] in self._specials else None
+        ids = self._text.encode_as_written("".join(each.text for each in pieces))
+        own = [self._text.encode_as_written(each.text) if each.own else [] for each in pieces]
+        # Together is how the model saw conversations in training; apart is what no message can
+        # forge, whatever the tokenizer makes of its letters. They differ only where one tries.
+        if self._added_of(ids) == self._added_of(list(chain(*own))):
+            return ids
+        parts = zip(pieces, own, strict=True)
+        return list(chain(*(ids or self._text.encode(each.text) for each, ids in parts)))
+
+    def _added_of(self, ids: Sequence[int]) -> list[int]:
+        return [id_ for id_ in ids if id_ in self._text.added]
+
+    def _unmarked(self, content: str) -> str:
+        """Break up what would pass for a mark of the template's own that is plain text."""
+        return self._marks.sub(lambda match: f"{match[0][:-1]} {match[0][-1:]}", content)
+
+    def _text_marks(self) -> Iterator[str]:
+        """What is plain text in the template's writing, and no mere word or sign."""
+        tokens = _pattern(self._text.added.values())
+        for written in self._template.markers:
+            for line in "\n".join(tokens.split(written)).splitlines():
+                mark = line.strip()
+                if re.search(r"[^\W\d_]", mark) and re.search(r"[^\w\s]", mark):
+                    yield mark
+
+    def _token_at_start(self, text: str) -> int | None:
+        found = [
+            (len(token), id_)
+            for id_, token in self._text.added.items()
+            if text.lstrip().startswith(token)
+        ]
+        return max(found)[1] if found else None
+
+    def _ends_in_text(self) -> Iterator[str]:
+        tokens = _pattern(self._text.added.values())
+        for written in (*self._template.behind, self._template.between):
+            if text := tokens.split(written)[0].rstrip():
+                yield text
+
+    def _kept_lead(self) -> str:
+        """White space that an answer begins with, if its tokens tell it from none."""
+        if not (lead := self._template.lead):
+            return ""
+        pieces = self._template.lay_out([Message("user", "Hello.")])
+        prompt = "".join(each.text for each in pieces)
+        answer = f"{lead}Paris."
+        together = self._text.encode_as_written(prompt + answer)
+        apart = [*self._text.encode_as_written(prompt), *self._text.encode(answer)]
+        return lead if together == apart else ""
+
+
+def _special_tokens(tokenizer: Any) -> dict[str, str]:
+    """Return special tokens by the names that templates know them by."""
+    named = tokenizer.special_tokens_map.items()
+    tokens = {name: text for name, text in named if isinstance(text, str)}
+    if not tokenizer.chat_template and tokenizer.bos_token_id not in tokenizer.encode(""):
+        tokens.pop("bos_token", None)  # of a text alone, the tokenizer decides
+    return tokens
+
+
+def _pattern(texts: Iterable[str]) -> re.Pattern[str]:
+    longest_first = sorted(set(texts), key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
 
 
 def _possible_starts(messages: Sequence[Message]) -> list[int]:
@@ -154,13 +230,3 @@ def _since(messages: Sequence[Message], start: int) -> list[Message]:
         for index, message in enumerate(messages)
         if index >= start or message.role == "system"
     ]
-
-
-def _dialogue(turns: list[dict[str, str]]) -> str:
-    system = [turn["content"] + "\n" for turn in turns if turn["role"] == "system"]
-    lines = [
-        f"{_PLAIN_NAMES[turn['role']]} {turn['content']}"
-        for turn in turns
-        if turn["role"] != "system"
-    ]
-    return "\n".join([*system, *lines, _PLAIN_NAMES["assistant"]])

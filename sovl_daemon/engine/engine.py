@@ -370,6 +370,7 @@ class Engine:
             "precision": self.precision,
             "device": str(self.model.device),
             "context_length": self.context_length,
+            "chat": "; ".join(self.tokenizer.adaptations) or "as its template has it",
         }
 
     def usage(self) -> Usage:

@@ -18,6 +18,10 @@ class ModelLoadError(EngineError):
     """A folder does not hold a model that this engine can run."""
 
 
+class TemplateError(ModelLoadError):
+    """A chat template is no use: it fails, never ends, or loses what was said."""
+
+
 class PromptTooLongError(EngineError):
     """The messages that may not be dropped do not fit into the context."""
 

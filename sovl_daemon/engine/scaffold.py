@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from transformers import AutoModelForCausalLM
 
-from sovl_daemon.engine.chat import ChatTokenizer
+from sovl_daemon.engine.chat import ChatTokenizer, load_tokenizer
 from sovl_daemon.engine.errors import OptionError
 from sovl_daemon.engine.kv_cache import Cache, NetworkCache
 from sovl_daemon.engine.llama import Block, Llama
@@ -79,7 +79,7 @@ def load_scaffold(
     dtype = str(base.precision.dtype).removeprefix("torch.")
     threads = torch.get_num_threads()
     model = load_model(path, device=str(base.device), dtype=dtype, threads=threads)
-    theirs = ChatTokenizer.load(path).tokenizer
+    theirs = load_tokenizer(path)
     tokens = None if identical(chat.tokenizer, theirs) else TokenMap(chat.tokenizer, theirs)
     return make_scaffold(model, options.lora, seed=options.seed), tokens
 

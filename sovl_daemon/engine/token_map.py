@@ -36,8 +36,8 @@ class TokenMap:
     `base_tokenizer` and `scaffold_tokenizer` are of transformers. Tokens are looked up when they
     are first met, so the map is as large as what was said, not as the vocabulary.
 
-    What a token maps to: where both vocabularies are the same, itself. A special token maps to
-    the scaffold's of the same role (eos, bos, pad, unk), else to the one of the same text if the
+    What a token maps to: where both vocabularies are the same, itself. An added token maps to the
+    scaffold's of the same role (eos, bos, pad, unk), else to the one of the same text if the
     scaffold has it, else to the tokens of its text. Any other token maps to the scaffold's tokens
     for the same bytes, so that spaces and parts of characters are kept. If these are more than
     `most`, those that stand for the most bytes, white space not counted, are kept in their order,
@@ -169,7 +169,7 @@ class TokenMap:
         return self._shortened(self._found(base_id)) or (self._stand_in(),)
 
     def _found(self, base_id: int) -> list[int]:
-        if base_id in self._specials:
+        if base_id in self._specials or base_id in self._added:
             return self._special(base_id)
         return self._scaffold_bytes.write(self._bytes(base_id))
 

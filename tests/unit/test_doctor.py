@@ -44,6 +44,7 @@ def test_nothing_is_wrong_with_a_fresh_installation(runtime: Path) -> None:
         "state directory",
         "databases",
         "model",
+        "chat",
         "sockets",
         "memory",
         "disk",

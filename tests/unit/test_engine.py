@@ -352,6 +352,7 @@ async def test_info(engine: Engine) -> None:
         "precision": "fp32",
         "device": "cpu",
         "context_length": 128,
+        "chat": "as its template has it",
     }
 
 
