@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -18,7 +18,16 @@ from bus.errors import BAD_ARGUMENT, CommandError, FatalError
 from config import Settings
 from sovl_daemon.engine.inbox import call
 from sovl_daemon.engine.priority import Priority
-from sovl_daemon.state import Generation, StateError, StateLocked, StateStore
+from sovl_daemon.mind.state import Mind
+from sovl_daemon.state import (
+    Generation,
+    Origin,
+    StateError,
+    StateLocked,
+    StateStore,
+    is_known_by_name,
+    misfit,
+)
 
 if TYPE_CHECKING:
     from sovl_daemon.engine.engine import Engine
@@ -54,6 +63,7 @@ class Archive(Agent):
         self._open = ExitStack()
         self._changing = anyio.Lock()
         self._writer: StateWriter | None = None
+        self._unfit = ""
         if self.settings.training_config.dry_run:
             return
         store = StateStore(self.paths.state_dir)
@@ -85,12 +95,19 @@ class Archive(Agent):
         if loaded.generation is None:
             return
         try:
+            become = await self._prepared(loaded.generation)
             # What was cut off between the commit and the mind's own note shows in its nights.
             mind = bool(loaded.refused) or await self._lived_otherwise(loaded.generation)
-            await self._become(loaded.generation, mind=mind)
+            await self._become(loaded.generation, become, mind=mind)
         except CommandError as error:
-            # Answers are the plain base's until the models or ranks are those it was learned with.
+            # Answers are the plain base's until the models or ranks are those it was learned with;
+            # and what is learned meanwhile would push this out of the generations that are kept.
+            self._unfit = error.message
             self.log.error("state.unfit", reason=error.message)
+            return
+        if is_known_by_name(loaded.generation.manifest):
+            base = loaded.generation.manifest.base
+            self.log.warning("state.known_by_name", base=base, number=loaded.generation.folder.name)
 
     @command(SaveArguments, long=True)
     async def save(self, args: SaveArguments, job: Job) -> dict[str, Any]:
@@ -111,8 +128,9 @@ class Archive(Agent):
         writer = self._required()
         name = args.name or self.settings.controls_config.save_path_prefix
         async with self._changing:
+            become = await self._prepared(await self._told(partial(writer.store.find, name)))
             generation: Generation = await self._told(partial(writer.restore, name))
-            await self._become(generation, mind=True)
+            await self._become(generation, become, mind=True)
         number = generation.manifest.number
         text = f"Scaffold, cross-attention, token map and mind loaded from {name}"
         return {"text": text, "generation": number}
@@ -123,7 +141,7 @@ class Archive(Agent):
         writer = self._required()
         async with self._changing:
             generation: Generation = await self._told(writer.reset)
-            await self._become(generation, mind=True)
+            await self._become(generation, await self._prepared(generation), mind=True)
         number = generation.manifest.number
         return {"text": f"New-born (generation {number})", "generation": number}
 
@@ -196,7 +214,8 @@ class Archive(Agent):
         """What there is to go on with of the same; all else is forgotten, and why is logged."""
         if self._writer is None:
             return None
-        loaded = await anyio.to_thread.run_sync(self._writer.candidate)
+        origin = self._origin((await self.ask("unlearned", limit=0))["memory"])
+        loaded = await anyio.to_thread.run_sync(self._writer.candidate, origin)
         for refusal in loaded.refused:
             self.log.warning("state.begun_anew", reason=refusal.reason)
         found = loaded.generation
@@ -211,12 +230,15 @@ class Archive(Agent):
         if self._writer is not None:
             await anyio.to_thread.run_sync(self._writer.discard_candidate)
 
-    def _origin(self, memory: str) -> Any:
-        """What a generation is made from."""
-        from sovl_daemon.state import Origin
+    def require_fit(self) -> None:
+        """Raise CommandError while what was learned does not fit, so that nothing is learned."""
+        if self._unfit:
+            raise CommandError(BAD_ARGUMENT, f"nothing is learned: {self._unfit}")
 
-        core = self.settings.core_config
-        return Origin(base=core.base_model_name, scaffold=core.scaffold_model_name, memory=memory)
+    def _origin(self, memory: str = "") -> Origin:
+        """What a generation is made from."""
+        # What was loaded, which is not what is configured for the next start.
+        return Origin(**device.names, memory=memory, digests=device.digests)
 
     async def _commit_as_it_is(self, reason: str) -> None:
         from sovl_daemon.engine.learned import tensors_of
@@ -230,24 +252,38 @@ class Archive(Agent):
             state, reason=reason, metrics={}, interactions=[], mind=mind, memory=memory
         )
 
-    async def _become(self, generation: Generation, *, mind: bool) -> None:
-        """Take over tensors, token map and notes; and the mind where that went back too."""
+    async def _prepared(self, generation: Generation) -> Callable[[], None]:
+        """What takes over tensors and token map. Raises CommandError: something does not fit.
+
+        Nothing is changed before, neither here nor on disk.
+        """
         from sovl_daemon.engine.errors import EngineError
-        from sovl_daemon.engine.learned import take
+        from sovl_daemon.engine.learned import prepared
 
         engine = await device.engine()
         assert engine.fusion is not None  # noqa: S101 - it is shared with its scaffold
+        if why := misfit(generation.manifest, self._origin()):
+            raise CommandError(BAD_ARGUMENT, f"{generation.folder.name}: {why}")
         state = {**generation.fusion("torch"), **generation.scaffold("torch")}
+        prepare = partial(prepared, engine.fusion, state, generation.token_map())
         try:
-            await call(engine.thread, partial(take, engine.fusion, state), Priority.JUDGE)
-            if (tokens := engine.fusion.tokens) is not None and (known := generation.token_map()):
-                await call(engine.thread, partial(tokens.restore, known), Priority.JUDGE)
-        except EngineError as error:
+            if document := generation.mind():
+                Mind.from_json(document)
+            return await call(engine.thread, prepare, Priority.JUDGE)
+        except (EngineError, ValueError) as error:
             raise CommandError(BAD_ARGUMENT, f"{generation.folder.name}: {error}") from None
+
+    async def _become(
+        self, generation: Generation, become: Callable[[], None], *, mind: bool
+    ) -> None:
+        """Take over tensors, token map and notes; and the mind where that went back too."""
+        engine = await device.engine()
+        await call(engine.thread, become, Priority.JUDGE)
         if mind:
             await self.ask("mind_restore", document=generation.mind() or None)
         await self._reconcile(generation)
-        self.log.info("state.loaded", generation=generation.manifest.number, tensors=len(state))
+        self._unfit = ""
+        self.log.info("state.loaded", generation=generation.manifest.number)
 
     async def _lived_otherwise(self, generation: Generation) -> bool:
         """Whether the mind counts other nights than when the generation was committed."""

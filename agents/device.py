@@ -2,21 +2,44 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import anyio
+import anyio.to_thread
+
+from sovl_daemon.models.identity import identity
 
 if TYPE_CHECKING:  # torch is loaded by the generator
+    from pathlib import Path
+
     from sovl_daemon.engine.engine import Engine
 
 
 class Device:
-    """Holds one process's engine while the generator lives."""
+    """Holds one process's engine while the generator lives.
+
+    `names` are what its models are called, by their roles, and `digests` say what they are, by such
+    keys as `base.weights`.
+    """
 
     def __init__(self) -> None:
+        self.names: dict[str, str] = {}
+        self.digests: dict[str, str] = {}
         self._base: Engine | None = None
         self._engine: Engine | None = None
         self._loaded, self._fused = anyio.Event(), anyio.Event()
+
+    async def note(self, role: Literal["base", "scaffold"], name: str, folder: Path) -> None:
+        """Note what the model is that was loaded from a folder.
+
+        Raises:
+            ConversionError: its files are not there any more.
+
+        """
+        found = await anyio.to_thread.run_sync(identity, folder)
+        self.names[role] = name
+        self.digests[f"{role}.weights"] = found.weights
+        self.digests[f"{role}.vocabulary"] = found.vocabulary
 
     def lend(self, engine: Engine) -> None:
         """Let the others have the base, whether or not a scaffold will stand beside it."""
@@ -31,6 +54,7 @@ class Device:
     def withdraw(self) -> None:
         """Take it away again."""
         self._base = self._engine = None
+        self.names, self.digests = {}, {}
         self._loaded, self._fused = anyio.Event(), anyio.Event()
 
     async def base(self) -> Engine:

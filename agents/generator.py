@@ -107,6 +107,7 @@ class Generator(Tuning):
             path = await anyio.to_thread.run_sync(partial(store.resolve, name, reporter.progress))
             await self.say(f"loading {name}")
             self.engine = await self._load(path)
+            await device.note("base", name, path)
         except ModelError as error:
             raise FatalError(
                 f"core_config.base_model_name: {error}; see: sovl model list"

@@ -107,6 +107,7 @@ class Trainer(Reins):
     async def train(self, args: TrainArguments, job: Job) -> dict[str, Any]:
         """Train on pairs of prompts and responses; cut off, it goes on with the epoch it was in."""
         dry = args.dry_run or self.settings.training_config.dry_run
+        self.require_fit()
         await self._gate.passed(job, force=args.force)
         async with self._alone():
             while True:
@@ -135,6 +136,7 @@ class Trainer(Reins):
         found = await self.ask("unlearned", limit=_MOST_ENTRIES)
         if not found["interactions"]:
             return {"learned": 0, "reason": "nothing new to learn"}
+        self.require_fit()
         unfinished = await self.unfinished(_NIGHT)
         entries = _tonight(found["interactions"], unfinished)
         ids, memory = [each["id"] for each in entries], found["memory"]

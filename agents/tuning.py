@@ -134,6 +134,7 @@ class Tuning(Agent):
         name = self.settings.core_config.scaffold_model_name
         path = await anyio.to_thread.run_sync(store.resolve, name)
         note = await self.engine.fuse(path, fusion_options(self.settings))
+        await device.note("scaffold", name, path)
         if note:
             self.log.warning("scaffold.adapters", reason=note)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,7 +17,9 @@ from config import Paths, Settings, load
 from sovl_daemon.cli import exits, render, state_views
 from sovl_daemon.client import AsyncClient, DaemonDown
 from sovl_daemon.client.target import Target
-from sovl_daemon.state import Generation, Listed, StateError, StateStore, StateWriter
+from sovl_daemon.models import ModelError, ModelStore
+from sovl_daemon.models.identity import identity
+from sovl_daemon.state import Generation, Listed, Origin, StateError, StateStore, StateWriter
 from sovl_daemon.state.store import CURRENT
 
 app = typer.Typer(
@@ -119,7 +121,8 @@ def load_state(
         chosen = reference or settings.controls_config.save_path_prefix
 
         def directly(writer: StateWriter) -> dict[str, Any]:
-            back = writer.restore(chosen)
+            # Another folder's state may be of other models than those that are configured here.
+            back = writer.restore(chosen, None if state_dir else _configured(settings))
             text = f"{chosen} loaded: it is generation {back.manifest.number} now{_undo(back)}"
             return {"text": text, "loaded": chosen} | _as_dict(back)
 
@@ -166,6 +169,20 @@ def prune(
                 "damaged": writer.prune_damaged() if damaged else [],
             }
     render.show(removed, as_json=as_json, view=state_views.pruned)
+
+
+def _configured(settings: Settings) -> Origin:
+    """The configured models: their names and, where they have been pulled, what they are."""
+    store, core = ModelStore(Paths.of(settings).model_dir), settings.core_config
+    names = {"base": core.base_model_name, "scaffold": core.scaffold_model_name}
+    digests = {}
+    for role, name in names.items():
+        with suppress(ModelError):  # what is wrong with it the next start says
+            if folder := store.stored(name):
+                found = identity(folder)
+                digests[f"{role}.weights"] = found.weights
+                digests[f"{role}.vocabulary"] = found.vocabulary
+    return Origin(**names, memory="", digests=digests)
 
 
 def _undo(generation: Generation) -> str:

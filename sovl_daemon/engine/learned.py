@@ -1,6 +1,6 @@
 """What a fusion has learned, as tensors by name, and back."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -34,11 +34,17 @@ def tensors_of(fusion: Fusion) -> dict[str, torch.Tensor]:
     return found
 
 
-def take(fusion: Fusion, state: Mapping[str, torch.Tensor]) -> None:
-    """Become what `tensors_of` returned; without any, as new-born. Nothing else is changed.
+def prepared(
+    fusion: Fusion, state: Mapping[str, torch.Tensor], token_map: dict[str, Any]
+) -> Callable[[], None]:
+    """Return what makes the fusion become what `tensors_of` returned; without any, new-born.
+
+    Nothing is changed before that is called, on the tensor thread, and it does not fail.
+    `token_map` is the state of the token map, empty if that has learned nothing.
 
     Raises:
         OptionError: it is of another base or scaffold, or of other ranks or layers.
+        StateError: the token map is damaged, or of another base.
 
     """
     layers = sorted({int(name.split(".")[1]) for name in attentions_of(state)})
@@ -49,5 +55,16 @@ def take(fusion: Fusion, state: Mapping[str, torch.Tensor]) -> None:
         )
     candidate = Candidate(fusion, layers, adapters=bool(adapters_of(state)))
     candidate.load(state)
-    fusion.forget()
-    candidate.commit()
+    tokens = fusion.tokens
+    if tokens is not None and token_map:
+        tokens.checked(token_map)
+
+    def become() -> None:
+        fusion.forget()
+        candidate.commit()
+        if tokens is not None and token_map:
+            tokens.restore(token_map)
+        elif tokens is not None:
+            tokens.forget()
+
+    return become

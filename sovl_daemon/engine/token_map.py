@@ -144,6 +144,12 @@ class TokenMap:
             StateError: it is damaged, or of another base vocabulary; the map is as it was.
 
         """
+        weights = self.checked(state)
+        self._decayed = 0.0
+        self._weights = {base_id: (weight, 0.0) for base_id, weight in weights.items()}
+
+    def checked(self, state: dict[str, Any]) -> dict[int, float]:
+        """Return the weights of what `state` returned. Raises as `restore`."""
         try:
             checked = _State.model_validate(state)
         except ValidationError as error:
@@ -157,8 +163,11 @@ class TokenMap:
                 "state of the token map: it was learnt with another base vocabulary; "
                 "load a state of this base model, or the model it was learnt with"
             )
-        self._decayed = 0.0
-        self._weights = {base_id: (weight, 0.0) for base_id, weight in checked.weights.items()}
+        return checked.weights
+
+    def forget(self) -> None:
+        """Weigh every token as if it had never been met."""
+        self._decayed, self._weights = 0.0, {}
 
     def _meet(self, base_id: int) -> float:
         if base_id not in self._weights:

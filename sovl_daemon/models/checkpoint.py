@@ -58,14 +58,20 @@ def _read_folder(folder: Path) -> Header:
     if quantization := config.get("quantization_config"):
         method = quantization.get("quant_method", "some method")
         raise ConversionError(f"{folder.name} is quantised ({method}); pull the original instead")
-    shapes = [entry for path in _weight_files(folder) for entry in _tensors_of(path)]
+    shapes = [entry for path in weight_files(folder) for entry in _tensors_of(path)]
     return Header(
         parameters=sum(prod(shape) for _, shape in shapes),
         matrix_dtypes=frozenset(dtype for dtype, shape in shapes if len(shape) > 1),
     )
 
 
-def _weight_files(folder: Path) -> list[Path]:
+def weight_files(folder: Path) -> list[Path]:
+    """Return the safetensors of a transformers folder: one file, or the shards of its index.
+
+    Raises:
+        ConversionError: it has none.
+
+    """
     if (folder / "model.safetensors").is_file():
         return [folder / "model.safetensors"]
     if (folder / _SHARD_INDEX).is_file():

@@ -85,6 +85,16 @@ class ModelStore:
         """
         return self._folder(name, f"run: sovl model pull {name}", [*self.names(), *self._catalogue])
 
+    def stored(self, name: str) -> Path | None:
+        """Return the folder of what a configured name stands for, None if it was never pulled.
+
+        Raises:
+            InvalidName: it stands for nothing that can be kept in the store.
+
+        """
+        folder = self.root / parse_source(name, self._catalogue).name
+        return folder if folder.is_dir() else None
+
     def verify(self, name: str, progress: ProgressCallback = ignore_progress) -> StringList:
         """Compare a model with its manifest, hashing every file; one line a fault.
 

@@ -13,14 +13,16 @@ from sovl_daemon.state.errors import (
     NotFound,
     NotReadBack,
     NotStorable,
+    OtherModels,
     SaveExists,
     StateError,
     StateLocked,
 )
 from sovl_daemon.state.generation import Generation
 from sovl_daemon.state.manifest import Manifest
+from sovl_daemon.state.origin import Origin, is_known_by_name, misfit
 from sovl_daemon.state.store import Listed, Loaded, Refusal, StateStore
-from sovl_daemon.state.writer import Origin, StateWriter
+from sovl_daemon.state.writer import StateWriter
 
 __all__ = [
     "Contents",
@@ -36,10 +38,13 @@ __all__ = [
     "NotReadBack",
     "NotStorable",
     "Origin",
+    "OtherModels",
     "Refusal",
     "SaveExists",
     "StateError",
     "StateLocked",
     "StateStore",
     "StateWriter",
+    "is_known_by_name",
+    "misfit",
 ]

@@ -33,6 +33,10 @@ class NewerFormat(StateError):
     """A generation was written by a newer version of SOVL."""
 
 
+class OtherModels(StateError):
+    """What a generation has learned, it learned on other models."""
+
+
 class NoSoundGeneration(StateError):
     """There are generations, but none of them can be loaded."""
 

@@ -22,10 +22,11 @@ class Manifest(BaseModel):
     """Everything about one generation but its contents.
 
     `format_version` is that of the files on disk. `parent` is the generation it was made from.
-    `base` and `scaffold` are names of models. `metrics` are those of its night. `learned` lists all
-    interactions that its weights have learned, those of its ancestors too; the ids are those of
-    the interaction store whose identity is `memory` (empty: of whichever there is). `files` lists
-    all files but the manifest and its seal.
+    `base` and `scaffold` are names of models, and `digests` what these are (see `Origin`).
+    `metrics` are those of its night. `learned` lists all interactions that its weights have
+    learned, those of its ancestors too; the ids are those of the interaction store whose identity
+    is `memory` (empty: of whichever there is). `files` lists all files but the manifest and its
+    seal.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -37,6 +38,7 @@ class Manifest(BaseModel):
     reason: str
     base: str = ""
     scaffold: str = ""
+    digests: dict[str, str] = {}
     metrics: dict[str, JsonValue] = {}
     memory: str = ""
     learned: tuple[Run, ...] = ()

@@ -4,7 +4,8 @@ A migration has two halves: of the manifest in memory, so that old generations c
 the other files in a copy of the folder. What is on disk in an old format stays as it is.
 
 Format 1 had the temperament as a bare number `temperament` in mind.json, listed the interactions it
-had learned one by one, and did not hash its manifest.
+had learned one by one, and did not hash its manifest. Format 2 knew the models by their names
+alone.
 """
 
 import json
@@ -61,5 +62,16 @@ def _temperament_of_its_own(folder: Path) -> None:
     path.write_text(json.dumps(mind, indent=2) + "\n", encoding="utf-8")
 
 
-MIGRATIONS = (Migration(_runs_of_interactions, _temperament_of_its_own),)
+def _models_by_name(manifest: Document) -> Document:
+    return {**manifest, "digests": {}}
+
+
+def _as_they_are(folder: Path) -> None:
+    """The files are the same in both formats."""
+
+
+MIGRATIONS = (
+    Migration(_runs_of_interactions, _temperament_of_its_own),
+    Migration(_models_by_name, _as_they_are),
+)
 FORMAT_VERSION = len(MIGRATIONS) + 1

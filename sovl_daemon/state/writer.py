@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from sovl_daemon.state.errors import (
     NoSoundGeneration,
     NotReadBack,
     NotStorable,
+    OtherModels,
     SaveExists,
 )
 from sovl_daemon.state.generation import Generation
@@ -26,16 +27,8 @@ from sovl_daemon.state.learned import runs_of, with_learned
 from sovl_daemon.state.manifest import MANIFEST_NAME, SEAL_NAME, Manifest, write_manifest
 from sovl_daemon.state.migrations import FORMAT_VERSION, upgrade_files
 from sovl_daemon.state.names import checked_name, parse_number
+from sovl_daemon.state.origin import Origin, misfit
 from sovl_daemon.state.store import Loaded, Refusal, StateStore
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Origin:
-    """What a generation is made from: names of the models, and whose ids interactions have."""
-
-    base: str
-    scaffold: str
-    memory: str
 
 
 class StateWriter:
@@ -88,6 +81,7 @@ class StateWriter:
         Raises:
             NotStorable: something has no form on disk; nothing has changed.
             NoSoundGeneration: there are generations, but none is sound to go on from.
+            OtherModels: the one to go on from was learned on others; nothing has changed.
             OSError: the disk refused; nothing has changed.
 
         """
@@ -110,11 +104,11 @@ class StateWriter:
         with _writing(self.store.candidate, manifest) as folder:
             contents.write(folder)
 
-    def candidate(self) -> Loaded:
+    def candidate(self, origin: Origin) -> Loaded:
         """Return the unfinished night to go on with, if there is one.
 
-        One that began from another generation than the current is discarded, a damaged one moved
-        aside; both are told as refused.
+        One that began from another generation than the current, or on other models than those of
+        `origin`, is discarded, a damaged one moved aside; all are told as refused.
         """
         folder = self.store.candidate
         if not folder.exists():
@@ -126,10 +120,14 @@ class StateWriter:
             return Loaded(None, (Refusal(folder, str(error), moved_to=moved_to),))
         current = self._current()
         number = current.number if current else None
-        if found.manifest.parent == number:
+        reason = misfit(found.manifest, origin)
+        if found.manifest.parent != number:
+            reason = (
+                f"it began from generation {found.manifest.parent}, the current one is {number}"
+            )
+        if not reason:
             return Loaded(found)
         self.discard_candidate()
-        reason = f"it began from generation {found.manifest.parent}, the current one is {number}"
         return Loaded(None, (Refusal(folder, reason),))
 
     def discard_candidate(self) -> None:
@@ -163,24 +161,27 @@ class StateWriter:
         """
         folders.remove(self.store.save_folder(name))
 
-    def restore(self, reference: str) -> Generation:
+    def restore(self, reference: str, origin: Origin | None = None) -> Generation:
         """Go back: make a new generation with the contents of an older one or of a save.
 
         What its weights have not learned counts as not learned again. Works as well when the
-        current generations are damaged; these are moved aside. Errors as of `StateStore.find`.
+        current generations are damaged; these are moved aside. Nothing has changed where it
+        raises, as `StateStore.find` does.
+
+        Raises:
+            OtherModels: it was learned on others than those of `origin`, where that is given.
+
         """
         source = self.store.find(reference)
+        if origin is not None and (why := misfit(source.manifest, origin)):
+            raise OtherModels(f"{reference}: {why}")
         with self._healing() as parent:
             return self._copied(source, parent.number if parent else None, f"load {reference}")
 
     def reset(self) -> Generation:
-        """Begin anew, as a mind that has learned nothing; the generations before stay."""
+        """Begin anew, as a mind that has learned nothing, on any models; those before stay."""
         with self._healing() as parent:
-            origin = Origin(
-                base=parent.base if parent else "",
-                scaffold=parent.scaffold if parent else "",
-                memory=parent.memory if parent else "",
-            )
+            origin = Origin(base="", scaffold="", memory=parent.memory if parent else "")
             manifest = _manifest(parent, self._next_number(), origin, reason="reset", learned={})
             return self._install(Contents(), manifest)
 
@@ -232,6 +233,8 @@ class StateWriter:
         metrics: Mapping[str, Any] | None,
     ) -> Manifest:
         parent, number = self._current(), self._next_number()
+        if parent is not None and (why := misfit(parent, origin)):
+            raise OtherModels(f"generation {parent.number}: {why}")
         before = parent.learned_from(origin.memory) if parent else {}
         learned = with_learned(before, interactions, number)
         return _manifest(parent, number, origin, reason=reason, learned=learned, metrics=metrics)
@@ -309,6 +312,7 @@ def _manifest(
             reason=reason,
             base=origin.base,
             scaffold=origin.scaffold,
+            digests=dict(origin.digests),
             metrics=dict(metrics or {}),
             memory=origin.memory,
             learned=runs_of(learned),

@@ -145,7 +145,7 @@ def test_a_commit_killed_at_each_step(tmp_path: Path) -> None:
     done = found.index(2)
     for step in range(len(found)):
         with StateStore(tmp_path / f"{step:03d}").writer(keep=2) as writer:
-            candidate = writer.candidate().generation
+            candidate = writer.candidate(ORIGIN).generation
         if step < done:
             assert candidate is not None
             assert number_in(candidate) == 50
@@ -159,7 +159,7 @@ def test_a_checkpoint_killed_at_each_step(tmp_path: Path) -> None:
     for store in run_each_step(tmp_path, "checkpoint"):
         assert current(store) == 1
         with store.writer(keep=2) as writer:
-            candidate = writer.candidate().generation
+            candidate = writer.candidate(ORIGIN).generation
         assert candidate is not None
         found.append(number_in(candidate))
     assert found == sorted(found, reverse=True)

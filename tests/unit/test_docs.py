@@ -49,6 +49,7 @@ NOT_SETTINGS = {  # names of topics, modules and files that look like one
     "night.started",
     "night.unfinished",
     "state.begun_anew",
+    "state.known_by_name",
     "state.loaded",
     "state.refused",
     "state.unfit",

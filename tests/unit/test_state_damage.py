@@ -157,7 +157,7 @@ def test_a_newer_format_is_refused_but_stays(store: StateStore) -> None:
     for _ in range(2):
         number, refused = load(store)
         assert number == 1
-        assert "format 99 is newer than 2, the newest this version of SOVL reads" in refused[0]
+        assert "format 99 is newer than 3, the newest this version of SOVL reads" in refused[0]
     with pytest.raises(NewerFormat, match=r"generation 2: .*update SOVL"):
         store.find("2")
     commit(store, 3)

@@ -60,7 +60,7 @@ def test_an_old_generation_goes_on_as_a_new_one(store: StateStore) -> None:
         assert loaded.generation is not None
         manifest = loaded.generation.manifest
         assert loaded.migrated_from == 3
-        assert (manifest.number, manifest.parent, manifest.format_version) == (4, 3, 2)
+        assert (manifest.number, manifest.parent, manifest.format_version) == (4, 3, 3)
         assert manifest.reason == "migrated from format 1"
         assert manifest.learned_from("whichever") == {1: 3, 2: 3, 4: 3}
         assert loaded.generation.mind() == {"number": 3, "temperament": {"score": 0.25}}
@@ -96,7 +96,7 @@ def test_a_save_of_an_old_format_can_be_loaded(store: StateStore) -> None:
     (store.root / "old").rename(store.saves / "old")
     with store.writer(keep=5) as writer:
         back = writer.restore("old")
-    assert (back.manifest.number, back.manifest.format_version) == (1, 2)
+    assert (back.manifest.number, back.manifest.format_version) == (1, 3)
     assert back.mind()["temperament"] == {"score": 0.25}
 
 

@@ -263,7 +263,7 @@ def test_a_reset_can_be_undone(store: StateStore) -> None:
     with store.writer(keep=5) as writer:
         fresh = writer.reset()
         assert (fresh.manifest.number, fresh.manifest.reason) == (2, "reset")
-        assert (fresh.manifest.base, fresh.manifest.memory) == ("base", "memory-1")
+        assert (fresh.manifest.base, fresh.manifest.memory) == ("", "memory-1")
         assert fresh.contents() == Contents()
         assert fresh.manifest.learned == ()
         writer.restore("1")
@@ -297,13 +297,13 @@ def test_a_night_goes_on_after_an_interruption(store: StateStore) -> None:
     commit(store, 1)
     contents = mind(50)
     with store.writer(keep=5) as writer:
-        assert writer.candidate().generation is None
+        assert writer.candidate(ORIGIN).generation is None
         for step in (1, 2):
             moments = {"m": np.full(3, step, np.float32)}
             half = Contents(fusion=contents.fusion, mind={"step": step}, training=moments)
             writer.checkpoint(half, ORIGIN, progress={"step": step}, interactions=[4, 5])
     with store.writer(keep=5) as writer:
-        found = writer.candidate().generation
+        found = writer.candidate(ORIGIN).generation
         assert found is not None
         assert found.manifest.metrics == {"step": 2}
         assert found.manifest.interactions == [4, 5]
@@ -313,7 +313,7 @@ def test_a_night_goes_on_after_an_interruption(store: StateStore) -> None:
         made = writer.commit(found.contents(), ORIGIN, reason="night", interactions=[4, 5])
         assert made.manifest.learned_from("memory-1") == {1: 1, 4: 2, 5: 2}
         assert made.training() is None
-        assert writer.candidate().generation is None
+        assert writer.candidate(ORIGIN).generation is None
     assert not store.candidate.exists()
 
 
@@ -330,7 +330,7 @@ def test_a_night_does_not_go_on_from_another_state(store: StateStore) -> None:
         candidate = store.candidate.rename(store.root / "kept" / "candidate")
         writer.restore("1")
         candidate.rename(store.candidate)
-        found = writer.candidate()
+        found = writer.candidate(ORIGIN)
         assert found.generation is None
         (refusal,) = found.refused
         assert "it began from generation 2, the current one is 3" in str(refusal)
@@ -341,10 +341,10 @@ def test_a_night_does_not_go_on_from_another_state(store: StateStore) -> None:
 def test_a_night_may_be_given_up(store: StateStore) -> None:
     with store.writer(keep=5) as writer:
         writer.checkpoint(mind(1), ORIGIN, progress={}, interactions=[])
-        assert writer.candidate().generation is not None
+        assert writer.candidate(ORIGIN).generation is not None
         writer.discard_candidate()
         writer.discard_candidate()
-        assert writer.candidate().generation is None
+        assert writer.candidate(ORIGIN).generation is None
 
 
 def test_a_damaged_candidate_is_kept_aside(store: StateStore) -> None:
@@ -352,7 +352,7 @@ def test_a_damaged_candidate_is_kept_aside(store: StateStore) -> None:
     with store.writer(keep=5) as writer:
         writer.checkpoint(mind(2), ORIGIN, progress={}, interactions=[])
         (store.candidate / "mind.json").write_text("{}")
-        (refusal,) = writer.candidate().refused
+        (refusal,) = writer.candidate(ORIGIN).refused
         assert refusal.moved_to == store.damaged / "candidate"
         assert "mind.json" in refusal.reason
         assert number_in(writer.load().generation or pytest.fail("lost")) == 1
