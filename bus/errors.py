@@ -17,6 +17,10 @@ class FatalError(Exception):
     """An agent cannot run and starting it again would not help (a model that does not exist)."""
 
 
+class TransientError(Exception):
+    """An agent cannot run now, for a reason that passes; starting it again will help in time."""
+
+
 class BindProblem(BusError):
     """An address that cannot be listened on."""
 
@@ -47,3 +51,4 @@ DUPLICATE = "duplicate_id"
 INTERNAL = "internal"
 STOPPING = "stopping"
 ENGINE = "engine"
+UNAVAILABLE = "unavailable"

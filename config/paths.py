@@ -1,8 +1,9 @@
 """Where things are on disk."""
 
+import errno
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,7 +54,7 @@ class Paths:
             environ: The environment; None for that of the process.
 
         Raises:
-            ConfigError: The runtime directory is too long for a socket.
+            ConfigError: The runtime directory is too long for a socket, or no home is known.
 
         """
         environ = os.environ if environ is None else environ
@@ -96,16 +97,24 @@ class Paths:
         The fallback runtime directory under the shared temporary directory is 0700.
 
         Raises:
-            ConfigError: A directory cannot be made, or the fallback belongs to someone else.
+            ConfigError: A directory cannot be made or written to, the log file or the database
+                cannot be written, or the fallback belongs to someone else.
 
         """
         fallback = self.runtime_dir == _fallback_runtime_dir()
         _make(self.runtime_dir, 0o700 if fallback else 0o770)
         if fallback:
             _check_private(self.runtime_dir)
-        for directory in (self.state_dir, self.cache_dir, self.model_dir, self.keys_dir):
+        for directory in (self.runtime_dir, self.state_dir, self.log_file.parent):
             _make(directory, 0o700)
-        _make(self.log_file.parent, 0o700)
+            _check_writable(directory, os.W_OK | os.X_OK)
+        for directory in (self.cache_dir, self.model_dir, self.keys_dir):
+            _make(directory, 0o700)
+        for file in (self.log_file, self.database):
+            if file.is_dir():
+                raise ConfigError([Fault(str(file), "is a directory where a file has to be")])
+            if file.exists():
+                _check_writable(file, os.W_OK)
 
 
 def config_dir(environ: Mapping[str, str]) -> Path:
@@ -113,7 +122,7 @@ def config_dir(environ: Mapping[str, str]) -> Path:
     return (
         _given(environ, "CONFIGURATION_DIRECTORY")
         or _xdg(environ, "XDG_CONFIG_HOME")
-        or platformdirs.user_config_path(_APP)
+        or _at_home(platformdirs.user_config_path)
     )
 
 
@@ -131,7 +140,7 @@ def _state_dir(environ: Mapping[str, str]) -> Path:
     return (
         _given(environ, "STATE_DIRECTORY")
         or _xdg(environ, "XDG_STATE_HOME")
-        or platformdirs.user_state_path(_APP)
+        or _at_home(platformdirs.user_state_path)
     )
 
 
@@ -139,7 +148,7 @@ def _cache_dir(environ: Mapping[str, str]) -> Path:
     return (
         _given(environ, "CACHE_DIRECTORY")
         or _xdg(environ, "XDG_CACHE_HOME")
-        or platformdirs.user_cache_path(_APP)
+        or _at_home(platformdirs.user_cache_path)
     )
 
 
@@ -156,7 +165,15 @@ def _fallback_runtime_dir() -> Path:
 
 
 def _chosen(path: Path | None) -> Path | None:
-    return None if path is None else path.expanduser()
+    return None if path is None else _at_home(lambda _: path.expanduser())
+
+
+def _at_home(find: Callable[[str], Path]) -> Path:
+    try:
+        return find(_APP)
+    except RuntimeError as error:  # neither HOME nor the list of users knows one
+        problem = "no home directory is known: set it, or XDG_CONFIG_HOME and its like"
+        raise ConfigError([Fault("HOME", problem)]) from error
 
 
 def _given(environ: Mapping[str, str], variable: str) -> Path | None:
@@ -188,6 +205,15 @@ def _make(directory: Path, mode: int) -> None:
 def _unmakeable(directory: Path, error: OSError) -> ConfigError:
     problem = f"the directory cannot be made: {error.strerror}"
     return ConfigError([Fault(str(directory), problem)])
+
+
+def _check_writable(path: Path, mode: int) -> None:
+    if os.access(path, mode):
+        return
+    read_only = os.statvfs(path).f_flag & os.ST_RDONLY
+    number = errno.EROFS if read_only else errno.EACCES
+    problem = f"cannot be written to: {os.strerror(number)}"
+    raise ConfigError([Fault(str(path), problem)]) from OSError(number, os.strerror(number))
 
 
 def _check_private(directory: Path) -> None:

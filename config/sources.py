@@ -1,6 +1,9 @@
 """Where values come from: the command line, the environment and the JSON file."""
 
+import errno
 import json
+import os
+import stat
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +16,7 @@ from config.faults import Fault
 
 ENV_PREFIX = "SOVL_"
 ENV_DELIMITER = "__"
+_MAX_BYTES = 16 << 20
 
 
 @dataclass
@@ -103,7 +107,7 @@ def parse_text(field: FieldInfo, text: str) -> Any:
 def json_file(path: Path, *, required: bool = True) -> Source:
     """Read the configuration file; a missing one says nothing unless it is required."""
     try:
-        return _from_json(path, path.read_text(encoding="utf-8-sig"))
+        return _from_json(path, _read(path))
     except FileNotFoundError:
         if not required:
             return Source()
@@ -117,6 +121,17 @@ def json_file(path: Path, *, required: bool = True) -> Source:
     except (ValueError, RecursionError) as error:  # a number too long, or nesting too deep
         problem = f"not JSON: {error}"
     return Source(faults=[Fault(str(path), problem)])
+
+
+def _read(path: Path) -> str:
+    """The text of a regular file: a pipe would be waited for, and a device has no end."""
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), encoding="utf-8-sig") as file:  # noqa: PTH123 - a descriptor
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "not a regular file")
+        if status.st_size > _MAX_BYTES:
+            raise OSError(errno.EINVAL, f"larger than {_MAX_BYTES >> 20} MiB")
+        return file.read()
 
 
 class _Object(dict[str, Any]):

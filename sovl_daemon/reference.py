@@ -31,7 +31,7 @@ from bus.envelope import Envelope, Payload
 from bus.errors import CommandError
 from config import KEYS, Settings, get_value
 from config.keys import range_text, unit
-from sovl_daemon.cli import app, daemon, exits
+from sovl_daemon.cli import app, exits
 from sovl_daemon.client import errors as client_errors
 from sovl_daemon.controls import Controls
 from sovl_daemon.log_events import LogEvent, log_events, name_of
@@ -300,7 +300,7 @@ def exit_codes() -> dict[int, list[str]]:
     for kind in client_errors.ClientError.__subclasses__():
         if kind.__module__ == client_errors.__name__:
             causes[exits.exit_code(kind(""))].append(kind.__name__)
-    return dict(sorted({**causes, daemon.EX_CONFIG: []}.items()))
+    return dict(sorted(causes.items()))
 
 
 def _exits(kept: Kept) -> str:

@@ -1,5 +1,5 @@
 """`python -m sovl_daemon.cli` is `sovl`."""
 
-from sovl_daemon.cli.app import main
+from sovl_daemon.cli.entry import main
 
 main()

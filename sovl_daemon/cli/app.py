@@ -16,12 +16,13 @@ import typer
 from typer.core import TyperGroup
 
 from sovl_daemon.cli import actions, data, exits, judge, keys, mind, model, render, state
+from sovl_daemon.cli.entry import main  # noqa: F401 - where the script of an older install looks
 from sovl_daemon.client import AsyncClient
 from sovl_daemon.client.target import Target
 
 
 class _Group(TyperGroup):
-    """An unknown command exits with a code of its own and names the nearest one."""
+    """Errors become one line and an exit code; an unknown command names the nearest one."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         name = args[0]
@@ -31,6 +32,14 @@ class _Group(TyperGroup):
             exits.complain(f"{name}: no such command, {hint}")
             raise typer.Exit(exits.UNKNOWN_COMMAND)
         return super().resolve_command(ctx, args)
+
+    def make_context(self, *args: Any, **extra: Any) -> Any:
+        with exits.one_line_errors():  # to print the help can fail, too
+            return super().make_context(*args, **extra)
+
+    def invoke(self, ctx: Any) -> Any:
+        with exits.one_line_errors():
+            return super().invoke(ctx)
 
 
 app = typer.Typer(
@@ -102,11 +111,10 @@ def run(
 
     if dry_run:
         overrides = [*overrides, "training_config.dry_run=true"]
-    with exits.one_line_errors():
-        if console or once is not None:
-            _run_and_talk(config, overrides, once)
-        else:
-            raise typer.Exit(run_daemon(config, overrides))
+    if console or once is not None:
+        _run_and_talk(config, overrides, once)
+    else:
+        raise typer.Exit(run_daemon(config, overrides))
 
 
 def _run_and_talk(config: Path | None, overrides: list[str], once: str | None) -> None:
@@ -127,8 +135,7 @@ def console() -> None:
     """Talk to the daemon."""
     from sovl_daemon.cli.console import run_console
 
-    with exits.one_line_errors():
-        _with_client(run_console)
+    _with_client(run_console)
 
 
 @app.command()
@@ -144,8 +151,10 @@ def generate(
     as_json: Json = False,
 ) -> None:
     """Answer one prompt, token by token."""
+    from sovl_daemon.cli.words import standard_input
+
     given = {
-        "prompt": sys.stdin.read() if prompt == "-" else prompt,
+        "prompt": standard_input() if prompt == "-" else prompt,
         "max_tokens": max_tokens,
         "temperature": temperature,
         "top_k": top_k,
@@ -154,8 +163,7 @@ def generate(
         "conversation": conversation,
     }
     args = {name: value for name, value in given.items() if value is not None}
-    with exits.one_line_errors():
-        _with_client(partial(_answer, args, deadline=deadline, as_json=as_json))
+    _with_client(partial(_answer, args, deadline=deadline, as_json=as_json))
 
 
 async def _answer(
@@ -204,8 +212,7 @@ def call(
                 result = await call.result()
             render.show(result, as_json=as_json, view=render.told)
 
-    with exits.one_line_errors():
-        _with_client(ask)
+    _with_client(ask)
 
 
 @app.command()
@@ -225,8 +232,7 @@ def ping(as_json: Json = False) -> None:
         pong["ms"] = round(1000 * (time.perf_counter() - began), 3)
         render.show(pong, as_json=as_json, view=render.pong)
 
-    with exits.one_line_errors():
-        _with_client(ask)
+    _with_client(ask)
 
 
 @app.command()
@@ -307,8 +313,7 @@ def logs(
     """Show the log."""
     from sovl_daemon.cli.logs import show_logs
 
-    with exits.one_line_errors():
-        show_logs(follow=follow, lines=lines, agent=agent, level=level, as_json=as_json)
+    show_logs(follow=follow, lines=lines, agent=agent, level=level, as_json=as_json)
 
 
 @app.command()
@@ -316,8 +321,7 @@ def stop(as_json: Json = False) -> None:
     """Stop the daemon and wait until it is gone."""
     from sovl_daemon.cli.daemon import stop_daemon
 
-    with exits.one_line_errors():
-        render.show(anyio.run(stop_daemon), as_json=as_json, view=render.stopped)
+    render.show(anyio.run(stop_daemon), as_json=as_json, view=render.stopped)
 
 
 def _control(name: str, as_json: bool, view: Any = None, **args: Any) -> None:
@@ -325,8 +329,7 @@ def _control(name: str, as_json: bool, view: Any = None, **args: Any) -> None:
         given = {key: value for key, value in args.items() if value is not None}
         render.show(await client.control(name, **given), as_json=as_json, view=view)
 
-    with exits.one_line_errors():
-        _with_client(ask)
+    _with_client(ask)
 
 
 def _with_client(work: Callable[[AsyncClient], Any]) -> None:
@@ -335,8 +338,3 @@ def _with_client(work: Callable[[AsyncClient], Any]) -> None:
             await work(client)
 
     anyio.run(connected)
-
-
-def main() -> None:
-    """Entry point."""
-    app()

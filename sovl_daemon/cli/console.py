@@ -22,7 +22,7 @@ from bus.topics import QUESTION, Question
 from config import Paths, load
 from sovl_daemon.cli import exits, render
 from sovl_daemon.cli.progress import counted, is_counted
-from sovl_daemon.cli.words import parse_line
+from sovl_daemon.cli.words import parse_line, standard_input
 from sovl_daemon.client import AsyncClient, ClientError
 
 OWN = {
@@ -215,7 +215,7 @@ def _typed(history: Path, words: list[str]) -> Callable[[], Awaitable[str]]:
 
 
 async def _piped() -> str:
-    line = sys.stdin.readline()
+    line = standard_input(line=True)
     if not line:
         raise EOFError
     return line

@@ -2,40 +2,64 @@
 
 from __future__ import annotations
 
+import resource
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import anyio
 import structlog
 
-from bus.auth import KeyProblem
-from bus.errors import BindProblem
 from config import ConfigError, Fault, Paths, default_path, load
 from sovl_daemon import log
 from sovl_daemon.cli import exits
+from sovl_daemon.cli.exits import EX_CONFIG
 from sovl_daemon.client import AsyncClient, DaemonSlow
 from sovl_daemon.client.target import Target
+from sovl_daemon.conditions import in_words
 from sovl_daemon.hub import AlreadyRunning, Hub
 from sovl_daemon.registry import RegistryError
 from sovl_daemon.supervisor import GaveUp
 
-EX_CONFIG = 78  # sysexits(3): starting again would not help, so systemd is told not to
-_EXPECTED = (AlreadyRunning, RegistryError, KeyProblem, BindProblem, ConfigError, GaveUp)
+_FEW_FILES, _MANY_FILES = 128, 65_536
+_OF_A_START = (AlreadyRunning, RegistryError, GaveUp)
 
 
 def run_daemon(config: Path | None, overrides: list[str]) -> int:
     """Run until stopped; the exit code."""
-    given = _pairs(overrides)
-    settings = load(config, given)
-    paths = Paths.of(settings)
-    log.configure_hub(settings.logging, paths.log_file)
-    hub = Hub(settings, config or default_path(), given)
-    code = 0
     try:
-        anyio.run(hub.run)
-    except* _EXPECTED as errors:
-        code = _report(errors)
-    return code
+        _open_files()
+        given = _pairs(overrides)
+        settings = load(config, given)
+        paths = Paths.of(settings)
+        paths.ensure()
+    except ConfigError as error:
+        exits.complain(error)
+        return _code(error)
+    log.configure_hub(settings.logging, paths.log_file)
+    try:
+        anyio.run(Hub(settings, config or default_path(), given).run)
+    except Exception as error:
+        leaves = list(_leaves(error))
+        if not all(isinstance(each, _OF_A_START) or exits.is_expected(each) for each in leaves):
+            raise
+        for each in leaves:
+            exits.complain(each)
+            structlog.get_logger(agent="hub").critical("hub.failed", reason=in_words(each))
+        return max(map(_code, leaves))
+    return 0
+
+
+def _open_files() -> None:
+    """Take as many descriptors as we may; ZeroMQ ends the process where it gets none."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = _MANY_FILES if hard == resource.RLIM_INFINITY else min(hard, _MANY_FILES)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+        soft = most
+    if 0 <= soft < _FEW_FILES:
+        problem = f"{soft} open files are allowed, at least {_FEW_FILES} are needed"
+        raise ConfigError([Fault("ulimit -n", f"{problem}; under systemd: LimitNOFILE")])
 
 
 def _pairs(overrides: list[str]) -> dict[str, str]:
@@ -48,20 +72,20 @@ def _pairs(overrides: list[str]) -> dict[str, str]:
     return pairs
 
 
-def _report(errors: BaseExceptionGroup[BaseException]) -> int:
-    code = 0
-    for error in _leaves(errors):
-        exits.complain(str(error))
-        structlog.get_logger(agent="hub").critical("hub.failed", reason=str(error))
-        hopeful = isinstance(error, GaveUp) and not error.fatal
-        code = max(code, exits.FAILED if hopeful else EX_CONFIG)
-    return code
+def _code(error: BaseException) -> int:
+    """The exit code of a start: only what no other one would mend keeps systemd from trying."""
+    if exits.passes(error):
+        return exits.EX_TEMPFAIL
+    hopeful = isinstance(error, GaveUp) and not error.fatal
+    return exits.FAILED if hopeful else EX_CONFIG
 
 
-def _leaves(error: BaseException) -> list[BaseException]:
-    if isinstance(error, BaseExceptionGroup):
-        return [leaf for each in error.exceptions for leaf in _leaves(each)]
-    return [error]
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    if not isinstance(error, BaseExceptionGroup):
+        yield error
+        return
+    for each in error.exceptions:
+        yield from _leaves(each)
 
 
 async def stop_daemon() -> dict[str, Any]:

@@ -7,6 +7,7 @@ import sqlite3
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from functools import partial
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -20,6 +21,7 @@ from config import ConfigError, Paths, Settings, default_path, load
 from sovl_daemon.cli import render
 from sovl_daemon.client import AsyncClient, ClientError, DaemonDown
 from sovl_daemon.client.target import Target
+from sovl_daemon.conditions import in_words
 from sovl_daemon.control.sources.gpu import Gpus
 from sovl_daemon.engine.errors import TemplateError
 from sovl_daemon.engine.template_files import template_in
@@ -44,8 +46,8 @@ class Check(NamedTuple):
 
 
 def examine(environ: dict[str, str] | None = None) -> list[Check]:
-    """Look at everything; never raises for what it finds, and needs no daemon."""
-    found = [_installation()]
+    """Look at everything; needs no daemon, and what cannot be looked at is a finding as well."""
+    found = [_looked("installation", _installation)]
     try:
         settings = load(_config_file(environ or dict(os.environ)))
         paths = Paths.of(settings)
@@ -70,8 +72,24 @@ def _with(settings: Settings, paths: Paths) -> Iterator[Check]:
         _gpu,
     )
     for check in checks:
-        yield check(settings, paths)
-    yield from anyio.run(_daemon)
+        name = check.__name__.strip("_").replace("_", " ")
+        yield _looked(name, partial(check, settings, paths))
+    try:
+        yield from anyio.run(_daemon)
+    except Exception as error:
+        yield _unseen("daemon", error)
+
+
+def _looked(name: str, check: Callable[[], Check]) -> Check:
+    try:
+        return check()
+    except Exception as error:
+        return _unseen(name, error)
+
+
+def _unseen(name: str, error: Exception) -> Check:
+    advice = "mend what it says, or tell it to the project if it says nothing"
+    return Check(name, "wrong", f"cannot be looked at: {in_words(error)}", advice)
 
 
 def _config_file(environ: dict[str, str]) -> Path | None:

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import os
+import sqlite3
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import NoReturn
 
 import typer
 
 from bus.auth import KeyProblem
-from bus.errors import BAD_ARGUMENT, BAD_COMMAND, BUSY, CANCELLED, DEADLINE, CommandError
+from bus.errors import (
+    BAD_ARGUMENT,
+    BAD_COMMAND,
+    BUSY,
+    CANCELLED,
+    DEADLINE,
+    UNAVAILABLE,
+    BindProblem,
+    CommandError,
+)
 from config import ConfigError
 from sovl_daemon.client.errors import (
     ClientError,
@@ -19,6 +30,7 @@ from sovl_daemon.client.errors import (
     PermissionRefused,
     WrongKey,
 )
+from sovl_daemon.conditions import Condition, condition_of, in_words
 from sovl_daemon.memory.interactions import StoreError
 from sovl_daemon.memory.pairs import PairsError
 
@@ -29,7 +41,10 @@ WRONG_KEY = 4
 BUSY_NOW = 5
 SLOW = 6
 UNKNOWN_COMMAND = 7
+EX_TEMPFAIL = 75  # sysexits(3): the same may go well later
+EX_CONFIG = 78  # sysexits(3): starting again would not help, so systemd is told not to
 INTERRUPTED = 130
+NO_READER = 141  # as a shell has it of a program that SIGPIPE ends
 
 _OF_CODE = {
     BAD_ARGUMENT: USAGE,
@@ -37,31 +52,61 @@ _OF_CODE = {
     BUSY: BUSY_NOW,
     DEADLINE: SLOW,
     CANCELLED: INTERRUPTED,
+    UNAVAILABLE: EX_TEMPFAIL,
 }
-_OF_TYPE: dict[type[Exception], int] = {
+_OF_TYPE: dict[type[BaseException], int] = {
     DaemonDown: DOWN,
     WrongKey: WRONG_KEY,
     PermissionRefused: WRONG_KEY,
     DaemonSlow: SLOW,
     ConfigError: USAGE,
+    KeyboardInterrupt: INTERRUPTED,
+    BrokenPipeError: NO_READER,
 }
+_EXPECTED = (
+    CommandError,
+    ClientError,
+    ConfigError,
+    KeyProblem,
+    BindProblem,
+    PairsError,
+    StoreError,
+    OSError,
+    sqlite3.Error,
+    KeyboardInterrupt,
+)
 
 
-def exit_code(error: Exception) -> int:
+def exit_code(error: BaseException) -> int:
     """The exit code for an error."""
     if isinstance(error, CommandError):
         return _OF_CODE.get(error.code, FAILED)
-    return _OF_TYPE.get(type(error), FAILED)
+    return EX_TEMPFAIL if passes(error) else _OF_TYPE.get(type(error), FAILED)
 
 
-def complain(error: Exception | str) -> None:
-    """Say on standard error what went wrong."""
-    print(f"sovl: {error}", file=sys.stderr)  # noqa: T201 - this is the command line
+def passes(error: BaseException) -> bool:
+    """Whether the same may go well later, without anything being changed here."""
+    return condition_of(error) not in (None, Condition.PERMISSION)
 
 
-def leave(error: Exception) -> NoReturn:
-    """Complain and exit with the code of the error."""
-    complain(error)
+def is_expected(error: BaseException) -> bool:
+    """Whether a user can do something about it, so that a traceback would only be in the way."""
+    return isinstance(error, _EXPECTED) or condition_of(error) is not None
+
+
+def complain(error: BaseException | str) -> None:
+    """Say on standard error what went wrong; where nobody hears, the exit code has to do."""
+    text = in_words(error) if isinstance(error, OSError | sqlite3.Error) else str(error)
+    if isinstance(error, ConfigError):
+        text = "; ".join(text.splitlines())
+    with suppress(OSError, ValueError):
+        print(f"sovl: {text}", file=sys.stderr, flush=True)  # noqa: T201 - this is the command line
+
+
+def leave(error: BaseException) -> NoReturn:
+    """Complain and exit with the code of the error; an interruption needs no words."""
+    if not isinstance(error, KeyboardInterrupt | BrokenPipeError):
+        complain(error)
     raise typer.Exit(exit_code(error))
 
 
@@ -70,7 +115,32 @@ def one_line_errors() -> Iterator[None]:
     """Turn the errors that users can do something about into one line and an exit code."""
     try:
         yield
-    except (CommandError, ClientError, ConfigError, KeyProblem, PairsError, StoreError) as error:
-        leave(error)
+    except (typer.Exit, typer.Abort):
+        raise
+    except BaseException as error:
+        first = error
+        while isinstance(first, BaseExceptionGroup):
+            first = first.exceptions[0]
+        if not is_expected(first):
+            raise
+        leave(first)
+
+
+def finish(command: Callable[[], object]) -> int:
+    """Run a command to its end, when all it printed has left; the exit code."""
+    code: object = 0
+    try:
+        command()
+    except SystemExit as end:
+        code = end.code
     except KeyboardInterrupt:
-        raise typer.Exit(INTERRUPTED) from None
+        code = INTERRUPTED
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        # What is left unsaid would be tried again at the interpreter's end, and complained about.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):
+            complain(f"standard output: {in_words(error)}")
+        code = code or exit_code(error)
+    return code if isinstance(code, int) else int(code is not None)

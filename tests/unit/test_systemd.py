@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from config import Settings
-from sovl_daemon.cli.daemon import EX_CONFIG
+from sovl_daemon.cli.exits import EX_CONFIG, USAGE
 
 UNIT = Path(__file__).parents[2] / "systemd" / "sovl.service"
 
@@ -29,7 +29,7 @@ def test_stages_of_the_shutdown_fit_into_the_stop_timeout(
 
 
 def test_faults_that_a_restart_would_not_mend_end_it(service: configparser.SectionProxy) -> None:
-    assert service["RestartPreventExitStatus"] == str(EX_CONFIG)
+    assert service["RestartPreventExitStatus"].split() == [str(USAGE), str(EX_CONFIG)]
 
 
 def test_first_start_may_pull_a_model(service: configparser.SectionProxy) -> None:
