@@ -38,7 +38,8 @@ class WorkerProcess:
         Raises FatalError when starting it again would not help.
         """
         settings = self._settings()
-        command = [sys.executable, "-m", "sovl_daemon.worker"]
+        # -P: a user's folder may hold a config.py or a queue.py of its own.
+        command = [sys.executable, "-P", "-m", "sovl_daemon.worker"]
         async with await anyio.open_process(
             command,
             env=_environment(settings),

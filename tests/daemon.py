@@ -16,7 +16,7 @@ import psutil
 from sovl_daemon.client import AsyncClient, Client, ClientError, CommandError
 from sovl_daemon.client.target import Target
 
-SOVL = [sys.executable, "-m", "sovl_daemon.cli"]
+SOVL = [sys.executable, "-P", "-m", "sovl_daemon.cli"]
 
 
 class Daemon:
@@ -29,7 +29,7 @@ class Daemon:
         self,
         root: Path,
         *,
-        packages: Path | None = None,
+        packages: Path | str | None = None,
         wrapper: Sequence[str] = (),
         **settings: object,
     ) -> None:
@@ -137,7 +137,7 @@ class Daemon:
         return self.process.wait(30)
 
 
-def _search_path(packages: Path) -> str:
+def _search_path(packages: Path | str) -> str:
     """Their folder, before those that this process was told of."""
     return os.pathsep.join(filter(None, (str(packages), os.environ.get("PYTHONPATH"))))
 
@@ -155,7 +155,7 @@ def running(
     root: Path,
     *options: str,
     wait: str = "ready",
-    packages: Path | None = None,
+    packages: Path | str | None = None,
     wrapper: Sequence[str] = (),
     **settings: object,
 ):

