@@ -137,8 +137,7 @@ class Generator(Tuning):
             return await Engine.load(
                 path,
                 device=self.settings.host.device,
-                threads=self.settings.host.tensor_threads(),
-                verdict_threads=self.settings.host.verdict_threads(),
+                threads=self.settings.host.threads,
                 context_length=_context_length(self.settings),
                 max_concurrent=self.settings.generation.max_concurrent,
             )

@@ -89,8 +89,8 @@ class Host(Section):
     device: Device = key("auto", "Where the models run: auto, cpu, cuda or cuda:N.", restart=True)
     threads: int = key(
         0,
-        "CPU threads for tensors; 0 is one less than the cores, at least 1, and all of them for a "
-        "verdict, which takes a moment.",
+        "CPU threads for tensors; 0 is as many as a step takes least time with, which depends on "
+        "what else the machine does.",
         unit="threads",
         restart=True,
         ge=0,
@@ -134,12 +134,8 @@ class Host(Section):
         le=3600,
     )
 
-    def tensor_threads(self) -> int:
-        """Return the number of threads that `threads` stands for on this machine now."""
-        return self.threads or max(1, available_parallelism() - 1)
-
-    def verdict_threads(self) -> int:
-        """The same for the judge: an action may wait for it, and nothing has long to wait."""
+    def most_threads(self) -> int:
+        """Return how many threads tensors may take on this machine now."""
         return self.threads or available_parallelism()
 
 

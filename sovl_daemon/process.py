@@ -13,7 +13,7 @@ from anyio.abc import ByteReceiveStream, Process
 
 from bus.errors import FatalError
 from config import Settings
-from sovl_daemon import log
+from sovl_daemon import log, openmp
 from sovl_daemon.own_time import OwnTime, move_on_after, work_done
 from sovl_daemon.worker import EX_FATAL, Orders
 
@@ -132,13 +132,11 @@ def _environment(settings: Settings) -> dict[str, str]:
     One heap for all threads: of those that the tensor thread would have for itself, glibc never
     gives the end back to the system (64 MB at most), so that what is freed there stays ours.
     """
-    threads = str(settings.host.tensor_threads())
-    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
     # Notifications to systemd are the hub's alone.
     inherited = {k: v for k, v in os.environ.items() if k not in ("NOTIFY_SOCKET", "WATCHDOG_USEC")}
     return {
         **inherited,
-        **dict.fromkeys(names, threads),
+        **openmp.variables(settings.host.most_threads(), inherited),
         "MALLOC_ARENA_MAX": "1",
         "TOKENIZERS_PARALLELISM": "false",
     }

@@ -154,8 +154,7 @@ class Host:
 
     def __init__(self, study: Study, probe: Probe, cases: Sequence[Case]) -> None:
         self.thread = TensorThread()
-        self.threads = Settings().host.verdict_threads()
-        self._court = Court(study.model, study.tokenizer, self.threads)
+        self._court = Court(study.model, study.tokenizer)
         self._court.use(probe)
         self._prompts = [laid_out(study.tokenizer, case) for case in cases]
         self._caches = PrefixCache(study.model, ENOUGH)
@@ -270,7 +269,7 @@ def goals_of(
 def run(quick: bool) -> Bench:
     model, share = default_model(), 0.15 if quick else 1.0
     torch.manual_seed(0)
-    study = Study(model, device="cpu", threads=Settings().host.tensor_threads())
+    study = Study(model, device="cpu", threads=Settings().host.threads)
     with tempfile.TemporaryDirectory() as nowhere:  # the shipped probe, not the user's own
         probe = find_probe(Path(nowhere), model)
     if probe is None:
@@ -288,7 +287,7 @@ def run(quick: bool) -> Bench:
     growth = hub_growth_mb(2.0 if quick else 10.0)
     note = (
         f"The shipped probe of layer {probe.card.layer} of {study.model.layers}, "
-        f"{host.threads} threads, weights in {study.model.plain}. A verdict costs "
+        f"as many threads as take least time, weights in {study.model.plain}. A verdict costs "
         f"{1000 * each_s:.0f} ms of a core; the default rate is how often the guard asks, "
         f"{an_hour:.0f} times an hour in simulated hours of the families {', '.join(TRAINING)} "
         f"under the shipped memory task: both give judge_cpu_percent. auc is the mean over tasks, "

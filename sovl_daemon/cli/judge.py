@@ -15,6 +15,7 @@ import typer
 from rich.table import Table
 
 from config import Paths, load
+from sovl_daemon import openmp
 from sovl_daemon.cli import exits, render
 from sovl_daemon.cli.judge_simulate import simulate
 from sovl_daemon.cli.model import shown_progress
@@ -65,10 +66,11 @@ def fit(
         folder = _model(name)
         with shown_progress(as_json) as report:
             begin("starting the engine", report)
+            openmp.prepare(settings.host.most_threads())
             from sovl_daemon.judge import fitting, shelf  # loads torch: only this command pays
 
             study = fitting.Study(
-                folder, device=settings.host.device, threads=settings.host.tensor_threads()
+                folder, device=settings.host.device, threads=settings.host.threads
             )
             probe = fitting.fit_probe(study, report, layer=layer, share=share)
             path = shelf.probe_path(Paths.of(settings).state_dir, folder)
@@ -96,6 +98,7 @@ def evaluate(
         folder = _model(name)
         with shown_progress(as_json=False) as report:
             begin("starting the engine", report)
+            openmp.prepare(settings.host.most_threads())
             from sovl_daemon.cli import evaluation
             from sovl_daemon.judge import fitting, shelf
 
@@ -105,7 +108,7 @@ def evaluate(
                     f"{folder.name} has no probe yet: run sovl judge fit {name or ''}"
                 )
             study = fitting.Study(
-                folder, device=settings.host.device, threads=settings.host.tensor_threads()
+                folder, device=settings.host.device, threads=settings.host.threads
             )
             found = {}
             for each in evaluation.parse_precisions(precision):

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from config import ConfigError, Paths, load
+from sovl_daemon import openmp
 from sovl_daemon.cli import exits, render
 from sovl_daemon.cli.progress import bar, moves
 from sovl_daemon.engine.errors import EngineError, OptionError, TemplateError
@@ -122,6 +123,7 @@ def evaluate(
         folder = _store(model_dir).path(name or settings.core_config.base_model_name)
         with shown_progress(as_json=False) as report:
             begin("starting the engine", report)
+            openmp.prepare(settings.host.most_threads())
             from sovl_daemon.cli import evaluation  # loads torch: only this command pays for it
 
             found = evaluation.evaluate(
@@ -130,7 +132,7 @@ def evaluate(
                 evaluation.read_text(text, windows),
                 windows=windows,
                 device=settings.host.device,
-                threads=settings.host.tensor_threads(),
+                threads=settings.host.threads,
                 report=report,
             )
         if as_json:

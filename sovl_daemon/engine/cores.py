@@ -6,19 +6,14 @@ Unlike a niceness, which nobody but root can lower again, this can always be tak
 import os
 from pathlib import Path
 
-import torch
-
 from sovl_daemon.engine.errors import OptionError
 
 _GIVEN = frozenset(os.sched_getaffinity(0))  # nothing here has narrowed them yet
 _THREADS = Path("/proc/self/task")
 
 
-def keep_to_cores(count: int, threads: int) -> None:
+def keep_to_cores(count: int) -> None:
     """Let all threads of this process run on `count` cores, 0 for all that it was given.
-
-    Tensor work of this thread then takes `threads` threads, or as many as there are cores: more
-    would wait for each other.
 
     Raises:
         OptionError: the system gives none of them any more.
@@ -30,7 +25,6 @@ def keep_to_cores(count: int, threads: int) -> None:
         for thread in begun:  # those of the next round are where their maker was when it made them
             _move(thread, cores)
         moved |= begun
-    torch.set_num_threads(min(threads, len(cores)) if count else threads)
 
 
 def _move(thread: int, cores: frozenset[int]) -> None:

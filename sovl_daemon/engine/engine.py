@@ -68,8 +68,6 @@ class Engine:
         *,
         context_length: int,
         max_concurrent: int = 8,
-        threads: int = 1,
-        verdict_threads: int = 0,
     ) -> None:
         self.model = model
         self.tokenizer = tokenizer
@@ -78,11 +76,11 @@ class Engine:
         self.context_length = min(context_length, model.max_context or context_length)
         self._caches = PrefixCache(model)
         self._answering = Answering(model, self._caches, thread, max_concurrent)
-        self._bench = Bench(model, tokenizer, verdict_threads)
+        self._bench = Bench(model, tokenizer)
         self._parameters = model.parameters
         self._precision = model.plain
         self._offloaded = False
-        self._threads, self._cores = threads, 0
+        self._cores = 0
         self._switching = anyio.Lock()
 
     @property
@@ -98,14 +96,13 @@ class Engine:
         device: str = "auto",
         dtype: str = "auto",
         threads: int = 1,
-        verdict_threads: int = 0,
         context_length: int = 2048,
         max_concurrent: int = 8,
     ) -> "Engine":
         """Load the model in the folder `path` and warm it up, without blocking the event loop.
 
         `max_concurrent` conversations advance together, the others wait. `threads` CPU threads
-        work on a step, `verdict_threads` on a verdict; 0 for as many.
+        work on a step, 0 for what is fastest at each time.
 
         Raises:
             ModelLoadError: the folder holds no model that can be run.
@@ -128,8 +125,6 @@ class Engine:
             thread,
             context_length=context_length,
             max_concurrent=max_concurrent,
-            threads=threads,
-            verdict_threads=verdict_threads,
         )
         try:
             await call(thread, model.warm_up, Priority.JUDGE)
@@ -205,7 +200,7 @@ class Engine:
             EngineStoppedError: the engine was closed.
 
         """
-        await call(self.thread, partial(keep_to_cores, count, self._threads), Priority.JUDGE)
+        await call(self.thread, partial(keep_to_cores, count), Priority.JUDGE)
         self._cores = count
 
     async def resize_prefix_cache(self, max_bytes: int) -> None:
@@ -382,6 +377,7 @@ class Engine:
             bits=0 if self._offloaded else _BITS[self.precision],
             switchable=self.model.is_switchable,
             cores=self._cores,
+            threads=self.model.threads.now(),
             parameters=self._parameters,
             max_concurrent=self._answering.max_concurrent,
             running=self._answering.running,

@@ -4,8 +4,8 @@ With a probe the pass ends at the probe's layer, and before what all prompts of 
 token never hears of those behind it. Without one the words true and false are asked for.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from itertools import pairwise
 from typing import Literal, NamedTuple
 
@@ -19,7 +19,6 @@ from sovl_daemon.engine.prefix_cache import PrefixCache, common_length
 from sovl_daemon.engine.probe import Probe, Read, centre_of, unit
 from sovl_daemon.engine.shallow import Shallow
 from sovl_daemon.engine.span import Span
-from sovl_daemon.limits import available_parallelism
 
 _CHUNK = 512  # tokens in a pass: a short rest would cost as much as a hundred
 _KEPT_BYTES = 32 << 20  # a task's prefix of the default model takes some two of them
@@ -96,12 +95,11 @@ def asked(tokenizer: ChatTokenizer, pieces: Pieces, limit: int) -> Asked:
 class Bench:
     """Where the base judges. Nothing steers it there, so it is the frozen base alone.
 
-    Use it from the tensor thread only. The probe's pass runs on so many CPU `threads`;
-    0 for as many as all else.
+    Use it from the tensor thread only.
     """
 
-    def __init__(self, model: LoadedModel, tokenizer: ChatTokenizer, threads: int = 0) -> None:
-        self._model, self._threads = model, threads
+    def __init__(self, model: LoadedModel, tokenizer: ChatTokenizer) -> None:
+        self._model = model
         self._tokenizer = tokenizer
         self._kept = PrefixCache(model, _KEPT_BYTES)
         self._true = _first_tokens(tokenizer, _TRUE)
@@ -125,7 +123,7 @@ class Bench:
             )
         self._reader = None
         if probe is not None:
-            self._reader = Reader(self._model, probe.card.layer, threads=self._threads)
+            self._reader = Reader(self._model, probe.card.layer)
         self._probe = probe
 
     def judge(self, prompt: Asked, by: By = "probe", task: str = "") -> Verdicts:
@@ -197,10 +195,8 @@ class Bench:
 class Reader:
     """Reads prompts down to a layer, what they begin with once."""
 
-    def __init__(
-        self, model: LoadedModel, layer: int, keep_bytes: int = _KEPT_BYTES, *, threads: int = 0
-    ) -> None:
-        self._model, self._threads = Shallow(model, layer), threads
+    def __init__(self, model: LoadedModel, layer: int, keep_bytes: int = _KEPT_BYTES) -> None:
+        self._model, self._threads = Shallow(model, layer), model.threads
         self._kept = PrefixCache(self._model, keep_bytes)
 
     def read(self, prompt: Asked) -> tuple[Read, int]:
@@ -225,28 +221,14 @@ class Reader:
         cache.truncate(prompt.start)
         known = cache.length
         parts = []
-        with _on_threads(self._threads):
-            while cache.length < len(ids):
-                chunk = ids[cache.length : cache.length + _CHUNK]
+        while cache.length < len(ids):
+            chunk = ids[cache.length : cache.length + _CHUNK]
+            with self._threads.working("judging", len(chunk)):
                 parts.append(self._model.read(chunk, cache))
         with suppress(CacheError):  # then the next prompt is read from its start
             cache.truncate(prompt.start)
             self._kept.keep(ids[: prompt.start], cache, self._kept.stamp)
         return torch.cat(parts)[prompt.start - known :], len(ids) - known
-
-
-@contextmanager
-def _on_threads(count: int) -> Iterator[None]:
-    """Let tensor work run on so many CPU threads, and then as before; 0 changes nothing.
-
-    Never on more than may run at once.
-    """
-    before = torch.get_num_threads()
-    torch.set_num_threads(min(count or before, available_parallelism()))
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _first_tokens(tokenizer: ChatTokenizer, words: Sequence[str]) -> set[int]:

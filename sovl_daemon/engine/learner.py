@@ -116,6 +116,7 @@ class Learner:
         self._pending = 0
         self._common = common
         self._store = Store(options.kept_mb << 20)
+        self._threads = base.threads
         self._base = base_pass(base, tuple(self._weights), self._store)
         self._scaffold = memory_pass(fusion, self.candidate, self._store)
         self._parameters = [each for _, each in self.candidate.named_parameters()]
@@ -140,7 +141,12 @@ class Learner:
         """
         began = time.perf_counter()
         parts, masses = self._parts(batch), Masses.of(batch)
-        with torch.random.fork_rng(devices=[]), self._gradients():
+        rows = sum(len(sample.prompt) + len(sample.answer) for sample in batch)
+        with (
+            self._threads.working("training", rows),
+            torch.random.fork_rng(devices=[]),
+            self._gradients(),
+        ):
             torch.set_rng_state(self._random)
             losses = [self._backward(part, masses) for part in parts]
             self._random = torch.get_rng_state()
@@ -157,7 +163,8 @@ class Learner:
     def evaluate(self, samples: Sequence[Sample]) -> StepReport:
         """Return the losses of samples without learning from them."""
         began = time.perf_counter()
-        with torch.no_grad():
+        rows = sum(len(sample.prompt) + len(sample.answer) for sample in samples)
+        with self._threads.working("reading", rows), torch.no_grad():
             loss, divergence = self._losses(samples, Masses.of(samples), dropout=False)
         tokens = sum(len(sample.answer) for sample in samples)
         return StepReport(float(loss), float(divergence), tokens, time.perf_counter() - began)

@@ -6,7 +6,7 @@ pass of our own, all others through transformers.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -37,6 +37,8 @@ from sovl_daemon.engine.precision import (
 )
 from sovl_daemon.engine.span import Span
 from sovl_daemon.engine.switch import PrecisionSwitch, obstacle, possible_precisions
+from sovl_daemon.engine.threads import Threads
+from sovl_daemon.limits import available_parallelism
 
 _WARM_UP_TOKENS = 16
 
@@ -59,7 +61,8 @@ class LoadedModel:
     `network` is a transformers causal LM; `max_context` is the number of positions it knows, None
     if it has no such limit; `lean` is its fast forward pass, None where there is only the
     network's own; `master` are its weights as stored and `path` their folder, None if they
-    came from nowhere; `fusion` is what steers it. Use it from one thread only.
+    came from nowhere; `threads` are those of its steps; `fusion` is what steers it. Use it from one
+    thread only.
     """
 
     network: Any
@@ -69,6 +72,7 @@ class LoadedModel:
     lean: Llama | None = None
     master: Master | None = None
     path: Path | None = None
+    threads: Threads = field(default_factory=partial(Threads, 1))
     native_one_token: bool = False
     fusion: "Steers | None" = None
     _reading: Sequence[Rows] = ()
@@ -156,8 +160,12 @@ class LoadedModel:
 
     def forward(self, spans: Sequence[Span]) -> torch.Tensor:
         """Read each span after what its cache holds; return the next tokens' logits, (B, vocab)."""
-        one_row = len(spans) == len(spans[0].ids) == 1
-        with torch.inference_mode(), native_kernels(self.native_one_token and one_row):
+        rows = sum(len(span.ids) for span in spans)
+        with (
+            self.threads.working("decoding" if rows == len(spans) else "reading", rows),
+            torch.inference_mode(),
+            native_kernels(self.native_one_token and rows == 1),
+        ):
             if self.lean is not None:
                 return self.lean.forward(spans)
             logits = torch.stack([self._read(span) for span in spans])
@@ -238,17 +246,20 @@ def load_model(
 ) -> LoadedModel:
     """Load the causal LM in the folder `path`; nothing is downloaded and no code in it is run.
 
-    `threads` is the number of CPU threads one operation may use; it holds for the whole process.
+    `threads` is the number of CPU threads one operation may use, 0 for what is fastest at each
+    time.
 
     Raises:
         ModelLoadError: the folder holds no such model, or one that cannot be loaded.
         OptionError: device, dtype or threads are not allowed here.
 
     """
-    if threads < 1:
-        raise OptionError(f"threads {threads} is not allowed: give 1 or more")
-    torch.set_num_threads(threads)
+    if threads < 0:
+        raise OptionError(f"threads {threads} is not allowed: give 1 or more, or 0 for automatic")
+    torch.set_num_threads(threads or available_parallelism())
     place = choose_device(device)
+    if place.type != "cpu":  # steps end before the work does, so their times say nothing
+        threads = threads or max(1, available_parallelism() - 1)
     config = _read_config(path)
     precision = choose_dtype(dtype, config.dtype or torch.float32, place)
     network = _read_network(path, config, precision.dtype).to(place)
@@ -257,7 +268,9 @@ def load_model(
     max_context = getattr(text_config, "max_position_embeddings", None)
     lean = find_llama(network)
     return_free_memory(place)
-    return LoadedModel(network, place, precision, max_context, lean, Master(path), path)
+    return LoadedModel(
+        network, place, precision, max_context, lean, Master(path), path, Threads(threads)
+    )
 
 
 def choose_device(asked: str) -> torch.device:

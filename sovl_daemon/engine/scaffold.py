@@ -77,8 +77,7 @@ def load_scaffold(
     if base.lean is not None and base.path is not None and path.samefile(base.path):
         return make_scaffold(base, options.lora, seed=options.seed), None
     dtype = str(base.precision.dtype).removeprefix("torch.")
-    threads = torch.get_num_threads()
-    model = load_model(path, device=str(base.device), dtype=dtype, threads=threads)
+    model = load_model(path, device=str(base.device), dtype=dtype, threads=base.threads.fixed)
     theirs = load_tokenizer(path)
     tokens = None if identical(chat.tokenizer, theirs) else TokenMap(chat.tokenizer, theirs)
     return make_scaffold(model, options.lora, seed=options.seed), tokens

@@ -13,6 +13,7 @@ class Usage:
         bits: Bits of a weight in memory.
         switchable: Whether they can be held otherwise.
         cores: Cores that the process keeps to; 0 for all that it was given.
+        threads: CPU threads of each kind of work that there was, where they are not fixed.
         parameters: Weights of the base.
         max_concurrent: Answers that may advance together.
         running: Answers that do.
@@ -27,6 +28,7 @@ class Usage:
     bits: int
     switchable: bool
     cores: int
+    threads: dict[str, int]
     parameters: int
     max_concurrent: int
     running: int

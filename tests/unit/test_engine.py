@@ -372,7 +372,7 @@ async def test_a_base_model_writes_a_dialogue(tmp_path: Path) -> None:
     [
         ({"context_length": 3}, OptionError),
         ({"max_concurrent": 0}, OptionError),
-        ({"threads": 0}, OptionError),
+        ({"threads": -1}, OptionError),
         ({"dtype": "int3"}, OptionError),
     ],
 )

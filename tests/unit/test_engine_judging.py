@@ -3,7 +3,6 @@
 import math
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -14,7 +13,6 @@ from sovl_daemon.engine.judging import Pieces, Reader, asked
 from sovl_daemon.engine.message import Message
 from sovl_daemon.engine.options import SamplingOptions
 from sovl_daemon.engine.probe import Card, Probe, unit
-from sovl_daemon.engine.shallow import Shallow
 from tests.unit.engine_tiny import read, save_tiny
 
 PREFIX = "True or false? What is the "  # of 128 positions
@@ -183,21 +181,3 @@ async def test_usage_tells_what_is_set_and_held(engine: Engine) -> None:
 async def test_nobody_admitted_is_refused(engine: Engine) -> None:
     with pytest.raises(OptionError, match="max_concurrent 0: give at least 1"):
         await engine.admit(0)
-
-
-async def test_a_verdict_has_threads_of_its_own(
-    engine: Engine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    texts = [asked(engine.tokenizer, pieces(text), 127) for text in TEXTS]
-    plain, used = Shallow.read, []
-
-    def spy(self: Shallow, *args: Any) -> torch.Tensor:
-        used.append(torch.get_num_threads())
-        return plain(self, *args)
-
-    monkeypatch.setattr(Shallow, "read", spy)
-    before = torch.get_num_threads()
-    for threads in (before + 1, 0):
-        Reader(engine.model, 1, threads=threads).read(texts[0])
-        assert torch.get_num_threads() == before
-    assert used == [before + 1, before]
