@@ -19,6 +19,7 @@ import zmq
 from zmq.backend import Socket as Bare
 
 from bus.errors import BindProblem
+from sovl_daemon.opened import Opened
 
 IPC = "ipc://"
 BURST = 128  # messages taken in one turn before other tasks get theirs
@@ -53,6 +54,7 @@ class Port:
         for name, value in options.items():
             setattr(self.socket, name, value)
         self.tells_users = tells_users
+        self._files: dict[str, tuple[int, Opened]] = {}  # of ipc addresses, with their permissions
         self._fd: int = self.socket.get(zmq.FD)
         # Its base class's own: what zmq.Socket.send wraps around it doubles the time of a send, for
         # options that are not used here.
@@ -78,8 +80,26 @@ class Port:
         finally:
             os.umask(before)
         if address.startswith(IPC):
-            Path(address.removeprefix(IPC)).chmod(mode)
+            path = Path(address.removeprefix(IPC))
+            path.chmod(mode)
+            self._files[address] = mode, Opened(path)
         return self
+
+    @property
+    def reachable(self) -> bool:
+        """Whether the file of each ipc address is still our own."""
+        return not any(file.fault() for _, file in self._files.values())
+
+    def bind_anew(self) -> None:
+        """Bind where the socket's file was removed or replaced. Who is connected stays so.
+
+        Raises BindProblem, as `bind`.
+        """
+        for address, (mode, file) in list(self._files.items()):
+            if file.fault():
+                file.close()
+                # Not unbound first: that would end every connection that was made there.
+                self.bind(address, mode=mode)
 
     def connect(self, address: str) -> Port:
         """Connect, now or as soon as somebody binds there."""
@@ -87,7 +107,7 @@ class Port:
         return self
 
     def close(self, *, linger_s: float | None = None) -> None:
-        """Close at once; whoever still waits is cancelled.
+        """Close at once; whoever still waits is cancelled, and who comes later finds no socket.
 
         With `linger_s`, what is queued may still leave within that time.
         """
@@ -102,6 +122,10 @@ class Port:
         for waiter in waiting:
             waiter.cancel()
         self.socket.close()
+        for _, file in self._files.values():
+            if not file.fault():
+                file.path.unlink(missing_ok=True)
+            file.close()
 
     async def receive(self) -> list[bytes]:
         """The next message. A cancelled receive takes none."""

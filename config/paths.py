@@ -101,11 +101,8 @@ class Paths:
                 cannot be written, or the fallback belongs to someone else.
 
         """
-        fallback = self.runtime_dir == _fallback_runtime_dir()
-        _make(self.runtime_dir, 0o700 if fallback else 0o770)
-        if fallback:
-            _check_private(self.runtime_dir)
-        for directory in (self.runtime_dir, self.state_dir, self.log_file.parent):
+        self.ensure_runtime()
+        for directory in (self.state_dir, self.log_file.parent):
             _make(directory, 0o700)
             _check_writable(directory, os.W_OK | os.X_OK)
         for directory in (self.cache_dir, self.model_dir, self.keys_dir):
@@ -115,6 +112,14 @@ class Paths:
                 raise ConfigError([Fault(str(file), "is a directory where a file has to be")])
             if file.exists():
                 _check_writable(file, os.W_OK)
+
+    def ensure_runtime(self) -> None:
+        """Create the runtime directory alone. Raises as `ensure`."""
+        fallback = self.runtime_dir == _fallback_runtime_dir()
+        _make(self.runtime_dir, 0o700 if fallback else 0o770)
+        if fallback:
+            _check_private(self.runtime_dir)
+        _check_writable(self.runtime_dir, os.W_OK | os.X_OK)
 
 
 def config_dir(environ: Mapping[str, str]) -> Path:

@@ -6,20 +6,21 @@ It never imports torch, is up in under a second, and answers in milliseconds whi
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import anyio
-import filelock
+import anyio.to_thread
 import structlog
 
+from bus.errors import BindProblem
 from bus.topics import CONFIG, HUB, ConfigChanged, HubState
-from config import Paths, Settings, changed, load, save, with_value
+from config import ConfigError, Paths, Settings, changed, load, save, with_value
 from sovl_daemon import log, registry
 from sovl_daemon.controls import Controls
 from sovl_daemon.heavy_imports import heavy_imports
+from sovl_daemon.instance import Displaced, Instance
 from sovl_daemon.notify import Notifier
 from sovl_daemon.own_time import OwnTime
 from sovl_daemon.process import WorkerProcess
@@ -28,12 +29,9 @@ from sovl_daemon.switchboard import Switchboard
 
 DRAIN_CHECK_S = 0.05
 EXTEND_EVERY_S = 10.0
+LOOK_S = 1.0  # until it is noticed that somebody removed the sockets
 
 logger = structlog.get_logger(agent="hub")
-
-
-class AlreadyRunning(Exception):
-    """Another hub holds the lock of this runtime directory."""
 
 
 class Hub:
@@ -51,12 +49,14 @@ class Hub:
         self._own_time = OwnTime()
         self._stop, self._hurry = anyio.Event(), anyio.Event()
         self._was_ready = False
+        self._displaced: Displaced | None = None
 
     async def run(self) -> None:
         """Live until told to stop.
 
         Raises AlreadyRunning, RegistryError, KeyProblem, BindProblem and ConfigError before
-        anything starts, and GaveUp when an agent that the daemon needs cannot be kept alive.
+        anything starts, GaveUp when an agent that the daemon needs cannot be kept alive, and
+        Displaced when its state directory was removed or another daemon took its place.
         """
         self.paths.ensure()
         with heavy_imports():
@@ -64,10 +64,12 @@ class Hub:
         table = registry.command_table(self._agents)
         board = Switchboard(self.settings.bus, self.paths, table, Controls.table())
         close_s = self.settings.supervision.close_s
-        with _instance_lock(self.paths.runtime_dir), board.open(Controls(self), close_s):
+        with Instance(self.paths) as instance, board.open(Controls(self), close_s):
             self.broker, self.router, self.responder = board.broker, board.router, board.responder
             self.supervisor = Supervisor(self._children(), self.router, self.settings.supervision)
-            await self._live(board)
+            await self._live(board, instance)
+        if self._displaced is not None:
+            raise self._displaced
 
     def _children(self) -> list[Child]:
         children = []
@@ -89,7 +91,7 @@ class Hub:
 
     # Life
 
-    async def _live(self, board: Switchboard) -> None:
+    async def _live(self, board: Switchboard, instance: Instance) -> None:
         self._publish_settings({})
         self.router.on_change = self._refresh_state
         self._refresh_state()
@@ -98,6 +100,7 @@ class Hub:
             services.start_soon(self._hear_signals)
             services.start_soon(self._pat_watchdog)
             services.start_soon(self._ask_for_time)
+            services.start_soon(self._stay_reachable, board, instance)
             services.start_soon(self.supervisor.run)
             await self._stop.wait()
             await self._shut_down()
@@ -149,6 +152,31 @@ class Hub:
             if self.state in ("starting", "stopping"):
                 self._notifier.extend(3 * EXTEND_EVERY_S)
             await anyio.sleep(EXTEND_EVERY_S)
+
+    async def _stay_reachable(self, board: Switchboard, instance: Instance) -> None:
+        """Make anew what others remove of locks and sockets, as at a logout; end without a state.
+
+        What cannot be made now is tried again, as when the user is back.
+        """
+        told = ""
+        while True:
+            await anyio.sleep(LOOK_S)
+            try:
+                if await anyio.to_thread.run_sync(instance.check) and board.reachable:
+                    continue
+                instance.renew()
+                board.bind_anew()
+            except Displaced as error:
+                self._displaced = error
+                self.request_stop(str(error))
+                return
+            except (ConfigError, BindProblem, OSError) as error:
+                if str(error) != told:
+                    told = str(error)
+                    logger.error("hub.unreachable", reason=told)
+            else:
+                told = ""
+                logger.warning("hub.reachable_again", directory=str(self.paths.runtime_dir))
 
     # State
 
@@ -247,19 +275,3 @@ class _AgentTask:
     def kill(self) -> None:
         """End it: it fell silent."""
         self._scope.cancel()
-
-
-@contextmanager
-def _instance_lock(runtime_dir: Path) -> Iterator[None]:
-    """Binding a live socket path would steal it silently: so take the lock first."""
-    lock = filelock.FileLock(runtime_dir / "hub.lock", timeout=0)
-    try:
-        lock.acquire()
-    except filelock.Timeout:
-        raise AlreadyRunning(
-            f"a SOVL daemon is already running in {runtime_dir}; talk to it with: sovl console"
-        ) from None
-    try:
-        yield
-    finally:
-        lock.release()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import logging
 import logging.handlers
+import os
 import sys
 import threading
 from collections.abc import MutableMapping
@@ -45,12 +46,29 @@ def _plain(value: Any) -> Any:
 
 
 class _RotatedFile(logging.handlers.RotatingFileHandler):
-    """Python's own lets the file grow without bound when no old ones are kept."""
+    """Python's own lets the file grow without bound when no old ones are kept, and goes on writing
+    to one that was removed or renamed, as by logrotate, where nobody finds it.
+    """  # noqa: D205 - two faults
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a line to the file that its path leads to now."""
+        if self.stream is not None and not self._leads_to(self.stream):
+            self.stream.close()
+            self.stream = None  # opened again before it is written to
+        super().emit(record)
+
+    def _leads_to(self, stream: TextIO) -> bool:
+        """Whether the path does; a folder that is gone is made."""
+        try:
+            return os.path.samestat(Path(self.baseFilename).stat(), os.fstat(stream.fileno()))
+        except (FileNotFoundError, NotADirectoryError):
+            Path(self.baseFilename).parent.mkdir(parents=True, exist_ok=True)
+            return False
 
     def doRollover(self) -> None:  # noqa: N802 - Python's name
         """Begin a new file."""
         if not self.backupCount:
-            Path(self.baseFilename).unlink()
+            Path(self.baseFilename).unlink(missing_ok=True)
         super().doRollover()
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from dataclasses import astuple
-from pathlib import Path
 from typing import Self
 
 import anyio
@@ -39,6 +37,7 @@ class Switchboard:
         self._commands = commands
         self._controls = controls
         self._stack = ExitStack()
+        self._ports: list[Port] = []
 
     def open(self, desk: object, linger_s: float) -> Self:
         """Bind everything. On closing, unsent answers get `linger_s` seconds to leave."""
@@ -47,6 +46,7 @@ class Switchboard:
         publish = Port(zmq.PULL, queue=CLIENT_QUEUE, max_bytes=self._settings.max_message_bytes)
         publish.bind(self._local.publish, mode=0o600)
         self._stack.callback(publish.close)
+        self._ports.append(publish)
         self.broker = Broker(
             publish,
             [self._door(each.events, self._settings.subscriber_queue) for each in addresses],
@@ -71,9 +71,16 @@ class Switchboard:
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
-        # A socket that is gone tells a client at once what a dead one tells only in time.
-        for address in astuple(self._local):
-            Path(address.removeprefix("ipc://")).unlink(missing_ok=True)
+
+    @property
+    def reachable(self) -> bool:
+        """Whether every socket is where clients look for it."""
+        return all(port.reachable for port in self._ports)
+
+    def bind_anew(self) -> None:
+        """Bind what others removed; who is connected stays so. Raises BindProblem."""
+        for port in self._ports:
+            port.bind_anew()
 
     async def run(self) -> None:
         """Serve until cancelled."""
@@ -100,4 +107,5 @@ class Switchboard:
             keys=self._keys,
         )
         self._stack.callback(door.port.close, linger_s=self._linger_s)
+        self._ports.append(door.port)
         return door

@@ -17,12 +17,13 @@ from sovl_daemon.cli.exits import EX_CONFIG
 from sovl_daemon.client import AsyncClient, DaemonSlow
 from sovl_daemon.client.target import Target
 from sovl_daemon.conditions import in_words
-from sovl_daemon.hub import AlreadyRunning, Hub
+from sovl_daemon.hub import Hub
+from sovl_daemon.instance import AlreadyRunning, Displaced
 from sovl_daemon.registry import RegistryError
 from sovl_daemon.supervisor import GaveUp
 
 _FEW_FILES, _MANY_FILES = 128, 65_536
-_OF_A_START = (AlreadyRunning, RegistryError, GaveUp)
+_OF_A_START = (AlreadyRunning, RegistryError, Displaced, GaveUp)
 
 
 def run_daemon(config: Path | None, overrides: list[str]) -> int:
@@ -81,7 +82,7 @@ def _code(error: BaseException) -> int:
     """The exit code of a start: only what no other one would mend keeps systemd from trying."""
     if exits.passes(error):
         return exits.EX_TEMPFAIL
-    hopeful = isinstance(error, GaveUp) and not error.fatal
+    hopeful = isinstance(error, Displaced) or (isinstance(error, GaveUp) and not error.fatal)
     return exits.FAILED if hopeful else EX_CONFIG
 
 

@@ -7,6 +7,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
 
@@ -46,13 +47,16 @@ def _follow(path: Path, file: TextIO) -> Iterator[str]:
         rotated = _rotated(path, file)  # asked first: what came before it is still read below
         yield from _whole_lines(file)
         if rotated:
-            file = path.open(encoding="utf-8", errors="replace")
+            with suppress(FileNotFoundError):  # rotated once more: the next look finds the newest
+                file = path.open(encoding="utf-8", errors="replace")
         else:
             time.sleep(POLL_S)
 
 
 def _whole_lines(file: TextIO) -> Iterator[str]:
     """The lines that are complete; the beginning of one waits for its end."""
+    if os.fstat(file.fileno()).st_size < file.tell():
+        file.seek(0)  # it was emptied where it is, as by logrotate's copytruncate
     while True:
         place = file.tell()
         line = file.readline()
@@ -65,8 +69,8 @@ def _whole_lines(file: TextIO) -> Iterator[str]:
 def _rotated(path: Path, file: TextIO) -> bool:
     try:
         return path.stat().st_ino != os.fstat(file.fileno()).st_ino
-    except FileNotFoundError:
-        return False  # in the middle of a rotation
+    except (FileNotFoundError, NotADirectoryError):
+        return False  # in the middle of a rotation, or removed until the next line is written
 
 
 def _fits(line: str, agent: str | None, level: str) -> bool:

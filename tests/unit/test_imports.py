@@ -23,7 +23,7 @@ LIBRARIES = (
 )
 ALLOWED = {
     "config": ("config", "sovl_daemon.limits"),
-    "bus": ("bus", "config"),
+    "bus": ("bus", "config", "sovl_daemon.opened"),
     "sovl_daemon/limits": ("sovl_daemon.limits",),
     "sovl_daemon/engine": ("sovl_daemon.engine", "sovl_daemon.limits"),
     "sovl_daemon/models": ("sovl_daemon.models",),

@@ -225,3 +225,28 @@ def test_pretty_lines_have_a_clock_and_no_bookkeeping() -> None:
     assert line.startswith("03:04:05")
     assert "order" not in line
     assert "a=1" in line
+
+
+@pytest.mark.parametrize("how", ["removed", "renamed", "folder removed"])
+def test_a_file_that_others_take_away_is_begun_anew(tmp_path: Path, how: str) -> None:
+    file = tmp_path / "logs" / "log.jsonl"
+    log.configure_hub(settings(), file)
+    logger = structlog.get_logger(agent="me")
+    logger.info("first.event")
+    if how == "renamed":
+        file.rename(tmp_path / "log.1")
+    else:
+        file.unlink()
+    if how == "folder removed":
+        file.parent.rmdir()
+    logger.info("second.event")
+    assert [each["event"] for each in lines(file)] == ["second.event"]
+
+
+def test_a_file_that_is_emptied_where_it_is_goes_on(file: Path) -> None:
+    log.configure_hub(settings(), file)
+    logger = structlog.get_logger(agent="me")
+    logger.info("first.event")
+    file.write_text("")
+    logger.info("second.event")
+    assert [each["event"] for each in lines(file)] == ["second.event"]

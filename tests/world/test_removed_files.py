@@ -1,0 +1,147 @@
+"""Files and folders that others remove or replace while the daemon lives from them."""
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from sovl_daemon.cli import exits
+from sovl_daemon.client import ClientError
+from tests.conftest import ECHO
+from tests.daemon import SOVL, Daemon, running, until
+from tests.world import situation
+
+HUB_ALONE = {"agents.disabled": ECHO["agents.disabled"]}
+
+
+@pytest.fixture(scope="module")
+def module_root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    root = Path("/tmp") / f"sovl-removed-{os.getpid()}"
+    root.mkdir()
+    yield root
+    shutil.rmtree(root)
+
+
+@pytest.fixture(scope="module")
+def daemon(module_root: Path) -> Iterator[Daemon]:
+    with running(module_root, **HUB_ALONE) as daemon:
+        yield daemon
+
+
+def reached(daemon: Daemon) -> int:
+    """The process that a new client finds."""
+    for _ in until(20):
+        with suppress(ClientError), daemon.client() as client:
+            return int(client.control("ping")["pid"])
+    raise AssertionError(daemon.output())
+
+
+def log_something(daemon: Daemon) -> None:
+    with daemon.client() as client:
+        for level in ("debug", "info"):
+            client.control("config_set", key="logging.level", value=level, save=False)
+
+
+@situation("own", "Whoever removed the runtime directory still reaches the daemon, and only one.")
+def test_the_runtime_directory_is_removed(daemon: Daemon) -> None:
+    assert daemon.process is not None
+    with daemon.client() as connected:
+        shutil.rmtree(daemon.runtime_dir)
+        second = daemon.sovl("run")
+        assert "is already running" in second.stderr
+        assert reached(daemon) == connected.control("ping")["pid"] == daemon.process.pid
+
+
+@situation(
+    "grafana/grafana#131592",
+    "A socket that a cleaner of old files removed is there again, without a restart.",
+)
+def test_a_cleaner_removes_the_sockets_one_after_the_other(daemon: Daemon) -> None:
+    for name in ("control.ipc", "commands.ipc", "events.ipc"):
+        path = daemon.runtime_dir / name
+        path.unlink()
+        for _ in until(20):
+            if path.is_socket():
+                break
+        assert path.stat().st_mode & 0o777 == 0o660
+        with daemon.client() as client:
+            assert client.ask("diagnose")["findings"]
+
+
+@situation(
+    "tmux/tmux#4640",
+    "A folder of sockets under /tmp that was aged out is made anew, with its lock.",
+)
+def test_another_one_cannot_begin_when_the_lock_was_aged_out(daemon: Daemon) -> None:
+    for each in daemon.runtime_dir.iterdir():
+        each.unlink()
+    reached(daemon)
+    lock = daemon.runtime_dir / "hub.lock"
+    for _ in until(20):
+        if lock.exists():
+            break
+    assert "is already running" in daemon.sovl("run").stderr
+
+
+@situation(
+    "fairyglade/ly#403",
+    "After a logout that took the runtime directory away, the next login makes it reachable again.",
+)
+def test_the_runtime_directory_cannot_be_made_until_the_next_login(daemon: Daemon) -> None:
+    above = daemon.runtime_dir
+    shutil.rmtree(above)
+    above.touch()  # nothing can be made below what is no folder
+    daemon.logged("hub.unreachable")
+    above.unlink()
+    assert daemon.process is not None
+    assert reached(daemon) == daemon.process.pid
+    failures = [each for each in daemon.events() if each["event"] == "hub.unreachable"]
+    assert len({each["reason"] for each in failures}) == len(failures)  # each is said once
+
+
+@situation(
+    "logrotate/logrotate#654",
+    "After a rotation that renames the log, lines go to the new file without a signal.",
+)
+def test_the_log_is_renamed_and_followed(daemon: Daemon) -> None:
+    follow = [*SOVL, "logs", "-f", "-n", "1", "--json"]
+    with subprocess.Popen(
+        follow, env=daemon.environment, stdout=subprocess.PIPE, text=True
+    ) as follower:
+        try:
+            assert follower.stdout is not None
+            log_something(daemon)
+            follower.stdout.readline()  # it has begun
+            daemon.log_file.rename(daemon.log_file.with_suffix(".old"))
+            log_something(daemon)
+            assert "config.changed" in [each["event"] for each in daemon.events()]
+            new = daemon.events()[-1]["order"]
+            assert any(json.loads(line)["order"] == new for line in follower.stdout)
+        finally:
+            follower.kill()
+
+
+@situation(
+    "Rcomian/bunyan-rotating-file-stream#2",
+    "A log file that somebody deletes by hand is begun anew with the next line.",
+)
+def test_the_log_is_deleted(daemon: Daemon) -> None:
+    daemon.log_file.unlink()
+    log_something(daemon)
+    assert "config.changed" in daemon.log_file.read_text()
+
+
+@situation("own", "A daemon whose state directory is moved away ends, and says so in one line.")
+def test_the_state_directory_is_moved(runtime: Path) -> None:
+    with running(runtime, **HUB_ALONE) as daemon:
+        assert daemon.process is not None
+        (runtime / "state").rename(runtime / "elsewhere")
+        assert daemon.process.wait(30) == exits.FAILED
+        (said,) = daemon.output().splitlines()
+        assert "the state directory" in said
+        assert "was re" in said
