@@ -14,6 +14,7 @@ from bus.commands import Arguments, CommandTable, NoArguments, command, commands
 from bus.errors import BAD_ARGUMENT, CommandError
 from bus.topics import HEALTH, METRICS
 from config import ConfigError, get_value, needs_restart, resolve_key
+from sovl_daemon import log
 
 if TYPE_CHECKING:
     from sovl_daemon.hub import Hub
@@ -92,6 +93,7 @@ class Controls:
             "children": self._hub.supervisor.stats(),
             "dry_run": self._hub.settings.training_config.dry_run,
             "in_flight": self._hub.router.in_flight(),
+            "troubles": log.troubles(),
         }
 
     @command()

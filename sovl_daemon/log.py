@@ -6,13 +6,12 @@ them on (`Order` numbers them all), so that a line gets out even when the bus do
 
 from __future__ import annotations
 
+import atexit
 import itertools
 import logging
-import logging.handlers
-import os
 import sys
 import threading
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -21,6 +20,9 @@ import structlog
 from structlog.typing import EventDict, WrappedLogger
 
 from config.service import Logging
+from sovl_daemon.log_sink import FileTarget, Sink, StreamTarget
+
+Form = Callable[[EventDict], bytes]
 
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40, "critical": 50}
 
@@ -41,71 +43,25 @@ def _plain(value: Any) -> Any:
     try:
         orjson.dumps(value, default=str)
     except TypeError:
-        return hex(value) if isinstance(value, int) else ascii(value)
+        return hex(value) if isinstance(value, int) else _in_words(value)
     return value
 
 
-class _RotatedFile(logging.handlers.RotatingFileHandler):
-    """Python's own lets the file grow without bound when no old ones are kept, and goes on writing
-    to one that was removed or renamed, as by logrotate, where nobody finds it.
-    """  # noqa: D205 - two faults
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Write a line to the file that its path leads to now."""
-        if self.stream is not None and not self._leads_to(self.stream):
-            self.stream.close()
-            self.stream = None  # opened again before it is written to
-        super().emit(record)
-
-    def _leads_to(self, stream: TextIO) -> bool:
-        """Whether the path does; a folder that is gone is made."""
-        try:
-            return os.path.samestat(Path(self.baseFilename).stat(), os.fstat(stream.fileno()))
-        except (FileNotFoundError, NotADirectoryError):
-            Path(self.baseFilename).parent.mkdir(parents=True, exist_ok=True)
-            return False
-
-    def doRollover(self) -> None:  # noqa: N802 - Python's name
-        """Begin a new file."""
-        if not self.backupCount:
-            Path(self.baseFilename).unlink(missing_ok=True)
-        super().doRollover()
+def _in_words(value: object) -> str:
+    try:
+        return ascii(value)
+    except Exception as error:  # its own __repr__
+        return f"<{type(value).__name__}: {type(error).__name__}>"
 
 
-class _FileSink:
-    """A rotated file."""
-
-    def __init__(self, path: Path, settings: Logging) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._handler = _RotatedFile(
-            path, maxBytes=settings.max_bytes, backupCount=settings.backups, encoding="utf-8"
-        )
-
-    def write(self, event: EventDict) -> None:
-        self._handler.emit(logging.makeLogRecord({"msg": to_line(event)}))
+def _as_json(event: EventDict) -> bytes:
+    return to_line(event).encode() + b"\n"
 
 
-class _StreamSink:
-    """JSON lines on a stream."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-
-    def write(self, event: EventDict) -> None:
-        self._stream.write(to_line(event) + "\n")
-        self._stream.flush()
-
-
-class _PrettySink(_StreamSink):
-    """Lines for people on a terminal."""
-
-    def __init__(self, stream: TextIO) -> None:
-        super().__init__(stream)
-        self._render = structlog.dev.ConsoleRenderer(colors=stream.isatty(), pad_event_to=24)
-
-    def write(self, event: EventDict) -> None:
-        self._stream.write(pretty(event, self._render) + "\n")
-        self._stream.flush()
+def _as_text(stream: TextIO) -> Callable[[EventDict], bytes]:
+    """Lines for people, with what their terminal cannot show written otherwise."""
+    render = structlog.dev.ConsoleRenderer(colors=stream.isatty(), pad_event_to=24)
+    return lambda event: f"{pretty(event, render)}\n".encode(stream.encoding, "backslashreplace")
 
 
 def pretty(event: EventDict, render: structlog.dev.ConsoleRenderer) -> str:
@@ -123,16 +79,28 @@ class _Sinks:
     time, so that they are written in that order.
     """
 
-    def __init__(self, sinks: list[Any]) -> None:
+    def __init__(self, sinks: Sequence[tuple[Sink, Form]]) -> None:
         self._sinks = sinks
         self._numbers = itertools.count(1)
-        self._turn = threading.Lock()
+        self._turn = threading.RLock()  # a sink that had lost lines tells so by a line
 
     def write(self, event: EventDict) -> None:
         with self._turn:
             event["order"] = next(self._numbers)
-            for sink in self._sinks:
-                sink.write(event)
+            for sink, form in self._sinks:
+                sink.write(form(event))
+
+    def troubles(self) -> list[str]:
+        """What keeps a sink from writing now."""
+        return [
+            f"log: {sink.trouble}" + (f", {sink.lost} lines lost" if sink.lost else "")
+            for sink, _ in self._sinks
+            if sink.trouble
+        ]
+
+    def close(self) -> None:
+        for sink, _ in self._sinks:
+            sink.close()
 
     debug = info = warning = error = critical = exception = write
 
@@ -145,12 +113,34 @@ def _keep_given_time(logger: WrappedLogger, method: str, event: EventDict) -> Ev
 _stamp = structlog.processors.TimeStamper(fmt="iso", utc=True, key="time")
 
 
+_everywhere = _Sinks(())
+
+
+@atexit.register
+def close() -> None:
+    """Write what is left, as far as that goes soon."""
+    _everywhere.close()
+
+
+def troubles() -> list[str]:
+    """What keeps the log from being written now, one line each."""
+    return _everywhere.troubles()
+
+
+def _tell_lost(lines: int, reason: str) -> None:
+    log = structlog.get_logger(agent="log")
+    log.warning("log.lost", lines=lines, reason=reason)
+
+
 class _Bridge(logging.Handler):
     """Lets the libraries' own log lines (asyncio, transformers …) into ours."""
 
     def emit(self, record: logging.LogRecord) -> None:
         log = structlog.get_logger(agent="library", library=record.name)
-        text = record.getMessage()
+        try:
+            text = record.getMessage()
+        except (TypeError, ValueError, KeyError):  # arguments that do not fit the message
+            text = f"{record.msg!s} {_in_words(record.args)}"
         if record.exc_info:
             text += "\n" + logging.Formatter().formatException(record.exc_info)
         log.log(min(record.levelno, 50), "library.message", message=text)
@@ -161,9 +151,11 @@ def set_level(level: str) -> None:
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]))
 
 
-def configure(level: str, sinks: list[Any]) -> None:
-    """Send this process's log to `sinks`."""
-    everywhere = _Sinks(sinks)
+def configure(level: str, sinks: Sequence[tuple[Sink, Form]]) -> None:
+    """Send this process's log to `sinks`, each with the form of its lines."""
+    global _everywhere
+    close()
+    _everywhere = everywhere = _Sinks(sinks)
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
@@ -186,18 +178,23 @@ def _to_argument(logger: WrappedLogger, method: str, event: EventDict) -> Any:
 
 def configure_hub(settings: Logging, log_file: Path) -> None:
     """Log to where the settings say."""
-    sinks: list[Any] = []
+    sinks: list[tuple[Sink, Form]] = []
     if settings.destination in ("file", "both"):
-        sinks.append(_FileSink(log_file, settings))
+        file = FileTarget(log_file, max_bytes=settings.max_bytes, backups=settings.backups)
+        sinks.append((Sink(file, _tell_lost), _as_json))
     if settings.destination in ("stdout", "both"):
         as_text = settings.format == "pretty" or (settings.format == "auto" and sys.stdout.isatty())
-        sinks.append(_PrettySink(sys.stdout) if as_text else _StreamSink(sys.stdout))
+        sinks.append((_standard_output(), _as_text(sys.stdout) if as_text else _as_json))
     configure(settings.level, sinks)
 
 
 def configure_worker(settings: Logging) -> None:
     """Log to standard output, where the hub reads it."""
-    configure(settings.level, [_StreamSink(sys.stdout)])
+    configure(settings.level, [(_standard_output(), _as_json)])
+
+
+def _standard_output() -> Sink:
+    return Sink(StreamTarget(sys.stdout.fileno()), _tell_lost)
 
 
 def pass_on(line: bytes, process: str) -> dict[str, Any]:

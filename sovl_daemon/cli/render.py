@@ -50,6 +50,8 @@ def status(data: dict[str, Any]) -> None:
         f"[bold]{data['state']}[/]{escape(detail)}{dry}, SOVL {data['version']}, "
         f"pid {data['pid']}, up {duration(data['uptime_s'])}, {data['in_flight']} in flight"
     )
+    for trouble in data["troubles"]:
+        console.print(f"[yellow]{escape(trouble)}[/]")
     table = Table("agent", "state", "process", "pid", "restarts", "last sign of life", box=None)
     restarts = {
         agent: child["restarts"] for child in data["children"].values() for agent in child["agents"]

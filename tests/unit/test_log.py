@@ -1,6 +1,7 @@
 """The log: one JSON object a line, whatever is said."""
 
 import json
+import os
 import threading
 import warnings
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from config import Settings
 from config.service import Logging
 from sovl_daemon import log
+from tests.daemon import until
 
 scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text()
 
@@ -142,23 +144,23 @@ def test_with_no_old_ones_kept_the_file_stays_small_all_the_same(file: Path) -> 
     assert lines(file)[-1]["number"] == 199
 
 
-def test_destinations(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_destinations(file: Path, capfd: pytest.CaptureFixture[str]) -> None:
     log.configure_hub(settings(destination="both", format="json"), file)
     structlog.get_logger(agent="me").info("said")
-    assert json.loads(capsys.readouterr().out) == lines(file)[0]
+    assert json.loads(capfd.readouterr().out) == lines(file)[0]
     log.configure_hub(settings(destination="stdout", format="pretty"), file)
     structlog.get_logger(agent="me").info("said.pretty")
-    assert "said.pretty" in capsys.readouterr().out
+    assert "said.pretty" in capfd.readouterr().out
     assert len(lines(file)) == 1
 
 
 def test_what_a_worker_says_is_passed_on_as_it_said_it(
-    file: Path, capsys: pytest.CaptureFixture[str]
+    file: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     log.configure_worker(settings())
     with structlog.contextvars.bound_contextvars(correlation="c"):
         structlog.get_logger(agent="echo").warning("it.rains", inches=2)
-    said = capsys.readouterr().out.encode()
+    said = capfd.readouterr().out.encode()
     log.configure_hub(settings(), file)
     event = log.pass_on(said, "host")
     found = lines(file)[0]
@@ -212,10 +214,51 @@ def test_any_fields_of_a_worker_are_passed_on(fields: dict[str, Any]) -> None:
         def write(self, event: dict[str, Any]) -> None:
             heard.append(orjson.loads(log.to_line(event)))
 
-    log.configure("info", [Sink()])
+        def close(self) -> None:
+            pass
+
+    log.configure("info", [(Sink(), lambda event: event)])  # type: ignore[list-item]
     said = json.dumps({"self": 1, "logger": 2, "args": 3, **fields, "level": "info", "event": "x"})
     log.pass_on(said.encode(), "host")
     assert len(heard) == 1
+
+
+class Mute:
+    """Nothing can be said of it."""
+
+    def __repr__(self) -> str:
+        raise ValueError("not even this")
+
+
+def test_what_cannot_even_be_told_in_words_is_named(file: Path) -> None:
+    log.configure_hub(settings(), file)
+    structlog.get_logger(agent="me").info("odd", thing=Mute())
+    log.logging.getLogger("some.library").warning("%d", "no number")
+    assert "Mute" in lines(file)[0]["thing"]
+    assert "no number" in lines(file)[1]["message"]
+
+
+def test_lines_that_were_lost_are_told_of_once_there_is_room(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log.configure_hub(settings(), file)
+    logger = structlog.get_logger(agent="me")
+    monkeypatch.setattr(log.FileTarget, "write", lambda *_: os.write(full, b"x"))
+    full = os.open("/dev/full", os.O_WRONLY)
+    for number in range(2000):
+        logger.info("word", number=number, text="x" * 1000)
+    assert log.troubles()[0].startswith("log: No space left on device, ")
+    monkeypatch.undo()
+    os.close(full)
+    for _ in until(20):
+        if not log.troubles():
+            break
+    found = lines(file)
+    told = [line for line in found if line["event"] == "log.lost"]
+    kept = [line for line in found if line["event"] == "word"]
+    assert [line["lines"] for line in told] == [2000 - len(kept)]
+    assert told[0]["reason"] == "No space left on device"
+    assert [line["number"] for line in kept] == list(range(len(kept)))
 
 
 def test_pretty_lines_have_a_clock_and_no_bookkeeping() -> None:
