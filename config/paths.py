@@ -59,7 +59,7 @@ class Paths:
         """
         environ = os.environ if environ is None else environ
         state = _chosen(settings.store.state_dir) or _state_dir(environ)
-        cache = _cache_dir(environ)
+        cache = _chosen(settings.store.cache_dir) or _cache_dir(environ)
         paths = cls(
             runtime_dir=_chosen(settings.bus.runtime_dir) or _runtime_dir(environ),
             state_dir=state,

@@ -265,6 +265,13 @@ class Store(Section):
         restart=True,
         lenient=True,
     )
+    cache_dir: AbsolutePath | None = key(
+        None,
+        "Directory of what can be fetched again, that of libraries too; null for the one the "
+        "system provides.",
+        restart=True,
+        lenient=True,
+    )
     model_dir: AbsolutePath | None = key(
         None,
         "Directory of the models; null for models in the cache directory.",

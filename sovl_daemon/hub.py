@@ -21,6 +21,7 @@ from sovl_daemon import log, registry
 from sovl_daemon.controls import Controls
 from sovl_daemon.heavy_imports import heavy_imports
 from sovl_daemon.instance import Displaced, Instance
+from sovl_daemon.library_caches import use_library_caches
 from sovl_daemon.notify import Notifier
 from sovl_daemon.own_time import OwnTime
 from sovl_daemon.process import WorkerProcess
@@ -59,6 +60,7 @@ class Hub:
         Displaced when its state directory was removed or another daemon took its place.
         """
         self.paths.ensure()
+        use_library_caches(self.paths)
         with heavy_imports():
             self._agents = registry.find_agents(self.settings)
         table = registry.command_table(self._agents)

@@ -26,6 +26,7 @@ from sovl_daemon.control.decision_log import DecisionLog, Logged
 from sovl_daemon.control.task import SHIPPED, load_tasks
 from sovl_daemon.control.task_file import TaskError
 from sovl_daemon.engine.errors import EngineError, OptionError
+from sovl_daemon.library_caches import use_library_caches
 from sovl_daemon.models import ModelError, ModelStore
 from sovl_daemon.models.progress import begin
 
@@ -196,7 +197,9 @@ def _moment(text: str | None) -> float:
 
 def _model(name: str | None) -> Path:
     settings = load()
-    store = ModelStore(Paths.of(settings).model_dir)
+    paths = Paths.of(settings)
+    use_library_caches(paths)
+    store = ModelStore(paths.model_dir)
     return store.path(name or settings.core_config.base_model_name)
 
 

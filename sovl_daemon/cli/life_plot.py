@@ -4,6 +4,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
+from config import Paths, load
+from sovl_daemon.library_caches import use_library_caches
 from sovl_daemon.mind.simulation import EventKind, Moment
 
 if TYPE_CHECKING:
@@ -26,6 +28,7 @@ def check(path: Path) -> None:
     """Raise PlotError if `path` is of no known kind, or there is no matplotlib."""
     if path.suffix.lower() not in SUFFIXES:
         raise PlotError(f"--plot {path}: give a file that ends in {' or '.join(SUFFIXES)}")
+    use_library_caches(Paths.of(load()))
     try:
         import matplotlib  # noqa: F401 - only whether it is there
     except ImportError:

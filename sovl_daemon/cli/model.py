@@ -18,6 +18,7 @@ from sovl_daemon.cli import exits, render
 from sovl_daemon.cli.progress import bar, moves
 from sovl_daemon.engine.errors import EngineError, OptionError, TemplateError
 from sovl_daemon.engine.template_files import template_in
+from sovl_daemon.library_caches import use_library_caches
 from sovl_daemon.models import (
     DEFAULT_MODEL,
     Manifest,
@@ -156,9 +157,9 @@ def remove(
 
 
 def _store(model_dir: Path | None) -> ModelStore:
-    if model_dir is None:
-        model_dir = Paths.of(load()).model_dir
-    return ModelStore(model_dir.expanduser().absolute())
+    paths = Paths.of(load())
+    use_library_caches(paths)
+    return ModelStore((model_dir or paths.model_dir).expanduser().absolute())
 
 
 @contextmanager
