@@ -87,6 +87,7 @@ class School:
             course = await anyio.to_thread.run_sync(work, abandon_on_cancel=True)
         finally:
             woken.set()  # a thread that nobody waits for any more ends by itself
+        course = course.within(self._settings.training_config.max_seq_length)
         factor = self._settings.controls_config.sleep_time_factor
         return course.lasting(max(_LEAST_STEPS, course.steps), factor)
 
@@ -204,10 +205,9 @@ class School:
         return Course(curriculum, validation, path.name, digest[:16])
 
     def _sample(self, pair: Pair, length: int) -> Sample:
-        """The pair as token ids, at most `length` together: the end of the prompt stays."""
-        prompt = prompt_ids(self._layout, pair.prompt)[1 - length :]  # one is left for the answer
-        answer = tuple(self._layout.encode_answer(pair.response))
-        return Sample(prompt, answer[: length - len(prompt)])
+        """The pair as token ids, at most `length` together."""
+        prompt = prompt_ids(self._layout, pair.prompt)
+        return Sample(prompt, tuple(self._layout.encode_answer(pair.response))).within(length)
 
 
 def _mean(reports: Sequence[StepReport], of: str) -> float:

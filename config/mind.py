@@ -122,7 +122,11 @@ class TrainingConfig(Section):
     train_epochs: int = key(3, "Passes over the training data.", unit="epochs", ge=1, le=1000)
     batch_size: int = key(2, "Samples in one micro-batch.", unit="samples", ge=1, le=1024)
     max_seq_length: int = key(
-        512, "Longest training sample; the rest is cut.", unit="tokens", ge=8, le=131_072
+        512,
+        "Longest sample of a training or a night; the rest is cut.",
+        unit="tokens",
+        ge=8,
+        le=131_072,
     )
     sigmoid_scale: float = key(
         0.5, "Steepness of the sigmoid_linear life curve.", unit="per tenth of a life", gt=0, le=100

@@ -14,7 +14,7 @@ from sovl_daemon.engine.answering import Answering
 from sovl_daemon.engine.chat import ChatTokenizer
 from sovl_daemon.engine.cores import keep_to_cores
 from sovl_daemon.engine.decode import Decoding
-from sovl_daemon.engine.errors import OptionError
+from sovl_daemon.engine.errors import ModelLoadError, OptionError
 from sovl_daemon.engine.fingerprint import Fingerprint, fingerprint
 from sovl_daemon.engine.generation import Generation, Request
 from sovl_daemon.engine.inbox import call
@@ -440,4 +440,9 @@ def _some_layers(switch: PrecisionSwitch) -> bool:
 
 def _load(path: Path, device: str, dtype: str, threads: int) -> tuple[LoadedModel, ChatTokenizer]:
     model = load_model(path, device=device, dtype=dtype, threads=threads)
+    if model.max_context is not None and model.max_context < _MIN_CONTEXT:
+        raise ModelLoadError(
+            f"the model in {path} knows {model.max_context} positions, too few to talk: choose one "
+            f"with {_MIN_CONTEXT} or more"
+        )
     return model, ChatTokenizer.load(path, stop_ids=model.stop_ids)

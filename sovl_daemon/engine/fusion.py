@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -41,6 +42,14 @@ class Dream:
 
     hidden: torch.Tensor
     weight: float
+
+
+class Told(NamedTuple):
+    """What a scaffold is told: its token ids, their weights, how many each of the base's became."""
+
+    ids: Sequence[int]
+    weights: list[float]
+    counts: list[int]
 
 
 class Fusion:
@@ -152,9 +161,9 @@ class Fusion:
 
         `noise` is the standard deviation of what is added, as a share of the states' own.
         """
-        scaffold_ids, _, _ = self.translated(ids)
+        told = self.fitting(self.translated(ids))
         with torch.inference_mode():
-            hidden = self.scaffold.read(scaffold_ids, self.scaffold.new_cache())
+            hidden = self.scaffold.read(told.ids, self.scaffold.new_cache())
         generator = torch.Generator().manual_seed(seed)
         blur = torch.randn(hidden.shape, generator=generator).to(hidden)
         return hidden + blur * noise * hidden.std()
@@ -171,17 +180,23 @@ class Fusion:
         self._base.fusion = None
 
     def listen(self, prompt: Sequence[int], cache: Cache, *, since: int) -> None:
-        """Let the scaffold read `prompt` as far as it has not; steer from position `since` on."""
+        """Let the scaffold read `prompt` as far as it has not; steer from position `since` on.
+
+        Of a prompt that is too long for it, it reads the end.
+        """
         if not self._working:
             return
-        if cache.memory is None:
-            cache.memory = self._new_memory()
-        memory: ScaffoldMemory = cache.memory
+        memory: ScaffoldMemory = cache.memory or self._new_memory()
+        told = self.translated(prompt[memory.length :])
+        if memory.cut or self._exceeds(memory.told + len(told.ids)):
+            memory, whole = self._new_memory(), self.translated(prompt)
+            told = self.fitting(whole)
+            memory.cut = told is not whole
+        cache.memory = memory
         memory.since = since
-        unread = prompt[memory.length :]
-        if unread:
-            ids, weights, counts = self.translated(unread)
-            memory.append(self.scaffold.read(ids, memory.cache), weights, counts)
+        if told.counts:
+            hidden = self.scaffold.read(told.ids, memory.cache)
+            memory.append(hidden, told.weights, told.counts)
 
     def attention(self, layer: int) -> CrossAttention:
         """Return the trainable attention behind a layer, a fresh one if there was none."""
@@ -234,14 +249,29 @@ class Fusion:
             dreamt=len(weights),
         )
 
-    def translated(self, ids: Sequence[int]) -> tuple[Sequence[int], list[float], list[int]]:
-        """Return the scaffold's tokens for `ids`, their weights, and how many each one became."""
+    def fitting(self, told: Told) -> Told:
+        """Return the end of it that the scaffold has positions for; itself if that is all."""
+        excess = len(told.ids) - (self.scaffold.max_context or len(told.ids))
+        if excess <= 0:
+            return told
+        left, counts = excess, []
+        for count in told.counts:
+            counts.append(max(0, count - left))
+            left = max(0, left - count)
+        return Told(told.ids[excess:], told.weights[excess:], counts)
+
+    def _exceeds(self, count: int) -> bool:
+        limit = self.scaffold.max_context
+        return limit is not None and count > limit
+
+    def translated(self, ids: Sequence[int]) -> Told:
+        """Return the scaffold's tokens for `ids`."""
         if self.tokens is None:
-            return ids, [1.0] * len(ids), [1] * len(ids)
+            return Told(ids, [1.0] * len(ids), [1] * len(ids))
         parts = [self.tokens.expand([id_]) for id_ in ids]
         scaffold_ids = [id_ for part, _ in parts for id_ in part]
         weights = [weight for _, part in parts for weight in part]
-        return scaffold_ids, weights, [len(part) for part, _ in parts]
+        return Told(scaffold_ids, weights, [len(part) for part, _ in parts])
 
 
 def _steer(attention: CrossAttention, x: torch.Tensor, rows: Sequence[Rows]) -> torch.Tensor:

@@ -29,7 +29,7 @@ def spread(layers: int) -> tuple[int, ...]:
 
 
 def existing(asked: Sequence[int], layers: int) -> tuple[int, ...]:
-    """Return the layers `asked` for, in order.
+    """Return the layers `asked` for, in order, each once.
 
     Raises:
         OptionError: the base has no such layer.
@@ -40,4 +40,4 @@ def existing(asked: Sequence[int], layers: int) -> tuple[int, ...]:
         raise OptionError(
             f"layer {missing[0]} cannot be fused: the base has layers 0 to {layers - 1}"
         )
-    return tuple(sorted(asked))
+    return tuple(sorted(set(asked)))

@@ -219,7 +219,7 @@ def _surveyed(
     at = places(lean, [common] * len(rest), most, common)
     first = places(lean, [0], common, 0) if common else None
     hidden, seen = {}, []
-    last = len(lean.blocks) if past < len(lean.blocks) else max(layers)
+    last = len(lean.blocks) if past < len(lean.blocks) else max(layers, default=0)
     for block in lean.blocks[:last]:
         if block.index in layers:
             hidden[block.index] = x.to(dtype)

@@ -115,6 +115,7 @@ class Learner:
         self._gradient_norm = 0.0
         self._pending = 0
         self._common = common
+        self._limit = base.max_context
         self._store = Store(options.kept_mb << 20)
         self._threads = base.threads
         self._base = base_pass(base, tuple(self._weights), self._store)
@@ -133,13 +134,14 @@ class Learner:
         return self.updates * self.options.accumulation + self._pending
 
     def step(self, batch: Sequence[Sample]) -> StepReport:
-        """Learn from one micro-batch.
+        """Learn from one micro-batch; of what is longer than the base can read, a part.
 
         Raises:
             NonFiniteLossError: the loss is not a number; nothing was changed.
 
         """
         began = time.perf_counter()
+        batch = self._readable(batch)
         parts, masses = self._parts(batch), Masses.of(batch)
         rows = sum(len(sample.prompt) + len(sample.answer) for sample in batch)
         with (
@@ -163,6 +165,7 @@ class Learner:
     def evaluate(self, samples: Sequence[Sample]) -> StepReport:
         """Return the losses of samples without learning from them."""
         began = time.perf_counter()
+        samples = self._readable(samples)
         rows = sum(len(sample.prompt) + len(sample.answer) for sample in samples)
         with self._threads.working("reading", rows), torch.no_grad():
             loss, divergence = self._losses(samples, Masses.of(samples), dropout=False)
@@ -202,6 +205,10 @@ class Learner:
             }
         self._random = state["random"].clone()
         self.updates, self._pending = (int(count) for count in state["counts"])
+
+    def _readable(self, samples: Sequence[Sample]) -> Sequence[Sample]:
+        limit = self._limit
+        return samples if limit is None else [sample.within(limit) for sample in samples]
 
     def _parts(self, batch: Sequence[Sample]) -> list[Sequence[Sample]]:
         """Return the rows that are computed at a time; long and short ones are in each part."""

@@ -82,7 +82,10 @@ class LeanMemoryPass:
         )
 
     def read(self, prompts: Sequence[Ids], common: int, *, dropout: bool) -> Memory:
-        """Read prompts, whose first `common` tokens are the same."""
+        """Read prompts, whose first `common` tokens are the same; the ends of those too long."""
+        limit = self._scaffold.max_context
+        if limit is not None and max(map(len, prompts)) > limit:
+            prompts, common = [prompt[-limit:] for prompt in prompts], 0
         shared, x = self._below(prompts, common)
         adapters = low_rank(self._scaffold, self._candidate, dropout=dropout)
         at = places(self._lean, [common] * len(prompts), x.shape[1], common)
@@ -130,7 +133,7 @@ class NetworkMemoryPass:
     def read(self, prompts: Sequence[Ids], common: int, *, dropout: bool) -> Memory:
         """Read prompts; that their first `common` tokens are the same makes no difference."""
         del common
-        told = [self._fusion.translated(prompt)[:2] for prompt in prompts]
+        told = [self._fusion.fitting(self._fusion.translated(prompt))[:2] for prompt in prompts]
         device = next(iter(self._fusion.attentions.parameters())).device
         ids = [torch.tensor(list(each), device=device) for each, _ in told]
         # Padding stands behind, where causal attention does not look.

@@ -5,6 +5,7 @@ for the logits of the next token, nothing else. Llama-family models answer throu
 pass of our own, all others through transformers.
 """
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -41,6 +42,16 @@ from sovl_daemon.engine.threads import Threads
 from sovl_daemon.limits import available_parallelism
 
 _WARM_UP_TOKENS = 16
+# What families call the number of positions in their settings, and the table of learned ones.
+_POSITIONS = (
+    "max_position_embeddings",
+    "n_positions",
+    "n_ctx",
+    "max_sequence_length",
+    "max_seq_len",
+    "seq_length",
+)
+_POSITION_TABLE = re.compile(r"(^|[._])(wpe|embed_positions|position_embeddings?)$")
 
 
 class Steers(Protocol):
@@ -228,7 +239,8 @@ class LoadedModel:
         """
         try:
             cache = self.new_cache()
-            self.forward([Span([0] * _WARM_UP_TOKENS, cache)])
+            count = min(_WARM_UP_TOKENS, (self.max_context or _WARM_UP_TOKENS + 1) - 1)
+            self.forward([Span([0] * count, cache)])
             token = Span([0], cache)
             self.forward([token])
             if self.device.type == "cpu" and self.precision.dtype in HALF_DTYPES:
@@ -264,12 +276,28 @@ def load_model(
     precision = choose_dtype(dtype, config.dtype or torch.float32, place)
     network = _read_network(path, config, precision.dtype).to(place)
     network.eval().requires_grad_(False)
-    text_config = config.get_text_config(decoder=True)
-    max_context = getattr(text_config, "max_position_embeddings", None)
+    max_context = position_limit(network)
     lean = find_llama(network)
     return_free_memory(place)
     return LoadedModel(
         network, place, precision, max_context, lean, Master(path), path, Threads(threads)
+    )
+
+
+def position_limit(network: Any) -> int | None:
+    """Return the number of positions a network knows, None if it has no such limit.
+
+    The least of what its settings say, by whichever name, and of what its table of them holds.
+    """
+    config = network.config.get_text_config(decoder=True)
+    named = [getattr(config, name, None) for name in _POSITIONS]
+    tables = [
+        int(module.num_embeddings - getattr(module, "offset", 0))
+        for name, module in network.named_modules()
+        if isinstance(module, torch.nn.Embedding) and _POSITION_TABLE.search(name)
+    ]
+    return min(
+        [each for each in named if isinstance(each, int) and each > 0] + tables, default=None
     )
 
 

@@ -1,7 +1,7 @@
 """What the learner learns from: token ids alone."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 Ids = tuple[int, ...]
 
@@ -19,6 +19,16 @@ class Sample:
     answer: Ids
     weight: float = 1.0
     teacher: Ids | None = None
+
+    def within(self, limit: int) -> "Sample":
+        """Return the end of its prompt and the beginning of its answer, `limit` tokens at most.
+
+        The answer gets what the prompt leaves, or half if that is less.
+        """
+        answer = self.answer[: max(limit - len(self.prompt), limit // 2, 1)]
+        room = max(limit - len(answer), 1)
+        teacher = None if self.teacher is None else self.teacher[-room:]
+        return replace(self, prompt=self.prompt[-room:], answer=answer, teacher=teacher)
 
     @property
     def replay(self) -> bool:

@@ -49,10 +49,14 @@ class FusionOptions:
 
 
 class Scaffold(Protocol):
-    """What fusion needs of a scaffold; `note` tells what was decided for the user."""
+    """What fusion needs of a scaffold; `note` tells what was decided for the user.
+
+    `max_context` is the number of positions it knows, None if it has no such limit.
+    """
 
     adapters: "PeftModel"
     width: int
+    max_context: int | None
     note: str
 
     def new_cache(self) -> Cache:
@@ -103,6 +107,7 @@ class NetworkScaffold:
 
     def __init__(self, model: LoadedModel, options: LoraOptions, note: str, *, seed: int) -> None:
         self.note = note
+        self.max_context = model.max_context
         self.adapters = add_lora(model.network, options, device=model.device, seed=seed)
         self.width = int(model.network.get_input_embeddings().weight.shape[1])
         self._network = model.network
@@ -136,6 +141,7 @@ class LeanScaffold:
         self, model: LoadedModel, lean: Llama, options: LoraOptions, note: str, *, seed: int
     ) -> None:
         self.note = note
+        self.max_context = model.max_context
         with torch.device("meta"):
             twin = AutoModelForCausalLM.from_config(model.network.config)
         self.adapters = add_lora(twin, options, device=model.device, seed=seed)

@@ -17,7 +17,7 @@ class ScaffoldMemory:
     each position of the base, how many of the S states are of it or before it; `weights` of all
     D + S multiply attention: those of the dreams, and those of the token map. The base's positions
     from `since` on look into the memory: the end of the prompt and the answer. Those before it are
-    read as the plain base reads them.
+    read as the plain base reads them. A memory that is `cut` is of the end of what it covers.
     """
 
     cache: Any
@@ -26,12 +26,18 @@ class ScaffoldMemory:
     weights: list[float] = field(default_factory=list)
     since: int = 0
     dreamt: int = 0
+    cut: bool = False
     _seen: dict[CrossAttention, KeysValues] = field(default_factory=dict)
 
     @property
     def length(self) -> int:
         """Number of the base's positions it covers."""
         return len(self.ends)
+
+    @property
+    def told(self) -> int:
+        """Number of the scaffold's tokens that it has read of them."""
+        return self.ends[-1] if self.ends else 0
 
     @property
     def nbytes(self) -> int:
@@ -77,6 +83,7 @@ class ScaffoldMemory:
             self.weights[:states],
             self.since,
             self.dreamt,
+            self.cut,
             self._seen_until(states),
         )
 

@@ -17,8 +17,12 @@ def writing(
     """Go on from each prompt by up to `tokens` tokens, sampled from the model's own distribution.
 
     An iterator for the tensor thread: a step reads one token of sixteen texts and yields None, the
-    last one yields all texts. Nothing steers the model meanwhile. A text ends with a stop token.
+    last one yields all texts. Nothing steers the model meanwhile. A text ends with a stop token, or
+    where the model knows no more positions; of a prompt that leaves no room, the end is read.
     """
+    if (limit := model.max_context) is not None:
+        room = max(limit - tokens, limit // 2, 1)
+        prompts = [prompt[-room:] for prompt in prompts]
     chance = torch.Generator().manual_seed(seed)
     texts: list[list[int]] = []
     for start in range(0, len(prompts), TOGETHER):
@@ -49,5 +53,9 @@ def _go_on(
         for place, id_ in zip(live, chosen, strict=True):
             texts[place].append(id_)
             news[place] = [id_]
-        live = [place for place, id_ in zip(live, chosen, strict=True) if id_ not in stop_ids]
+        live = [
+            place
+            for place, id_ in zip(live, chosen, strict=True)
+            if id_ not in stop_ids and caches[place].length != model.max_context
+        ]
         yield

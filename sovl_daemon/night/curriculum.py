@@ -61,6 +61,21 @@ class Curriculum:
         epochs = max(1, math.ceil(steps * factor / self._per_epoch))
         return replace(self, options=replace(self.options, epochs=epochs))
 
+    def within(self, limit: int) -> "Curriculum":
+        """Return the same with no sample longer than `limit` tokens; see Sample.within."""
+
+        def cut(samples: tuple[Sample, ...]) -> tuple[Sample, ...]:
+            return tuple(sample.within(limit) for sample in samples)
+
+        return replace(
+            self,
+            lessons=cut(self.lessons),
+            chats=cut(self.chats),
+            texts=cut(self.texts),
+            asked=cut(self.asked),
+            kept=cut(self.kept),
+        )
+
     @property
     def _per_epoch(self) -> int:
         """One of dreams alone where there are no lessons."""
