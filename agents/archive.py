@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     from sovl_daemon.engine.engine import Engine
     from sovl_daemon.state import StateWriter
 
+_NOTES_AT_ONCE = 2000
+_LAST_ID = 2**63 - 1
+
 
 class SaveArguments(Arguments):
     """What to call it."""
@@ -51,6 +54,11 @@ class LoadArguments(Arguments):
         description="A save or the number of a generation; controls_config.save_path_prefix "
         "when left out.",
     )
+
+
+def tensors_in(generation: Generation) -> dict[str, Any]:
+    """What a generation has learned, read from its files."""
+    return {**generation.fusion("torch"), **generation.scaffold("torch")}
 
 
 class Archive(Agent):
@@ -264,7 +272,7 @@ class Archive(Agent):
         assert engine.fusion is not None  # noqa: S101 - it is shared with its scaffold
         if why := misfit(generation.manifest, self._origin()):
             raise CommandError(BAD_ARGUMENT, f"{generation.folder.name}: {why}")
-        state = {**generation.fusion("torch"), **generation.scaffold("torch")}
+        state = await anyio.to_thread.run_sync(tensors_in, generation)
         prepare = partial(prepared, engine.fusion, state, generation.token_map())
         try:
             if document := generation.mind():
@@ -293,7 +301,12 @@ class Archive(Agent):
     async def _reconcile(self, generation: Generation) -> None:
         memory = (await self.ask("unlearned", limit=0))["memory"]
         learned = sorted(generation.manifest.learned_from(memory).items())
-        await self.ask("learned", learned=learned)
+        first = -_LAST_ID
+        for at in range(0, len(learned) + 1, _NOTES_AT_ONCE):  # however many, of one message's size
+            page = learned[at : at + _NOTES_AT_ONCE]
+            last = page[-1][0] if len(page) == _NOTES_AT_ONCE else _LAST_ID
+            await self.ask("learned", learned=page, first=first, last=last)
+            first = last + 1
 
     async def _token_map(self, engine: Engine) -> dict[str, Any]:
         tokens = engine.fusion.tokens if engine.fusion is not None else None

@@ -110,7 +110,10 @@ class Agent:
     async def publish(self, topic: str, payload: Payload, *, retain: bool = False) -> None:
         """Publish an event."""
         correlation = structlog.contextvars.get_contextvars().get("correlation")
-        await self._publisher.publish(topic, payload, correlation=correlation, retain=retain)
+        try:
+            await self._publisher.publish(topic, payload, correlation=correlation, retain=retain)
+        except CommandError as error:  # no reason to end what it would have told of
+            self.log.error("event.not_sent", topic=topic, reason=error.message)
 
     async def ask(self, command: str, /, **args: Any) -> dict[str, Any]:
         """Run a command of another agent. Raises CommandError."""
@@ -188,7 +191,7 @@ class Agent:
         payload = AgentState(
             agent=self.name, state=state, detail=detail, process=self.process, pid=os.getpid()
         )
-        await self._publisher.publish(f"{AGENT}.{self.name}", payload, retain=True)
+        await self.publish(f"{AGENT}.{self.name}", payload, retain=True)
 
     async def _beat(self) -> None:
         while True:
@@ -232,7 +235,7 @@ class Agent:
         error = CommandError(answer.code, answer.message) if isinstance(answer, Failure) else None
         for each in self.middleware:
             each.after_command(self, job, time.monotonic() - began, error)
-        self._link.send(answer, job.id)
+        self._link.answer(answer, job.name, job.id)
 
     async def _answer(
         self, job: Job, command: Command, scope: anyio.CancelScope

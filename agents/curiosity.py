@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import anyio
 
 from agents.base import Agent
+from agents.recall import recalled
 from bus.envelope import Envelope
 from bus.errors import CommandError
 from bus.topics import (
@@ -155,7 +156,7 @@ class Curiosity(Agent):
         """The prompt of an interaction, and those of the dreams that are remembered."""
         assert self._state is not None  # noqa: S101 - it listens
         dreams = [int(dream.name) for dream in self._state.dreams]
-        found = (await self.ask("recall", ids=[interaction, *dreams]))["interactions"]
+        found = await recalled(self, [interaction, *dreams])
         prompts = {each["id"]: each["prompt"] for each in found}
         return prompts[interaction], [prompts[each] for each in dreams if each in prompts]
 

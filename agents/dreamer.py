@@ -14,6 +14,7 @@ from agents.base import Agent, Job
 from agents.device import device
 from agents.gate import FORCE, Gate
 from agents.knobs import Knobs
+from agents.recall import recalled
 from bus.commands import Arguments, command
 from bus.envelope import Envelope
 from bus.errors import BAD_ARGUMENT, ENGINE, CommandError
@@ -34,6 +35,7 @@ _TICK_S = 1.0
 _QUIET_S = 5.0  # nobody wants to be talked over
 _RECENT = 50  # interactions it may dream of
 _QUESTION_TOKENS = 30
+_TOLD = 1000  # characters of a prompt that it tells it dreamt of
 _FIRST_WORDS = "You wake up for the first time. What are your first words?"
 _ASK = 'Ask one short question about this: "{about}"'
 
@@ -180,12 +182,12 @@ class Dreamer(Agent):
             event = Dreamt(
                 name=name,
                 reason=reason,
-                prompt=chosen["prompt"],
+                prompt=chosen["prompt"][:_TOLD],
                 noise=blur,
                 questions=tuple(questions),
             )
             await self.publish(DREAM, event)
-            told = f"It dreamt of: {chosen['prompt']}\n" + "\n".join(
+            told = f"It dreamt of: {chosen['prompt'][:_TOLD]}\n" + "\n".join(
                 f"It wonders: {question}" for question in questions
             )
             return {"text": told.rstrip(), "interaction": chosen["id"], "noise": blur}
@@ -250,10 +252,7 @@ class Dreamer(Agent):
         """The interactions of the dreams that are remembered, or of those whose states are gone."""
         names = [dream.name for dream in self._state.dreams] if self._state else []
         ids = [int(name) for name in names if not (missing and name in self._hidden)]
-        if not ids:
-            return []
-        found: list[dict[str, Any]] = (await self.ask("recall", ids=ids))["interactions"]
-        return found
+        return await recalled(self, ids)
 
 
 def _scene(interaction: dict[str, Any]) -> str:

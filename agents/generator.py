@@ -169,9 +169,10 @@ class Generator(Tuning):
         """Answer a prompt, streaming the text as progress."""
         conversation = args.conversation or new_id()
         began = time.monotonic()
+        options = self._checked(args)
         await self.publish(ANSWERING, AnswerStarted(conversation=conversation))
         messages = await self._messages(args.prompt, conversation)
-        text, summary, prompt = await self._speak(messages, args, job)
+        text, summary, prompt = await self._speak(messages, options, job)
         confidence = answer_confidence(summary.probabilities)
         await self.lived(prompt, confidence)
         recorded = await self.ask(
@@ -265,8 +266,20 @@ class Generator(Tuning):
         open_ = await self.ask("open_question", conversation=conversation)
         return [*with_question(messages, open_["question"]), Message("user", prompt)]
 
+    def _checked(self, args: GenerateArguments) -> SamplingOptions:
+        """How to answer; what never can be is refused before anybody is woken because of it."""
+        assert self.engine is not None  # noqa: S101 - commands come after start
+        from sovl_daemon.engine.errors import EngineError
+
+        try:
+            options = self._options(args)
+            self.engine.check([Message("user", args.prompt)], options)
+        except EngineError as error:
+            raise CommandError(BAD_ARGUMENT, f"prompt: {error}") from None
+        return options
+
     async def _speak(
-        self, messages: list[Message], args: GenerateArguments, job: Job
+        self, messages: list[Message], options: SamplingOptions, job: Job
     ) -> tuple[str, Summary, Sequence[int]]:
         assert self.engine is not None  # noqa: S101 - commands come after start
         from sovl_daemon.engine.errors import EngineError, OptionError, PromptTooLongError
@@ -274,7 +287,7 @@ class Generator(Tuning):
         parts = []
         try:
             check = self.settings.controls_config.enable_repetition_check
-            generation = self.engine.generate(messages, self._options(args), stop_repetition=check)
+            generation = self.engine.generate(messages, options, stop_repetition=check)
             async with aclosing(generation) as pieces:
                 async for piece in pieces:
                     if piece.text:

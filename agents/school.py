@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import threading
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import count, islice
@@ -73,18 +73,20 @@ class School:
         In a thread of its own, because the base writes its dreams there a token at a time.
         """
         woken = threading.Event()
-        work = partial(
-            plan,
-            [each["prompt"] for each in entries],
-            _writer(self._engine, self._seed, woken),
-            self._layout,
-            CurriculumOptions(seed=self._seed),
-            weights=[_weight(each) for each in entries],
-            known=[each["prompt"] for each in known],
-            lived=_that_tell_nothing(entries, self._layout),
-        )
+
+        def lay_out() -> Curriculum:
+            return plan(
+                [each["prompt"] for each in entries],
+                _writer(self._engine, self._seed, woken),
+                self._layout,
+                CurriculumOptions(seed=self._seed),
+                weights=[_weight(each) for each in entries],
+                known=[each["prompt"] for each in known],
+                lived=_that_tell_nothing(entries, self._layout),
+            )
+
         try:
-            course = await anyio.to_thread.run_sync(work, abandon_on_cancel=True)
+            course = await anyio.to_thread.run_sync(lay_out, abandon_on_cancel=True)
         finally:
             woken.set()  # a thread that nobody waits for any more ends by itself
         course = course.within(self._settings.training_config.max_seq_length)
@@ -93,11 +95,14 @@ class School:
 
     async def course(self, path: Path, *, epochs: int | None, skip_bad: bool, dry: bool) -> Course:
         """Lay out training on a file of pairs. Raises CommandError where one is malformed."""
-        work = partial(self._course, path, epochs, "skip" if skip_bad else "refuse", dry)
+        left = threading.Event()
+        work = partial(self._course, path, epochs, "skip" if skip_bad else "refuse", dry, left)
         try:
-            return await anyio.to_thread.run_sync(work)
+            return await anyio.to_thread.run_sync(work, abandon_on_cancel=True)
         except PairsError as error:
             raise CommandError(BAD_ARGUMENT, f"file: {error}") from None
+        finally:
+            left.set()
 
     async def learner(self, course: Curriculum, *, night: bool) -> Learner:
         """Return a new candidate that learns at its own pace by night, at the set one by day."""
@@ -184,8 +189,14 @@ class School:
         return influence_of(self._settings, factor).over(layers)
 
     def _course(
-        self, path: Path, epochs: int | None, on_bad: Literal["skip", "refuse"], dry: bool
+        self,
+        path: Path,
+        epochs: int | None,
+        on_bad: Literal["skip", "refuse"],
+        dry: bool,
+        left: threading.Event,
     ) -> Course:
+        """Read and lay out a file; ends early, with an error, once everybody `left`."""
         training, core = self._settings.training_config, self._settings.core_config
         limits, length = training.dry_run_params, training.max_seq_length
         found, most = read_pairs(path, on_bad=on_bad), None
@@ -198,11 +209,13 @@ class School:
             replayed=0,
             seed=self._seed,
         )
-        lessons = tuple(self._sample(pair, length) for pair in parts.training)
-        validation = tuple(self._sample(pair, length) for pair in parts.validation)
-        curriculum = Curriculum(lessons, (), (), options)
-        digest = hashlib.sha256(repr((curriculum, validation)).encode()).hexdigest()
-        return Course(curriculum, validation, path.name, digest[:16])
+        lessons = tuple(self._sample(pair, length) for pair in _until(left, parts.training))
+        validation = tuple(self._sample(pair, length) for pair in _until(left, parts.validation))
+        digest = hashlib.sha256(repr(options).encode())
+        for sample in (*lessons, *validation):
+            digest.update(repr(sample).encode())
+        name = digest.hexdigest()[:16]
+        return Course(Curriculum(lessons, (), (), options), validation, path.name, name)
 
     def _sample(self, pair: Pair, length: int) -> Sample:
         """The pair as token ids, at most `length` together."""
@@ -230,6 +243,13 @@ def _writer(
         return wait_for(engine.thread, _while_asleep(steps, woken), Priority.TRAINING)
 
     return write
+
+
+def _until(left: threading.Event, pairs: Iterable[Pair]) -> Iterator[Pair]:
+    for pair in pairs:
+        if left.is_set():
+            raise JobCancelledError("cancelled")
+        yield pair
 
 
 def _while_asleep(

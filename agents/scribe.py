@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from functools import partial
 from typing import Any, ClassVar
 
@@ -16,6 +17,8 @@ from bus.errors import FatalError
 from bus.topics import INTERACTION, QUESTION, InteractionRecorded, Question
 from sovl_daemon.memory.interactions import Interaction, InteractionStore, StoreError
 from sovl_daemon.mind.curiosity import OpenQuestion
+
+_AROUND_BYTES = 1024  # of an answer, beside the interactions
 
 
 class RecordArguments(Arguments):
@@ -35,6 +38,9 @@ class HistoryArguments(Arguments):
 
     conversation: str | None = Field(default=None, description="Only this conversation.")
     limit: int = Field(default=5, ge=1, le=1000, description="How many of the last ones.")
+    before: int | None = Field(
+        default=None, description="Only those before this id: the `before` of an earlier answer."
+    )
 
 
 class OpenQuestionArguments(Arguments):
@@ -46,19 +52,28 @@ class OpenQuestionArguments(Arguments):
 class RecallArguments(Arguments):
     """Which interactions."""
 
-    ids: list[int]
+    ids: list[int] = Field(max_length=10_000)
 
 
 class UnlearnedArguments(Arguments):
-    """How much of what was not learned yet."""
+    """How much of what was not learned yet, beginning after an id."""
 
     limit: int = Field(default=1000, ge=0, le=100_000)
+    after: int = 0
+
+
+class RehearsalArguments(Arguments):
+    """How many of what was learned."""
+
+    limit: int = Field(default=1000, ge=0, le=10_000)
 
 
 class LearnedArguments(Arguments):
-    """Interactions with the generations that learned them: all there are."""
+    """Interactions with the generations that learned them: all from id `first` to `last`."""
 
-    learned: list[tuple[int, int]]
+    learned: list[tuple[int, int]] = Field(max_length=10_000)
+    first: int
+    last: int
 
 
 class Scribe(Agent):
@@ -113,10 +128,14 @@ class Scribe(Agent):
 
     @command(HistoryArguments)
     async def history(self, args: HistoryArguments, job: Job) -> dict[str, Any]:
-        """Show the last interactions."""
+        """Show the last interactions, as many as a message has room for."""
         assert self._store is not None  # noqa: S101 - commands come after start
-        found = await self._in_thread(partial(self._store.recent, args.limit, args.conversation))
-        return {"interactions": [vars(each) for each in found]}
+        before = {} if args.before is None else {"before": args.before}
+        found = await self._page(self._store.recent, args.limit, args.conversation, **before)
+        return {
+            "interactions": [vars(each) for each in found],
+            "before": found[0].id if found else None,
+        }
 
     @command(OpenQuestionArguments, internal=True)
     async def open_question(self, args: OpenQuestionArguments, job: Job) -> dict[str, Any]:
@@ -125,33 +144,37 @@ class Scribe(Agent):
 
     @command(RecallArguments, internal=True)
     async def recall(self, args: RecallArguments, job: Job) -> dict[str, Any]:
-        """The interactions of these ids."""
+        """The first interactions of these ids, as a message has room for, and the other ids."""
         assert self._store is not None  # noqa: S101 - commands come after start
-        found = await self._in_thread(partial(self._store.some, args.ids))
-        return {"interactions": [vars(each) for each in found]}
+        found = await self._page(self._store.some, args.ids)
+        last = found[-1].id if found else max(args.ids, default=0)
+        rest = [id_ for id_ in args.ids if id_ > last]
+        return {"interactions": [vars(each) for each in found], "rest": rest}
 
     @command(UnlearnedArguments, internal=True)
     async def unlearned(self, args: UnlearnedArguments, job: Job) -> dict[str, Any]:
-        """The first interactions that no night has learned, and how many there are."""
+        """The first interactions that no night has learned, and how many of them there are.
+
+        They are as many as a message has room for: ask again after the last one for more.
+        """
         assert self._store is not None  # noqa: S101 - commands come after start
-        found = await self._in_thread(partial(self._store.unlearned, args.limit))
+        found = await self._page(self._store.unlearned, args.limit, after=args.after)
         count = await self._in_thread(self._store.unlearned_count)
         interactions = [vars(each) for each in found]
         return {"interactions": interactions, "count": count, "memory": self._store.identity}
 
-    @command(UnlearnedArguments, internal=True)
-    async def rehearsal(self, args: UnlearnedArguments, job: Job) -> dict[str, Any]:
-        """The last interactions that some night has learned."""
+    @command(RehearsalArguments, internal=True)
+    async def rehearsal(self, args: RehearsalArguments, job: Job) -> dict[str, Any]:
+        """The ids of the last interactions that some night has learned."""
         assert self._store is not None  # noqa: S101 - commands come after start
-        found = await self._in_thread(partial(self._store.learned, args.limit))
-        return {"interactions": [vars(each) for each in found]}
+        return {"ids": await self._in_thread(partial(self._store.learned, args.limit))}
 
     @command(LearnedArguments, internal=True)
     async def learned(self, args: LearnedArguments, job: Job) -> dict[str, Any]:
         """Make the notes agree with what the committed generations say was learned."""
         assert self._store is not None  # noqa: S101 - commands come after start
-        pairs = dict(args.learned)
-        wrong = await self._in_thread(partial(self._store.reconcile, pairs))
+        work = partial(self._store.reconcile, dict(args.learned), args.first, args.last)
+        wrong = await self._in_thread(work)
         return {"changed": wrong, "count": await self._in_thread(self._store.unlearned_count)}
 
     def stats(self) -> dict[str, Any]:
@@ -169,6 +192,13 @@ class Scribe(Agent):
         asked = self._asked
         answered = asked is not None and asked.answered_by(conversation, said_at)
         return asked.text if asked is not None and answered else None
+
+    async def _page(
+        self, read: Callable[..., list[Interaction]], *args: Any, **options: Any
+    ) -> Any:
+        """What `read` finds, as far as it fits into an answer."""
+        room = self.settings.bus.max_message_bytes - _AROUND_BYTES
+        return await self._in_thread(partial(read, *args, **options, most_bytes=room))
 
     async def _in_thread(self, work: Any) -> Any:
         # Not abandoned on cancellation: a write that began is finished.

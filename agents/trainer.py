@@ -11,11 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import anyio
+import anyio.to_thread
 from pydantic import Field
 
+from agents.archive import tensors_in
 from agents.base import Job
 from agents.device import device
 from agents.gate import FORCE, Gate
+from agents.recall import recalled, unlearned
 from agents.reins import Held, Reins
 from agents.school import Course, School
 from bus.commands import Arguments, command
@@ -29,7 +32,8 @@ if TYPE_CHECKING:  # torch is loaded by the generator
     from sovl_daemon.engine.learner import Learner, StepReport
     from sovl_daemon.state import Generation
 
-_MOST_ENTRIES = 500  # interactions of one night
+_MOST_ENTRIES = 500  # interactions of one night...
+_MOST_CHARACTERS = 4_000_000  # ...and how much text, which the host holds as long as it lasts
 _REMEMBERED = 1000  # learned interactions, of which some are rehearsed
 _REHEARSED = 60
 _CHECKPOINT_EVERY = 10
@@ -133,13 +137,14 @@ class Trainer(Reins):
     async def _night(self, seconds: float, job: Job) -> dict[str, Any]:
         own_time = OwnTime(every_s=_LOOK_S)  # beside busy programs a night is longer, not shallower
         until = own_time() + seconds
-        found = await self.ask("unlearned", limit=_MOST_ENTRIES)
-        if not found["interactions"]:
+        memory = (await self.ask("unlearned", limit=0))["memory"]
+        found = await unlearned(self, _MOST_ENTRIES, _MOST_CHARACTERS)
+        if not found:
             return {"learned": 0, "reason": "nothing new to learn"}
         self.require_fit()
         unfinished = await self.unfinished(_NIGHT)
-        entries = _tonight(found["interactions"], unfinished)
-        ids, memory = [each["id"] for each in entries], found["memory"]
+        entries = _tonight(found, unfinished)
+        ids = [each["id"] for each in entries]
         job.progress(text=f"Dreaming up questions about {len(entries)} interactions ...\n")
         school = await self._school()
         course = await school.night(entries, await self._rehearsed())
@@ -176,16 +181,16 @@ class Trainer(Reins):
 
     async def _rehearsed(self) -> list[dict[str, Any]]:
         """Some of what earlier nights learned."""
-        old = (await self.ask("rehearsal", limit=_REMEMBERED))["interactions"]
+        old = (await self.ask("rehearsal", limit=_REMEMBERED))["ids"]
         chance = random.Random(self.settings.core_config.random_seed)  # noqa: S311 - no secret
-        return chance.sample(old, min(_REHEARSED, len(old)))
+        return await recalled(self, chance.sample(old, min(_REHEARSED, len(old))))
 
     async def _go_on(self, school: School, learner: Learner, unfinished: Generation | None) -> int:
         """Become what learned in an unfinished night; returns the step it was at, or 0."""
         if unfinished is None:
             return 0
         try:
-            await school.on_thread(partial(learner.load, unfinished.training("torch") or {}))
+            await school.on_thread(partial(learner.load, await _training_of(unfinished)))
         except CommandError as error:
             self.log.warning("state.begun_anew", reason=error.message)
             return 0
@@ -286,7 +291,7 @@ class Trainer(Reins):
         if found is None:
             return
         try:
-            await school.on_thread(partial(learner.load, found.training("torch") or {}))
+            await school.on_thread(partial(learner.load, await _training_of(found)))
         except CommandError as error:
             self.log.warning("state.begun_anew", reason=error.message)
             return
@@ -294,7 +299,7 @@ class Trainer(Reins):
         best.loss, best.epochs, best.waited = at["best"], at["epochs"], at["waited"]
         lessons = course.curriculum
         best.step = learner.steps - best.epochs * (lessons.steps // lessons.options.epochs)
-        best.state = {**found.fusion("torch"), **found.scaffold("torch")} or None
+        best.state = await anyio.to_thread.run_sync(tensors_in, found) or None
         where = f"epoch {best.epochs}" + (f", step {best.step}" if best.step else "")
         job.progress(text=f"Going on after {where}, where it was cut off\n")
 
@@ -365,6 +370,10 @@ def _tonight(
     ids: Any = unfinished.manifest.metrics["ids"] if unfinished else ()
     begun = [each for each in unlearned if each["id"] in ids]
     return begun if begun and len(begun) == len(ids) else unlearned
+
+
+async def _training_of(unfinished: Generation) -> dict[str, Any]:
+    return await anyio.to_thread.run_sync(partial(unfinished.training, "torch")) or {}
 
 
 def _name(course: Course) -> str:

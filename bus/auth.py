@@ -169,14 +169,24 @@ class Door:
 
 
 def open_door(
-    address: str, *, queue: int, max_bytes: int, mode: int = 0o660, keys: KeyRing | None = None
+    address: str,
+    *,
+    queue: int,
+    max_bytes: int,
+    unheard: int = 0,
+    mode: int = 0o660,
+    keys: KeyRing | None = None,
 ) -> Door:
     """Bind a door. tcp needs `keys` with a server pair, else KeyProblem is raised.
+
+    `queue`, `unheard` and `max_bytes` are those of its Port.
 
     Raises BindProblem when somebody else listens there.
     """
     if not address.startswith("tcp://"):
-        port = Port(zmq.ROUTER, queue=queue, max_bytes=max_bytes, router_mandatory=1)
+        port = Port(
+            zmq.ROUTER, queue=queue, unheard=unheard, max_bytes=max_bytes, router_mandatory=1
+        )
         return Door(port.bind(address, mode=mode), address)
     if keys is None:
         raise KeyProblem(f"{address}: tcp is served with keys only")
@@ -184,6 +194,7 @@ def open_door(
     port = Port(
         zmq.ROUTER,
         queue=queue,
+        unheard=unheard,
         max_bytes=max_bytes,
         tells_users=True,
         router_mandatory=1,

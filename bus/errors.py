@@ -10,7 +10,14 @@ class BusError(Exception):
 
 
 class BadMessage(BusError):
-    """Bytes that are not an envelope of this protocol version."""
+    """Bytes that are not an envelope of this protocol version.
+
+    `asked` is the id of the message where that could be read all the same.
+    """
+
+    def __init__(self, message: str, asked: str | None = None) -> None:
+        super().__init__(message)
+        self.asked = asked
 
 
 class FatalError(Exception):
@@ -42,6 +49,7 @@ class CommandError(BusError):
 BAD_MESSAGE = "bad_message"
 BAD_COMMAND = "bad_command"
 BAD_ARGUMENT = "bad_argument"
+TOO_LARGE = "too_large"
 BUSY = "busy"
 CANCELLED = "cancelled"
 DEADLINE = "deadline"

@@ -9,11 +9,14 @@ import zmq
 
 from bus.caller import Caller
 from bus.envelope import Envelope, Payload, decode
-from bus.errors import BusError
-from bus.messages import Heartbeat, Register
+from bus.errors import BusError, CommandError
+from bus.messages import Failure, Heartbeat, Register, Result
 from bus.port import Port
+from bus.size import fitting
 
 QUEUE = 100_000  # messages; what a hub that is stopped for a moment may leave unread
+_DETAIL = 1000  # characters
+_WHAT = {"result": "the answer", "error": "the answer", "progress": "a step on the way"}
 
 
 class AgentLink:
@@ -22,7 +25,8 @@ class AgentLink:
     def __init__(self, address: str, agent: str, process: str, *, max_bytes: int = 1 << 20) -> None:
         self._agent = agent
         self._process = process
-        self._port = Port(zmq.DEALER, queue=QUEUE, max_bytes=max_bytes).connect(address)
+        self._max_bytes = max_bytes
+        self._port = Port(zmq.DEALER, queue=QUEUE).connect(address)
         self.caller = Caller(self._send, source=agent)
 
     def register(self) -> None:
@@ -30,15 +34,32 @@ class AgentLink:
         self.send(Register(agent=self._agent, process=self._process, pid=os.getpid()))
 
     def beat(self, state: str, detail: str, stats: dict[str, Any]) -> None:
-        """Tell the hub that this agent is alive."""
-        self.send(Heartbeat(agent=self._agent, state=state, detail=detail, stats=stats))
+        """Tell the hub that this agent is alive, without counters that are too many to send."""
+        beat = Heartbeat(agent=self._agent, state=state, detail=detail[:_DETAIL], stats=stats)
+        try:
+            self.send(beat)
+        except CommandError as error:
+            self.send(beat.model_copy(update={"stats": {error.code: error.detail}}))
+
+    def answer(self, answer: Result | Failure, command: str, correlation: str) -> None:
+        """Give a command its final answer; one that is too large is an error of the command."""
+        try:
+            self.send(answer, correlation)
+        except CommandError as error:
+            message = f"{command}: {error.message}"
+            self.send(Failure(code=error.code, message=message, detail=error.detail), correlation)
 
     def send(self, payload: Payload, correlation: str | None = None) -> None:
-        """Send to the hub. Raises BusError when it has not read for very long."""
+        """Send to the hub. Raises BusError when it has not read for very long.
+
+        Raises CommandError where it is larger than a message may be.
+        """
         self._send(Envelope.of(payload, source=self._agent, correlation=correlation))
 
     def _send(self, envelope: Envelope) -> None:
-        if not self._port.send_nowait(envelope.encode()):
+        what = _WHAT.get(envelope.kind, envelope.kind)
+        data = fitting(envelope.encode(), self._max_bytes, what)
+        if not self._port.send_nowait(data):
             raise BusError(f"{self._agent}: the hub left {QUEUE} messages unread")
 
     async def receive(self) -> Envelope:

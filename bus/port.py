@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -19,10 +20,12 @@ import zmq
 from zmq.backend import Socket as Bare
 
 from bus.errors import BindProblem
+from bus.size import MOST_BYTES, Oversize
 from sovl_daemon.opened import Opened
 
 IPC = "ipc://"
 BURST = 128  # messages taken in one turn before other tasks get theirs
+TURN_S = 0.005  # and no further one is begun after so long
 _MORE = zmq.NOBLOCK | zmq.SNDMORE
 
 
@@ -33,9 +36,11 @@ class Unreachable(Exception):
 class Port:
     """One socket with bounded queues, used by the tasks of one loop.
 
-    `queue` counts messages for each peer and direction; `options` are ZeroMQ socket options by
-    their pyzmq names. Linger is 0: with anything else, closing waits on peers that do not read.
-    With `tells_users`, each received message begins with the CURVE key of its sender.
+    `queue` counts messages for each peer and direction, `unheard` those that were received and not
+    taken, where that is less. Of a frame of more than `max_bytes` only an Oversize is received.
+    `options` are ZeroMQ socket options by their pyzmq names. Linger is 0: with anything else,
+    closing waits on peers that do not read. With `tells_users`, each received message begins with
+    the CURVE key of its sender.
     """
 
     def __init__(
@@ -43,22 +48,26 @@ class Port:
         kind: int,
         *,
         queue: int = 1000,
-        max_bytes: int = 1 << 20,
+        unheard: int = 0,
+        max_bytes: int = MOST_BYTES,
         tells_users: bool = False,
         **options: Any,
     ) -> None:
         self.socket: zmq.Socket[bytes] = zmq.Context.instance().socket(kind)
         self.socket.set(zmq.LINGER, 0)
         self.socket.set_hwm(queue)
-        self.socket.set(zmq.MAXMSGSIZE, max_bytes)
+        self.socket.set(zmq.RCVHWM, unheard or queue)
+        self.socket.set(zmq.MAXMSGSIZE, MOST_BYTES)
         for name, value in options.items():
             setattr(self.socket, name, value)
         self.tells_users = tells_users
         self._files: dict[str, tuple[int, Opened]] = {}  # of ipc addresses, with their permissions
+        self._max_bytes = max_bytes
         self._fd: int = self.socket.get(zmq.FD)
-        # Its base class's own: what zmq.Socket.send wraps around it doubles the time of a send, for
-        # options that are not used here.
+        # Its base class's own: what zmq.Socket.send and recv_multipart wrap around them doubles the
+        # time of a message, for options that are not used here.
         self._send: Callable[..., Any] = partial(Bare.send, self.socket)
+        self._receive: Callable[..., Any] = partial(Bare.recv, self.socket, copy=False)
         self._readers: list[asyncio.Future[None]] = []
         self._writers: list[asyncio.Future[None]] = []
         self._pump: Callable[[], None] | None = None
@@ -178,12 +187,15 @@ class Port:
         def pump() -> None:
             if ended.done():
                 return
+            until = time.monotonic() + TURN_S
             try:
                 for _ in range(BURST):
                     message = self.receive_nowait()
                     if message is None:
                         return
                     handle(message)
+                    if time.monotonic() >= until:
+                        break
             except Exception as error:
                 if not ended.done():
                     ended.set_exception(error)
@@ -202,11 +214,18 @@ class Port:
                 loop.remove_reader(self._fd)
 
     def _take(self) -> list[bytes]:
-        if not self.tells_users:
-            return self.socket.recv_multipart(zmq.NOBLOCK)
-        frames = self.socket.recv_multipart(zmq.NOBLOCK, copy=False)
-        user = str(frames[0].get("User-Id"))
-        return [user.encode(), *(frame.bytes for frame in frames)]
+        frame = self._receive(zmq.NOBLOCK)
+        parts = [str(frame.get("User-Id")).encode()] if self.tells_users else []
+        parts.append(self._read(frame))
+        while frame.more:
+            frame = self._receive(zmq.NOBLOCK)
+            parts.append(self._read(frame))
+        return parts
+
+    def _read(self, frame: zmq.Frame) -> bytes:
+        if len(frame) > self._max_bytes:
+            return Oversize.of(frame.buffer, self._max_bytes)
+        return frame.bytes
 
     async def _wait(self, waiters: list[asyncio.Future[None]]) -> None:
         loop = asyncio.get_running_loop()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from bus.envelope import Envelope
+from bus.size import Oversize
 
 _RETAIN = b"retain"
 _PASS = b"-"
@@ -28,7 +29,12 @@ def write(topic: str, envelope: Envelope, *, retain: bool) -> bytes:
 def read(parts: list[bytes]) -> Publication | None:
     """The publication in a message, None if it is not one."""
     words = parts[0].split(b" ", 2)
-    if len(parts) != 1 or len(words) != 3 or not words[2].startswith(_HEAD):
+    if (
+        isinstance(parts[0], Oversize)
+        or len(parts) != 1
+        or len(words) != 3
+        or not words[2].startswith(_HEAD)
+    ):
         return None
     return Publication(words[0], words[1] == _RETAIN, words[2])
 

@@ -7,6 +7,7 @@ import zmq
 from bus.envelope import Envelope, Payload
 from bus.port import Port
 from bus.publication import write
+from bus.size import fitting
 
 LINGER_S = 0.5  # the last words of an agent that stops should still get out
 
@@ -16,14 +17,19 @@ class Publisher:
 
     def __init__(self, address: str, source: str, *, max_bytes: int = 1 << 20) -> None:
         self._source = source
-        self._port = Port(zmq.PUSH, max_bytes=max_bytes).connect(address)
+        self._max_bytes = max_bytes
+        self._port = Port(zmq.PUSH).connect(address)
 
     async def publish(
         self, topic: str, payload: Payload, *, correlation: str | None = None, retain: bool = False
     ) -> None:
-        """Publish `payload`; with `retain`, late subscribers get it as the topic's last value."""
+        """Publish `payload`; with `retain`, late subscribers get it as the topic's last value.
+
+        Raises CommandError where it is larger than a message may be.
+        """
         envelope = Envelope.of(payload, source=self._source, correlation=correlation)
-        await self._port.send(write(topic, envelope, retain=retain))
+        event = write(topic, envelope, retain=retain)
+        await self._port.send(fitting(event, self._max_bytes, f"an event of {topic}"))
 
     def close(self) -> None:
         """Close once what is queued is out, or after half a second."""

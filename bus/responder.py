@@ -59,6 +59,7 @@ class Responder:
             return Envelope.of(result, source="hub", correlation=asked)
         except BadMessage as error:
             self.counters["bad_messages"] += 1
+            asked = asked or error.asked
             failure = Failure(code=BAD_MESSAGE, message=str(error))
         except CommandError as error:
             failure = Failure(code=error.code, message=error.message, detail=error.detail)

@@ -201,6 +201,7 @@ class CommandRouter:
                 handler(address, envelope)
             except BadMessage as error:
                 self.counters["bad_messages"] += 1
+                asked = asked or error.asked
                 self._send(address, _failure(CommandError(BAD_MESSAGE, str(error)), asked))
 
         return hear

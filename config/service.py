@@ -64,7 +64,7 @@ class Bus(Section):
         le=600,
     )
     max_message_bytes: int = key(
-        1_048_576, "Largest message.", unit="bytes", restart=True, ge=1024, le=67_108_864
+        1_048_576, "Largest message.", unit="bytes", restart=True, ge=65_536, le=67_108_864
     )
     max_pending_per_agent: int = key(
         64, "Open commands one agent takes.", unit="commands", restart=True, ge=1, le=10_000

@@ -71,6 +71,7 @@ class Controls:
             "version": VERSION,
             "pid": os.getpid(),
             "uptime_s": round(time.monotonic() - self._began, 3),
+            "max_message_bytes": self._hub.settings.bus.max_message_bytes,
         }
 
     @command()

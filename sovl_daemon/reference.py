@@ -23,6 +23,7 @@ import bus.broker
 import bus.errors
 import bus.messages
 import bus.router
+import bus.size
 import bus.subscriber
 import bus.topics
 import sovl_daemon.switchboard
@@ -221,6 +222,7 @@ _LIMIT_KEYS = (
     "bus.subscriber_stall_s",
 )
 _LIMIT_CONSTANTS = {
+    "MOST_BYTES": bus.size.MOST_BYTES,
     "BEAT_S": bus.messages.BEAT_S,
     "SILENCE_S": bus.subscriber.SILENCE_S,
     "CANCEL_GRACE_S": bus.router.CANCEL_GRACE_S,

@@ -20,6 +20,7 @@ from config import Paths
 from config.service import Bus
 
 CLIENT_QUEUE = 10_000  # messages that a client may leave unread before it is cut off
+UNHEARD = 64  # messages of one client that wait to be read; ZeroMQ holds the others back
 
 
 class Switchboard:
@@ -54,7 +55,7 @@ class Switchboard:
         )
         self.router = CommandRouter(
             clients=[self._door(each.commands) for each in addresses],
-            agents=self._door(self._local.agents, mode=0o600),
+            agents=self._door(self._local.agents, mode=0o600, unheard=CLIENT_QUEUE),
             table=self._commands,
             ledger=Ledger(
                 per_agent=self._settings.max_pending_per_agent,
@@ -98,10 +99,18 @@ class Switchboard:
         self._stack.enter_context(Authenticator(self._keys))
         return [Endpoints.tcp(self._settings.listen)]
 
-    def _door(self, address: str, queue: int = CLIENT_QUEUE, *, mode: int = 0o660) -> Door:
+    def _door(
+        self,
+        address: str,
+        queue: int = CLIENT_QUEUE,
+        *,
+        mode: int = 0o660,
+        unheard: int = UNHEARD,
+    ) -> Door:
         door = open_door(
             address,
             queue=queue,
+            unheard=unheard,
             max_bytes=self._settings.max_message_bytes,
             mode=mode,
             keys=self._keys,

@@ -18,6 +18,7 @@ from bus.errors import (
     BUSY,
     CANCELLED,
     DEADLINE,
+    TOO_LARGE,
     UNAVAILABLE,
     BindProblem,
     CommandError,
@@ -48,6 +49,7 @@ NO_READER = 141  # as a shell has it of a program that SIGPIPE ends
 
 _OF_CODE = {
     BAD_ARGUMENT: USAGE,
+    TOO_LARGE: USAGE,
     BAD_COMMAND: UNKNOWN_COMMAND,
     BUSY: BUSY_NOW,
     DEADLINE: SLOW,

@@ -12,13 +12,15 @@ from zmq.utils.monitor import parse_monitor_message
 from bus.caller import Caller
 from bus.envelope import Envelope, decode, new_id
 from bus.errors import BadMessage
-from bus.messages import Cancel
+from bus.messages import Cancel, Command
 from bus.port import Port
+from bus.size import fitting, least_bytes, too_large
 from sovl_daemon.client.errors import ClientError, DaemonDown, DaemonSlow, WrongKey
 from sovl_daemon.client.target import Target
 
 LINGER_S = 0.5  # so that a last cancel still gets out
 QUEUE = 100_000
+MAX_BYTES = 1 << 20  # until the daemon has said how much it reads
 
 # Only these: ZeroMQ's own thread hangs for good once 2000 events lie unread, and each attempt to
 # connect to a daemon that is down makes three others.
@@ -33,17 +35,21 @@ _EVENTS = (
 
 
 class Channel:
-    """A caller over a socket of its own. `on_lost` is called when the connection goes away."""
+    """A caller over a socket of its own. `on_lost` is called when the connection goes away.
+
+    What has more than `max_bytes` is refused here, with a CommandError, before it is sent.
+    """
 
     def __init__(
         self, target: Target, address: str, *, source: str, on_lost: Callable[[], None]
     ) -> None:
         self.caller = Caller(self._send, source=source)
+        self.max_bytes = MAX_BYTES
         self._target = target
         self._on_lost = on_lost
         self._up = anyio.Event()
         self._greeted = self._refused = False
-        self._port = Port(zmq.DEALER, queue=QUEUE, max_bytes=-1, **target.options)
+        self._port = Port(zmq.DEALER, queue=QUEUE, **target.options)
         monitor = f"inproc://monitor-{new_id()}"
         self._port.socket.monitor(monitor, _EVENTS)
         self._events = Port(zmq.PAIR).connect(monitor)
@@ -84,8 +90,16 @@ class Channel:
         cancel = isinstance(envelope.payload, Cancel)
         if not cancel and not self._up.is_set():
             raise self.problem(0)
-        if not self._port.send_nowait(envelope.encode()) and not cancel:
+        if not self._port.send_nowait(self._encoded(envelope)) and not cancel:
             raise DaemonSlow(f"the daemon left {QUEUE} messages unread")
+
+    def _encoded(self, envelope: Envelope) -> bytes:
+        asked = envelope.payload
+        if not isinstance(asked, Command):
+            return envelope.encode()
+        if (least := least_bytes(asked.args)) > self.max_bytes:
+            raise too_large(asked.name, least, self.max_bytes)
+        return fitting(envelope.encode(), self.max_bytes, asked.name)
 
     def _feed(self, message: list[bytes]) -> None:
         try:

@@ -88,8 +88,15 @@ class AsyncClient:
         self._stack.callback(channel.close)
         return channel
 
+    @property
+    def max_message_bytes(self) -> int:
+        """How much the daemon reads of one message."""
+        return self._commands.max_bytes
+
     async def _connect(self) -> None:
-        await self.control("ping")
+        pong = await self.control("ping")
+        for channel in (self._control, self._commands):  # an older daemon does not say
+            channel.max_bytes = pong.get("max_message_bytes", channel.max_bytes)
         with anyio.move_on_after(PATIENCE_S):
             await self._commands.up()
             return

@@ -35,6 +35,14 @@ def load_tokenizer(path: Path) -> Any:
             f"cannot load the tokenizer in {path} ({first_line(error)}): pull the model again"
         ) from error
 
+_PIECE = 4096  # characters that are made into tokens at a time while only their number is wanted
+# Where a text is cut, its tokens are others, if hardly in number: what takes twice as many pieces
+# as fit does not fit.
+_MARGIN = 2
+# Whatever a vocabulary has: one token may stand for an unknown word, or a run of white space.
+_LONGEST_UNKNOWN = 64
+_MOST_TOKENS_A_CHARACTER = 4  # a byte each
+
 
 class ChatTokenizer:
     """A tokenizer with the layout of a conversation.
@@ -62,6 +70,7 @@ class ChatTokenizer:
             for each in self._template.markers
             for id_ in self._added_of(self._text.encode_as_written(each))
         }
+        self._longest = max(_LONGEST_UNKNOWN, *map(len, tokenizer.get_vocab()))
         self._end = next((each for each in ends if each is not None), tokenizer.eos_token_id)
         own = {tokenizer.eos_token_id, *ends} - {None}
         self.stop_ids: frozenset[int] = stop_ids | own
@@ -102,6 +111,8 @@ class ChatTokenizer:
             PromptTooLongError: what must be kept exceeds the limit.
 
         """
+        self.check(messages, limit)
+        messages = self._within_reach(messages, limit)
         starts = _possible_starts(messages)
         ids = self._layout(messages)
         if len(ids) <= limit:
@@ -116,6 +127,24 @@ class ChatTokenizer:
         if len(ids) > limit:
             raise PromptTooLongError(len(ids), limit)
         return ids
+
+    def check(self, messages: Sequence[Message], limit: int) -> None:
+        """Refuse what has more characters than `limit` tokens can stand for, without reading it.
+
+        Raises:
+            OptionError: there is no user message.
+            PromptTooLongError: what must be kept exceeds the limit.
+
+        """
+        kept = _since(messages, _possible_starts(messages)[-1])
+        characters = sum(len(each.content) for each in kept)
+        if characters > limit * self._longest:
+            why = f"{characters} characters, of which a token stands for {self._longest} at most"
+            raise PromptTooLongError(characters // self._longest, limit, why)
+
+    def encode_beginning(self, text: str, count: int) -> list[int]:
+        """Return the first token ids of `text`, at most so many; the rest is not read."""
+        return self.encode_text(text[: count * self._longest])[:count]
 
     def encode_text(self, text: str) -> list[int]:
         """Return the token ids of `text` alone, however many; none of them opens or ends a turn."""
@@ -140,6 +169,36 @@ class ChatTokenizer:
         """Return a fresh stream for the text of one answer."""
         strip = bool(self._template.lead or self._template.manners.opening)
         return AnswerText(self, stop_texts=self._stop_texts, strip_start=strip)
+
+    def _within_reach(self, messages: Sequence[Message], limit: int) -> Sequence[Message]:
+        """Drop the oldest turns that surely do not fit, so that no more is read than may be kept.
+
+        Raises PromptTooLongError as soon as what must be kept surely does not fit.
+        """
+        if sum(len(each.content) for each in messages) * _MOST_TOKENS_A_CHARACTER <= limit:
+            return messages
+        last = _possible_starts(messages)[-1]
+        room = most = _MARGIN * limit
+        for each in _since(messages, last):
+            room -= self._count(each.content, room)
+            if room < 0:
+                why = "more was not read"
+                raise PromptTooLongError((most - room) // _MARGIN, limit, why)
+        for index in range(last - 1, -1, -1):
+            if messages[index].role != "system":
+                room -= self._count(messages[index].content, room)
+                if room < 0:
+                    return _since(messages, index + 1)
+        return messages
+
+    def _count(self, text: str, most: int) -> int:
+        """Count the tokens of a text, piece by piece, until there are more than `most`."""
+        count = 0
+        for at in range(0, len(text), _PIECE):
+            count += len(self.encode_text(text[at : at + _PIECE]))
+            if count > most:
+                break
+        return count
 
     def _layout(self, messages: Sequence[Message]) -> list[int]:
         try:

@@ -18,7 +18,7 @@ from sovl_daemon.engine.errors import ModelLoadError, OptionError
 from sovl_daemon.engine.fingerprint import Fingerprint, fingerprint
 from sovl_daemon.engine.generation import Generation, Request
 from sovl_daemon.engine.inbox import call
-from sovl_daemon.engine.judging import Bench, By, Pieces, Share, Verdicts, asked
+from sovl_daemon.engine.judging import Asked, Bench, By, Pieces, Share, Verdicts, asked
 from sovl_daemon.engine.message import Message
 from sovl_daemon.engine.model import LoadedModel, load_model
 from sovl_daemon.engine.options import SamplingOptions
@@ -82,6 +82,8 @@ class Engine:
         self._offloaded = False
         self._cores = 0
         self._switching = anyio.Lock()
+        # One prompt is made into tokens at a time: more would take the cores from those who answer.
+        self._reading = anyio.CapacityLimiter(1)
 
     @property
     def precision(self) -> Precision:
@@ -144,15 +146,32 @@ class Engine:
         """Answer the last message; iterate the result for the pieces of the answer.
 
         A history that is too long loses its oldest turns. With `stop_repetition` the answer ends
-        where it begins to say the same again.
+        where it begins to say the same again. Iterating it raises:
 
         Raises:
             OptionError: there is no user message, or the chat template refuses the messages.
             PromptTooLongError: the system prompt and the last message do not fit.
-            EngineError: while iterating: out of memory, stopped, or a model that gives NaN.
+            EngineError: out of memory, stopped, or a model that gives NaN.
 
         """
         options = options or SamplingOptions()
+        work = partial(self._request, messages, options, priority, stop_repetition=stop_repetition)
+        prepare = partial(_in_thread, work, limiter=self._reading)
+        return Generation(self._answering, prepare)
+
+    def check(self, messages: Sequence[Message], options: SamplingOptions) -> None:
+        """Refuse at once what is too long however it is read; see ChatTokenizer.check."""
+        self.tokenizer.check(messages, self._prompt_limit(options))
+
+    def _request(
+        self,
+        messages: Sequence[Message],
+        options: SamplingOptions,
+        priority: Priority,
+        *,
+        stop_repetition: bool,
+    ) -> Request:
+        """Make tokens of the messages, off the loop; raises as `generate`."""
         prompt = self.tokenizer.encode(messages, self._prompt_limit(options))
         decoding = Decoding(
             self._caches,
@@ -163,8 +182,7 @@ class Engine:
         )
         text = self.tokenizer.answer_text()
         repetition = Repetition() if stop_repetition else None
-        request = Request(decoding, text, prompt, priority, repetition)
-        return Generation(self._answering, request)
+        return Request(decoding, text, prompt, priority, repetition)
 
     async def set_precision(self, precision: Precision) -> None:
         """Hold the weights in another precision; conversations go on, a token every few layers.
@@ -253,18 +271,18 @@ class Engine:
             EngineError: out of memory, stopped, or a model that gives NaN.
 
         """
-        prompt = asked(self.tokenizer, pieces, self.context_length - 1)
+        prompt = await self._asked(pieces)
         return await call(self.thread, partial(self._bench.judge, prompt, by, task), Priority.JUDGE)
 
     async def explain(self, pieces: Pieces, task: str = "") -> tuple[Verdicts, list[Share]]:
         """Judge by the probe, and say what each line adds to the logit. Raises as `judge`."""
-        prompt = asked(self.tokenizer, pieces, self.context_length - 1)
+        prompt = await self._asked(pieces)
         return await call(self.thread, partial(self._bench.explain, prompt, task), Priority.JUDGE)
 
     async def centre(self, task: str, prompts: Sequence[Pieces]) -> None:
         """Let the probe learn what typical prompts of a task look like, unless it knows."""
         if not self._bench.knows(task):
-            typical = [asked(self.tokenizer, each, self.context_length - 1) for each in prompts]
+            typical = [await self._asked(each) for each in prompts]
             work = partial(self._bench.centre, task, typical)
             await call(self.thread, work, Priority.CURIOSITY)
 
@@ -345,7 +363,7 @@ class Engine:
         """Let the scaffold read a text in its sleep; returns its hidden states, blurred."""
         if self.fusion is None:
             return None
-        ids = self.tokenizer.encode_text(text)[:_LONGEST_DREAM]
+        ids = self.tokenizer.encode_beginning(text, _LONGEST_DREAM)
         read = partial(self.fusion.dream, ids, noise=noise, seed=seed)
         hidden: torch.Tensor = await call(self.thread, read, Priority.CURIOSITY)
         return hidden
@@ -413,10 +431,19 @@ class Engine:
                 await call(self.thread, switch.roll_back, Priority.JUDGE)
             raise
 
+    async def _asked(self, pieces: Pieces) -> Asked:
+        # Not behind the prompts of conversations: what it is about may be urgent.
+        return await _in_thread(partial(asked, self.tokenizer, pieces, self.context_length - 1))
+
     def _prompt_limit(self, options: SamplingOptions) -> int:
         return self.context_length - min(
             options.max_new_tokens, self.context_length // _ANSWER_SHARE
         )
+
+
+async def _in_thread(work: Callable[[], T], *, limiter: anyio.CapacityLimiter | None = None) -> T:
+    """Run what takes some tens of milliseconds at most, and changes nothing; cancel it at will."""
+    return await anyio.to_thread.run_sync(work, abandon_on_cancel=True, limiter=limiter)
 
 
 def _in_a_passing_thread(work: Callable[[], T]) -> T:

@@ -23,11 +23,15 @@ class TemplateError(ModelLoadError):
 
 
 class PromptTooLongError(EngineError):
-    """The messages that may not be dropped do not fit into the context."""
+    """The messages that may not be dropped do not fit into the context.
 
-    def __init__(self, tokens: int, limit: int) -> None:
+    They need `tokens`, or more where `why` tells of which little that was seen.
+    """
+
+    def __init__(self, tokens: int, limit: int, why: str = "") -> None:
+        needed = f"at least {tokens} tokens ({why})" if why else f"{tokens} tokens"
         super().__init__(
-            f"prompt too long: system prompt and last message need {tokens} tokens, "
+            f"prompt too long: system prompt and last message need {needed}, "
             f"{limit} fit beside the answer; shorten the message or raise the context length"
         )
         self.tokens = tokens

@@ -1,7 +1,7 @@
 """One answer while it is made, as its consumer sees it."""
 
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 
@@ -27,16 +27,17 @@ class Request:
 
 
 class Generation(AsyncIterator[Piece]):
-    """The pieces of one answer; work begins with the first `anext`.
+    """The pieces of one answer; work begins with the first `anext`, which prepares the request.
 
-    The last piece has the summary. Leaving early, by cancellation too, ends the work within one
-    step and frees the cache: `async with contextlib.aclosing(generation)` makes that prompt.
+    `prompt` are its token ids from then on. The last piece has the summary. Leaving early, by
+    cancellation too, ends the work within one step and frees the cache: `async with
+    contextlib.aclosing(generation)` makes that prompt.
     """
 
-    def __init__(self, answering: Answering, request: Request) -> None:
-        self.prompt = request.prompt
+    def __init__(self, answering: Answering, prepare: Callable[[], Awaitable[Request]]) -> None:
+        self.prompt: Sequence[int] = ()
         self._answering = answering
-        self._request = request
+        self._prepare = prepare
         self._started = time.perf_counter()
         self._answer: Answer | None = None
         self._cancelled = False
@@ -56,21 +57,22 @@ class Generation(AsyncIterator[Piece]):
             self._answering.cancel(self._answer)
 
     async def _make_pieces(self) -> AsyncGenerator[Piece]:
-        writer = Writer(self._request.text, self._request.repetition)
-        async with aclosing(self._tokens()) as arriving:
+        request = await self._prepare()
+        self.prompt = request.prompt
+        writer = Writer(request.text, request.repetition)
+        async with aclosing(self._tokens(request)) as arriving:
             async for token in arriving:
                 if piece := writer.push(token):
                     yield piece
                 if writer.stopped:
                     break
-        cached = self._request.decoding.cached_tokens
+        cached = request.decoding.cached_tokens
         yield writer.finish(self._started, len(self.prompt), cached)
 
-    async def _tokens(self) -> AsyncGenerator[Token]:
+    async def _tokens(self, request: Request) -> AsyncGenerator[Token]:
         if self._cancelled:
             return
         inbox: Inbox[Token] = Inbox()
-        request = self._request
         self._answer = self._answering.start(request.decoding, inbox, request.priority)
         try:
             async for token in inbox:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
+
+import orjson
 
 _SCHEMA = (
     """
@@ -37,6 +40,9 @@ _SCHEMA = (
     "CREATE INDEX by_prompt ON interactions (prompt);",
     "ALTER TABLE interactions ADD COLUMN question TEXT;",
 )
+_LEAST_BYTES = 1000  # for all of an interaction but its texts
+_BYTES_A_CHARACTER = 6  # in JSON, at most
+_ALL = sys.maxsize
 _FIELDS = "command, conversation, prompt, response, tokens, confidence, time, id, question"
 
 
@@ -62,9 +68,25 @@ class Interaction:
     id: int = 0
     question: str | None = None
 
+    @property
+    def nbytes(self) -> int:
+        """How much it takes as JSON in a list."""
+        return len(orjson.dumps(vars(self))) + 1
+
+    def shortened(self, most_bytes: int) -> Interaction:
+        """Return it with only the beginnings of its texts, so that it takes no more."""
+        most = max(0, most_bytes - _LEAST_BYTES) // (3 * _BYTES_A_CHARACTER)
+        asked = self.question and self.question[:most]
+        return replace(
+            self, prompt=self.prompt[:most], response=self.response[:most], question=asked
+        )
+
 
 class InteractionStore:
     """One connection to the database; use it from one thread at a time.
+
+    Where several interactions are read, `most_bytes` bounds what they take as JSON together: what
+    comes after is not read, and a single one that takes more is shortened.
 
     Write-ahead log with full synchronisation: what `add` returned for survives a power cut.
     """
@@ -130,29 +152,37 @@ class InteractionStore:
         ).fetchone()
         return int(row[0])
 
-    def some(self, ids: Sequence[int]) -> list[Interaction]:
+    def some(self, ids: Sequence[int], *, most_bytes: int = _ALL) -> list[Interaction]:
         """The interactions of these ids, oldest first; ids that none has are left out."""
         rows = self._db.execute(
             f"SELECT {_FIELDS} FROM interactions WHERE id IN"  # noqa: S608 - as below
             " (SELECT value FROM json_each(?)) ORDER BY id",
             (json.dumps(list(ids)),),
-        ).fetchall()
-        return [Interaction(*row) for row in rows]
+        )
+        return _within(rows, most_bytes)
 
     def has_prompt(self, prompt: str) -> bool:
         """Tell whether this was ever said before, to the letter."""
         found = self._db.execute("SELECT 1 FROM interactions WHERE prompt = ? LIMIT 1", (prompt,))
         return found.fetchone() is not None
 
-    def recent(self, limit: int, conversation: str | None = None) -> list[Interaction]:
-        """The last `limit` interactions (of one conversation), oldest first."""
+    def recent(
+        self,
+        limit: int,
+        conversation: str | None = None,
+        *,
+        before: int = _ALL,
+        most_bytes: int = _ALL,
+    ) -> list[Interaction]:
+        """The last `limit` interactions (of one conversation) before an id, oldest first."""
+        # Two queries: with "IS NULL OR" one of an unknown conversation would read all there are.
+        of_one = "conversation = :conversation AND" if conversation is not None else ""
         rows = self._db.execute(
-            f"SELECT {_FIELDS} FROM interactions"  # noqa: S608 - no text from outside
-            " WHERE :conversation IS NULL OR conversation = :conversation"
-            " ORDER BY id DESC LIMIT :limit",
-            {"conversation": conversation, "limit": limit},
-        ).fetchall()
-        return [Interaction(*row) for row in reversed(rows)]
+            f"SELECT {_FIELDS} FROM interactions WHERE {of_one} id < :before"  # noqa: S608 - no text
+            " ORDER BY id DESC LIMIT :limit",  # from outside
+            {"conversation": conversation, "before": before, "limit": limit},
+        )
+        return _within(rows, most_bytes)[::-1]
 
     def since(self, moment: float = 0.0) -> Iterator[Interaction]:
         """What was lived from a moment on (seconds since the epoch), oldest first, one by one.
@@ -175,13 +205,21 @@ class InteractionStore:
         """A random name, given when the database was made: ids mean something only together."""
         return str(self._db.execute("SELECT value FROM identity").fetchone()[0])
 
-    def unlearned(self, limit: int) -> list[Interaction]:
-        """The first `limit` interactions that no generation has learned, oldest first."""
-        return self._noted("id NOT IN (SELECT interaction FROM learned) ORDER BY id", limit)
+    def unlearned(self, limit: int, *, after: int = 0, most_bytes: int = _ALL) -> list[Interaction]:
+        """The first `limit` interactions after an id that no generation has learned."""
+        rows = self._db.execute(
+            f"SELECT {_FIELDS} FROM interactions WHERE id > ?"  # noqa: S608 - as above
+            " AND id NOT IN (SELECT interaction FROM learned) ORDER BY id LIMIT ?",
+            (after, limit),
+        )
+        return _within(rows, most_bytes)
 
-    def learned(self, limit: int) -> list[Interaction]:
+    def learned(self, limit: int) -> list[int]:
         """The last `limit` interactions that some generation has learned, newest first."""
-        return self._noted("id IN (SELECT interaction FROM learned) ORDER BY id DESC", limit)
+        rows = self._db.execute(
+            "SELECT interaction FROM learned ORDER BY interaction DESC LIMIT ?", (limit,)
+        )
+        return [id_ for (id_,) in rows]
 
     def unlearned_count(self) -> int:
         """How many interactions no generation has learned."""
@@ -190,26 +228,28 @@ class InteractionStore:
         ).fetchone()
         return int(row[0])
 
-    def reconcile(self, learned: Mapping[int, int]) -> int:
+    def reconcile(self, learned: Mapping[int, int], first: int = -_ALL, last: int = _ALL) -> int:
         """Make the notes agree with the committed generations; return how many were wrong.
 
-        `learned` maps interactions to the generations that learned them, all there are. It is what
-        counts: the notes may lack a commit that a crash followed, or know one that was undone. Ids
-        that no interaction has are left out: they may be given to another one later.
+        `learned` maps interactions to the generations that learned them, all there are from id
+        `first` to `last`. It is what counts: the notes may lack a commit that a crash followed, or
+        know one that was undone. Ids that no interaction has are left out: they may be given to
+        another one later.
         """
         with self._transaction():
-            known = self._learned()
+            known = self._learned(first, last)
             wrong = [(id_,) for id_, generation in known.items() if learned.get(id_) != generation]
             self._db.executemany("DELETE FROM learned WHERE interaction = ?", wrong)
             self._insert_learned(learned.items() - known.items())
-            return len({id_ for id_, _ in known.items() ^ self._learned().items()})
+            return len({id_ for id_, _ in known.items() ^ self._learned(first, last).items()})
 
-    def _noted(self, which: str, limit: int) -> list[Interaction]:
-        query = f"SELECT {_FIELDS} FROM interactions WHERE {which} LIMIT ?"  # noqa: S608 - as above
-        return [Interaction(*row) for row in self._db.execute(query, (limit,)).fetchall()]
-
-    def _learned(self) -> dict[int, int]:
-        return dict(self._db.execute("SELECT interaction, generation FROM learned").fetchall())
+    def _learned(self, first: int, last: int) -> dict[int, int]:
+        return dict(
+            self._db.execute(
+                "SELECT interaction, generation FROM learned WHERE interaction BETWEEN ? AND ?",
+                (first, last),
+            ).fetchall()
+        )
 
     def _insert_learned(self, rows: Iterable[tuple[int, int]]) -> None:
         self._db.executemany(
@@ -230,6 +270,20 @@ class InteractionStore:
             self._db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "page_size")
         )
         return {"interactions": self.count(), "bytes": pages * page_size}
+
+
+def _within(rows: sqlite3.Cursor, most_bytes: int) -> list[Interaction]:
+    """What fits, row by row: the others are never in memory."""
+    found: list[Interaction] = []
+    left = most_bytes
+    with closing(rows):
+        for row in rows:
+            each = Interaction(*row)
+            left -= each.nbytes
+            if left < 0:
+                return found or [each.shortened(most_bytes)]
+            found.append(each)
+    return found
 
 
 def _check_there(path: Path) -> None:

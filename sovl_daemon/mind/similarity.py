@@ -76,10 +76,14 @@ def cosine(one: Vector, other: Vector) -> float:
     return min(1.0, dot / math.sqrt(one.square * other.square))
 
 
-@lru_cache(maxsize=256)
 def vector(text: str) -> Vector:
     """Return the features of a text; the last few hundred texts are remembered."""
-    plain = unicodedata.normalize("NFKC", text[:MAX_CHARACTERS]).casefold()
+    return _vector(text[:MAX_CHARACTERS])
+
+
+@lru_cache(maxsize=256)
+def _vector(text: str) -> Vector:
+    plain = unicodedata.normalize("NFKC", text).casefold()
     features: Counter[str] = Counter()
     importance: dict[str, float] = {}
     # By length, so that a trigram of several words is as important as the longest of them.

@@ -11,7 +11,8 @@ import anyio
 import pytest
 import zmq
 
-from bus.port import BURST, Port, Unreachable
+from bus.port import BURST, TURN_S, Port, Unreachable
+from bus.size import Oversize
 
 PATIENCE_S = 20.0
 
@@ -250,14 +251,45 @@ async def test_a_peer_that_is_not_there_is_unreachable(
         door.send_nowait(b"nobody", b"hello")
 
 
-async def test_a_message_over_the_limit_never_arrives(
+async def test_of_a_message_over_the_limit_only_the_head_arrives(
     opened: Callable[..., Port], address: str
 ) -> None:
     receiver = opened(zmq.PULL, max_bytes=1000).bind(address)
     rude, polite = opened(zmq.PUSH).connect(address), opened(zmq.PUSH).connect(address)
-    await rude.send(b"x" * 1001)
-    await polite.send(b"y" * 1000)
-    assert await asyncio.wait_for(receiver.receive(), PATIENCE_S) == [b"y" * 1000]
+    await rude.send(b'{"id":"big","payload":{"id":"other"}}' + b"x" * 10_000)
+    (head,) = await asyncio.wait_for(receiver.receive(), PATIENCE_S)
+    assert isinstance(head, Oversize)
+    assert (head.size, head.allowed, len(head)) == (10_037, 1000, 1024)
+    assert head.refusal().asked == "big"
+    for port in (polite, rude):  # both are connected still
+        await port.send(b"y" * 1000)
+        assert await asyncio.wait_for(receiver.receive(), PATIENCE_S) == [b"y" * 1000]
+
+
+async def test_messages_that_take_long_leave_others_their_turn(pipe: tuple[Port, Port]) -> None:
+    sender, receiver = pipe
+    for _ in range(20):
+        await sender.send(b"slow")
+    seen: list[int] = []
+    handled = 0
+
+    def handle(message: list[bytes]) -> None:
+        nonlocal handled
+        handled += 1
+        time.sleep(2 * TURN_S)
+
+    async def other() -> None:
+        while True:
+            seen.append(handled)
+            await asyncio.sleep(0)
+
+    async with asyncio.timeout(PATIENCE_S):
+        tasks = [asyncio.create_task(each) for each in (receiver.drain(handle), other())]
+        while handled < 20:
+            await asyncio.sleep(0)
+        for task in tasks:
+            task.cancel()
+    assert len(set(seen)) > 10
 
 
 @pytest.mark.parametrize("mode", [0o600, 0o660])

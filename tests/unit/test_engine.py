@@ -10,6 +10,7 @@ import anyio
 import pytest
 
 from sovl_daemon.engine.answering import Answer
+from sovl_daemon.engine.decode import Decoding
 from sovl_daemon.engine.engine import Engine
 from sovl_daemon.engine.errors import (
     EngineStoppedError,
@@ -18,6 +19,7 @@ from sovl_daemon.engine.errors import (
     OptionError,
     PromptTooLongError,
 )
+from sovl_daemon.engine.generation import Generation, Request
 from sovl_daemon.engine.inbox import call
 from sovl_daemon.engine.message import Message
 from sovl_daemon.engine.options import SamplingOptions
@@ -132,7 +134,7 @@ async def test_the_summary_has_the_figures(engine: Engine) -> None:
 
 async def test_a_stop_token_is_not_part_of_the_answer(engine: Engine) -> None:
     text, _ = await answer(engine)
-    decoding = engine.generate(HELLO, GREEDY)._request.decoding
+    decoding = (await engine.generate(HELLO, GREEDY)._prepare()).decoding
     ids = [token.id for token in tokens(engine.model, decoding)]
     engine.tokenizer.stop_ids = frozenset({ids[5]})
     stopped, pieces = await answer(engine)
@@ -185,9 +187,20 @@ async def test_a_judge_overtakes_a_conversation(engine: Engine, paused: Watched)
     assert paused.turns == [[0]] * 6 + [[1]] * 12 + [[0]] * 6
 
 
+async def decoding_of(generation: Generation) -> Decoding:
+    """What it will decode with, before it begins."""
+    request = await generation._prepare()
+
+    async def prepared() -> Request:
+        return request
+
+    generation._prepare = prepared
+    return request.decoding
+
+
 async def test_cancelling_the_consumer_frees_the_cache(engine: Engine, paused: Watched) -> None:
     generation = engine.generate(HELLO, LONG)
-    decoding = generation._request.decoding
+    decoding = await decoding_of(generation)
 
     async def consume() -> None:
         async for _ in generation:
@@ -271,9 +284,10 @@ async def test_the_event_loop_stays_free_during_a_long_step(engine: Engine) -> N
 
 async def test_the_thread_does_not_wait_for_a_slow_consumer(engine: Engine) -> None:
     generation = engine.generate(HELLO, LONG)
+    decoding = await decoding_of(generation)
     await anext(generation)
     await until(idle(engine))
-    assert generation._request.decoding.finish_reason == "length"
+    assert decoding.finish_reason == "length"
     assert (await answer(engine))[1][-1].summary is not None
     await generation.aclose()
 
@@ -336,10 +350,10 @@ async def test_close_while_busy(engine: Engine, paused: Watched) -> None:
 async def test_a_prompt_must_leave_room_for_the_answer(engine: Engine) -> None:
     long = [Message("user", "x" * 200)]
     with pytest.raises(PromptTooLongError) as caught:
-        engine.generate(long, SamplingOptions(max_new_tokens=1000))
+        await anext(engine.generate(long, SamplingOptions(max_new_tokens=1000)))
     assert caught.value.limit == 96
     with pytest.raises(PromptTooLongError) as caught:
-        engine.generate(long, SamplingOptions(max_new_tokens=8))
+        await anext(engine.generate(long, SamplingOptions(max_new_tokens=8)))
     assert caught.value.limit == 120
 
 
