@@ -49,11 +49,11 @@ def fitting(data: bytes, allowed: int, what: str) -> bytes:
     return data
 
 
-def too_large(what: str, size: int, allowed: int) -> CommandError:
-    """Say what has how many bytes too many."""
+def too_large(what: str, size: int, allowed: int, more: str = "") -> CommandError:
+    """Say what has how many bytes too many; `more` where they were not counted to the end."""
     return CommandError(
         TOO_LARGE,
-        f"{what} has {size} bytes, a message may have {allowed}: "
+        f"{what} has {f'{size} {more}'.strip()} bytes, a message may have {allowed}: "
         "send or ask for less, or raise bus.max_message_bytes",
         {"bytes": size, "allowed": allowed},
     )

@@ -15,7 +15,7 @@ import anyio
 import typer
 from typer.core import TyperGroup
 
-from sovl_daemon.cli import actions, data, exits, judge, keys, mind, model, render, state
+from sovl_daemon.cli import actions, data, exits, judge, keys, mind, model, render, state, typed
 from sovl_daemon.cli.entry import main  # noqa: F401 - where the script of an older install looks
 from sovl_daemon.client import AsyncClient
 from sovl_daemon.client.target import Target
@@ -151,10 +151,8 @@ def generate(
     as_json: Json = False,
 ) -> None:
     """Answer one prompt, token by token."""
-    from sovl_daemon.cli.words import standard_input
-
     given = {
-        "prompt": standard_input() if prompt == "-" else prompt,
+        "prompt": prompt,
         "max_tokens": max_tokens,
         "temperature": temperature,
         "top_k": top_k,
@@ -163,7 +161,13 @@ def generate(
         "conversation": conversation,
     }
     args = {name: value for name, value in given.items() if value is not None}
-    _with_client(partial(_answer, args, deadline=deadline, as_json=as_json))
+
+    async def ask(client: AsyncClient) -> None:
+        if prompt == "-":
+            args["prompt"] = await typed.read_all(client.max_message_bytes)
+        await _answer(args, client, deadline=deadline, as_json=as_json)
+
+    _with_client(ask)
 
 
 async def _answer(

@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,9 @@ from bus.envelope import new_id
 from bus.errors import CANCELLED, CommandError
 from bus.topics import QUESTION, Question
 from config import Paths, load
-from sovl_daemon.cli import exits, render
+from sovl_daemon.cli import exits, render, typed
 from sovl_daemon.cli.progress import counted, is_counted
-from sovl_daemon.cli.words import parse_line, standard_input
+from sovl_daemon.cli.words import parse_line
 from sovl_daemon.client import AsyncClient, ClientError
 
 OWN = {
@@ -157,7 +158,7 @@ async def run_console(client: AsyncClient) -> None:
     paths = Paths.of(load())
     paths.ensure()
     if not sys.stdin.isatty():
-        await _converse(console, _piped)
+        await _converse(console, partial(_piped, client.max_message_bytes))
         return
     state = await client.control("ping")
     render.console.print(f"SOVL is {state['state']}. Type help for commands, quit to leave.")
@@ -214,8 +215,8 @@ def _typed(history: Path, words: list[str]) -> Callable[[], Awaitable[str]]:
     return read
 
 
-async def _piped() -> str:
-    line = standard_input(line=True)
+async def _piped(most_bytes: int) -> str:
+    line = typed.read_line(most_bytes)
     if not line:
         raise EOFError
     return line

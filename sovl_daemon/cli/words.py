@@ -4,20 +4,9 @@ from __future__ import annotations
 
 import json
 import shlex
-import sys
 from typing import Any
 
 from bus.errors import BAD_ARGUMENT, CommandError
-
-
-def standard_input(*, line: bool = False) -> str:
-    """What standard input holds, or its next line. Raises CommandError if that is no text."""
-    said = sys.stdin.buffer.readline() if line else sys.stdin.buffer.read()
-    try:
-        return said.decode(sys.stdin.encoding)
-    except UnicodeDecodeError as error:
-        problem = f"not {error.encoding.upper()} text at byte {error.start}"
-        raise CommandError(BAD_ARGUMENT, f"standard input: {problem}") from None
 
 
 def parse_pairs(words: list[str]) -> dict[str, Any]:

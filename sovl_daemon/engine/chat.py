@@ -35,6 +35,7 @@ def load_tokenizer(path: Path) -> Any:
             f"cannot load the tokenizer in {path} ({first_line(error)}): pull the model again"
         ) from error
 
+
 _PIECE = 4096  # characters that are made into tokens at a time while only their number is wanted
 # Where a text is cut, its tokens are others, if hardly in number: what takes twice as many pieces
 # as fit does not fit.
@@ -76,6 +77,9 @@ class ChatTokenizer:
         self.stop_ids: frozenset[int] = stop_ids | own
         self._stop_texts = tuple(self._ends_in_text()) if set(ends) <= {None} else ()
         self._lead = self._kept_lead()
+        # Once, and alone: the first call may change what the file says of truncation, and none of
+        # the threads that use it later may see that.
+        self.encode_text("")
 
     @property
     def tokenizer(self) -> Any:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.daemon import SOVL
+from tests.daemon import SOVL, Daemon
 from tests.starts import WAYS, environment, start, verdict
 from tests.world import situation
 
@@ -88,9 +88,9 @@ def test_an_encoding_that_cannot_say_it(tmp_path: Path, encoding: str) -> None:
 
 
 @situation("own", "A prompt that is no text is refused with the place of the fault.")
-def test_standard_input_that_is_no_text(tmp_path: Path) -> None:
+def test_standard_input_that_is_no_text(echo_daemon: Daemon) -> None:
     command = ["sh", "-c", "printf 'ab\\377' | \"$@\"", "sh", *SOVL, "generate", "-"]
-    found = subprocess.run(command, env=environment(tmp_path), capture_output=True)
+    found = subprocess.run(command, env=echo_daemon.environment, capture_output=True)
     assert found.returncode == 2
     assert found.stderr == b"sovl: standard input: not UTF-8 text at byte 2\n"
 
