@@ -16,6 +16,7 @@ from torch.nn import functional
 from sovl_daemon.engine.formats import as_format_of
 from sovl_daemon.engine.llama import Block, Llama
 from sovl_daemon.engine.matrix import PlainMatrix
+from sovl_daemon.engine.product import product
 from sovl_daemon.engine.rotary import rotate
 from sovl_daemon.engine.scaffold import AdaptedSlot
 from sovl_daemon.engine.slot import Slot
@@ -159,7 +160,8 @@ def _frozen(slot: Slot, x: torch.Tensor) -> torch.Tensor:
 
 def _product(slot: Slot, x: torch.Tensor) -> torch.Tensor:
     if isinstance(slot.matrix, PlainMatrix):
-        return functional.linear(x, slot.matrix.weight)
+        y: torch.Tensor = _FrozenLinear.apply(x, slot.matrix.weight)
+        return y
     parts: list[torch.Tensor] = [_FrozenLinear.apply(x, each.weight) for each in slot.modules]
     return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
 
@@ -173,12 +175,12 @@ class _FrozenLinear(torch.autograd.Function):  # type: ignore[misc] # torch is u
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         ctx.weight = weight
-        return functional.linear(x, as_format_of(x, weight))
+        return product(x, as_format_of(x, weight))
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> Any:
         (grad,) = grads
-        return grad @ as_format_of(grad, ctx.weight), None
+        return product(grad, as_format_of(grad, ctx.weight).T), None
 
 
 # What is kept of a sequence: hidden states by layer, and keys and values.

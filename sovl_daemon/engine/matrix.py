@@ -5,6 +5,7 @@ over where the operator is missing: it multiplies by the dequantised matrix.
 """
 
 from collections.abc import Sequence
+from functools import cache, partial
 from typing import Protocol
 
 import torch
@@ -13,15 +14,19 @@ from torch.nn import functional
 from sovl_daemon.engine import quantise
 from sovl_daemon.engine.bnb_matrix import BnbInt4Matrix, BnbInt8Matrix
 from sovl_daemon.engine.formats import as_format_of, fill
+from sovl_daemon.engine.kernels import is_faster
 from sovl_daemon.engine.precision import Holding, Precision
+from sovl_daemon.engine.product import product
 from sovl_daemon.engine.quantise import INT4_GROUP
-from sovl_daemon.engine.vnni_matrix import HAS_VNNI, VnniMatrix
+from sovl_daemon.engine.vnni_matrix import HAS_QLINEAR, VnniMatrix
 
 # Rows from which multiplying by the dequantised matrix is faster than the packed operator
 # (measured with 576 x 3072 in bfloat16: at 16 rows 0.39 against 0.43 ms, at 128 8.0 against 1.4).
 _MANY_ROWS = 16
 # Weights of an offloaded matrix that are copied at a time.
 _COPY, _COPY_TO_CARD = 1 << 18, 1 << 24
+# Weights that whole numbers are tried with.
+_TRIAL, _TRIAL_ROWS = (16384, 576), 8
 # Both operators want the number of outputs in whole blocks.
 _OUTPUT_BLOCK = 16
 
@@ -52,7 +57,7 @@ class PlainMatrix:
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """Return x @ weights.T, (rows, in) -> (rows, out)."""
-        return functional.linear(x, self.weight)
+        return product(x, self.weight)
 
     def tensors(self) -> list[torch.Tensor]:
         """Return the weights alone."""
@@ -75,7 +80,7 @@ class OffloadedMatrix:
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """Return x @ weights.T, (rows, in) -> (rows, out)."""
         rows = [some for part in self._parts for some in part.split(_rows_at_once(part, x))]
-        parts = [functional.linear(x, as_format_of(x, some)) for some in rows]
+        parts = [product(x, as_format_of(x, some)) for some in rows]
         return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
 
     def tensors(self) -> list[torch.Tensor]:
@@ -106,7 +111,7 @@ class Int8Matrix:
         if self.kernel and len(x) < _MANY_ROWS:
             y: torch.Tensor = torch.ops.aten._weight_int8pack_mm(x, self.values, self.scales)
             return y
-        return functional.linear(x, self.values.to(x.dtype)) * self.scales
+        return product(x, self.values) * self.scales
 
     def tensors(self) -> list[torch.Tensor]:
         """Return the values and their scales."""
@@ -181,7 +186,17 @@ def stack(
     if precision == "int4":
         return Int4Matrix(parts, dtype)
     # Over a long prompt it is the slower one, and there is no fast way back to its weights.
-    return (VnniMatrix if HAS_VNNI and few_rows else Int8Matrix)(parts, dtype)
+    wide = few_rows and HAS_QLINEAR and whole_numbers_are_faster(dtype)
+    return (VnniMatrix if wide else Int8Matrix)(parts, dtype)
+
+
+@cache
+def whole_numbers_are_faster(dtype: torch.dtype) -> bool:
+    """Whether a large matrix multiplies a few rows faster in whole numbers; measured once."""
+    weight, x = torch.ones(_TRIAL, dtype=dtype), torch.ones(_TRIAL_ROWS, _TRIAL[1], dtype=dtype)
+    with torch.inference_mode():
+        whole, packed = VnniMatrix([weight], dtype), Int8Matrix([weight], dtype)
+        return is_faster(partial(whole, x), partial(packed, x))
 
 
 def _rows_at_once(weights: torch.Tensor, x: torch.Tensor) -> int:

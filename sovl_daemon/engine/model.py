@@ -36,6 +36,7 @@ from sovl_daemon.engine.precision import (
     choose_dtype,
     unquantised,
 )
+from sovl_daemon.engine.product import is_emulated
 from sovl_daemon.engine.span import Span
 from sovl_daemon.engine.switch import PrecisionSwitch, obstacle, possible_precisions
 from sovl_daemon.engine.threads import Threads
@@ -278,6 +279,9 @@ def load_model(
     network.eval().requires_grad_(False)
     max_context = position_limit(network)
     lean = find_llama(network)
+    if lean is None and dtype == "auto" and place.type == "cpu" and is_emulated(precision.dtype):
+        precision = DtypeChoice(torch.float32, f"{precision.dtype} is emulated here, and slow")
+        network = _read_network(path, config, precision.dtype).eval().requires_grad_(False)
     return_free_memory(place)
     return LoadedModel(
         network, place, precision, max_context, lean, Master(path), path, Threads(threads)

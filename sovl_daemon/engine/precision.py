@@ -1,14 +1,23 @@
 """Which number format the weights are held in."""
 
 from dataclasses import dataclass
+from functools import cache, partial
 from typing import Literal
 
 import torch
 
 from sovl_daemon.engine.errors import OptionError
+from sovl_daemon.engine.kernels import native_kernels, seconds_of
+from sovl_daemon.engine.product import product
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 HALF_DTYPES = (torch.bfloat16, torch.float16)
+
+# What formats are tried with: weights, and a prompt with an answer of usual lengths.
+_TRIAL, _TRIAL_MATRICES = (1536, 576), 16
+_PROMPT_ROWS, _ANSWER_TOKENS = 128, 64
+# So much longer it may take than in float32, of which also fewer weights are in the cache.
+_WORTH_TWICE_THE_MEMORY = 1.25
 
 # "fp16" is whichever 16-bit format the model was loaded in.
 Precision = Literal["fp32", "fp16", "int8", "int4"]
@@ -36,7 +45,7 @@ def choose_dtype(asked: str, stored: torch.dtype, device: torch.device) -> Dtype
     if asked != "auto":
         raise OptionError(f"dtype {asked!r} is unknown: use auto, {', '.join(DTYPES)}")
     if device.type == "cpu":
-        return _choose_on_cpu(stored, torch.backends.cpu.get_cpu_capability())
+        return _choose_on_cpu(stored)
     return _choose_on_accelerator(stored, device)
 
 
@@ -45,17 +54,33 @@ def unquantised(dtype: torch.dtype) -> Precision:
     return "fp32" if dtype == torch.float32 else "fp16"
 
 
-def _choose_on_cpu(stored: torch.dtype, capability: str) -> DtypeChoice:
-    # Measured on an AVX512 CPU: over a prompt, a float16 matmul is 9 times slower than bfloat16
-    # (oneDNN has no kernel for it) and float32 2 times; for one token both 16-bit formats read
-    # half the bytes of float32. Without AVX512 bfloat16 has no fast matmul either.
-    if capability != "AVX512":
-        return DtypeChoice(torch.float32, f"a {capability} CPU has no fast 16-bit matmul")
+def _choose_on_cpu(stored: torch.dtype) -> DtypeChoice:
+    # Not float16, whatever is stored: as hidden states it overflows.
+    if _answer_s(torch.bfloat16) > _WORTH_TWICE_THE_MEMORY * _answer_s(torch.float32):
+        return DtypeChoice(torch.float32, "bfloat16 was tried and is slower here")
     if stored == torch.bfloat16:
         return DtypeChoice(torch.bfloat16, "as stored")
-    if stored == torch.float16:
-        return DtypeChoice(torch.bfloat16, "float16 prompts are 9 times slower than bfloat16 here")
-    return DtypeChoice(torch.bfloat16, f"half the memory traffic of the stored {stored}")
+    return DtypeChoice(torch.bfloat16, f"tried, fast here, and takes the place of {stored} well")
+
+
+@cache
+def _answer_s(dtype: torch.dtype) -> float:
+    """Return seconds for the products of a short prompt and its answer with some weights.
+
+    Measured once, in some 50 ms. The weights are more than a core's cache holds, as a model's are.
+    """
+    weights = [torch.ones(_TRIAL, dtype=dtype) for _ in range(_TRIAL_MATRICES)]
+    token, prompt = (torch.ones(rows, _TRIAL[1], dtype=dtype) for rows in (1, _PROMPT_ROWS))
+
+    def write(native: bool) -> None:
+        with native_kernels(native):
+            for weight in weights:
+                product(token, weight)
+
+    works = partial(product, prompt, weights[0]), partial(write, False), partial(write, True)
+    with torch.inference_mode():
+        reading, *writing = seconds_of(*works)
+    return reading * _TRIAL_MATRICES + _ANSWER_TOKENS * min(writing)
 
 
 def _choose_on_accelerator(stored: torch.dtype, device: torch.device) -> DtypeChoice:

@@ -43,20 +43,42 @@ def test_every_format_decodes_after_warm_up(tmp_path: Path, dtype: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("stored", "capability", "dtype", "reason"),
+    ("stored", "times_as_long", "dtype", "reason"),
     [
-        (torch.bfloat16, "AVX512", torch.bfloat16, "as stored"),
-        (torch.float16, "AVX512", torch.bfloat16, "float16 prompts are 9 times slower"),
-        (torch.float32, "AVX512", torch.bfloat16, "half the memory traffic"),
-        (torch.bfloat16, "AVX2", torch.float32, "a AVX2 CPU has no fast 16-bit matmul"),
+        (torch.bfloat16, 0.5, torch.bfloat16, "as stored"),
+        (torch.float16, 0.5, torch.bfloat16, "tried, fast here"),
+        (torch.float32, 1.1, torch.bfloat16, "takes the place of torch.float32"),
+        (torch.bfloat16, 2.0, torch.float32, "tried and is slower here"),
     ],
 )
-def test_the_format_on_a_cpu_is_explained(
-    stored: torch.dtype, capability: str, dtype: torch.dtype, reason: str
+def test_the_format_on_a_cpu_is_what_was_faster(
+    stored: torch.dtype,
+    times_as_long: float,
+    dtype: torch.dtype,
+    reason: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    choice = _choose_on_cpu(stored, capability)
+    seconds = {torch.float32: 1.0, torch.bfloat16: times_as_long}
+    monkeypatch.setattr("sovl_daemon.engine.precision._answer_s", seconds.__getitem__)
+    choice = _choose_on_cpu(stored)
     assert choice.dtype == dtype
     assert reason in choice.reason
+
+
+@pytest.mark.parametrize("emulated", [True, False])
+def test_a_network_without_a_lean_pass_is_not_emulated(
+    tmp_path: Path, emulated: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its products are transformers' own: nothing multiplies them by float32 copies."""
+    seconds = {torch.float32: 1.0, torch.bfloat16: 1.0}
+    monkeypatch.setattr("sovl_daemon.engine.precision._answer_s", seconds.__getitem__)
+    monkeypatch.setattr("sovl_daemon.engine.model.is_emulated", lambda dtype: emulated)
+    wanted = torch.float32 if emulated else torch.bfloat16
+    for family, dtype in (("gpt2", wanted), ("llama", torch.bfloat16)):
+        model = load_model(save_tiny(tmp_path / family, family), device="cpu")
+        assert model.precision.dtype == dtype
+        assert {each.dtype for each in model.network.parameters()} == {dtype}
+        assert read(model, [3, 4, 5]).isfinite().all()
 
 
 def test_an_accelerator_keeps_the_stored_16_bit_format() -> None:

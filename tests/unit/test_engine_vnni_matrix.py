@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from sovl_daemon.engine.matrix import Int8Matrix, stack
-from sovl_daemon.engine.vnni_matrix import HAS_VNNI, VnniMatrix
+from sovl_daemon.engine.matrix import Int8Matrix, stack, whole_numbers_are_faster
+from sovl_daemon.engine.vnni_matrix import VnniMatrix
 
 OUT, WIDTH = 192, 64
 
@@ -73,5 +73,5 @@ def test_the_largest_products_do_not_overflow() -> None:
 
 def test_it_is_taken_for_few_rows_where_the_cpu_can() -> None:
     few = stack([weights()], torch.bfloat16, "int8", few_rows=True)
-    assert isinstance(few, VnniMatrix) == HAS_VNNI
+    assert isinstance(few, VnniMatrix) == whole_numbers_are_faster(torch.bfloat16)
     assert isinstance(stack([weights()], torch.bfloat16, "int8", few_rows=False), Int8Matrix)
