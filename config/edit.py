@@ -12,6 +12,7 @@ from config.explain import explain
 from config.faults import ConfigError, Fault
 from config.keys import KEYS, resolve_key
 from config.settings import Settings
+from config.size import oversize
 from config.sources import parse_text, place
 
 
@@ -48,9 +49,12 @@ def with_value(settings: Settings, key: str, text: str) -> Settings:
     values = settings.model_dump()
     place(values, name, parse_text(KEYS[name], text))
     try:
-        return Settings(**values)
+        changed_settings = Settings(**values)
     except ValidationError as error:
         raise ConfigError(explain(error)) from error
+    if faults := tuple(oversize(changed_settings)):
+        raise ConfigError(faults)
+    return changed_settings
 
 
 def changed(old: Settings, new: Settings) -> dict[str, tuple[Any, Any]]:

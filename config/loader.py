@@ -11,6 +11,7 @@ from config.explain import explain
 from config.faults import ConfigError
 from config.paths import default_path
 from config.settings import Settings
+from config.size import oversize
 from config.sources import Source, command_line, environment, json_file
 
 
@@ -36,6 +37,7 @@ def load(
     faults = [fault for source in sources for fault in source.faults]
     try:
         settings = _validate(sources)
+        faults += oversize(settings)
     except ValidationError as error:
         faults += explain(error, lambda location: _origin(sources, location))
     if faults:
