@@ -123,7 +123,7 @@ class Generator(Tuning):
         """Put the scaffold beside the base, while prompts are answered already; keep count."""
         assert self.engine is not None  # noqa: S101 - there is one after start
         if adapted := self.engine.tokenizer.adaptations:
-            await self.say(f"(chat: {'; '.join(adapted)})")
+            await self.say(f"chat: {'; '.join(adapted)}")
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._keep_count)
             await self.fuse()

@@ -57,11 +57,15 @@ def status(data: dict[str, Any]) -> None:
         agent: child["restarts"] for child in data["children"].values() for agent in child["agents"]
     }
     for name, agent in data["agents"].items():
-        state = f"{agent['state']} {agent['detail']}".strip()
+        well = agent["state"] == "ready"
+        state = agent["state"] if well else f"{agent['state']} {agent['detail']}".strip()
         silent = "never" if agent["silent_s"] is None else f"{agent['silent_s']} s ago"
         row = (name, state, agent["process"], agent["pid"], restarts.get(name, 0), silent)
         table.add_row(*map(escape, row))
     console.print(table)
+    for name, agent in data["agents"].items():
+        if agent["state"] == "ready" and agent["detail"]:
+            console.print(f"{name}: {escape(agent['detail'])}", soft_wrap=True)
 
 
 def metrics(data: dict[str, Any]) -> None:

@@ -152,7 +152,9 @@ class ChatTemplate:
             self._layouts.clear()
             self._made = date.today()
         if key not in self._layouts:
-            self._ask([key])
+            # A conversation grows: what comes next is asked with it.
+            longer = ("au" * turns for turns in range(_TURNS_AT_ONCE // 2))
+            self._ask([key, *((key[0], roles + each, asks) for each in longer if each)])
         layout = self._layouts[key]
         if isinstance(layout, TemplateError):
             raise layout

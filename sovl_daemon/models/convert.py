@@ -78,6 +78,10 @@ def _convert(checkpoint: Path, header: Header, target: Path, report: ProgressCal
 def load_tokenizer(checkpoint: Path, header: Header) -> Any:
     """Load the tokenizer with its special tokens and chat template."""
     tokenizer = transformers.AutoTokenizer.from_pretrained(**_location(checkpoint))
+    of_processor = checkpoint / "chat_template.json"
+    if not tokenizer.chat_template and of_processor.is_file():
+        # Models that see or hear too keep it there, where no tokenizer looks.
+        tokenizer.chat_template = json.loads(of_processor.read_bytes())["chat_template"]
     if header.pre_tokenizer in _DIGIT_SPLITTING:
         tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
             [

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -9,7 +10,9 @@ from sovl_daemon.engine.chat import ChatTokenizer
 from sovl_daemon.engine.errors import TemplateError
 from sovl_daemon.engine.message import Message
 from sovl_daemon.engine.template_files import template_in
+from sovl_daemon.models import ModelStore
 from tests import templates, tiny_models
+from tests.daemon import Daemon, running
 from tests.templates import TEMPLATES
 from tests.world import situation
 
@@ -35,6 +38,30 @@ def test_a_system_prompt_that_the_template_refuses(name: str) -> None:
     made = chat(name)
     assert written(made, [SYSTEM, *TALK]).index("Be kind.\n\nAnn.") >= 0
     assert "the system prompt stands in the first user message" in made.adaptations
+
+
+@situation("own", "What needs no adapting is token by token what transformers would write.")
+@pytest.mark.parametrize("special", [False, True])
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_the_tokens_are_those_of_transformers(name: str, special: bool) -> None:
+    made = ChatTokenizer(templates.tokenizer(TEMPLATES[name], special=special, bos=True))
+    needs = [] if name.startswith("mistral late") else made.adaptations
+    said = [SYSTEM, *TALK]
+    if not needs:
+        turns = [{"role": each.role, "content": each.content} for each in said]
+        theirs = made.tokenizer.apply_chat_template(
+            turns, add_generation_prompt=True, enable_thinking=False
+        )
+        assert made.encode(said, 10_000) == theirs["input_ids"]
+
+
+@situation("own", "A conversation of a hundred turns is laid out like one of two.")
+def test_a_long_conversation() -> None:
+    made = chat("chatml")
+    said = [SYSTEM, QUESTION, *(each for _ in range(50) for each in TALK[:2]), TALK[2]]
+    text = written(made, said)
+    assert (text.count("Ann.<"), text.count("Hello Ann.<")) == (100, 50)
+    assert text.endswith("Bye.<|im_end|>\n<|im_start|>assistant\n")
 
 
 @situation("own", "A conversation that SOVL began goes on with every template.")
@@ -156,3 +183,52 @@ def test_a_scaffold_needs_no_template(tmp_path: Path) -> None:
     (scaffold / "chat_template.jinja").write_text("{% if %}")
     options = FusionOptions(lora=LoraOptions(rank=2, alpha=2, dropout=0.0))
     load_scaffold(scaffold, options, load_model(base), ChatTokenizer.load(base))
+
+
+@situation("own", "A template that is kept with what a model sees by is found by a pull.")
+def test_the_template_of_a_processor(tmp_path: Path) -> None:
+    folder = tiny_models.save(tiny_models.llama(), tmp_path / "seeing")
+    (folder / "chat_template.jinja").unlink()
+    (folder / "chat_template.json").write_text(json.dumps({"chat_template": TEMPLATES["chatml"]}))
+    store = ModelStore(tmp_path / "store")
+    assert template_in(store.path(store.pull(str(folder)).name)).adaptations == ()
+
+
+@pytest.mark.long
+@situation(
+    "infiniflow/ragflow#11021",
+    "With the shipped settings a daemon answers by a template that takes no system prompt.",
+)
+def test_a_daemon_with_a_strict_template(runtime: Path) -> None:
+    with running(runtime, **_with_template(runtime, TEMPLATES["gemma"])) as daemon:
+        with daemon.client() as client:
+            first = client.ask("generate", prompt="Hello.", max_tokens=4)
+            talk = first["conversation"]
+            client.ask("generate", prompt="And now?", conversation=talk, max_tokens=4)
+        assert "the system prompt stands in the first user" in daemon.sovl("status").stdout
+        assert "system prompt" in daemon.logged("model.loaded")["chat"]
+
+
+@pytest.mark.long
+@situation("own", "A daemon with a template of no use ends at once, with one line and the key.")
+def test_a_daemon_with_a_useless_template(runtime: Path) -> None:
+    settings = _with_template(runtime, templates.USELESS["last only"])
+    daemon = Daemon(runtime, **settings).start()
+    try:
+        assert daemon.process is not None
+        assert daemon.process.wait(120) == 78
+    finally:
+        daemon.kill()
+    said = daemon.output()
+    assert "core_config.base_model_name: the chat template in" in said
+    assert "it leaves out the user's message" in said
+    assert "Traceback" not in said
+
+
+def _with_template(folder: Path, template: str) -> dict[str, Any]:
+    settings = tiny_models.settings(folder, positions=256)
+    del settings["generation.system_prompt"]
+    model = Path(settings["core_config.base_model_name"])
+    made = templates.tokenizer(template)
+    made.save_pretrained(model)
+    return settings
