@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from typing import Any, ClassVar
 
 import anyio
+import anyio.to_thread
 import structlog
 import zmq
 from anyio.abc import TaskGroup
@@ -20,7 +21,14 @@ from bus.caller import Caller
 from bus.commands import CommandSpec, commands_of
 from bus.endpoints import Endpoints
 from bus.envelope import Envelope, Payload, decode
-from bus.errors import BAD_ARGUMENT, CANCELLED, INTERNAL, BadMessage, CommandError
+from bus.errors import (
+    BAD_ARGUMENT,
+    CANCELLED,
+    INTERNAL,
+    BadMessage,
+    CommandError,
+    TransientError,
+)
 from bus.link import AgentLink
 from bus.messages import HUNG, Cancel, Command, Failure, Pause, Progress, Result
 from bus.port import Port
@@ -28,6 +36,7 @@ from bus.publisher import Publisher
 from bus.subscriber import Gap, local_subscriber
 from bus.topics import AGENT, CONFIG, AgentState, ConfigChanged
 from config import ConfigError, Paths, Settings, with_value
+from sovl_daemon.opened import Opened
 
 
 class Job:
@@ -70,6 +79,7 @@ class Agent:
         self.detail = ""
         self.log = structlog.get_logger(agent=self.name)
         self.middleware: Sequence[Middleware] = (Counters(), Trace())
+        self.opened: Sequence[Opened] = ()  # files that it keeps open: one that is lost ends it
         self._specs = {spec.name: spec for spec in self.commands()}
         self._scopes: dict[str, anyio.CancelScope] = {}
 
@@ -151,6 +161,16 @@ class Agent:
 
     # The life of an agent
 
+    def check_files(self) -> None:
+        """Raise TransientError where a file that `opened` lists is no longer at its path.
+
+        What is written to it now nobody would find; once started again, the agent has the one that
+        is there.
+        """
+        for file in self.opened:
+            if fault := file.fault():
+                raise TransientError(f"{file.path} was {fault} while it was open")
+
     async def serve(self) -> None:
         """Live until cancelled. Raises what went wrong."""
         async with self._connected(), anyio.create_task_group() as tasks:
@@ -195,6 +215,8 @@ class Agent:
 
     async def _beat(self) -> None:
         while True:
+            if self.opened:
+                await anyio.to_thread.run_sync(self.check_files)
             if trouble := self.hangs():
                 await self._enter(HUNG, trouble)
             else:

@@ -42,6 +42,7 @@ from sovl_daemon.control.journal import Entry, Journal
 from sovl_daemon.control.performer import Outcome, Performer
 from sovl_daemon.control.recommendation import Recommendation, recommend
 from sovl_daemon.control.verdict import Opinion, Question, verdict
+from sovl_daemon.opened import opened_database
 
 JOURNAL = "actions.db"
 DECISIONS = "decisions.db"
@@ -87,6 +88,8 @@ class Controller(Agent):
             self._decisions = self._files.enter_context(decisions)
         except JournalError as error:
             raise FatalError(str(error)) from None
+        files = (self.paths.state_dir / name for name in (JOURNAL, DECISIONS))
+        self.opened = [each for file in files for each in opened_database(file)]
         means = Means(self.ask, self.control, lambda: self.settings.control.time_to_live_s)
         try:
             self._agent_of = {each.name: each.agent for each in find_actuators().values()}

@@ -33,6 +33,7 @@ from sovl_daemon.heavy_imports import heavy_imports
 from sovl_daemon.mind.confidence import answer_confidence
 from sovl_daemon.mind.temperament import sampling_temperature
 from sovl_daemon.models import ModelError, ModelStore, Progress
+from sovl_daemon.opened import Mapped
 from sovl_daemon.own_time import OwnTime
 
 if TYPE_CHECKING:  # torch is loaded in `start`, so that the hub can import this module
@@ -112,6 +113,7 @@ class Generator(Tuning):
             raise FatalError(
                 f"core_config.base_model_name: {error}; see: sovl model list"
             ) from None
+        self.opened = [Mapped(file) for file in path.glob("*.safetensors")]
         await self._trim.apply()  # from now on, what lies free in the heap can be given back
         device.lend(self.engine)
         self.log.info("model.loaded", model=name, **self.engine.info())

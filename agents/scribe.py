@@ -17,6 +17,7 @@ from bus.errors import FatalError
 from bus.topics import INTERACTION, QUESTION, InteractionRecorded, Question
 from sovl_daemon.memory.interactions import Interaction, InteractionStore, StoreError
 from sovl_daemon.mind.curiosity import OpenQuestion
+from sovl_daemon.opened import opened_database
 
 _AROUND_BYTES = 1024  # of an answer, beside the interactions
 
@@ -94,6 +95,8 @@ class Scribe(Agent):
         except StoreError as error:
             raise FatalError(str(error)) from None
         self._size = await self._in_thread(self._store.size)
+        if not self.settings.training_config.dry_run:
+            self.opened = opened_database(self.paths.database)
 
     async def stop(self) -> None:
         """Close the store."""
@@ -110,6 +113,7 @@ class Scribe(Agent):
     async def record(self, args: RecordArguments, job: Job) -> dict[str, Any]:
         """Write an interaction down; answers once it is safe on disk."""
         assert self._store is not None  # noqa: S101 - commands come after start
+        await self._in_thread(self.check_files)
         question = self._answered(args)
         interaction = Interaction(**args.model_dump(exclude={"seconds"}), question=question)
         unseen = not await self._in_thread(partial(self._store.has_prompt, args.prompt))

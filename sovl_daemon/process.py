@@ -145,4 +145,6 @@ def _environment(settings: Settings) -> dict[str, str]:
 def _why(code: int) -> str:
     if code >= 0:
         return f"exited with status {code}"
+    if code == -signal.SIGBUS:
+        return "killed by SIGBUS: a file that it had mapped, such as a model, was cut short"
     return f"killed by {signal.Signals(-code).name}"

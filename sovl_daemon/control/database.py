@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -29,6 +30,17 @@ def open_database(path: Path | str, schema: Sequence[str]) -> sqlite3.Connection
     except sqlite3.Error as error:
         raise JournalError(f"{path}: {error}; move the file away to begin a new one") from None
     return database
+
+
+def close_database(database: sqlite3.Connection) -> None:
+    """Fold the write-ahead log in and close, also where the file was moved or replaced meanwhile.
+
+    SQLite's own close leaves the log there, and would fold it into the file that is there now.
+    """
+    with suppress(sqlite3.Error):  # a full disk: the log stays
+        database.execute("PRAGMA busy_timeout=0")  # nor is anybody waited for who reads
+        database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    database.close()
 
 
 def _migrate(path: Path | str, database: sqlite3.Connection, schema: Sequence[str]) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 
-from sovl_daemon.control.database import open_database
+from sovl_daemon.control.database import close_database, open_database
 from sovl_daemon.control.decision import Decision
 
 _SCHEMA = (
@@ -86,7 +86,7 @@ class DecisionLog:
 
     def close(self) -> None:
         """Close the file."""
-        self._db.close()
+        close_database(self._db)
 
     def add(self, decision: Decision) -> int:
         """Keep a decision, and forget the oldest beyond what is kept; return its id."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from sovl_daemon.control.database import JournalError, open_database
+from sovl_daemon.control.database import JournalError, close_database, open_database
 from sovl_daemon.control.quarantine import Sentence
 
 State = Literal[
@@ -100,7 +100,7 @@ class Journal:
 
     def close(self) -> None:
         """Fold the write-ahead log in and close."""
-        self._db.close()
+        close_database(self._db)
 
     def intend(self, entry: Entry) -> int:
         """Write down an intent, durably, and return its id.

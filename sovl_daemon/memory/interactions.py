@@ -7,7 +7,7 @@ import sqlite3
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -134,7 +134,14 @@ class InteractionStore:
             self._db.executescript(f"BEGIN; {script} PRAGMA user_version={number}; COMMIT;")
 
     def close(self) -> None:
-        """Fold the write-ahead log in and close."""
+        """Fold the write-ahead log in and close.
+
+        SQLite's own close leaves it where the file was moved or replaced meanwhile, and would then
+        fold it into the one that is there now.
+        """
+        with suppress(sqlite3.Error):  # a full disk, or a store to read from: the log stays
+            self._db.execute("PRAGMA busy_timeout=0")  # nor is anybody waited for who reads
+            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         self._db.close()
 
     def add(self, interaction: Interaction) -> int:

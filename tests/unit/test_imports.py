@@ -51,6 +51,7 @@ ALLOWED = {
         *LIBRARIES,
         "sovl_daemon.conditions",
         "sovl_daemon.heavy_imports",
+        "sovl_daemon.opened",
         "sovl_daemon.own_time",
         "sovl_daemon.probes",
     ),

@@ -7,11 +7,13 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from sovl_daemon.cli import exits
-from sovl_daemon.client import ClientError
+from sovl_daemon.client import ClientError, CommandError
+from sovl_daemon.memory.interactions import Interaction, InteractionStore
 from tests.conftest import ECHO
 from tests.daemon import SOVL, Daemon, running, until
 from tests.world import situation
@@ -134,6 +136,26 @@ def test_the_log_is_deleted(daemon: Daemon) -> None:
     daemon.log_file.unlink()
     log_something(daemon)
     assert "config.changed" in daemon.log_file.read_text()
+
+
+@situation(
+    "lf-edge/ekuiper#3770",
+    "When a backup takes the place of an open database, the daemon goes on with that, unasked.",
+)
+def test_the_database_is_replaced(daemon: Daemon) -> None:
+    path = daemon.root / "state" / "sovl.db"
+    backup = daemon.root / "backup.db"
+    store = InteractionStore(backup)
+    store.add(Interaction("1", "c", "Hello?", "Hello from the backup.", tokens=2, confidence=None))
+    store.close()
+    backup.replace(path)
+    found: list[dict[str, Any]] = []
+    for _ in until(20):
+        with suppress(ClientError, CommandError), daemon.client() as client:
+            found = client.ask("history")["interactions"]
+        if found:
+            break
+    assert [each["response"] for each in found] == ["Hello from the backup."]
 
 
 @situation("own", "A daemon whose state directory is moved away ends, and says so in one line.")
