@@ -347,7 +347,9 @@ def _read_network(path: Path, config: Any, dtype: torch.dtype) -> Any:
         )
     except Exception as error:
         if is_out_of_memory(error):
-            raise EngineOutOfMemoryError(f"no memory to load the model in {path}") from error
+            raise EngineOutOfMemoryError(
+                f"no memory to load the model in {path}: end other programs, or choose another"
+            ) from error
         raise ModelLoadError(_unloadable(path, error)) from error
 
 

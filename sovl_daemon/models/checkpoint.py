@@ -7,7 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from sovl_daemon.models.errors import ConversionError, first_line
+from sovl_daemon.models.unusable import require_safetensors, require_shards
 
+# Architectures of GGUF files that only read: embeddings, encoders, images.
+_READS_ONLY = {"bert", "nomic-bert", "nomic-bert-moe", "jina-bert-v2", "t5encoder", "clip"}
 _SHARD_INDEX = "model.safetensors.index.json"
 
 
@@ -30,7 +33,7 @@ def read_header(path: Path) -> Header:
     """Read the header of a GGUF file or of a transformers folder.
 
     Raises:
-        ConversionError: it has no safetensors, is quantised already, or cannot be read.
+        ConversionError: it has no safetensors, is no language model, or cannot be read.
 
     """
     try:
@@ -38,13 +41,22 @@ def read_header(path: Path) -> Header:
     except ConversionError:
         raise
     except Exception as error:  # three parsers of untrusted files, each with its own errors
-        raise ConversionError(f"{path.name} cannot be read: {first_line(error)}") from error
+        if "GGMLQuantizationType" in str(error):
+            raise ConversionError(
+                f"{path} holds weights of a type that is not known here ({first_line(error)}): "
+                "pull a file in Q8_0 or F16"
+            ) from error
+        raise ConversionError(
+            f"{path} cannot be read, so it is cut off or damaged ({first_line(error)}): "
+            "fetch it again"
+        ) from error
 
 
 def _read_gguf(path: Path) -> Header:
     from gguf import GGUFReader
 
     reader = GGUFReader(path)
+    _require_language_model(reader, path)
     pre_tokenizer = reader.fields.get("tokenizer.ggml.pre")
     return Header(
         parameters=sum(int(tensor.n_elements) for tensor in reader.tensors),
@@ -53,11 +65,30 @@ def _read_gguf(path: Path) -> Header:
     )
 
 
+def _require_language_model(reader: Any, path: Path) -> None:
+    """Raise ConversionError for a GGUF file of a part of a model, or of no language model."""
+    said = {
+        name: field.contents()
+        for name in ("general.type", "general.architecture", "split.count")
+        if (field := reader.fields.get(name))
+    }
+    kind, architecture = said.get("general.type", "model"), said.get("general.architecture", "")
+    if kind != "model":
+        raise ConversionError(
+            f"{path} holds a part beside a model ({kind}): give the model's own GGUF file"
+        )
+    if architecture in _READS_ONLY:
+        raise ConversionError(
+            f"{path} is a {architecture}, which does not go on with a text: choose a language model"
+        )
+    if said.get("split.count", 1) > 1:
+        raise ConversionError(
+            f"{path} is one of {said['split.count']} parts: name them all as they were, "
+            f"{path.stem}-00001-of-{said['split.count']:05}.gguf and so on, side by side"
+        )
+
+
 def _read_folder(folder: Path) -> Header:
-    config = json.loads((folder / "config.json").read_bytes())
-    if quantization := config.get("quantization_config"):
-        method = quantization.get("quant_method", "some method")
-        raise ConversionError(f"{folder.name} is quantised ({method}); pull the original instead")
     shapes = [entry for path in weight_files(folder) for entry in _tensors_of(path)]
     return Header(
         parameters=sum(prod(shape) for _, shape in shapes),
@@ -76,16 +107,19 @@ def weight_files(folder: Path) -> list[Path]:
         return [folder / "model.safetensors"]
     if (folder / _SHARD_INDEX).is_file():
         index = json.loads((folder / _SHARD_INDEX).read_bytes())
-        return [folder / name for name in sorted(set(index["weight_map"].values()))]
+        names = sorted(set(index["weight_map"].values()))
+        require_shards(folder, names)
+        return [folder / name for name in names]
     raise ConversionError(
-        f"{folder.name} has no model.safetensors; other weight files are never loaded, "
-        "convert it to safetensors first"
+        f"{folder} has no model.safetensors; other weight files are never loaded, "
+        "for they may run code: convert it to safetensors first, or pull another"
     )
 
 
 def _tensors_of(path: Path) -> list[tuple[str, list[int]]]:
     from safetensors import safe_open
 
+    require_safetensors(path)
     with safe_open(path, "numpy") as weights:
         slices: list[Any] = [weights.get_slice(name) for name in weights.keys()]  # noqa: SIM118
         return [(part.get_dtype(), part.get_shape()) for part in slices]

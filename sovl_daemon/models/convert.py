@@ -51,7 +51,7 @@ def convert(checkpoint: Path, header: Header, target: Path, report: ProgressCall
         raise
     except Exception as error:  # transformers raises every kind for a model that it cannot load
         raise ConversionError(
-            f"{checkpoint.name} cannot be converted: {first_line(error)}"
+            f"{checkpoint.name} cannot be converted: {_cause(error, header)}"
         ) from error
 
 
@@ -73,6 +73,26 @@ def _convert(checkpoint: Path, header: Header, target: Path, report: ProgressCal
     if checkpoint.is_file():
         _drop_foreign_tokens(target / "tokenizer.json", _rows(model))
     return Converted(str(dtype).removeprefix("torch."), model.num_parameters())
+
+
+def _cause(error: Exception, header: Header) -> str:
+    """Say in a line what went wrong, and what to do where that is known."""
+    says = first_line(error)
+    if isinstance(error, MemoryError) or "allocate memory" in str(error):
+        needed = 4 * header.parameters / 1e6
+        return (
+            f"no memory for its weights, about {needed:,.0f} MB: end other programs, or choose a "
+            "smaller model"
+        )
+    if "trust_remote_code" in str(error):
+        return "it needs code of its own, which is never run: choose one that transformers knows"
+    if "does not recognize this architecture" in str(error):
+        return f"{says[:120]} …: its kind is newer than this transformers: choose another model"
+    if "size mismatch" in str(error) or "mismatched" in str(error):
+        return "its weights have other shapes than its config.json says: one is of another model"
+    if isinstance(error, NotImplementedError) or "not supported yet" in str(error):
+        return f"{says}: pull the original in safetensors, or a file in Q8_0 or F16"
+    return says
 
 
 def load_tokenizer(checkpoint: Path, header: Header) -> Any:
@@ -106,7 +126,7 @@ def load_model(checkpoint: Path, header: Header) -> Any:
     if missing := sorted(loading["missing_keys"]):
         raise ConversionError(
             f"{checkpoint.name} lacks {len(missing)} weights of a causal language model, "
-            f"the first is {missing[0]}"
+            f"the first is {missing[0]}: a file is missing, or its configuration is another model's"
         )
     _forget_gguf(model)
     return model
@@ -138,7 +158,8 @@ def check_finite(model: Any) -> None:
     for name, weight in model.named_parameters():
         if not torch.isfinite(weight).all():
             raise ConversionError(
-                f"the weights are damaged: {name} holds values that are not finite"
+                f"the weights are damaged: {name} holds values that are not finite; fetch the "
+                "model again, or choose another"
             )
 
 

@@ -17,6 +17,10 @@ class ModelExists(ModelError):
     """The store has a model of that name from another source."""
 
 
+class ModelReplaced(ModelError):
+    """The stored files of a model are not those that were pulled."""
+
+
 class FetchError(ModelError):
     """The model's files could not be fetched or read."""
 

@@ -31,9 +31,20 @@ def download_snapshot(name: str, report: ProgressCallback) -> Path:
             f"{name} is gated: accept its terms on its hub page, then log in with: hf auth login"
         ) from error
     except hub.errors.RepositoryNotFoundError as error:
-        raise FetchError(f"the hub has no model {name} that this user may read") from error
+        raise FetchError(
+            f"the hub has no model {name} that this user may read: check the name, or log in with: "
+            "hf auth login"
+        ) from error
     except (hub.errors.LocalEntryNotFoundError, hub.errors.RevisionResolutionError) as error:
-        raise FetchError(f"the hub cannot be reached, and {name} is not in its cache") from error
+        offline = " (HF_HUB_OFFLINE is set)" if hub.constants.HF_HUB_OFFLINE else ""
+        raise FetchError(
+            f"the hub cannot be reached{offline}, and {name} is not in its cache"
+        ) from error
+    except (PermissionError, FileNotFoundError, NotADirectoryError) as error:
+        raise FetchError(
+            f"{name} cannot be kept in {error.filename}: {error.strerror}; set store.cache_dir to "
+            "a folder of this user's"
+        ) from error
     except Exception as error:  # the client lets errors of its HTTP library through
         raise FetchError(f"{name} could not be fetched: {first_line(error)}") from error
     return Path(folder)

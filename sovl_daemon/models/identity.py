@@ -5,6 +5,7 @@ import json
 import mmap
 import struct
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,19 +38,26 @@ def identity(folder: Path) -> Identity:
         ConversionError: it has no safetensors, or files that cannot be read.
 
     """
-    try:
+    with _readable(folder):
         return Identity(weights_digest(folder), _vocabulary_digest(folder))
-    except (OSError, ValueError, KeyError, TypeError, struct.error) as error:
-        raise ConversionError(f"{folder} cannot be read: {first_line(error)}") from error
 
 
 def weights_digest(folder: Path) -> str:
-    """Return the digest of a folder's weights."""
-    samples = dict(pair for path in weight_files(folder) for pair in _samples(path))
+    """Return the digest of a folder's weights. Raises as `identity`."""
+    with _readable(folder):
+        samples = dict(pair for path in weight_files(folder) for pair in _samples(path))
     digest = hashlib.sha256()
     for name in sorted(samples):
         digest.update(samples[name])
     return digest.hexdigest()
+
+
+@contextmanager
+def _readable(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, KeyError, TypeError, struct.error) as error:
+        raise ConversionError(f"{folder} cannot be read: {first_line(error)}") from error
 
 
 def _samples(path: Path) -> Iterator[tuple[str, bytes]]:

@@ -36,7 +36,8 @@ class Manifest(BaseModel):
     """Everything the store knows about one model.
 
     `dtype` is the precision of the stored weights (float16 or bfloat16), `parameters` counts
-    shared weights once, `created` is in UTC, and `files` lists all files but the manifest.
+    shared weights once, `created` is in UTC, `weights` is their digest (`models/identity.py`; empty
+    where an older version pulled it), and `files` lists all files but the manifest.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -48,6 +49,7 @@ class Manifest(BaseModel):
     dtype: str
     parameters: int
     created: datetime
+    weights: str = ""
     files: dict[str, FileEntry]
 
     @property

@@ -25,6 +25,16 @@ def checked_name(name: str) -> str:
     return name
 
 
+def local_name(name: str) -> str:
+    """Return the folder for a file's or folder's name: what is not allowed becomes one `-`.
+
+    Raises:
+        InvalidName: nothing of it is left.
+
+    """
+    return checked_name(re.sub(r"[^A-Za-z0-9._-]+|\.{2,}", "-", name).strip("-._")[:128])
+
+
 def store_name(name: str) -> str:
     """Return the folder for a name: `owner/name` of a model hub becomes `owner--name`.
 

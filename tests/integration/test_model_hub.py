@@ -132,10 +132,11 @@ def test_weights_configuration_and_tokenizer_are_fetched_and_nothing_else(hub, p
     ("name", "message"),
     [
         (GATED, "owner/gated is gated: accept its terms on its hub page, then log in"),
-        ("owner/nobody", "the hub has no model owner/nobody that this user may read"),
+        ("owner/nobody", "the hub has no model owner/nobody that this user may read: check"),
         (
             "smollm2-135",
-            "the hub has no model smollm2-135 that this user may read (nearest: smollm2-135m)",
+            "the hub has no model smollm2-135 that this user may read: check the name, or log in "
+            "with: hf auth login (nearest: smollm2-135m)",
         ),
     ],
 )

@@ -66,7 +66,7 @@ def test_damage_is_named_and_exits_1(sovl_model, source, tmp_path):
         (["verify", "mine"], "no model 'mine' in .*; run: sovl model pull mine"),
         (["verify", "smolm2"], "nearest: smollm2-135m"),
         (["remove", "../x"], "'../x' cannot name a model"),
-        (["pull", "/no/such/folder"], "no transformers model folder, config.json is missing"),
+        (["pull", "/no/such/folder"], "/no/such/folder: there is no such file or folder"),
         (["pull", "/no/such.gguf"], "no such GGUF file"),
     ],
 )

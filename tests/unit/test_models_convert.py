@@ -9,6 +9,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from sovl_daemon.models import ConversionError, ignore_progress
 from sovl_daemon.models.checkpoint import read_header
 from sovl_daemon.models.convert import convert, survives_half
+from sovl_daemon.models.unusable import require_folder
 from tests import tiny_models
 
 PROMPT = torch.tensor([[5, 17, 120, 33]])
@@ -135,7 +136,7 @@ def test_a_quantised_folder_is_refused(tmp_path):
     config["quantization_config"] = {"quant_method": "awq"}
     (source / "config.json").write_text(json.dumps(config))
     with pytest.raises(ConversionError, match=r"is quantised \(awq\)"):
-        read_header(source)
+        require_folder(source, "source")
 
 
 def test_an_unknown_architecture_is_one_line(tmp_path):

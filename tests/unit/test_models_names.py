@@ -69,6 +69,7 @@ def test_any_other_name_means_the_hub(tmp_path, monkeypatch):
     assert parse_source("owner/mind", CATALOGUE).name == "owner--mind"
 
 
-def test_a_folder_whose_name_cannot_be_stored_is_refused(tmp_path):
-    with pytest.raises(InvalidName, match="'my mind'"):
-        _ = parse_source(str(tmp_path / "my mind"), CATALOGUE).name
+def test_a_folder_s_name_is_made_to_fit(tmp_path):
+    assert parse_source(str(tmp_path / "my mind"), CATALOGUE).name == "my-mind"
+    with pytest.raises(InvalidName, match="''"):
+        _ = parse_source(str(tmp_path / "模型"), CATALOGUE).name

@@ -1,12 +1,13 @@
 """A thing is what it is, not what it is called, what shape it has, or where a link leads."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sovl_daemon.client import CommandError
-from sovl_daemon.models import ModelStore
+from sovl_daemon.models import ModelError, ModelExists, ModelStore
 from sovl_daemon.models.identity import identity
 from sovl_daemon.state import Contents, Origin, StateStore
 from tests import tiny_models
@@ -76,3 +77,81 @@ def test_a_refused_load_without_a_daemon(runtime: Path, twins: tuple[dict[str, A
     assert "get the base back that it was learned on" in answer.stderr
     assert len(answer.stderr.splitlines()) == 1
     assert store.numbers() == [1]
+
+
+def of_a_hub(folder: Path, name: str, file: Path) -> Path:
+    """A file as a hub's cache keeps it: a link by its name to a blob without one."""
+    blob = folder / "blobs" / ("5e" * 32)
+    link = folder / "snapshots" / "c0ffee" / name
+    for parent in (blob.parent, link.parent):
+        parent.mkdir(parents=True)
+    file.rename(blob)
+    link.symlink_to(Path("../..") / "blobs" / blob.name)
+    return link
+
+
+@situation(
+    "Hal0ai/hal0#1415", "A GGUF in a hub's cache is a link to a blob, and works by its name."
+)
+def test_a_gguf_that_is_a_link_to_a_hub_s_blob(tmp_path: Path) -> None:
+    file = tiny_models.save_gguf(tmp_path / "file.gguf")
+    link = of_a_hub(tmp_path / "hub", "Mind-Q8_0.gguf", file)
+    store = ModelStore(tmp_path / "store")
+    manifest = store.pull(str(link))
+    assert manifest.name == "Mind-Q8_0"
+    assert manifest.source == f"file:{link.resolve()}"
+    assert store.resolve(str(link)) == store.root / "Mind-Q8_0"
+
+
+@situation("Layr-Labs/d-inference#260", "A model's folder may be a link, and is called as it is.")
+def test_a_folder_behind_a_link_that_is_led_elsewhere(tmp_path: Path) -> None:
+    one = tiny_models.save(tiny_models.llama(), tmp_path / "v1")
+    other = tiny_models.save(tiny_models.llama(seed=1), tmp_path / "v2")
+    (tmp_path / "latest").symlink_to(one)
+    store, given = ModelStore(tmp_path / "store"), str(tmp_path / "latest")
+    assert store.pull(f"{given}/").name == "latest"
+    (tmp_path / "latest").unlink()
+    (tmp_path / "latest").symlink_to(other)
+    with pytest.raises(ModelExists, match=rf"came from folder:{one}, not from folder:{other}"):
+        store.resolve(given)
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        ("MIND.GGUF", "MIND"),
+        ("My Model (v2).gguf", "My-Model-v2"),
+        ("naïve\n模型.gguf", "na-ve"),
+        ("a..b.gguf", "a-b"),
+    ],
+)
+@situation("own", "A file is a model whatever its name: the name in the store is made to fit.")
+def test_names_that_files_have(given: str, name: str, tmp_path: Path) -> None:
+    file = tiny_models.save_gguf(tmp_path / given)
+    store = ModelStore(tmp_path / "store")
+    assert store.pull(str(file)).name == name
+    assert store.verify(name) == []
+
+
+@situation("own", "A model's file that was replaced between two starts is not taken for the old.")
+def test_a_source_that_was_replaced_between_two_starts(tmp_path: Path) -> None:
+    folder = tiny_models.save(tiny_models.llama(), tmp_path / "mind")
+    store = ModelStore(tmp_path / "store")
+    store.pull(str(folder))
+    assert store.resolve(str(folder)) == store.root / "mind"
+    tiny_models.save(tiny_models.llama(seed=1), folder)
+    with pytest.raises(ModelExists, match="has changed since mind was pulled"):
+        store.resolve(str(folder))
+
+
+@situation("own", "Weights laid over a stored model are not taken for what was pulled.")
+def test_a_stored_model_that_was_replaced_in_place(tmp_path: Path) -> None:
+    folder = tiny_models.save(tiny_models.llama(), tmp_path / "mind")
+    store = ModelStore(tmp_path / "store")
+    stored = store.root / store.pull(str(folder)).name
+    tiny_models.llama(seed=1).half().save_pretrained(tmp_path / "other")
+    shutil.copy(tmp_path / "other" / "model.safetensors", stored)
+    with pytest.raises(ModelError, match=r"mind in .* is not what was pulled"):
+        store.resolve(str(folder))
+    assert store.pull(str(folder), force=True).name == "mind"
+    assert store.resolve(str(folder)) == stored

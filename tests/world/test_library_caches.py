@@ -70,7 +70,7 @@ def hub(tmp_path: Path) -> Iterator[str]:
         yield f"http://127.0.0.1:{server.server_port}"
 
 
-@situation("own", "A service without a home pulls a model of the hub into its cache directory.")
+@situation("huggingface/datasets#1581", "Without a home a hub's model goes into our cache.")
 def test_a_hub_s_model_for_a_service_without_a_home(service: Service, hub: str) -> None:
     service.environment["HF_ENDPOINT"] = hub
     service.run("model", "pull", OPEN)
@@ -82,7 +82,7 @@ def test_a_hub_s_model_for_a_service_without_a_home(service: Service, hub: str) 
     assert list((service.root / "mine" / "hub").glob("models--*"))
 
 
-@situation("own", "A picture needs no home to be drawn.")
+@situation("matplotlib/matplotlib#20122", "A service without a home draws a picture, unwarned.")
 def test_a_picture_without_a_home(service: Service) -> None:
     done = service.run("mind", "simulate", "--hours", "1", "--plot", str(service.root / "day.png"))
     assert service.strays() == []
@@ -96,7 +96,8 @@ def test_a_picture_without_a_home(service: Service) -> None:
 def test_what_the_commands_write(service: Service, hub: str) -> None:
     service.environment["HF_ENDPOINT"] = hub
     record = service.root / "strace"
-    tracing = ("strace", "-f", "-qq", "-s", "300", "-e", "trace=file", "-o", str(record))
+    # -D: the traced command is our child, so that a signal reaches it.
+    tracing = ("strace", "-D", "-f", "-qq", "-s", "300", "-e", "trace=file", "-o", str(record))
     ours = (str(service.root), *_OTHERS)
     commands = (
         ("model", "pull", OPEN),
@@ -131,6 +132,7 @@ def written(record: Path, ours: tuple[str, ...]) -> list[str]:
     return sorted(path for path in paths if path.startswith("/") and not path.startswith(ours))
 
 
+@situation("kserve/kserve#3576", "A cache that the user chose, and a login at the hub, stay.")
 def test_a_user_s_own_choice_and_login_stay(tmp_path: Path) -> None:
     token = tmp_path / ".cache" / "huggingface" / "token"
     token.parent.mkdir(parents=True)
