@@ -1,9 +1,9 @@
 """How OpenMP, with which torch shares out its products, waits and how far it goes.
 
 It reads this when torch is loaded. Threads that have done their part spin until the others have, by
-default for some 20 ms: beside a program that took one of their cores each of a token's hundred
-products waited so long for its last thread, on a core that the last one could have had. As they
-are set they spin for some 60 us, longer than the pause between two products, and then sleep.
+default for some milliseconds: beside a program that took one of their cores each of a token's
+hundred products waited so long for its last thread, on a core that the last one could have had. As
+they are set they spin for about as long as the pause between two products takes, and then sleep.
 """
 
 import os

@@ -19,6 +19,7 @@ NAMES = (
     "generate",
     "precision",
     "priority",
+    "neighbours",
     "judge",
     "learn",
     "nights",
