@@ -7,6 +7,7 @@ the hub's end the configured one is in force again by itself.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ import anyio
 from bus.errors import CommandError
 from sovl_daemon.control.action import ActionFailed, Effect
 from sovl_daemon.control.sources.process_tree import cores_of, exact_anonymous_bytes
+from sovl_daemon.own_time import fail_after
 
 _ASK_S = 30.0
 POLL_S = 0.05
@@ -33,16 +35,18 @@ class Means:
         ask: Runs a command of an agent.
         control: Runs a command of the hub.
         time_to_live_s: How long a setting stays unless renewed.
+        own_time: The clock that limits are counted by.
 
     """
 
     ask: Ask
     control: Ask
     time_to_live_s: Callable[[], float]
+    own_time: Callable[[], float] = time.monotonic
 
     async def tell(self, command: str, **args: Any) -> dict[str, Any]:
         """Run an agent's command. Raises ActionFailed."""
-        with _failures(command), anyio.fail_after(_ASK_S):
+        with _failures(command), fail_after(_ASK_S, self.own_time):
             return await self.ask(command, **args)
 
     async def usage(self) -> dict[str, Any]:
@@ -51,7 +55,7 @@ class Means:
 
     async def set(self, key: str, value: str) -> None:
         """Set a key until the daemon ends. Raises ActionFailed."""
-        with _failures(key), anyio.fail_after(_ASK_S):
+        with _failures(key), fail_after(_ASK_S, self.own_time):
             await self.control("config_set", key=key, value=value, save=False)
 
     async def saved(self, key: str) -> str:
@@ -59,7 +63,7 @@ class Means:
 
         Raises ActionFailed.
         """
-        with _failures(key), anyio.fail_after(_ASK_S):
+        with _failures(key), fail_after(_ASK_S, self.own_time):
             value = (await self.control("config_saved", key=key))["value"]
         return value if isinstance(value, str) else json.dumps(value)
 
@@ -154,8 +158,8 @@ class Actuator:
     async def _hold(self, value: str) -> None:
         """Set the key, and wait until it is in force."""
         await self.means.set(self.key, value)
-        until_s = anyio.current_time() + self.within_s
-        while anyio.current_time() < until_s:
+        until_s = self.means.own_time() + self.within_s
+        while self.means.own_time() < until_s:
             if await self.current() == value:
                 return
             await anyio.sleep(POLL_S)

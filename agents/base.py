@@ -71,6 +71,9 @@ class Agent:
     critical: ClassVar[bool] = False
     topics: ClassVar[tuple[str, ...]] = ()
 
+    # Of the process: what one agent writes down may need its neighbours until it is done.
+    _writing: ClassVar[anyio.Lock] = anyio.Lock()
+
     def __init__(self, settings: Settings, paths: Paths, process: str) -> None:
         self.settings = settings
         self.paths = paths
@@ -116,6 +119,14 @@ class Agent:
     async def say(self, detail: str) -> None:
         """Tell people what it is about: shown by `sovl status`."""
         await self._enter(self.state, detail)
+
+    @asynccontextmanager
+    async def saving(self) -> AsyncIterator[None]:
+        """Write something down that a stop has to wait for; shield it from being cancelled."""
+        async with self._writing:
+            self._give_sign()
+            yield
+        self._give_sign()
 
     async def publish(self, topic: str, payload: Payload, *, retain: bool = False) -> None:
         """Publish an event."""
@@ -174,8 +185,8 @@ class Agent:
     async def serve(self) -> None:
         """Live until cancelled. Raises what went wrong."""
         async with self._connected(), anyio.create_task_group() as tasks:
-            tasks.start_soon(self._beat)
-            tasks.start_soon(self._listen, tasks)
+            line = anyio.CancelScope(shield=True)
+            tasks.start_soon(self._keep_line, line, tasks)
             try:
                 await self._enter("starting")
                 await self.start()
@@ -186,9 +197,14 @@ class Agent:
                 await anyio.sleep_forever()  # without work in the background, commands still come
             finally:
                 with anyio.CancelScope(shield=True):
-                    await self._enter("stopping")
-                    await self.stop()
-                    await self._enter("stopped")
+                    try:
+                        await self._enter("stopping")
+                        async with self._writing:
+                            pass
+                        await self.stop()
+                        await self._enter("stopped")
+                    finally:
+                        line.cancel()
 
     @asynccontextmanager
     async def _connected(self) -> AsyncIterator[None]:
@@ -207,11 +223,18 @@ class Agent:
         self.state, self.detail = state, detail
         for each in self.middleware:
             each.state_changed(self, state)
-        self._link.beat(state, detail, self._all_stats())
+        self._give_sign()
         payload = AgentState(
             agent=self.name, state=state, detail=detail, process=self.process, pid=os.getpid()
         )
         await self.publish(f"{AGENT}.{self.name}", payload, retain=True)
+
+    async def _keep_line(self, line: anyio.CancelScope, tasks: TaskGroup) -> None:
+        """Speak and listen to the very end: what is being saved needs both, and may take long."""
+        with line:
+            async with anyio.create_task_group() as both:
+                both.start_soon(self._beat)
+                both.start_soon(self._listen, tasks)
 
     async def _beat(self) -> None:
         while True:
@@ -220,8 +243,12 @@ class Agent:
             if trouble := self.hangs():
                 await self._enter(HUNG, trouble)
             else:
-                self._link.beat(self.state, self.detail, self._all_stats())
+                self._give_sign()
             await anyio.sleep(self.settings.supervision.heartbeat_s)
+
+    def _give_sign(self) -> None:
+        saving = self._writing.locked()
+        self._link.beat(self.state, self.detail, self._all_stats(), saving=saving)
 
     def _all_stats(self) -> dict[str, Any]:
         merged: dict[str, Any] = {}

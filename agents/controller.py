@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
@@ -43,6 +44,7 @@ from sovl_daemon.control.performer import Outcome, Performer
 from sovl_daemon.control.recommendation import Recommendation, recommend
 from sovl_daemon.control.verdict import Opinion, Question, verdict
 from sovl_daemon.opened import opened_database
+from sovl_daemon.own_time import OwnTime
 
 JOURNAL = "actions.db"
 DECISIONS = "decisions.db"
@@ -90,10 +92,14 @@ class Controller(Agent):
             raise FatalError(str(error)) from None
         files = (self.paths.state_dir / name for name in (JOURNAL, DECISIONS))
         self.opened = [each for file in files for each in opened_database(file)]
-        means = Means(self.ask, self.control, lambda: self.settings.control.time_to_live_s)
+        self._pids = {self.name: os.getpid()}
+        own_time = OwnTime(lambda: set(self._pids.values()))
+        means = Means(
+            self.ask, self.control, lambda: self.settings.control.time_to_live_s, own_time
+        )
         try:
             self._agent_of = {each.name: each.agent for each in find_actuators().values()}
-            self._performer = Performer(journal, actuators(means))
+            self._performer = Performer(journal, actuators(means), own_time=own_time)
         except ActionError as error:
             raise FatalError(str(error)) from None
         self._resting: dict[str, float] = {}
@@ -128,7 +134,7 @@ class Controller(Agent):
                     await self._sense(sample, self._work)
             case AgentState() as state:
                 came_back = state.state == "ready" and self._states.get(state.agent) != "ready"
-                self._states[state.agent] = state.state
+                self._states[state.agent], self._pids[state.agent] = state.state, state.pid
                 if came_back and state.agent in self._agent_of.values():
                     self._agrees = False
 

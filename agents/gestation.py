@@ -16,6 +16,7 @@ from bus.envelope import Envelope
 from bus.errors import AGENT_LOST, BUSY, CANCELLED, CommandError
 from bus.topics import ANSWERING, INTERACTION, MIND, NIGHT, AnswerStarted, MindState, NightStep
 from sovl_daemon.mind.sleep import Rhythm, WakeReason, longest_night, sleep_reason, tiredness
+from sovl_daemon.own_time import OwnTime, move_on_after
 
 _TICK_S = 1.0
 _RISE_S = 2.0
@@ -183,7 +184,7 @@ class Gestation(Agent):
         finally:
             self._night = None
             # Not for ever: when the daemon ends, those it asks may be gone already.
-            with anyio.move_on_after(_RISE_S, shield=True) as rising:
+            with move_on_after(_RISE_S, OwnTime(), shield=True) as rising:
                 await self._rise(woke, entries, result)
             if rising.cancelled_caught:
                 self.log.warning("night.unfinished", woke=woke, **result)

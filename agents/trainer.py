@@ -26,7 +26,7 @@ from bus.envelope import Envelope
 from bus.errors import BUSY, CommandError
 from bus.topics import MIND, NIGHT, MindState, NightStep
 from sovl_daemon.night.curriculum import Curriculum
-from sovl_daemon.own_time import OwnTime
+from sovl_daemon.own_time import OwnTime, fail_after
 
 if TYPE_CHECKING:  # torch is loaded by the generator
     from sovl_daemon.engine.learner import Learner, StepReport
@@ -322,20 +322,21 @@ class Trainer(Reins):
 
         engine = await device.engine()
         assert engine.fusion is not None  # noqa: S101 - it is shared with its scaffold
-        with anyio.fail_after(_COMMIT_S, shield=True):
-            # Layers that learned before, and do not steer now, stay in the generation.
-            others = await school.on_thread(partial(tensors_of, engine.fusion))
-            slept = await self.ask("mind_slept", question=question, foretell=True)
-            number = await self.commit(
-                {**others, **state},
-                reason=reason,
-                metrics=metrics,
-                interactions=ids,
-                mind=slept["document"],
-                memory=memory,
-            )
-            await school.on_thread(learner.commit)
-            await self.ask("mind_slept", question=question)
+        with fail_after(_COMMIT_S, OwnTime(), shield=True):
+            async with self.saving():
+                # Layers that learned before, and do not steer now, stay in the generation.
+                others = await school.on_thread(partial(tensors_of, engine.fusion))
+                slept = await self.ask("mind_slept", question=question, foretell=True)
+                number = await self.commit(
+                    {**others, **state},
+                    reason=reason,
+                    metrics=metrics,
+                    interactions=ids,
+                    mind=slept["document"],
+                    memory=memory,
+                )
+                await school.on_thread(learner.commit)
+                await self.ask("mind_slept", question=question)
         self.log.info(
             "training.committed", of=reason, generation=number, learned=len(ids), **metrics
         )

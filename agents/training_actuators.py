@@ -38,8 +38,8 @@ class PauseTraining(Actuator):
     async def apply(self) -> None:
         """Hold them back, and when the last step is over give what is free back to the system."""
         await self.means.tell("hold_nights", hold=True)
-        until_s = anyio.current_time() + self.within_s
-        while anyio.current_time() < until_s:
+        until_s = self.means.own_time() + self.within_s
+        while self.means.own_time() < until_s:
             if not await self.measure():
                 break
             await anyio.sleep(POLL_S)

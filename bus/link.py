@@ -33,9 +33,11 @@ class AgentLink:
         """Tell the hub that commands may come."""
         self.send(Register(agent=self._agent, process=self._process, pid=os.getpid()))
 
-    def beat(self, state: str, detail: str, stats: dict[str, Any]) -> None:
+    def beat(self, state: str, detail: str, stats: dict[str, Any], *, saving: bool = False) -> None:
         """Tell the hub that this agent is alive, without counters that are too many to send."""
-        beat = Heartbeat(agent=self._agent, state=state, detail=detail[:_DETAIL], stats=stats)
+        beat = Heartbeat(
+            agent=self._agent, state=state, detail=detail[:_DETAIL], saving=saving, stats=stats
+        )
         try:
             self.send(beat)
         except CommandError as error:

@@ -94,12 +94,14 @@ class Register(Payload, kind="register"):
 class Heartbeat(Payload, kind="heartbeat"):
     """An agent is alive: its state, and its counters for `stats`.
 
-    With the state `hung` it says that its work is not: the detail says why, and it is ended.
+    With the state `hung` it says that its work is not: the detail says why, and it is ended. With
+    `saving` it says that it writes something down that a stop waits for.
     """
 
     agent: str
     state: str
     detail: str = ""
+    saving: bool = False
     stats: dict[str, Any] = Field(default_factory=dict)
 
 

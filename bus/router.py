@@ -79,6 +79,7 @@ class Seat:
     detail: str = ""
     paused: bool = False
     failed: str = ""
+    saving: bool = False
     stats: dict[str, Any] = field(default_factory=dict)
 
     def lives(self) -> None:
@@ -133,7 +134,7 @@ class CommandRouter:
     def agent_lost(self, name: str, why: str) -> None:
         """Its process or task is gone: what it had fails now, what waits for it waits on."""
         seat = self.seat(name)
-        seat.address, seat.state, seat.detail = None, "lost", why
+        seat.address, seat.state, seat.detail, seat.saving = None, "lost", why, False
         for entry in self._ledger.of_agent(name, running=True):
             self._fail(entry, CommandError(AGENT_LOST, f"{name} was lost: {why}; ask again"))
         self.on_change()
@@ -155,7 +156,10 @@ class CommandRouter:
         self._dispatch_waiting(seat)
 
     def refuse_new(self) -> None:
-        """From now on every new command is answered with `stopping`."""
+        """From now on every new command of a client is answered with `stopping`.
+
+        What runs may still need other agents, so their commands to each other are taken.
+        """
         self._stopping = True
 
     def fail_all(self, why: str) -> None:
@@ -228,12 +232,16 @@ class CommandRouter:
     def _admit(self, client: Address, envelope: Envelope) -> Entry | None:
         payload = envelope.payload
         assert isinstance(payload, Command)  # noqa: S101 - the handler table says so
-        if self._stopping:
+        of_agent = client.door is self._agents
+        if self._stopping and not of_agent:
             raise CommandError(STOPPING, "the daemon is stopping; ask again when it is back")
-        spec = self.table.find(payload.name, internal=client.door is self._agents)
+        spec = self.table.find(payload.name, internal=of_agent)
         args = spec.check(payload.args)
-        if failed := self.seat(spec.agent).failed:
-            raise _failed(spec.agent, failed)
+        seat = self.seat(spec.agent)
+        if seat.failed:
+            raise _failed(spec.agent, seat.failed)
+        if self._stopping and seat.address is None:
+            raise CommandError(STOPPING, f"the daemon is stopping, and {spec.agent} is gone")
         now, patience_s = time.monotonic(), None
         if payload.deadline_s is not None:
             deadline = now + payload.deadline_s
@@ -283,6 +291,7 @@ class CommandRouter:
             self.agent_lost(payload.agent, "it was started anew")
         changed = (seat.state, seat.detail) != (payload.state, payload.detail)
         seat.state, seat.detail, seat.stats = payload.state, payload.detail, payload.stats
+        seat.saving = payload.saving
         seat.lives()
         if changed:
             seat.moved = seat.heard

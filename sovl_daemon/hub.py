@@ -89,7 +89,13 @@ class Hub:
             return _AgentTask(
                 lambda: agent(self.settings, self.paths, registry.HUB), self._own_time
             )
-        return WorkerProcess(group.process, list(group.agents), lambda: self.settings)
+        seats = [self.router.seat(name) for name in group.agents]
+        return WorkerProcess(
+            group.process,
+            list(group.agents),
+            lambda: self.settings,
+            lambda: any(seat.saving for seat in seats),
+        )
 
     # Life
 

@@ -117,6 +117,17 @@ def move_on_after(
             timer.cancel()
 
 
+@contextmanager
+def fail_after(
+    seconds: float, own_time: Callable[[], float], *, shield: bool = False
+) -> Iterator[anyio.CancelScope]:
+    """As anyio's, but `seconds` are those of `own_time`. Raises TimeoutError."""
+    with move_on_after(seconds, own_time, shield=shield) as scope:
+        yield scope
+    if scope.cancelled_caught:
+        raise TimeoutError
+
+
 def work_done(pid: int) -> tuple[int, int]:
     """How much a process has worked: tens of seconds of computing, and megabytes from or to disks.
 

@@ -22,14 +22,24 @@ LAST_WORDS_S = 1.0  # a process it left behind may hold its output open for ever
 
 
 class WorkerProcess:
-    """Runs some agents in a process of their own."""
+    """Runs some agents in a process of their own.
 
-    def __init__(self, name: str, agents: list[str], settings: Callable[[], Settings]) -> None:
+    `saves` tells whether one of them writes something down: that is waited for before its end.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        agents: list[str],
+        settings: Callable[[], Settings],
+        saves: Callable[[], bool],
+    ) -> None:
         self.name = name
         self.agents = agents
         self.pid: int | None = None
         self.own_time = OwnTime(lambda: () if self.pid is None else (self.pid,))
         self._settings = settings
+        self._saves = saves
         self._reason = ""
 
     async def run(self) -> str:
@@ -81,9 +91,12 @@ class WorkerProcess:
         if process.returncode is not None:
             return
         process.terminate()
-        with move_on_after(patience_s, self.own_time):
-            await process.wait()
-            return
+        while True:
+            with move_on_after(patience_s, self.own_time):
+                await process.wait()
+                return
+            if not self._saves():
+                break
         process.kill()
         await process.wait()
 

@@ -27,6 +27,7 @@ from sovl_daemon.engine.errors import TemplateError
 from sovl_daemon.engine.template_files import template_in
 from sovl_daemon.limits import memory
 from sovl_daemon.models import ModelError, ModelStore
+from sovl_daemon.own_time import fail_after
 
 State = Literal["ok", "warning", "wrong"]
 
@@ -238,7 +239,7 @@ async def _daemon() -> list[Check]:
     """Whether it runs, is well, and what it says about itself."""
     try:
         target = Target.find()
-        with anyio.fail_after(_PATIENCE_S):
+        with fail_after(_PATIENCE_S, target.own_time()):
             async with AsyncClient(target, source="sovl") as client:
                 return await _running(client)
     except DaemonDown:

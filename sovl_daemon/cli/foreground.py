@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -16,9 +18,11 @@ import typer
 from sovl_daemon.cli import render
 from sovl_daemon.client import AsyncClient, ClientError, DaemonDown
 from sovl_daemon.client.target import Target
+from sovl_daemon.own_time import OwnTime
 
 POLL_S = 0.1
 GRACE_S = 1.0  # between the end of its sockets and the end of its process
+_AMOUNT = re.compile(r" [0-9/]+( \S+)?$")  # how far a stage is, in words
 
 Work = Callable[[AsyncClient], Awaitable[None]]
 
@@ -98,7 +102,7 @@ async def _ready(client: AsyncClient) -> None:
             if pong["state"] != "starting":
                 return
             spinner.update(render.escape(f"starting: {pong['detail']}"))
-            stage = pong["detail"].rstrip("0123456789 %")
+            stage = _AMOUNT.sub("", pong["detail"])
             if stage != told and not render.errors.is_terminal:
                 render.errors.print(f"starting: {stage}", soft_wrap=True, markup=False)
                 told = stage
@@ -107,7 +111,8 @@ async def _ready(client: AsyncClient) -> None:
 
 def _ended(process: subprocess.Popen[bytes]) -> int:
     """The exit code of a daemon that ended by itself, 0 if it lives."""
-    try:
-        return process.wait(GRACE_S)
-    except subprocess.TimeoutExpired:
-        return 0
+    own_time = OwnTime(lambda: (process.pid,))
+    until_s = own_time() + GRACE_S
+    while process.poll() is None and own_time() < until_s:
+        time.sleep(POLL_S)
+    return process.returncode or 0

@@ -17,6 +17,7 @@ from bus.subscriber import Subscriber
 from sovl_daemon.client.channel import Channel
 from sovl_daemon.client.errors import ClientError
 from sovl_daemon.client.target import Target
+from sovl_daemon.own_time import move_on_after
 
 PATIENCE_S = 1.0
 WATCH_S = 1.0
@@ -36,6 +37,7 @@ class AsyncClient:
 
     async def __aenter__(self) -> Self:
         self.target.check()
+        self._own_time = self.target.own_time()
         endpoints = self.target.endpoints
         self._control = self._channel(endpoints.control, lambda: None)
         self._commands = self._channel(endpoints.commands, self._fail_calls)
@@ -73,7 +75,7 @@ class AsyncClient:
         self, name: str, /, *, timeout_s: float = PATIENCE_S, **args: Any
     ) -> dict[str, Any]:
         """Ask the hub itself (ping, status, stop …). Raises CommandError or ClientError."""
-        with anyio.move_on_after(timeout_s):
+        with move_on_after(timeout_s, self._own_time):
             await self._control.up()
             return await self._control.caller.ask(name, **args)
         raise self._control.problem(timeout_s)
@@ -97,7 +99,7 @@ class AsyncClient:
         pong = await self.control("ping")
         for channel in (self._control, self._commands):  # an older daemon does not say
             channel.max_bytes = pong.get("max_message_bytes", channel.max_bytes)
-        with anyio.move_on_after(PATIENCE_S):
+        with move_on_after(PATIENCE_S, self._own_time):
             await self._commands.up()
             return
         raise self._commands.problem(PATIENCE_S)

@@ -35,6 +35,7 @@ ALLOWED = {
         "sovl_daemon.control",
         "sovl_daemon.conditions",
         "sovl_daemon.limits",
+        "sovl_daemon.own_time",
     ),
     "sovl_daemon/judge": (
         "sovl_daemon.judge",
