@@ -4,7 +4,6 @@ import json
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from sovl_daemon.engine import template_child
@@ -27,7 +26,7 @@ def render(
 
     """
     order = {"template": template, "variables": variables, "conversations": conversations}
-    command = [sys.executable, "-I", template_child.__file__]
+    command = [sys.executable, "-P", template_child.__file__]
     try:
         done = subprocess.run(
             command,
@@ -35,7 +34,7 @@ def render(
             capture_output=True,
             text=True,
             timeout=_PATIENCE_S,
-            cwd=Path(template_child.__file__).parent,
+            cwd="/",
             check=False,
         )
     except subprocess.TimeoutExpired:

@@ -1,6 +1,6 @@
 """A process that renders chat templates, and nothing else: they are programs of strangers.
 
-Run by its path, isolated (`python -I`): it reads an order as JSON from standard input and writes a
+Run by its path, and with `-P`: it reads an order as JSON from standard input and writes a
 list of outcomes. Its time, memory and files are bounded, as jinja's sandbox bounds none of them.
 """
 

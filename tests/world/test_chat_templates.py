@@ -146,6 +146,14 @@ def test_an_endless_template() -> None:
         ChatTokenizer(templates.tokenizer(templates.ENDLESS))
 
 
+@situation("own", "Where somebody happens to be, nothing is imported to read a template.")
+def test_a_folder_with_files_of_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("jinja2.py", "json.py", "resource.py"):
+        (tmp_path / name).write_text("raise SystemExit(3)")
+    monkeypatch.chdir(tmp_path)
+    assert written(ChatTokenizer(templates.tokenizer(TEMPLATES["phi"] + "{# here #}")), TALK)
+
+
 @situation("own", "A template that loses what is said is refused at load, with what to change.")
 @pytest.mark.parametrize("name", templates.USELESS)
 def test_a_useless_template(name: str, tmp_path: Path) -> None:
