@@ -71,12 +71,17 @@ class Archive(Agent):
         self._open = ExitStack()
         self._changing = anyio.Lock()
         self._writer: StateWriter | None = None
+        self._unnoted: Generation | None = None
         self._unfit = ""
         if self.settings.training_config.dry_run:
             return
         store = StateStore(self.paths.state_dir)
+
+        async def become_writer() -> StateWriter:
+            return self._open.enter_context(store.writer(keep=self.settings.state.keep))
+
         try:
-            self._writer = self._open.enter_context(store.writer(keep=self.settings.state.keep))
+            self._writer = await self.hindrance.outlast(become_writer)
         except StateLocked as error:
             raise FatalError(str(error)) from None
 
@@ -94,7 +99,8 @@ class Archive(Agent):
         if self._writer is None:
             return
         try:
-            loaded = await anyio.to_thread.run_sync(self._writer.load)
+            load = partial(anyio.to_thread.run_sync, self._writer.load)
+            loaded = await self.hindrance.outlast(load)
         except StateError as error:
             self.log.error("state.refused", reason=str(error))
             return
@@ -185,8 +191,21 @@ class Archive(Agent):
             interactions=interactions,
         )
         generation: Generation = await self._told(work)
-        await self._reconcile(generation)
+        # The manifest counts; the notes are made to agree as soon as they can be written.
+        self._unnoted = generation
+        async with self.hindrance.met():
+            await self._note_learned()
         return generation.manifest.number
+
+    async def _note_learned(self) -> None:
+        if self._unnoted is not None:
+            await self._reconcile(self._unnoted)
+            self._unnoted = None
+
+    async def try_to_write(self) -> None:
+        """Try to write to the state directory, and note what was learned if that is to be done."""
+        await super().try_to_write()
+        await self._note_learned()
 
     async def keep_unfinished(
         self,

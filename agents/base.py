@@ -16,6 +16,7 @@ import zmq
 from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint
 
+from agents.hindrance import Hindrance
 from agents.middleware import Counters, Middleware, Trace
 from bus.caller import Caller
 from bus.commands import CommandSpec, commands_of
@@ -25,6 +26,7 @@ from bus.errors import (
     BAD_ARGUMENT,
     CANCELLED,
     INTERNAL,
+    UNAVAILABLE,
     BadMessage,
     CommandError,
     TransientError,
@@ -36,6 +38,7 @@ from bus.publisher import Publisher
 from bus.subscriber import Gap, local_subscriber
 from bus.topics import AGENT, CONFIG, AgentState, ConfigChanged
 from config import ConfigError, Paths, Settings, with_value
+from sovl_daemon.conditions import condition_of, in_words
 from sovl_daemon.opened import Opened
 
 
@@ -85,6 +88,7 @@ class Agent:
         self.opened: Sequence[Opened] = ()  # files that it keeps open: one that is lost ends it
         self._specs = {spec.name: spec for spec in self.commands()}
         self._scopes: dict[str, anyio.CancelScope] = {}
+        self.hindrance = Hindrance(self)
 
     @classmethod
     def commands(cls) -> list[CommandSpec]:
@@ -107,6 +111,10 @@ class Agent:
 
     async def on_settings(self, before: Settings) -> None:
         """Act on changed settings: `self.settings` are the new ones."""
+
+    async def try_to_write(self) -> None:
+        """Try what the system has refused; raises while it still does."""
+        await self.hindrance.try_to_write(self.paths.state_dir)
 
     def hangs(self) -> str:
         """What hangs, in words, empty while the work itself moves; the agent is ended for it."""
@@ -190,9 +198,10 @@ class Agent:
             try:
                 await self._enter("starting")
                 await self.start()
-                await self._enter("ready")
+                await self._enter("ready", self.hindrance.says)
                 self._link.register()
                 tasks.start_soon(self._follow)
+                tasks.start_soon(self.hindrance.watch)
                 await self.run()
                 await anyio.sleep_forever()  # without work in the background, commands still come
             finally:
@@ -272,7 +281,7 @@ class Agent:
                     if found := self._scopes.get(envelope.correlation or ""):
                         found.cancel()
                 case Pause(paused=paused):
-                    await self._enter("paused" if paused else "ready")
+                    await self._enter("paused" if paused else "ready", self.hindrance.says)
 
     async def _handle(self, envelope: Envelope, command: Command, scope: anyio.CancelScope) -> None:
         structlog.contextvars.bind_contextvars(correlation=envelope.id)
@@ -300,6 +309,9 @@ class Agent:
         except CommandError as error:
             return Failure(code=error.code, message=error.message, detail=error.detail)
         except Exception as error:
+            if condition_of(error) is not None:
+                await self.hindrance.meet(error)
+                return Failure(code=UNAVAILABLE, message=f"{self.name}: {in_words(error)}"[:500])
             self.log.exception("command.failed", command=command.name)
             message = f"{self.name}: {type(error).__name__}: {error}"
             return Failure(code=INTERNAL, message=message[:500])
@@ -322,4 +334,5 @@ class Agent:
                 elif isinstance(event.payload, Gap):
                     self.log.warning("agent.events_missed", **event.payload.model_dump())
                 if event.topic.startswith(self.topics):
-                    await self.on_event(event)
+                    async with self.hindrance.met():
+                        await self.on_event(event)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict
 from functools import partial
@@ -35,6 +35,7 @@ from bus.topics import (
     MetricsSample,
 )
 from config import Settings
+from sovl_daemon.conditions import in_words
 from sovl_daemon.control.database import JournalError
 from sovl_daemon.control.decider import Decider
 from sovl_daemon.control.decision import Decision, Step
@@ -85,9 +86,9 @@ class Controller(Agent):
         """Open journal and decision log, and get ready to decide."""
         self._files = ExitStack()
         try:
-            journal = self._files.enter_context(closing(Journal(self.paths.state_dir / JOURNAL)))
-            decisions = closing(DecisionLog(self.paths.state_dir / DECISIONS))
-            self._decisions = self._files.enter_context(decisions)
+            journal: Journal = await self._opened(partial(Journal, self.paths.state_dir / JOURNAL))
+            file = self.paths.state_dir / DECISIONS
+            self._decisions: DecisionLog = await self._opened(partial(DecisionLog, file))
         except JournalError as error:
             raise FatalError(str(error)) from None
         files = (self.paths.state_dir / name for name in (JOURNAL, DECISIONS))
@@ -117,11 +118,24 @@ class Controller(Agent):
         """Close the files."""
         self._files.close()
 
+    async def _opened(self, make: Callable[[], Any]) -> Any:
+        work = partial(anyio.to_thread.run_sync, make)
+        return self._files.enter_context(closing(await self.hindrance.outlast(work)))
+
+    async def try_to_write(self) -> None:
+        """Try to write to both files."""
+        await self._performer.try_to_write()
+        await anyio.to_thread.run_sync(self._decisions.try_to_write, limiter=self._disk)
+
     async def run(self) -> None:
         """Keep journal and reality in agreement, and settings no longer than they are needed."""
         async with anyio.create_task_group() as self._work:
             while True:
-                await self._keep()
+                try:
+                    await self._keep()
+                except Exception as error:
+                    await self.hindrance.meet(error)
+                    self._agrees = False
                 self._troubles = await anyio.to_thread.run_sync(troubles, self.paths.log_file)
                 await anyio.sleep(_TICK_S)
 
@@ -268,9 +282,14 @@ class Controller(Agent):
         if self.settings.control.shadow:
             does = step.does == "act"
             return Outcome(step.action, "committed" if does else "reverted", _SHADOWED)
-        if step.does == "act":
-            return await self._performer.perform(step.action, decider.task.name, why)
-        return await self._take_back(step.action, why)
+        try:
+            if step.does == "act":
+                return await self._performer.perform(step.action, decider.task.name, why)
+            return await self._take_back(step.action, why)
+        except Exception as error:
+            await self.hindrance.meet(error)
+            self._agrees = False  # how far it came shows when the journal can be written again
+            return Outcome(step.action, "refused", in_words(error))
 
     async def _take_back(self, action: str, why: str) -> Outcome:
         entries = await self._performer.in_force()
@@ -398,7 +417,8 @@ class Controller(Agent):
         else:
             self.log.info("control.decided", task=task, says=says, shadow=shadow)
         add = partial(self._decisions.add, decision)
-        await anyio.to_thread.run_sync(add, limiter=self._disk)
+        async with self.hindrance.met():
+            await anyio.to_thread.run_sync(add, limiter=self._disk)
 
     async def _told(self, outcome: Outcome) -> None:
         done, result, reason, freed, number = outcome

@@ -23,7 +23,7 @@ from agents.meter import Meter
 from agents.tuning import Tuning
 from bus.commands import Arguments, NoArguments, command
 from bus.envelope import new_id
-from bus.errors import BAD_ARGUMENT, ENGINE, CommandError, FatalError
+from bus.errors import BAD_ARGUMENT, ENGINE, UNAVAILABLE, CommandError, FatalError
 from bus.topics import ANSWERING, GAUGES, AnswerStarted, GaugesGiven
 from config import Paths, Settings
 from sovl_daemon.control.trim import Trim
@@ -41,6 +41,7 @@ if TYPE_CHECKING:  # torch is loaded in `start`, so that the hub can import this
     from sovl_daemon.engine.piece import Summary
 
 _GAUGES_EVERY_S = 1.0
+_PULL_AGAIN_S = 300.0  # longest pause: each try fetches anew
 REPORT_S = 0.5  # how often the progress of loading is told
 
 
@@ -105,7 +106,9 @@ class Generator(Tuning):
         reporter = _Reporter(self)
         store = ModelStore(self.paths.model_dir)
         try:
-            path = await anyio.to_thread.run_sync(partial(store.resolve, name, reporter.progress))
+            resolve = partial(store.resolve, name, reporter.progress)
+            find = partial(anyio.to_thread.run_sync, resolve)
+            path = await self.hindrance.outlast(find, longest_s=_PULL_AGAIN_S)
             await self.say(f"loading {name}")
             self.engine = await self._load(path)
             await device.note("base", name, path)
@@ -176,9 +179,7 @@ class Generator(Tuning):
         messages = await self._messages(args.prompt, conversation)
         text, summary, prompt = await self._speak(messages, options, job)
         confidence = answer_confidence(summary.probabilities)
-        await self.lived(prompt, confidence)
-        recorded = await self.ask(
-            "record",
+        recorded = await self._recorded(
             command=job.id,
             conversation=conversation,
             prompt=args.prompt,
@@ -187,6 +188,7 @@ class Generator(Tuning):
             confidence=confidence,
             seconds=time.monotonic() - began,
         )
+        await self.lived(prompt, confidence)
         return {
             "text": text,
             "conversation": conversation,
@@ -200,6 +202,16 @@ class Generator(Tuning):
             "confidence": confidence,
             "seconds": round(time.monotonic() - began, 3),
         }
+
+    async def _recorded(self, **interaction: Any) -> dict[str, Any]:
+        """Have it written down. Raises CommandError: what is not on disk does not count."""
+        try:
+            return await self.ask("record", **interaction)
+        except CommandError as error:
+            if error.code != UNAVAILABLE:
+                raise
+            told = f"the answer could not be written down, so it does not count: {error.message}"
+            raise CommandError(UNAVAILABLE, told) from None
 
     @command(long=True)
     async def fingerprint(self, args: NoArguments, job: Job) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -27,6 +28,7 @@ from bus.topics import (
     MindState,
 )
 from config import Settings
+from sovl_daemon.conditions import condition_of
 from sovl_daemon.mind.confidence import NEUTRAL
 from sovl_daemon.mind.lifecycle import capacity, stage
 from sovl_daemon.mind.state import Mind
@@ -149,7 +151,8 @@ class MindKeeper(Agent):
         self._file = self.paths.state_dir / "mind.json"
         self._parameters = 0
         self._spoken_at = time.monotonic()
-        self._mind = await anyio.to_thread.run_sync(self._read)
+        read = partial(anyio.to_thread.run_sync, self._read)
+        self._mind = await self.hindrance.outlast(read)
         # Whoever slept when the daemon ended is awake now.
         await self._become(self._mind.woke() if self._mind.asleep else self._mind)
 
@@ -268,9 +271,15 @@ class MindKeeper(Agent):
 
     async def _become(self, mind: Mind, *, durable: bool = True) -> None:
         self._mind = mind
-        if durable and not self.settings.training_config.dry_run:
-            await anyio.to_thread.run_sync(_write, self._file, mind.to_json())
+        if durable:
+            async with self.hindrance.met():
+                await self.try_to_write()
         await self._tell()
+
+    async def try_to_write(self) -> None:
+        """Write the mind down as it is now."""
+        if not self.settings.training_config.dry_run:
+            await anyio.to_thread.run_sync(_write, self._file, self._mind.to_json())
 
     async def _tell(self) -> None:
         await self.publish(MIND, self._state(), retain=True)
@@ -281,6 +290,8 @@ class MindKeeper(Agent):
         try:
             return Mind.from_json(json.loads(self._file.read_text(encoding="utf-8")))
         except (OSError, ValueError) as error:
+            if condition_of(error) is not None:
+                raise
             raise FatalError(
                 f"{self._file}: {error}; move it away to begin with the last saved mind"
             ) from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import time
 from collections.abc import Callable
 from functools import partial
@@ -91,10 +92,11 @@ class Scribe(Agent):
         self._turn = anyio.CapacityLimiter(1)
         path = ":memory:" if self.settings.training_config.dry_run else self.paths.database
         try:
-            self._store = await self._in_thread(partial(InteractionStore, path))
+            make = partial(self._in_thread, partial(InteractionStore, path))
+            self._store = store = await self.hindrance.outlast(make)
         except StoreError as error:
             raise FatalError(str(error)) from None
-        self._size = await self._in_thread(self._store.size)
+        self._size = await self._in_thread(store.size)
         if not self.settings.training_config.dry_run:
             self.opened = opened_database(self.paths.database)
 
@@ -102,6 +104,11 @@ class Scribe(Agent):
         """Close the store."""
         if self._store is not None:
             await self._in_thread(self._store.close)
+
+    async def try_to_write(self) -> None:
+        """Try to write to the database."""
+        assert self._store is not None  # noqa: S101 - there is one after start
+        await self._in_thread(self._store.try_to_write)
 
     async def on_event(self, event: Envelope) -> None:
         """Remember the last question of the mind's own until it is answered."""
@@ -114,10 +121,15 @@ class Scribe(Agent):
         """Write an interaction down; answers once it is safe on disk."""
         assert self._store is not None  # noqa: S101 - commands come after start
         await self._in_thread(self.check_files)
-        question = self._answered(args)
+        question = self._open(args.conversation, time.monotonic() - args.seconds)
         interaction = Interaction(**args.model_dump(exclude={"seconds"}), question=question)
         unseen = not await self._in_thread(partial(self._store.has_prompt, args.prompt))
-        number = await self._in_thread(partial(self._store.add, interaction))
+        asked, self._asked = self._asked, None if question else self._asked
+        try:
+            number = await self._in_thread(partial(self._store.add, interaction))
+        except sqlite3.Error:
+            self._asked = asked  # as long as nothing is written, nobody has answered
+            raise
         self._size = await self._in_thread(self._store.size)
         event = InteractionRecorded(
             interaction=number,
@@ -184,13 +196,6 @@ class Scribe(Agent):
     def stats(self) -> dict[str, Any]:
         """Rows and bytes."""
         return {"store": self._size} if self._store is not None else {}
-
-    def _answered(self, args: RecordArguments) -> str | None:
-        """The question of the mind's own that this answers, which nobody else answers then."""
-        question = self._open(args.conversation, time.monotonic() - args.seconds)
-        if question is not None:
-            self._asked = None
-        return question
 
     def _open(self, conversation: str, said_at: float) -> str | None:
         asked = self._asked

@@ -157,9 +157,10 @@ class Trainer(Reins):
             await self._tell(job, _progress(report, steps, course.steps), len(entries))
             if steps % _CHECKPOINT_EVERY == 0:
                 state, at = await school.on_thread(learner.state), {"step": steps, "ids": ids}
-                await self.keep_unfinished(
-                    state, of=_NIGHT, progress=at, memory=memory, interactions=ids
-                )
+                async with self.hindrance.met():  # without a checkpoint the night goes on
+                    await self.keep_unfinished(
+                        state, of=_NIGHT, progress=at, memory=memory, interactions=ids
+                    )
             if own_time() >= until:
                 break
         after = await school.exam(learner, course)
@@ -170,9 +171,10 @@ class Trainer(Reins):
             return {"learned": 0, "reason": f"rolled back: {problem}", **metrics}
         question = await self._question()
         state = await school.on_thread(learner.candidate.state)
-        number = await self._keep(
-            school, learner, state, "night", metrics, memory, ids=ids, question=question
+        keep = partial(
+            self._keep, school, learner, state, "night", metrics, memory, ids=ids, question=question
         )
+        number = await self.hindrance.outlast(keep)  # waits for room; who speaks ends it
         text = (
             f"learned {len(ids)} interactions in {steps} steps, "
             f"recall {metrics['recall']:.2f}, drift {metrics['drift']:.3f}"
@@ -230,7 +232,8 @@ class Trainer(Reins):
             return {"text": text, **metrics}
         await school.on_thread(partial(learner.candidate.load, best.state))
         memory = (await self.ask("unlearned", limit=0))["memory"]
-        number = await self._keep(school, learner, best.state, "train", metrics, memory)
+        keep = partial(self._keep, school, learner, best.state, "train", metrics, memory)
+        number = await self.hindrance.outlast(keep)
         text = f"Validation loss {before:.4f} to {best.loss:.4f}, generation {number}"
         return {"text": text, "generation": number, **metrics}
 
@@ -266,7 +269,8 @@ class Trainer(Reins):
                 best.meet(loss, await school.on_thread(learner.candidate.state))
                 job.progress(text=f"Epoch {best.epochs}: validation loss {loss:.4f}\n")
             if kept:
-                await self._keep_training(school, learner, course, best, memory)
+                async with self.hindrance.met():
+                    await self._keep_training(school, learner, course, best, memory)
             if held:
                 raise Held
 

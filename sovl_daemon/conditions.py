@@ -7,9 +7,11 @@ tried again; it is never taken for damage, and nobody is told to restore a backu
 from __future__ import annotations
 
 import errno
+import os
 import sqlite3
 from collections.abc import Iterator
 from enum import StrEnum
+from pathlib import Path
 
 
 class Condition(StrEnum):
@@ -76,6 +78,21 @@ def condition_of(error: BaseException) -> Condition | None:
         if isinstance(number, int) and number in _OF_ERRNO:
             return _OF_ERRNO[number]
     return None
+
+
+def database_refused(path: Path | str, error: sqlite3.Error, advice: str) -> tuple[str, Exception]:
+    """Why a database cannot be used, and the error behind it; `advice` is for a damaged file.
+
+    Where SQLite says only that it cannot open the file, the system is asked why.
+    """
+    cause: Exception = error
+    if _primary(error) == sqlite3.SQLITE_CANTOPEN:
+        try:
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+        except OSError as refusal:
+            cause = refusal
+    said = cause.strerror if isinstance(cause, OSError) else str(cause)
+    return f"{path}: {said}" + (f"; {advice}" if is_damage(error) else ""), cause
 
 
 def is_damage(error: sqlite3.Error) -> bool:

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import Field
 
 from bus.commands import Arguments, CommandTable, NoArguments, command, commands_of
-from bus.errors import BAD_ARGUMENT, CommandError
+from bus.errors import BAD_ARGUMENT, UNAVAILABLE, CommandError
 from bus.topics import HEALTH, METRICS
 from config import ConfigError, get_value, needs_restart, resolve_key
 from sovl_daemon import log
+from sovl_daemon.conditions import condition_of
 
 if TYPE_CHECKING:
     from sovl_daemon.hub import Hub
@@ -94,7 +95,14 @@ class Controls:
             "children": self._hub.supervisor.stats(),
             "dry_run": self._hub.settings.training_config.dry_run,
             "in_flight": self._hub.router.in_flight(),
-            "troubles": log.troubles(),
+            "troubles": [
+                *log.troubles(),
+                *(
+                    f"{s.name}: {s.detail}"
+                    for s in self._hub.router.seats.values()
+                    if s.address and s.detail
+                ),
+            ],
         }
 
     @command()
@@ -190,4 +198,5 @@ def _explained(function: Any, *args: Any) -> Any:
         return function(*args)
     except ConfigError as error:
         faults = str(error).splitlines()
-        raise CommandError(BAD_ARGUMENT, "; ".join(faults), {"faults": faults}) from None
+        code = BAD_ARGUMENT if condition_of(error) is None else UNAVAILABLE
+        raise CommandError(code, "; ".join(faults), {"faults": faults}) from None

@@ -11,11 +11,11 @@ from contextlib import asynccontextmanager, suppress
 import anyio
 from anyio.abc import ByteReceiveStream, Process
 
-from bus.errors import FatalError
+from bus.errors import FatalError, TransientError
 from config import Settings
 from sovl_daemon import log, openmp
 from sovl_daemon.own_time import OwnTime, move_on_after, work_done
-from sovl_daemon.worker import EX_FATAL, Orders
+from sovl_daemon.worker import EX_FATAL, EX_TEMPFAIL, Orders
 
 MAX_LINE = 1 << 20  # bytes; what is longer is passed on in pieces
 LAST_WORDS_S = 1.0  # a process it left behind may hold its output open for ever
@@ -63,6 +63,8 @@ class WorkerProcess:
                 self.pid = None
         if process.returncode == EX_FATAL:
             raise FatalError(self._reason)
+        if process.returncode == EX_TEMPFAIL:
+            raise TransientError(self._reason)
         return self._reason or _why(process.returncode or 0)
 
     def work(self) -> object:

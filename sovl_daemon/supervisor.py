@@ -5,16 +5,17 @@ from __future__ import annotations
 import random
 import time
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import anyio
 import structlog
 from anyio.abc import TaskGroup
 
-from bus.errors import FatalError
+from bus.errors import FatalError, TransientError
 from bus.messages import HUNG
 from bus.router import CommandRouter, Seat
 from config.service import Supervision
+from sovl_daemon.conditions import condition_of
 from sovl_daemon.own_time import EVERY_S, OwnTime
 from sovl_daemon.restart import RestartHistory, RestartPolicy
 
@@ -66,6 +67,15 @@ class Child:
     ended: anyio.Event = field(default_factory=anyio.Event)
 
 
+class Death(NamedTuple):
+    """Why a child ended; starting it again would not help if `fatal`, and will if it `passes`."""
+
+    child: Child
+    why: str
+    fatal: bool
+    passes: bool
+
+
 class Supervisor:
     """Starts children in order; when one ends, it and those started after it start again.
 
@@ -79,7 +89,7 @@ class Supervisor:
                 router.seat(agent).clock = child.runner.own_time
         self._router = router
         self._settings = settings
-        self._deaths, self._dead = anyio.create_memory_object_stream[tuple[Child, str, bool]](100)
+        self._deaths, self._dead = anyio.create_memory_object_stream[Death](100)
         self._stopping = False
 
     async def run(self) -> None:
@@ -88,8 +98,8 @@ class Supervisor:
             for child in self._children:
                 self._start(tasks, child, 0.0)
             tasks.start_soon(self._watch)
-            async for child, why, fatal in self._dead:
-                await self._recover(tasks, child, why, fatal=fatal)
+            async for death in self._dead:
+                await self._recover(tasks, death)
 
     async def stop(self) -> None:
         """Stop all children, the last started first."""
@@ -115,7 +125,7 @@ class Supervisor:
         tasks.start_soon(self._live, child, delay)
 
     async def _live(self, child: Child, delay: float) -> None:
-        why, fatal = "", False
+        why, fatal, passes = "", False, False
         try:
             with child.scope:
                 await anyio.sleep(delay)
@@ -123,24 +133,30 @@ class Supervisor:
                 why = await child.runner.run()
         except* FatalError as errors:
             why, fatal = _first(errors), True
+        except* TransientError as errors:
+            why, passes = _first(errors), True
         except* Exception as errors:
-            log.error("child.failed", child=child.name, exc_info=errors)
+            passes = condition_of(errors) is not None
+            log.error("child.failed", child=child.name, exc_info=None if passes else errors)
             why = _first(errors)
         child.ended.set()
         if not child.scope.cancel_called and not self._stopping:
-            self._deaths.send_nowait((child, child.silence or why, fatal))
+            self._deaths.send_nowait(Death(child, child.silence or why, fatal, passes))
 
     async def _stop(self, child: Child) -> None:
         child.scope.cancel()
         await child.ended.wait()
 
-    async def _recover(self, tasks: TaskGroup, child: Child, why: str, *, fatal: bool) -> None:
+    async def _recover(self, tasks: TaskGroup, death: Death) -> None:
+        child, why, fatal, passes = death
         if not child.ended.is_set():
             return  # started again meanwhile, together with one that it leans on
         for agent in child.agents:
             self._router.agent_lost(agent, why)
         chance = random.random()  # noqa: S311 - jitter, not a secret
         delay = None if fatal else child.history.delay(time.monotonic(), chance)
+        if delay is None and passes:  # a full disk is not given up, only tried seldom
+            delay = self._settings.backoff_max_s
         if delay is None:
             self._give_up(child, why, fatal=fatal)
             return
@@ -224,4 +240,5 @@ def _first(errors: BaseExceptionGroup[BaseException]) -> str:
     error: BaseException = errors
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
-    return str(error) if isinstance(error, FatalError) else f"{type(error).__name__}: {error}"
+    known = isinstance(error, FatalError | TransientError)
+    return str(error) if known else f"{type(error).__name__}: {error}"

@@ -23,7 +23,9 @@ from bus.subscriber import local_subscriber
 from bus.topics import CONFIG, ConfigChanged
 from config import Paths, Settings
 from sovl_daemon import log, registry
+from sovl_daemon.conditions import condition_of
 
+EX_TEMPFAIL = 75  # of sysexits(3): what the system refused may be had later
 EX_FATAL = 78  # as EX_CONFIG of sysexits(3): starting again would not help
 
 
@@ -51,7 +53,7 @@ def main() -> int:
         code = EX_FATAL
     except* Exception as errors:
         _report("worker.failed", errors)
-        code = code or 1
+        code = code or (EX_TEMPFAIL if condition_of(errors) else 1)
     return code
 
 
@@ -98,7 +100,8 @@ def _report(event: str, errors: BaseExceptionGroup[BaseException]) -> None:
         first = first.exceptions[0]
     reason = f"{first}" if isinstance(first, FatalError) else f"{type(first).__name__}: {first}"
     logger = structlog.get_logger(agent="worker")
-    logger.error(event, reason=reason, exc_info=None if isinstance(first, FatalError) else errors)
+    expected = isinstance(first, FatalError) or condition_of(first)
+    logger.error(event, reason=reason, exc_info=None if expected else errors)
 
 
 if __name__ == "__main__":

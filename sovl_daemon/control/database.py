@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from sovl_daemon.conditions import database_refused
+
 
 class JournalError(Exception):
     """A database cannot be used; the message says why and what to do."""
@@ -18,7 +20,7 @@ def open_database(path: Path | str, schema: Sequence[str]) -> sqlite3.Connection
     `schema` has one script for each version. Use the connection from one thread at a time.
 
     Raises:
-        JournalError: the file is damaged, locked for long, or of a newer version.
+        JournalError: the file is damaged, of a newer version, or refused for now (its cause).
 
     """
     try:
@@ -28,7 +30,8 @@ def open_database(path: Path | str, schema: Sequence[str]) -> sqlite3.Connection
         database.execute("PRAGMA synchronous=FULL")
         _migrate(path, database, schema)
     except sqlite3.Error as error:
-        raise JournalError(f"{path}: {error}; move the file away to begin a new one") from None
+        said, cause = database_refused(path, error, "move the file away to begin a new one")
+        raise JournalError(said) from cause
     return database
 
 
@@ -49,3 +52,9 @@ def _migrate(path: Path | str, database: sqlite3.Connection, schema: Sequence[st
         raise JournalError(f"{path}: written by a newer SOVL (schema {version}); update SOVL")
     for number, script in enumerate(schema[version:], start=version + 1):
         database.executescript(f"BEGIN IMMEDIATE; {script}; PRAGMA user_version={number}; COMMIT;")
+
+
+def try_to_write(database: sqlite3.Connection) -> None:
+    """Write the version again, which changes nothing. Raises sqlite3.Error where one may not."""
+    version = database.execute("PRAGMA user_version").fetchone()[0]
+    database.execute(f"PRAGMA user_version={version}")

@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 
-from sovl_daemon.control.database import close_database, open_database
+from sovl_daemon.control.database import close_database, open_database, try_to_write
 from sovl_daemon.control.decision import Decision
 
 _SCHEMA = (
@@ -83,6 +83,10 @@ class DecisionLog:
         self._db.execute("PRAGMA synchronous=NORMAL")
         self._keep = keep
         self._wall = wall
+
+    def try_to_write(self) -> None:
+        """Write what changes nothing. Raises sqlite3.Error where one may not write."""
+        try_to_write(self._db)
 
     def close(self) -> None:
         """Close the file."""

@@ -8,7 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from sovl_daemon.control.database import JournalError, close_database, open_database
+from sovl_daemon.control.database import (
+    JournalError,
+    close_database,
+    open_database,
+    try_to_write,
+)
 from sovl_daemon.control.quarantine import Sentence
 
 State = Literal[
@@ -97,6 +102,10 @@ class Journal:
     def __init__(self, path: Path | str) -> None:
         """Open or create. Raises JournalError when it cannot be used."""
         self._db = open_database(path, _SCHEMA)
+
+    def try_to_write(self) -> None:
+        """Write what changes nothing. Raises sqlite3.Error where one may not write."""
+        try_to_write(self._db)
 
     def close(self) -> None:
         """Fold the write-ahead log in and close."""

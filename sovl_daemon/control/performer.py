@@ -70,6 +70,10 @@ class Performer:
         """Forget an action whose agent has left."""
         self._actions.pop(name, None)
 
+    async def try_to_write(self) -> None:
+        """Try to write to the journal. Raises sqlite3.Error where that cannot be done."""
+        await self._write(self._journal.try_to_write)
+
     async def unavailable(self) -> Mapping[str, str]:
         """Actions in quarantine, each with the reason in words."""
         now_s = self._wall()

@@ -15,6 +15,8 @@ from urllib.parse import quote
 
 import orjson
 
+from sovl_daemon.conditions import database_refused
+
 _SCHEMA = (
     """
     CREATE TABLE interactions (
@@ -44,6 +46,9 @@ _LEAST_BYTES = 1000  # for all of an interaction but its texts
 _BYTES_A_CHARACTER = 6  # in JSON, at most
 _ALL = sys.maxsize
 _FIELDS = "command, conversation, prompt, response, tokens, confidence, time, id, question"
+
+
+_ADVICE = "restore it from a backup or move it away"
 
 
 class StoreError(Exception):
@@ -101,7 +106,8 @@ class InteractionStore:
             self._db.execute("PRAGMA busy_timeout=5000")
             self._migrate()
         except sqlite3.Error as error:
-            raise _unusable(path, error) from None
+            said, cause = database_refused(path, error, _ADVICE)
+            raise StoreError(said) from cause
 
     @classmethod
     def reading(cls, path: Path) -> InteractionStore:
@@ -116,7 +122,8 @@ class InteractionStore:
             store._db = sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)
             version = store._db.execute("PRAGMA user_version").fetchone()[0]
         except sqlite3.Error as error:
-            raise _unusable(path, error) from None
+            said, cause = database_refused(path, error, _ADVICE)
+            raise StoreError(said) from cause
         if version != len(_SCHEMA):
             store.close()
             raise StoreError(
@@ -143,6 +150,10 @@ class InteractionStore:
             self._db.execute("PRAGMA busy_timeout=0")  # nor is anybody waited for who reads
             self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         self._db.close()
+
+    def try_to_write(self) -> None:
+        """Write the version again, which changes nothing. Raises sqlite3.Error if one may not."""
+        self._db.execute(f"PRAGMA user_version={len(_SCHEMA)}")
 
     def add(self, interaction: Interaction) -> int:
         """Store durably and return the interaction's id. Adding a command twice changes nothing."""
@@ -201,7 +212,8 @@ class InteractionStore:
             with closing(self._db.execute(query, (moment,))) as rows:
                 yield from (Interaction(*row) for row in rows)
         except sqlite3.Error as error:
-            raise _unusable(self.path, error) from None
+            said, cause = database_refused(self.path, error, _ADVICE)
+            raise StoreError(said) from cause
 
     def count(self) -> int:
         """How many interactions there are."""
@@ -300,8 +312,4 @@ def _check_there(path: Path) -> None:
         problem = "no such file, nothing has been lived through yet"
         raise StoreError(f"{path}: {problem}") from None
     except OSError as error:
-        raise StoreError(f"{path}: cannot be read: {error.strerror}") from None
-
-
-def _unusable(path: Path | str, error: sqlite3.Error) -> StoreError:
-    return StoreError(f"{path}: {error}; restore it from a backup or move it away")
+        raise StoreError(f"{path}: cannot be read: {error.strerror}") from error

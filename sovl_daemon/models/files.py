@@ -1,5 +1,6 @@
 """Hashing, syncing and discarding files, and asking for room before writing them."""
 
+import errno
 import hashlib
 import os
 import shutil
@@ -78,7 +79,7 @@ def require_space(folder: Path, needed_bytes: int) -> None:
         raise NoSpace(
             f"not enough disk space in {folder}: {needed_bytes / 1e6:,.0f} MB needed, "
             f"{free_bytes / 1e6:,.0f} MB free; make room or choose another model folder"
-        )
+        ) from OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def bytes_below(folder: Path) -> int:

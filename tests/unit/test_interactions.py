@@ -210,5 +210,5 @@ def test_newer_schema_is_refused_and_kept(tmp_path: Path) -> None:
 
 
 def test_missing_folder_is_named(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match="unable to open"):
+    with pytest.raises(StoreError, match="No such file or directory"):
         InteractionStore(tmp_path / "none" / "db")
