@@ -308,6 +308,8 @@ class Agent:
             return Failure(code=CANCELLED, message="cancelled")
         except CommandError as error:
             return Failure(code=error.code, message=error.message, detail=error.detail)
+        except TransientError as error:
+            return Failure(code=UNAVAILABLE, message=f"{self.name}: {error}"[:500])
         except Exception as error:
             if condition_of(error) is not None:
                 await self.hindrance.meet(error)

@@ -18,7 +18,7 @@ import structlog
 from pydantic import BaseModel
 
 from bus.endpoints import Endpoints
-from bus.errors import FatalError
+from bus.errors import FatalError, TransientError
 from bus.subscriber import local_subscriber
 from bus.topics import CONFIG, ConfigChanged
 from config import Paths, Settings
@@ -51,6 +51,9 @@ def main() -> int:
     except* FatalError as errors:
         _report("worker.fatal", errors)
         code = EX_FATAL
+    except* TransientError as errors:
+        _report("worker.failed", errors)
+        code = code or EX_TEMPFAIL
     except* Exception as errors:
         _report("worker.failed", errors)
         code = code or (EX_TEMPFAIL if condition_of(errors) else 1)
@@ -98,10 +101,10 @@ def _report(event: str, errors: BaseExceptionGroup[BaseException]) -> None:
     first: BaseException = errors
     while isinstance(first, BaseExceptionGroup):
         first = first.exceptions[0]
-    reason = f"{first}" if isinstance(first, FatalError) else f"{type(first).__name__}: {first}"
+    told = isinstance(first, FatalError | TransientError)
+    reason = f"{first}" if told else f"{type(first).__name__}: {first}"
     logger = structlog.get_logger(agent="worker")
-    expected = isinstance(first, FatalError) or condition_of(first)
-    logger.error(event, reason=reason, exc_info=None if expected else errors)
+    logger.error(event, reason=reason, exc_info=None if told or condition_of(first) else errors)
 
 
 if __name__ == "__main__":
