@@ -9,6 +9,7 @@ from typing import Any
 from agents.actuator import MB, Actuator, Means
 from agents.training_actuators import LaterNights, LowerLearningRate, PauseTraining, SmallerBatches
 from sovl_daemon.control.action import Action, ActionFailed, Effect
+from sovl_daemon.limits import available_parallelism
 
 GROUP = "sovl.actions"
 
@@ -167,7 +168,7 @@ class FewerCores(Actuator):
 
     name = "fewer_cores"
     key = "host.cores"
-    target = str(max(1, len(os.sched_getaffinity(0)) // 2))
+    target = str(max(1, available_parallelism() // 2))
     within_s = 30.0
 
     async def refuse(self) -> str | None:

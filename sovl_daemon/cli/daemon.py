@@ -20,12 +20,14 @@ from sovl_daemon.client.target import Target
 from sovl_daemon.conditions import in_words
 from sovl_daemon.hub import Hub
 from sovl_daemon.instance import AlreadyRunning, Displaced
+from sovl_daemon.limits import ControlGroups
 from sovl_daemon.own_time import move_on_after
 from sovl_daemon.registry import RegistryError
 from sovl_daemon.supervisor import GaveUp
 
 POLL_S = 0.05
 _FEW_FILES, _MANY_FILES = 128, 65_536
+_FEW_THREADS = 24  # hub and model host have 14 at rest, with one thread for tensors
 _OF_A_START = (AlreadyRunning, RegistryError, Displaced, GaveUp)
 
 
@@ -33,6 +35,7 @@ def run_daemon(config: Path | None, overrides: list[str]) -> int:
     """Run until stopped; the exit code."""
     try:
         _open_files()
+        _begin_threads()
         given = _pairs(overrides)
         settings = load(config, given)
         paths = Paths.of(settings)
@@ -69,6 +72,14 @@ def _open_files() -> None:
     if 0 <= soft < _FEW_FILES:
         problem = f"{soft} open files are allowed, at least {_FEW_FILES} are needed"
         raise ConfigError([Fault("ulimit -n", f"{problem}; under systemd: LimitNOFILE")])
+
+
+def _begin_threads() -> None:
+    """Refuse to begin where too few threads may; ZeroMQ and OpenMP end a process that gets none."""
+    room = ControlGroups().threads()
+    if room is not None and room.limit < _FEW_THREADS:
+        problem = f"{room.limit} threads and processes are allowed, at least {_FEW_THREADS} needed"
+        raise ConfigError([Fault("pids.max", f"{problem}; see TasksMax=, docker --pids-limit")])
 
 
 def _pairs(overrides: list[str]) -> dict[str, str]:

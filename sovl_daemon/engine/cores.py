@@ -8,8 +8,25 @@ from pathlib import Path
 
 from sovl_daemon.engine.errors import OptionError
 
-_GIVEN = frozenset(os.sched_getaffinity(0))  # nothing here has narrowed them yet
 _THREADS = Path("/proc/self/task")
+_ALL = frozenset(range(4096))  # the system takes those of them that there are
+
+
+def _allowed() -> frozenset[int]:
+    """The cores that there are now for whoever wants all: those of the control group."""
+    before = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, _ALL)
+    except OSError:  # a container may forbid it
+        return frozenset(before)
+    allowed = frozenset(os.sched_getaffinity(0))
+    if allowed != before:
+        os.sched_setaffinity(0, before)
+    return allowed
+
+
+_GIVEN = frozenset(os.sched_getaffinity(0))  # nothing here has narrowed them yet
+_CHOSEN = _allowed() != _GIVEN  # by somebody else, as with taskset; else they may change
 
 
 def keep_to_cores(count: int) -> None:
@@ -19,7 +36,9 @@ def keep_to_cores(count: int) -> None:
         OptionError: the system gives none of them any more.
 
     """
-    cores = frozenset(sorted(_GIVEN)[: count or None])
+    allowed = _allowed()
+    given = (_GIVEN & allowed or allowed) if _CHOSEN else allowed
+    cores = frozenset(sorted(given)[:count]) if count else _GIVEN if _CHOSEN else _ALL
     moved: set[int] = set()
     while begun := {int(each.name) for each in _THREADS.iterdir()} - moved:
         for thread in begun:  # those of the next round are where their maker was when it made them

@@ -58,8 +58,12 @@ class Threads:
 
 def free_cores() -> int:
     """Return the cores of this machine on which nothing else runs at this moment, 1 at least."""
-    running = int(_LOAD.read_text().split()[3].split("/")[0])  # this thread among them
-    return max(1, (os.cpu_count() or 1) - running + 1)
+    cores = os.cpu_count() or 1
+    try:
+        running = int(_LOAD.read_text().split()[3].split("/")[0])  # this thread among them
+    except (OSError, ValueError, IndexError):
+        return cores  # a container may hide it
+    return max(1, cores - running + 1)
 
 
 def _set(count: int) -> None:

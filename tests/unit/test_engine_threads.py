@@ -105,3 +105,10 @@ def test_the_openmp_of_torch_reads_it() -> None:
     assert done.stdout.strip() == "2"
     assert "OMP_WAIT_POLICY = 'PASSIVE'" in done.stderr
     assert "GOMP_SPINCOUNT = '1000'" in done.stderr
+
+
+def test_a_container_that_hides_the_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_LOAD", tmp_path / "loadavg")
+    assert free_cores() == os.cpu_count()
+    (tmp_path / "loadavg").write_text("0.00 0.00\n")
+    assert free_cores() == os.cpu_count()
