@@ -90,6 +90,10 @@ def _require_language_model(reader: Any, path: Path) -> None:
 
 def _read_folder(folder: Path) -> Header:
     shapes = [entry for path in weight_files(folder) for entry in _tensors_of(path)]
+    if eighths := sorted({dtype for dtype, _ in shapes if dtype.startswith("F8")}):
+        raise ConversionError(
+            f"{folder} is quantised ({eighths[0]}); pull the original instead, or a GGUF file of it"
+        )
     return Header(
         parameters=sum(prod(shape) for _, shape in shapes),
         matrix_dtypes=frozenset(dtype for dtype, shape in shapes if len(shape) > 1),

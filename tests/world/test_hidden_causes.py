@@ -102,6 +102,7 @@ def test_missing_parts_are_named(store: ModelStore, tmp_path: Path) -> None:
         (b"lmgg" + bytes(64), "the format before GGUF"),
         (bytes(range(1, 65)), "is no GGUF or safetensors file"),
     ],
+    ids=["empty", "pointer", "page", "message", "pickle", "version", "ggml", "noise"],
 )
 def test_a_file_that_is_no_gguf(
     content: bytes, says: str, store: ModelStore, tmp_path: Path
@@ -159,6 +160,13 @@ def nan(folder: Path) -> None:
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
 
+def eighths(folder: Path) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    name = "model.layers.0.mlp.up_proj.weight"
+    tensors[name] = tensors[name].to(torch.float8_e4m3fn)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
 def configured(**changes: object) -> Callable[[Path], None]:
     def change(folder: Path) -> None:
         path = folder / "config.json"
@@ -187,6 +195,7 @@ FOLDERS: list[tuple[Callable[[Path], None], str]] = [
     (pointer, "is a pointer of Git LFS"),
     (cut_off, r"is cut off after 0\.\d MB"),
     (nan, "model.norm.weight holds values that are not finite; fetch the model again"),
+    (eighths, r"is quantised \(F8_E4M3\); pull the original"),
     (page, r"config\.json is a web page"),
     (only_gguf, r"a folder with GGUF files: give the path of one of them: mind\.Q8_0\.gguf"),
     (configured(architectures=["BertForMaskedLM"]), "is a BertForMaskedLM, which does not go on"),

@@ -9,7 +9,7 @@ import pytest
 from sovl_daemon.client import CommandError
 from sovl_daemon.models import ModelError, ModelExists, ModelStore
 from sovl_daemon.models.identity import identity
-from sovl_daemon.state import Contents, Origin, StateStore
+from sovl_daemon.state import Contents, Origin, StateLocked, StateStore
 from tests import tiny_models
 from tests.daemon import Daemon, running
 from tests.world import situation
@@ -59,7 +59,7 @@ def test_a_state_of_another_base_of_the_same_shape(
     assert store.numbers() == [1, 2]
 
 
-@situation("own", "Without a daemon, too, a refused load leaves the current generation as it was.")
+@situation("predibase/lorax#58", "What was trained on another base is refused, before any change.")
 def test_a_refused_load_without_a_daemon(runtime: Path, twins: tuple[dict[str, Any], Path]) -> None:
     settings, twin = twins
     models = ModelStore(Path(settings["store.model_dir"]))
@@ -77,6 +77,13 @@ def test_a_refused_load_without_a_daemon(runtime: Path, twins: tuple[dict[str, A
     assert "get the base back that it was learned on" in answer.stderr
     assert len(answer.stderr.splitlines()) == 1
     assert store.numbers() == [1]
+
+
+@situation("own", "A state folder is locked by whichever path it is reached.")
+def test_one_writer_by_any_path(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "state")
+    with StateStore(tmp_path / "state").writer(keep=5), pytest.raises(StateLocked):
+        StateStore(tmp_path / "link").writer(keep=5).__enter__()
 
 
 def of_a_hub(folder: Path, name: str, file: Path) -> Path:

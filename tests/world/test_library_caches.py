@@ -91,6 +91,7 @@ def test_a_picture_without_a_home(service: Service) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(600)
 @pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace")
 @situation("own", "Start, pull, eval and a picture write nowhere but into the daemon's folders.")
 def test_what_the_commands_write(service: Service, hub: str) -> None:
@@ -106,12 +107,11 @@ def test_what_the_commands_write(service: Service, hub: str) -> None:
     )
     for words in commands:
         service.run(*words, wrapper=tracing)
+        assert written(record, _OTHERS)  # what it wrote is seen
         assert written(record, ours) == []
-    daemon = Daemon(
-        service.root,
-        wrapper=tracing,
-        **{"core_config.base_model_name": OPEN, "core_config.scaffold_model_name": OPEN},
-    )
+    models = {"core_config.base_model_name": OPEN, "core_config.scaffold_model_name": OPEN}
+    short = {"generation.system_prompt": "", "core_config.cross_attn_layers": [0, 1]}
+    daemon = Daemon(service.root, wrapper=tracing, **models, **short)
     daemon.environment = service.environment
     daemon.start()
     try:
