@@ -192,28 +192,36 @@ class Agent:
 
     async def serve(self) -> None:
         """Live until cancelled. Raises what went wrong."""
-        async with self._connected(), anyio.create_task_group() as tasks:
+        async with self._connected(), anyio.create_task_group() as both:
             line = anyio.CancelScope(shield=True)
-            tasks.start_soon(self._keep_line, line, tasks)
             try:
-                await self._enter("starting")
-                await self.start()
-                await self._enter("ready", self.hindrance.says)
-                self._link.register()
-                tasks.start_soon(self._follow)
-                tasks.start_soon(self.hindrance.watch)
-                await self.run()
-                await anyio.sleep_forever()  # without work in the background, commands still come
+                async with anyio.create_task_group() as tasks:
+                    both.start_soon(self._keep_line, line, tasks)
+                    await self._live(tasks)
             finally:
+                # Whoever uses what `start` took has ended by now.
                 with anyio.CancelScope(shield=True):
                     try:
-                        await self._enter("stopping")
                         async with self._writing:
                             pass
                         await self.stop()
                         await self._enter("stopped")
                     finally:
                         line.cancel()
+
+    async def _live(self, tasks: TaskGroup) -> None:
+        try:
+            await self._enter("starting")
+            await self.start()
+            await self._enter("ready", self.hindrance.says)
+            self._link.register()
+            tasks.start_soon(self._follow)
+            tasks.start_soon(self.hindrance.watch)
+            await self.run()
+            await anyio.sleep_forever()  # without work in the background, commands still come
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self._enter("stopping")
 
     @asynccontextmanager
     async def _connected(self) -> AsyncIterator[None]:
@@ -273,7 +281,7 @@ class Agent:
                 self.log.warning("agent.bad_message", reason=str(error))
                 continue
             match envelope.payload:
-                case Command() as command:
+                case Command() as command if self.state not in ("stopping", "stopped"):
                     # Made here, so that a cancel right behind the command finds it.
                     scope = self._scopes[envelope.id] = anyio.CancelScope()
                     tasks.start_soon(self._handle, envelope, command, scope)

@@ -6,7 +6,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, closing
+from contextlib import AsyncExitStack
 from dataclasses import asdict
 from functools import partial
 from typing import Any, ClassVar, Literal
@@ -44,6 +44,7 @@ from sovl_daemon.control.journal import Entry, Journal
 from sovl_daemon.control.performer import Outcome, Performer
 from sovl_daemon.control.recommendation import Recommendation, recommend
 from sovl_daemon.control.verdict import Opinion, Question, verdict
+from sovl_daemon.handle import Handle
 from sovl_daemon.opened import opened_database
 from sovl_daemon.own_time import OwnTime
 
@@ -84,15 +85,7 @@ class Controller(Agent):
 
     async def start(self) -> None:
         """Open journal and decision log, and get ready to decide."""
-        self._files = ExitStack()
-        try:
-            journal: Journal = await self._opened(partial(Journal, self.paths.state_dir / JOURNAL))
-            file = self.paths.state_dir / DECISIONS
-            self._decisions: DecisionLog = await self._opened(partial(DecisionLog, file))
-        except JournalError as error:
-            raise FatalError(str(error)) from None
-        files = (self.paths.state_dir / name for name in (JOURNAL, DECISIONS))
-        self.opened = [each for file in files for each in opened_database(file)]
+        self._files = AsyncExitStack()
         self._pids = {self.name: os.getpid()}
         own_time = OwnTime(lambda: set(self._pids.values()))
         means = Means(
@@ -100,9 +93,18 @@ class Controller(Agent):
         )
         try:
             self._agent_of = {each.name: each.agent for each in find_actuators().values()}
-            self._performer = Performer(journal, actuators(means), own_time=own_time)
-        except ActionError as error:
+            actions = actuators(means)
+            journal: Journal = await self._opened(partial(Journal, self.paths.state_dir / JOURNAL))
+            self._performer = Performer(journal, actions, own_time=own_time)
+            self._files.push_async_callback(self._performer.close)
+            file = self.paths.state_dir / DECISIONS
+            self._decisions: DecisionLog = await self._opened(partial(DecisionLog, file))
+            self._disk = Handle(self._decisions)
+            self._files.push_async_callback(self._disk.close)
+        except (ActionError, JournalError) as error:
             raise FatalError(str(error)) from None
+        files = (self.paths.state_dir / name for name in (JOURNAL, DECISIONS))
+        self.opened = [each for file in files for each in opened_database(file)]
         self._resting: dict[str, float] = {}
         self._tasks = tasks_of(self.settings, self.paths)
         self._begin_anew()
@@ -112,20 +114,18 @@ class Controller(Agent):
         self._troubles: Sequence[str] = ()
         self._quarantine: Mapping[str, str] = {}
         self._work: TaskGroup | None = None
-        self._disk = anyio.CapacityLimiter(1)
 
     async def stop(self) -> None:
         """Close the files."""
-        self._files.close()
+        await self._files.aclose()
 
     async def _opened(self, make: Callable[[], Any]) -> Any:
-        work = partial(anyio.to_thread.run_sync, make)
-        return self._files.enter_context(closing(await self.hindrance.outlast(work)))
+        return await self.hindrance.outlast(partial(anyio.to_thread.run_sync, make))
 
     async def try_to_write(self) -> None:
         """Try to write to both files."""
         await self._performer.try_to_write()
-        await anyio.to_thread.run_sync(self._decisions.try_to_write, limiter=self._disk)
+        await self._disk.use(self._decisions.try_to_write)
 
     async def run(self) -> None:
         """Keep journal and reality in agreement, and settings no longer than they are needed."""
@@ -416,9 +416,8 @@ class Controller(Agent):
             self.log.debug("control.decided", task=task, says=says, shadow=shadow)
         else:
             self.log.info("control.decided", task=task, says=says, shadow=shadow)
-        add = partial(self._decisions.add, decision)
         async with self.hindrance.met():
-            await anyio.to_thread.run_sync(add, limiter=self._disk)
+            await self._disk.use(self._decisions.add, decision)
 
     async def _told(self, outcome: Outcome) -> None:
         done, result, reason, freed, number = outcome

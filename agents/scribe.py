@@ -8,7 +8,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, ClassVar
 
-import anyio
+import anyio.to_thread
 from pydantic import Field
 
 from agents.base import Agent, Job
@@ -16,6 +16,7 @@ from bus.commands import Arguments, command
 from bus.envelope import Envelope
 from bus.errors import FatalError
 from bus.topics import INTERACTION, QUESTION, InteractionRecorded, Question
+from sovl_daemon.handle import Handle
 from sovl_daemon.memory.interactions import Interaction, InteractionStore, StoreError
 from sovl_daemon.mind.curiosity import OpenQuestion
 from sovl_daemon.opened import opened_database
@@ -89,13 +90,13 @@ class Scribe(Agent):
 
     async def start(self) -> None:
         """Open the store; in a dry run it lives in memory and leaves no trace."""
-        self._turn = anyio.CapacityLimiter(1)
         path = ":memory:" if self.settings.training_config.dry_run else self.paths.database
         try:
-            make = partial(self._in_thread, partial(InteractionStore, path))
+            make = partial(anyio.to_thread.run_sync, partial(InteractionStore, path))
             self._store = store = await self.hindrance.outlast(make)
         except StoreError as error:
             raise FatalError(str(error)) from None
+        self._disk = Handle(store)
         self._size = await self._in_thread(store.size)
         if not self.settings.training_config.dry_run:
             self.opened = opened_database(self.paths.database)
@@ -103,7 +104,7 @@ class Scribe(Agent):
     async def stop(self) -> None:
         """Close the store."""
         if self._store is not None:
-            await self._in_thread(self._store.close)
+            await self._disk.close()
 
     async def try_to_write(self) -> None:
         """Try to write to the database."""
@@ -176,8 +177,9 @@ class Scribe(Agent):
         assert self._store is not None  # noqa: S101 - commands come after start
         found = await self._page(self._store.unlearned, args.limit, after=args.after)
         count = await self._in_thread(self._store.unlearned_count)
+        memory = await self._in_thread(partial(getattr, self._store, "identity"))
         interactions = [vars(each) for each in found]
-        return {"interactions": interactions, "count": count, "memory": self._store.identity}
+        return {"interactions": interactions, "count": count, "memory": memory}
 
     @command(RehearsalArguments, internal=True)
     async def rehearsal(self, args: RehearsalArguments, job: Job) -> dict[str, Any]:
@@ -210,5 +212,4 @@ class Scribe(Agent):
         return await self._in_thread(partial(read, *args, **options, most_bytes=room))
 
     async def _in_thread(self, work: Any) -> Any:
-        # Not abandoned on cancellation: a write that began is finished.
-        return await anyio.to_thread.run_sync(work, limiter=self._turn)
+        return await self._disk.use(work)

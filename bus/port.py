@@ -29,6 +29,15 @@ TURN_S = 0.005  # and no further one is begun after so long
 _MORE = zmq.NOBLOCK | zmq.SNDMORE
 
 
+def end_sockets() -> None:
+    """Close what is still open, and wait until ZeroMQ's threads have ended.
+
+    What is queued may leave as long as its socket lingers. Call it last, when nobody uses a socket:
+    a thread that outlives the interpreter may touch what is no longer there.
+    """
+    zmq.Context.instance().destroy()
+
+
 class Unreachable(Exception):
     """The peer that a message was for has gone."""
 

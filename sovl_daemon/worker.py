@@ -7,9 +7,12 @@ with the hub, however the hub ends: nobody is left behind.
 from __future__ import annotations
 
 import os
+import select
 import signal
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import FileIO
 from pathlib import Path
 
@@ -19,6 +22,7 @@ from pydantic import BaseModel
 
 from bus.endpoints import Endpoints
 from bus.errors import FatalError, TransientError
+from bus.port import end_sockets
 from bus.subscriber import local_subscriber
 from bus.topics import CONFIG, ConfigChanged
 from config import Paths, Settings
@@ -42,7 +46,14 @@ def main() -> int:
     # Unbuffered: a thread that waits in a buffered read would abort the interpreter at its end.
     stdin = FileIO(0, closefd=False)
     orders = Orders.model_validate_json(stdin.readline())
-    threading.Thread(target=_end_with_the_hub, args=(stdin,), daemon=True).start()
+    with _ending_with_the_hub(stdin):
+        try:
+            return _run(orders)
+        finally:
+            end_sockets()
+
+
+def _run(orders: Orders) -> int:
     log.configure_worker(orders.settings.logging)
     _yield_to_others(orders.settings)
     code = 0
@@ -60,11 +71,26 @@ def main() -> int:
     return code
 
 
-def _end_with_the_hub(stdin: FileIO) -> None:
+@contextmanager
+def _ending_with_the_hub(stdin: FileIO) -> Iterator[None]:
     """Standard input closes when the hub is gone, even by kill -9."""
-    while stdin.read(1):
-        pass
-    os._exit(0)
+    over, end = os.pipe()
+    watch = threading.Thread(target=_watch, args=(stdin, over), daemon=True)
+    watch.start()
+    try:
+        yield
+    finally:
+        os.write(end, b".")
+        watch.join()
+
+
+def _watch(stdin: FileIO, over: int) -> None:
+    while True:
+        ready, _, _ = select.select([stdin.fileno(), over], [], [])
+        if over in ready:
+            return
+        if not stdin.read(1):
+            os._exit(0)
 
 
 def _yield_to_others(settings: Settings) -> None:

@@ -20,6 +20,7 @@ def main() -> NoReturn:
     if interruptible:
         signal.signal(signal.SIGINT, _leave_at_once)
     _open_standard_streams()
+    from bus.port import end_sockets
     from sovl_daemon.cli.app import app
     from sovl_daemon.cli.exits import finish
 
@@ -28,6 +29,7 @@ def main() -> NoReturn:
     code = finish(app)
     if interruptible:
         signal.signal(signal.SIGINT, _leave_at_once)
+    end_sockets()
     sys.exit(code)
 
 

@@ -8,10 +8,10 @@ from dataclasses import replace
 from typing import Any, Literal, NamedTuple, TypeVar
 
 import anyio
-import anyio.to_thread
 
 from sovl_daemon.control.action import Action, ActionFailed, Effect
 from sovl_daemon.control.journal import Entry, InFlight, Journal, State
+from sovl_daemon.handle import Handle
 from sovl_daemon.own_time import move_on_after
 
 T = TypeVar("T")
@@ -60,7 +60,11 @@ class Performer:
         self._wall = wall
         self._own_time = own_time
         self._lock = anyio.Lock()
-        self._disk = anyio.CapacityLimiter(1)
+        self._disk = Handle(journal)
+
+    async def close(self) -> None:
+        """Close the journal after its last user."""
+        await self._disk.close()
 
     def offer(self, action: Action) -> None:
         """Take an action that an agent provides; one of the same name is replaced."""
@@ -336,7 +340,7 @@ class Performer:
 
     async def _write(self, work: Callable[..., T], *args: Any) -> T:
         """Use the journal, on a thread: a sync to disk may take long on a machine in need."""
-        return await anyio.to_thread.run_sync(work, *args, limiter=self._disk)
+        return await self._disk.use(work, *args)
 
 
 def _said(error: Exception) -> str:

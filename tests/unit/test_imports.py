@@ -34,6 +34,7 @@ ALLOWED = {
     "sovl_daemon/control": (
         "sovl_daemon.control",
         "sovl_daemon.conditions",
+        "sovl_daemon.handle",
         "sovl_daemon.limits",
         "sovl_daemon.own_time",
     ),
@@ -51,6 +52,7 @@ ALLOWED = {
         "config",
         *LIBRARIES,
         "sovl_daemon.conditions",
+        "sovl_daemon.handle",
         "sovl_daemon.heavy_imports",
         "sovl_daemon.opened",
         "sovl_daemon.own_time",
