@@ -46,7 +46,8 @@ from bus.port import Unreachable
 
 TICK_S = 0.1
 CANCEL_GRACE_S = 5.0  # an agent that was told to cancel answers by then, or the hub does
-MAX_UNSENT = 10_000  # final answers kept for clients that do not read
+MAX_UNSENT = 10_000  # final answers kept for clients that do not read...
+MAX_UNSENT_BYTES = 1 << 26  # ...and how much they may take together
 
 log = structlog.get_logger(agent="router")
 
@@ -112,6 +113,7 @@ class CommandRouter:
         self._default_deadline_s = default_deadline_s
         self._stopping = False
         self._unsent: list[tuple[Address, Envelope]] = []
+        self._unsent_bytes = 0
         self.on_change: Callable[[], None] = lambda: None
 
     async def run(self) -> None:
@@ -377,13 +379,15 @@ class CommandRouter:
         return abandoned
 
     def _keep(self, client: Address, answer: Envelope) -> None:
-        if len(self._unsent) < MAX_UNSENT:
+        size = len(answer.encode())
+        if len(self._unsent) < MAX_UNSENT and self._unsent_bytes + size <= MAX_UNSENT_BYTES:
             self._unsent.append((client, answer))
+            self._unsent_bytes += size
         else:
             self.counters["undeliverable"] += 1
 
     def _send_kept(self) -> None:
-        kept, self._unsent = self._unsent, []
+        kept, self._unsent, self._unsent_bytes = self._unsent, [], 0
         for client, answer in kept:
             self._send(client, answer, final=True)
 

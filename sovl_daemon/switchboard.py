@@ -19,7 +19,8 @@ from bus.router import CommandRouter
 from config import Paths
 from config.service import Bus
 
-CLIENT_QUEUE = 10_000  # messages that a client may leave unread before it is cut off
+CLIENT_QUEUE = 2000  # messages that a client may leave unread before it is cut off
+AGENT_QUEUE = 10_000  # those that agents may
 UNHEARD = 64  # messages of one client that wait to be read; ZeroMQ holds the others back
 
 
@@ -44,7 +45,7 @@ class Switchboard:
         """Bind everything. On closing, unsent answers get `linger_s` seconds to leave."""
         self._linger_s = linger_s
         addresses = [self._local, *self._remote()]
-        publish = Port(zmq.PULL, queue=CLIENT_QUEUE, max_bytes=self._settings.max_message_bytes)
+        publish = Port(zmq.PULL, queue=AGENT_QUEUE, max_bytes=self._settings.max_message_bytes)
         publish.bind(self._local.publish, mode=0o600)
         self._stack.callback(publish.close)
         self._ports.append(publish)
@@ -55,7 +56,7 @@ class Switchboard:
         )
         self.router = CommandRouter(
             clients=[self._door(each.commands) for each in addresses],
-            agents=self._door(self._local.agents, mode=0o600, unheard=CLIENT_QUEUE),
+            agents=self._door(self._local.agents, AGENT_QUEUE, mode=0o600, unheard=AGENT_QUEUE),
             table=self._commands,
             ledger=Ledger(
                 per_agent=self._settings.max_pending_per_agent,

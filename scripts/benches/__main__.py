@@ -27,6 +27,8 @@ NAMES = (
     "pressure",
     "reaction",
     "control_kills",
+    "large_prompts",
+    "long_life",
 )
 REPORT = Path(__file__).parents[2] / "docs" / "benchmarks.md"
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from bus import router as router_module
 from bus.errors import (
     AGENT_FAILED,
     AGENT_LOST,
@@ -164,6 +165,21 @@ async def test_the_work_of_a_client_that_vanished_is_stopped(switch: Switch) -> 
     assert isinstance(await other.final(kept), Result)
     assert switch.counters["abandoned"] == 3
     assert len(switch.ledger) == 0
+
+
+async def test_what_is_kept_for_who_does_not_read_is_bounded_in_bytes(
+    runtime: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(router_module, "MAX_UNSENT_BYTES", 500)
+    async with switching(runtime, queue=20) as switch:
+        agent, client = await switch.agent(), switch.client(queue=20)
+        asked = [await client.ask() for _ in range(3)]
+        for _ in asked:
+            await agent.taken()
+        for _ in range(200):
+            await agent.progress(asked[0], text="x" * 10_000)
+        assert {await agent.told_to_cancel() for _ in asked} == set(asked)
+        assert switch.counters["undeliverable"] == 2
 
 
 async def test_a_client_that_does_not_read_still_gets_its_final_answers(runtime: Path) -> None:
