@@ -30,6 +30,7 @@ class SayArguments(Arguments):
 TABLE = CommandTable(
     [
         CommandSpec("say", "echo", "Say it.", SayArguments, "say"),
+        CommandSpec("sleep", "legs", "Sleep.", Arguments, "sleep", long=True),
         CommandSpec("walk", "legs", "Walk.", Arguments, "walk"),
         CommandSpec("remember", "echo", "For agents.", Arguments, "remember", internal=True),
     ]

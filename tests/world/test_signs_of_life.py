@@ -9,11 +9,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import anyio
 import psutil
 import pytest
 
 from bus.errors import AGENT_LOST
-from sovl_daemon.client import CommandError
+from sovl_daemon.client import CommandError, DaemonSlow
+from sovl_daemon.client.target import Target
 from tests.busy import busy, starved
 from tests.daemon import Daemon, running, until
 from tests.packages import install
@@ -142,6 +144,35 @@ def test_everybody_was_asleep(daemon: Daemon) -> None:
     time.sleep(1)
     assert restarts(daemon) == {}
     assert status(daemon)["state"] == "ready"
+
+
+@situation(
+    "own",
+    "A daemon that gets no core is waited for, and not called slow; one that was stopped is.",
+)
+async def test_a_client_waits_for_a_starved_daemon(
+    daemon: Daemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert daemon.process is not None
+    hub = psutil.Process(daemon.process.pid)
+    assert set(daemon.target._server_pid()) == {hub.pid}
+    hub.suspend()
+    try:
+        with pytest.raises(DaemonSlow):
+            async with daemon.async_client():
+                pass
+        monkeypatch.setattr(Target, "own_time", lambda self: lambda: 0.0)  # as if it were starved
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(_resume_later, hub)
+            async with daemon.async_client() as client:
+                assert (await client.control("ping"))["pid"] == hub.pid
+    finally:
+        hub.resume()
+
+
+async def _resume_later(process: psutil.Process) -> None:
+    await anyio.sleep(1.5)
+    process.resume()
 
 
 @situation("own", "A night beside two busy programs ends, if late, and nobody is restarted.")
