@@ -147,8 +147,14 @@ def test_compares_zeros_and_shapes(sovl: Sovl) -> None:
     assert (b["change"], b["norm"]) == ("reshaped", None)
 
 
-def test_saves_loads_and_resets_without_a_daemon(sovl: Sovl) -> None:
+def test_saves_loads_and_resets_without_a_daemon(
+    sovl: Sovl, monkeypatch: pytest.MonkeyPatch
+) -> None:
     commit(sovl.store, 1)
+    assert "it was learned on another base, base" in sovl("load", "1").stderr
+    assert sovl.store.numbers() == [1]
+    for role in ("BASE", "SCAFFOLD"):
+        monkeypatch.setenv(f"SOVL_CORE_CONFIG__{role}_MODEL_NAME", role.lower())
     assert sovl.json("save")["saved"] == "state"
     commit(sovl.store, 2)
     assert sovl.json("save")["saved"] == "state"
