@@ -13,6 +13,7 @@ NAMES = (
     "bus",
     "responsive",
     "soak",
+    "starts",
     "control",
     "night_kills",
     "fuzz",
