@@ -16,7 +16,7 @@ from sovl_daemon.engine import sampling
 from sovl_daemon.engine.allocator import return_free_memory
 from sovl_daemon.engine.base_pass import base_pass
 from sovl_daemon.engine.cross_attention import CrossAttention
-from sovl_daemon.engine.fusion import Fusion
+from sovl_daemon.engine.fusion import Fusion, Told
 from sovl_daemon.engine.influence import Influence
 from sovl_daemon.engine.llama_finder import _build
 from sovl_daemon.engine.lora import LoraOptions
@@ -175,7 +175,7 @@ def test_an_embedding_that_is_only_mapped_from_its_file(tied: bool) -> None:
 def test_fusion(monkeypatch: pytest.MonkeyPatch, lean: bool, weights: float) -> None:
     monkeypatch.setattr(CrossAttention, "fresh", False)
     monkeypatch.setattr(
-        Fusion, "translated", lambda _, ids: (ids, [weights] * len(ids), [1] * len(ids))
+        Fusion, "translated", lambda _, ids: Told(ids, [weights] * len(ids), [1] * len(ids))
     )
     base = model()
     twin = base if lean else model(lean=False)

@@ -131,11 +131,11 @@ def test_without_either_it_maps_to_its_text() -> None:
 
 
 def test_written_text_never_becomes_a_special_token() -> None:
-    base = characters_tokenizer()
+    base = byte_level_tokenizer()
     base.add_tokens(["<|im_end|>"])
     map_ = TokenMap(base, SCAFFOLD, most=100)
     # A template writes the added token; what people write is never that.
-    assert map_.mapped(10) == (SCAFFOLD.eos_token_id,)
+    assert map_.mapped(token(base, "<|im_end|>")) == (SCAFFOLD.eos_token_id,)
     written, _ = map_.expand(PlainText(base).encode("<|im_end|>"))
     assert SCAFFOLD.eos_token_id not in written
     assert spelt(SCAFFOLD, written) == b"<|im_end|>"
