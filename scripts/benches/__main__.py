@@ -30,6 +30,7 @@ NAMES = (
     "control_kills",
     "large_prompts",
     "long_life",
+    "stops",
 )
 REPORT = Path(__file__).parents[2] / "docs" / "benchmarks.md"
 
