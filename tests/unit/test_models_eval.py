@@ -57,7 +57,9 @@ def complaint(result: Result) -> str:
 @pytest.fixture
 def sixteen_bits(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a CPU with fast 16-bit matmuls, whichever this one is."""
-    monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: "AVX512")
+    seconds = {torch.bfloat16: 1.0, torch.float32: 2.0}
+    monkeypatch.setattr("sovl_daemon.engine.precision._answer_s", seconds.__getitem__)
+    monkeypatch.setattr("sovl_daemon.engine.model.is_emulated", lambda dtype: False)
 
 
 @pytest.mark.usefixtures("sixteen_bits")
@@ -116,7 +118,8 @@ def test_without_a_single_measurement_it_fails(sovl_eval: Eval) -> None:
 def test_where_a_cpu_computes_in_32_bits_they_stand_for_fp16(
     sovl_eval: Eval, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: "AVX2")
+    seconds = {torch.bfloat16: 2.0, torch.float32: 1.0}
+    monkeypatch.setattr("sovl_daemon.engine.precision._answer_s", seconds.__getitem__)
     found = rows(sovl_eval("tiny", "--precision", "fp16,fp32,int8", "--windows", 1, "--json"))
     assert list(found) == ["fp32", "int8"]
     assert found["int8"]["increase"] is not None
