@@ -93,12 +93,14 @@ def context_use(percent: float) -> Finding:
 
 def _finding(task: Task, described: Described, limit: Limit, reading: Reading) -> Finding:
     if reading.fault:
+        health: Health = "unknown"
         says = f"{described.label} cannot be read: {reading.fault}"
-        return Finding(task.name, limit.metric, "unknown", says)
-    health = _health(limit, reading.value)
-    return Finding(
-        task.name, limit.metric, health, f"{described.label} is {describe(described, reading)}"
-    )
+    else:
+        health = _health(limit, reading.value)
+        says = f"{described.label} is {describe(described, reading)}"
+    if health != "fit" and not limit.holds_work:
+        health = "strained"
+    return Finding(task.name, limit.metric, health, says)
 
 
 def _health(limit: Limit, value: float) -> Health:

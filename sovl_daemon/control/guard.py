@@ -50,6 +50,7 @@ class Limit:
         hard_s: Duration before acting.
         grey_s: Duration before asking.
         low_s: Duration before relaxing.
+        holds_work: Whether heavy work waits while the metric is beyond `hard` or cannot be read.
 
     Raises:
         ValueError: the thresholds are not in order, or a duration is negative.
@@ -66,6 +67,7 @@ class Limit:
     hard_s: float = 0.5
     grey_s: float = 3.0
     low_s: float = 30.0
+    holds_work: bool = True
 
     @property
     def sign(self) -> float:

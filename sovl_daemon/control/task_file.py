@@ -58,6 +58,7 @@ class LimitTable(_Table):
     hard_s: Annotated[float, Field(ge=0)] = 0.5
     grey_s: Annotated[float, Field(ge=0)] = 3.0
     low_s: Annotated[float, Field(ge=0)] = 30.0
+    holds_work: bool = True
 
 
 class RungTable(_Table):

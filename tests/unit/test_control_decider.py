@@ -1,5 +1,6 @@
 """The loop proposes one thing at a time and says why, and why not."""
 
+from dataclasses import replace
 from typing import get_args
 
 import pytest
@@ -316,6 +317,20 @@ def test_diagnosis(value: float, health: str) -> None:
     assert found.allows_heavy_work is (health != "unfit")
     assert bool(found.anomalies()) is (health != "fit")
     assert bool(found.objections()) is (health == "unfit")
+
+
+def test_a_limit_may_hold_no_work() -> None:
+    limits = tuple(replace(limit, holds_work=False) for limit in task().limits)
+    for reading in (readings(99), readings(0, fault="stale")):
+        found = diagnose([replace(task(), limits=limits)], reading)
+        assert (found.health, found.objections()) == ("strained", [])
+        assert found.allows_heavy_work
+
+
+def test_a_busy_processor_holds_no_work() -> None:
+    (limit,) = load_tasks()["cpu"].limits
+    assert not limit.holds_work
+    assert all(each.holds_work for each in load_tasks()["memory"].limits)
 
 
 def test_what_cannot_be_read_stops_heavy_work() -> None:

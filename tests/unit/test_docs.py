@@ -15,6 +15,7 @@ from sovl_daemon import reference
 from sovl_daemon.control.task import load_task
 from sovl_daemon.controls import Controls
 from sovl_daemon.log_events import log_events
+from tests.world.register import as_markdown
 
 ROOT = reference.ROOT
 DOCS = sorted((ROOT / "docs").glob("*.md"))
@@ -258,6 +259,10 @@ def test_the_task_in_the_text_is_one(tmp_path: Path) -> None:
     (tmp_path / "disk.toml").write_text(found)
     task = load_task(tmp_path / "disk.toml")
     assert {rung.action for rung in task.ladder} <= {each.name for each in ACTUATORS}
+
+
+def test_every_situation_is_listed() -> None:
+    assert (ROOT / "docs" / "world.md").read_text(encoding="utf-8") == as_markdown()
 
 
 # Examples

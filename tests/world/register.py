@@ -12,8 +12,7 @@ Situations that other people reported of model servers, daemons, trainers and us
 systemd, each tried on SOVL by a test in `tests/world/`. `./scripts/test` runs the quick ones,
 `./scripts/test-long` those marked long. Nothing but the situation is taken from a report.
 
-This page is written by `python -m tests.world`; a test holds it in agreement.
-"""
+This page is written by `python -m tests.world`; a test holds it in agreement."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,7 @@ def as_markdown() -> str:
         if each.kind != kind:
             kind = each.kind
             lines.append(
-                f"## {kind.capitalize()}\n\n| reported in | expected | test |\n|---|---|---|"
+                f"\n## {kind.capitalize()}\n\n| reported in | expected | test |\n|---|---|---|"
             )
         long = " (long)" if each.long else ""
         lines.append(f"| {each.source} | {each.expects} | `{each.test}`{long} |")
