@@ -151,8 +151,17 @@ class NetworkBasePass:
                 hook.remove()
 
     def head(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Return the logits (N, vocab), float32, of hidden states (N, hidden)."""
-        logits: torch.Tensor = self._base.network.get_output_embeddings()(hidden)
+        """Return the logits (N, vocab), float32, of hidden states (N, hidden).
+
+        The network makes them as when it answers: some scale or bound what their last matrix gives.
+        """
+        network = self._base.network
+        anything = torch.zeros(1, 1, dtype=torch.long, device=hidden.device)
+        hook = network.get_decoder().register_forward_hook(_instead(hidden[None]))
+        try:
+            logits: torch.Tensor = network(input_ids=anything, use_cache=False).logits[0]
+        finally:
+            hook.remove()
         return logits.float()
 
     def _run(self, turns: Sequence[Turn]) -> torch.Tensor:
@@ -180,6 +189,15 @@ def _hook(
         added = steer(layer, _gathered(x, tails)).to(x.dtype) * real[..., None]
         x = x.scatter_add(1, tails[..., None].expand_as(added), added)
         return x if isinstance(output, torch.Tensor) else (x, *output[1:])
+
+    return after
+
+
+def _instead(hidden: torch.Tensor) -> Callable[[Any, Any, Any], Any]:
+    def after(body: Any, inputs: Any, output: Any) -> Any:
+        del body, inputs
+        output.last_hidden_state = hidden
+        return output
 
     return after
 

@@ -68,9 +68,12 @@ class NetworkCache:
         """Forget what a failed forward pass has left behind the last position.
 
         Raises:
-            CacheError: a layer cannot do so: its state is of all positions, or of the last ones.
+            CacheError: a layer cannot do so: its state is of all positions, or of the last ones; or
+                the network keeps none of what it reads here, as recurrent ones and encoders do.
 
         """
+        if self.length and not any(each.get_seq_length() for each in self.dynamic.layers):
+            raise CacheError(f"of {self.length} positions that it has read it keeps none")
         for layer in self.dynamic.layers:
             surplus = layer.get_seq_length() - self.length
             try:

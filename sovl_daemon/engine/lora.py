@@ -20,6 +20,9 @@ from peft.utils.constants import (  # noqa: E402
 
 ADAPTER = "default"
 
+# What families call the one matrix of query, key and value, where peft names nothing usual.
+_JOINED = ("qkv_proj", "query_key_value", "Wqkv", "c_attn")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoraOptions:
@@ -57,7 +60,7 @@ def choose_targets(network: Any, asked: Sequence[str]) -> Targets:
     if not missing:
         return Targets(tuple(asked))
     family = network.config.model_type
-    usual = [name for name in USUAL_TARGETS.get(family, ()) if _found(name, names)]
+    usual = [name for name in USUAL_TARGETS.get(family, _JOINED) if _found(name, names)]
     chosen = [name for name in asked if name not in missing] or usual
     lacking = f"a {family} scaffold has no {' or '.join(missing)}"
     if not chosen:

@@ -27,8 +27,9 @@ _MANY_ROWS = 16
 _COPY, _COPY_TO_CARD = 1 << 18, 1 << 24
 # Weights that whole numbers are tried with.
 _TRIAL, _TRIAL_ROWS = (16384, 576), 8
-# Both operators want the number of outputs in whole blocks.
-_OUTPUT_BLOCK = 16
+# Both operators want the number of outputs in whole blocks; that of 8 bits the inputs too, or it
+# reads past their end in bfloat16.
+_KERNEL_BLOCK = 16
 
 HAS_INT8 = hasattr(torch.ops.aten, "_weight_int8pack_mm")
 HAS_INT4 = hasattr(torch.ops.aten, "_weight_int4pack_mm_for_cpu")
@@ -100,7 +101,7 @@ class Int8Matrix:
         self, parts: Sequence[torch.Tensor], dtype: torch.dtype, *, kernel: bool = HAS_INT8
     ) -> None:
         out, width = _shape(parts)
-        self.kernel = kernel and out % _OUTPUT_BLOCK == 0
+        self.kernel = kernel and out % _KERNEL_BLOCK == 0 and width % _KERNEL_BLOCK == 0
         self.values = torch.empty(out, width, dtype=torch.int8, device=parts[0].device)
         self.scales = parts[0].new_empty(out, dtype=dtype)
         for rows, weight in quantise.chunks(parts, dtype):
@@ -130,7 +131,7 @@ class Int4Matrix:
         self, parts: Sequence[torch.Tensor], dtype: torch.dtype, *, kernel: bool = HAS_INT4
     ) -> None:
         out, width = _shape(parts)
-        self.kernel = kernel and out % _OUTPUT_BLOCK == 0
+        self.kernel = kernel and out % _KERNEL_BLOCK == 0
         self.values = torch.empty(out, width // 2, dtype=torch.uint8)
         self.scales = torch.empty(width // INT4_GROUP, out, 2, dtype=dtype)  # scale, zero
         for rows, weight in quantise.chunks(parts, dtype):

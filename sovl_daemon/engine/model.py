@@ -158,8 +158,8 @@ class LoadedModel:
 
     @property
     def width(self) -> int:
-        """Size of a hidden state."""
-        return int(self.network.get_input_embeddings().weight.shape[1])
+        """Size of a hidden state between two blocks, which in some OPT is not that of a token."""
+        return int(self.network.config.get_text_config(decoder=True).hidden_size)
 
     @property
     def stamp(self) -> int:
@@ -221,7 +221,8 @@ class LoadedModel:
 
     def _blocks(self) -> Any:
         """Find the decoder blocks by structure: as many modules in a list as there are layers."""
-        lists = (each for each in self.network.modules() if isinstance(each, torch.nn.ModuleList))
+        modules = self.network.get_decoder().modules()
+        lists = (each for each in modules if isinstance(each, torch.nn.ModuleList))
         return next(each for each in lists if len(each) == self.layers)
 
     def _after_block(self, function: AfterBlock, block: Any, inputs: Any, output: Any) -> Any:
@@ -246,7 +247,9 @@ class LoadedModel:
             self.forward([token])
             if self.device.type == "cpu" and self.precision.dtype in HALF_DTYPES:
                 self.native_one_token = native_is_faster(lambda: self.forward([token]))
-        except (TypeError, ValueError, NotImplementedError, AttributeError) as error:
+        except Exception as error:  # what a network cannot do raises whatever it likes
+            if is_out_of_memory(error):
+                raise
             name = type(self.network).__name__
             raise ModelLoadError(
                 f"{name} cannot decode with a key-value cache ({first_line(error)}); "
@@ -296,13 +299,20 @@ def position_limit(network: Any) -> int | None:
     config = network.config.get_text_config(decoder=True)
     named = [getattr(config, name, None) for name in _POSITIONS]
     tables = [
-        int(module.num_embeddings - getattr(module, "offset", 0))
-        for name, module in network.named_modules()
+        _positions_of(module)
+        for name, module in network.get_decoder().named_modules()  # not what sees images
         if isinstance(module, torch.nn.Embedding) and _POSITION_TABLE.search(name)
     ]
     return min(
         [each for each in named if isinstance(each, int) and each > 0] + tables, default=None
     )
+
+
+def _positions_of(table: Any) -> int:
+    """Rows that stand for a position: some families begin behind the one of the padding token."""
+    padding = getattr(table, "padding_idx", None)
+    unused = getattr(table, "offset", 0 if padding is None else padding + 1)
+    return int(table.num_embeddings - unused)
 
 
 def choose_device(asked: str) -> torch.device:

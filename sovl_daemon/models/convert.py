@@ -60,7 +60,7 @@ def _convert(checkpoint: Path, header: Header, target: Path, report: ProgressCal
     tokenizer = load_tokenizer(checkpoint, header)
     begin("loading the weights", report)
     model = load_model(checkpoint, header)
-    check_vocabulary(model, tokenizer, checkpoint)
+    check_vocabulary(model, tokenizer)
     check_finite(model)
     dtype = choose_dtype(model, header, report)
     model.to(dtype)
@@ -70,8 +70,8 @@ def _convert(checkpoint: Path, header: Header, target: Path, report: ProgressCal
     _complete_tokenizer(model, tokenizer)
     model.save_pretrained(target)
     tokenizer.save_pretrained(target)
-    if checkpoint.is_file():
-        _drop_foreign_tokens(target / "tokenizer.json", _rows(model))
+    if tokenizer.is_fast:
+        _drop_foreign_tokens(target, _rows(model))
     return Converted(str(dtype).removeprefix("torch."), model.num_parameters())
 
 
@@ -86,6 +86,13 @@ def _cause(error: Exception, header: Header) -> str:
         )
     if "trust_remote_code" in str(error):
         return "it needs code of its own, which is never run: choose one that transformers knows"
+    if "Unrecognized configuration class" in str(error):
+        return "it is no language model, or one that sees or hears, too: choose one of text alone"
+    if "tiktoken" in says or "sentencepiece" in says or "backend tokenizer" in says:
+        return (
+            "its tokenizer is in a form that is not read here: put the tokenizer.json of its "
+            "family beside the weights, or pull another conversion of it"
+        )
     if "does not recognize this architecture" in str(error):
         return f"{says[:120]} …: its kind is newer than this transformers: choose another model"
     if "size mismatch" in str(error) or "mismatched" in str(error):
@@ -132,15 +139,15 @@ def load_model(checkpoint: Path, header: Header) -> Any:
     return model
 
 
-def check_vocabulary(model: Any, tokenizer: Any, checkpoint: Path) -> None:
-    """Check that every token has an embedding.
+def check_vocabulary(model: Any, tokenizer: Any) -> None:
+    """Check that every token of text has an embedding; those added beside may have none.
 
     Raises:
         ConversionError: the tokenizer is another model's.
 
     """
-    # What transformers adds to a tokenizer from GGUF is dropped after saving.
-    tokens = tokenizer.vocab_size if checkpoint.is_file() else len(tokenizer)
+    # Those are dropped after saving, where the file tells them from the rest.
+    tokens = tokenizer.vocab_size if tokenizer.is_fast else len(tokenizer)
     if tokens > _rows(model):
         raise ConversionError(
             f"the tokenizer knows {tokens} tokens, the model only {_rows(model)}: "
@@ -211,15 +218,25 @@ def _rows(model: Any) -> int:
     return model.get_input_embeddings().num_embeddings  # type: ignore[no-any-return]
 
 
-def _drop_foreign_tokens(path: Path, rows: int) -> None:
-    """Drop added tokens without an embedding.
+def _drop_foreign_tokens(folder: Path, rows: int) -> None:
+    """Drop added tokens without an embedding, whose text would index past the end of them.
 
-    transformers gives every byte-level tokenizer from GGUF an `<|endoftext|>`, even where the
-    model has none: the text `<|endoftext|>` would index past the end of the embeddings.
+    Fine-tuning often adds one for padding that no model has, and transformers gives every
+    byte-level tokenizer from GGUF an `<|endoftext|>`.
     """
+    path = folder / "tokenizer.json"
     state = json.loads(path.read_bytes())
-    state["added_tokens"] = [token for token in state["added_tokens"] if token["id"] < rows]
+    foreign = {each["content"] for each in state["added_tokens"] if each["id"] >= rows}
+    if not foreign:
+        return
+    state["added_tokens"] = [each for each in state["added_tokens"] if each["id"] < rows]
     path.write_text(json.dumps(state, ensure_ascii=False))
+    path = folder / "tokenizer_config.json"
+    named = json.loads(path.read_bytes()).items()
+    config = {key: value for key, value in named if str(value) not in foreign}
+    if more := config.get("extra_special_tokens"):
+        config["extra_special_tokens"] = [each for each in more if each not in foreign]
+    path.write_text(json.dumps(config, ensure_ascii=False, indent=2))
 
 
 def _complete_generation_config(model: Any, tokenizer: Any) -> None:

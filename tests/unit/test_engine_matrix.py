@@ -93,6 +93,18 @@ def test_a_size_the_operator_refuses_is_multiplied_plainly(
     assert float((matrix(x) - exact).norm() / exact.norm()) < 0.15
 
 
+@pytest.mark.parametrize("width", [12, 40, 172])
+@pytest.mark.parametrize("rows", [1, 3, 7])
+def test_a_width_that_the_operator_reads_past_the_end_of(rows: int, width: int) -> None:
+    """In bfloat16 it gave what lay behind the matrix, or ended the process."""
+    weight = weights(width=width)
+    x = torch.randn(rows, width).to(torch.bfloat16)
+    matrix = Int8Matrix([weight], weight.dtype)
+    assert not matrix.kernel
+    exact = x.float() @ weight.float().T
+    assert float((matrix(x) - exact).norm() / exact.norm()) < 0.15
+
+
 @pytest.mark.parametrize("precision", ["fp16", "int8", "int4"])
 def test_weights_of_another_format_are_converted_first(precision: Precision) -> None:
     parts = weights(dtype=torch.float32).split([64, 128])
