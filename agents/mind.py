@@ -288,6 +288,8 @@ class MindKeeper(Agent):
         if self.settings.training_config.dry_run or not self._file.exists():
             return Mind.born(self.settings.controls_config)
         try:
+            if not self._file.is_file():  # to open a pipe would never end
+                raise ValueError("not a regular file")
             return Mind.from_json(json.loads(self._file.read_text(encoding="utf-8")))
         except (OSError, ValueError) as error:
             if condition_of(error) is not None:

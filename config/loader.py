@@ -19,20 +19,23 @@ def load(
     path: Path | None = None,
     overrides: Mapping[str, str] | None = None,
     environ: Mapping[str, str] | None = None,
+    *,
+    required: bool = True,
 ) -> Settings:
     """Load the configuration: overrides beat the environment, it the file, it the defaults.
 
     Args:
-        path: The JSON file, which must then exist; None for the default one, if it is there.
+        path: The JSON file; None for the default one, if it is there.
         overrides: Dotted (or unique bare) key to text, as given on the command line.
         environ: The environment; None for that of the process.
+        required: Whether the file at `path` must exist.
 
     Raises:
         ConfigError: One fault for each mistake in any of the sources.
 
     """
     environ = os.environ if environ is None else environ
-    file = json_file(path or default_path(environ), required=path is not None)
+    file = json_file(path or default_path(environ), required=required and path is not None)
     sources = [command_line(overrides or {}), environment(environ), file]
     faults = [fault for source in sources for fault in source.faults]
     try:

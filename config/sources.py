@@ -109,9 +109,12 @@ def json_file(path: Path, *, required: bool = True) -> Source:
     try:
         return _from_json(path, _read(path))
     except FileNotFoundError:
-        if not required:
+        if path.is_symlink():
+            problem = "a link to a file that is not there"
+        elif required:
+            problem = "no such file, name another or leave it out to use the defaults"
+        else:
             return Source()
-        problem = "no such file, name another or leave it out to use the defaults"
     except OSError as error:
         problem = f"cannot be read: {error.strerror}"
     except UnicodeDecodeError as error:

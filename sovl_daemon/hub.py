@@ -6,7 +6,7 @@ It never imports torch, is up in under a second, and answers in milliseconds whi
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,15 +36,23 @@ logger = structlog.get_logger(agent="hub")
 
 
 class Hub:
-    """One daemon. `overrides` are settings from the command line; they outlive a reload."""
+    """One daemon. `overrides` are settings from the command line; they outlive a reload.
+
+    A `config_named` by somebody has to be there at each reload, the default one need not.
+    """
 
     def __init__(
-        self, settings: Settings, config_file: Path, overrides: dict[str, str] | None = None
+        self,
+        settings: Settings,
+        config_file: Path,
+        overrides: dict[str, str] | None = None,
+        *,
+        config_named: bool = False,
     ) -> None:
         self.settings = settings
         self.paths = Paths.of(settings)
         self.state, self.detail = "", ""
-        self._config_file = config_file
+        self._config_file, self._config_named = config_file, config_named
         self._overrides = overrides or {}
         self._notifier = Notifier()
         self._own_time = OwnTime()
@@ -223,7 +231,7 @@ class Hub:
         settings = with_value(self.settings, key, text)
         if keep:
             # From the file alone: what came by environment or command line stays out of it.
-            save(with_value(load(self._existing_file(), environ={}), key, text), self._config_file)
+            save(with_value(self._load({}, environ={}), key, text), self._config_file)
         if not self._apply(settings):
             self._publish_settings({})  # an agent that could not follow before tries once more
 
@@ -233,7 +241,7 @@ class Hub:
 
     def saved_settings(self) -> Settings:
         """What would be in force after a restart. Raises ConfigError if the file is faulty."""
-        return load(self._existing_file(), self._overrides)
+        return self._load(self._overrides)
 
     def _reload_on_signal(self) -> None:
         self._notifier.reloading()
@@ -257,8 +265,11 @@ class Hub:
         settings = self.settings.model_dump(mode="json")
         self.broker.publish(CONFIG, ConfigChanged(changed=changes, settings=settings), retain=True)
 
-    def _existing_file(self) -> Path | None:
-        return self._config_file if self._config_file.exists() else None
+    def _load(
+        self, overrides: Mapping[str, str], environ: Mapping[str, str] | None = None
+    ) -> Settings:
+        """The file that was there at the start must be there still, unless nobody named it."""
+        return load(self._config_file, overrides, environ, required=self._config_named)
 
 
 class _AgentTask:

@@ -50,7 +50,8 @@ def run_daemon(config: Path | None, overrides: list[str]) -> int:
             "hub.path_left_out", entries=import_path.left_out, reason=why
         )
     try:
-        anyio.run(Hub(settings, config or default_path(), given).run)
+        file = config or default_path()
+        anyio.run(Hub(settings, file, given, config_named=config is not None).run)
     except Exception as error:
         leaves = list(_leaves(error))
         if not all(isinstance(each, _OF_A_START) or exits.is_expected(each) for each in leaves):

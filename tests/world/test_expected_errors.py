@@ -1,5 +1,6 @@
 """An expected error is one line and its exit code, whatever is missing around the command."""
 
+import json
 import os
 import signal
 import subprocess
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import ECHO
 from tests.daemon import SOVL, Daemon
 from tests.starts import WAYS, environment, start, verdict
 from tests.world import situation
@@ -128,6 +130,28 @@ def test_ctrl_c_later(tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
     assert (process.returncode, said) == (130, b"")
+
+
+@situation("own", "A link to a configuration that is gone is no reason to live by the defaults.")
+def test_a_configuration_that_is_a_dangling_link(runtime: Path) -> None:
+    file = runtime / "config" / "sovl" / "config.json"
+    file.parent.mkdir(parents=True)
+    file.symlink_to(runtime / "unmounted" / "config.json")
+    found = sovl(runtime, "run")
+    assert found.returncode == 78
+    assert found.stderr == f"sovl: {file}: a link to a file that is not there\n".encode()
+
+
+@situation("own", "A pipe where the mind is kept is said and not waited for.")
+def test_a_pipe_as_mind(runtime: Path) -> None:
+    (runtime / "state").mkdir()
+    mind = runtime / "state" / "mind.json"
+    os.mkfifo(mind)
+    disabled = json.dumps(ECHO["agents.disabled"])
+    found = sovl(runtime, "run", f"--set=agents.disabled={disabled}")
+    assert found.returncode == 78
+    assert found.stderr.startswith(f"sovl: mind: {mind}: not a regular file".encode())
+    assert found.stderr.count(b"\n") == 1
 
 
 @situation("own", "The doctor finds what it cannot look at, and goes on.")

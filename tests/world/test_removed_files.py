@@ -167,3 +167,31 @@ def test_the_state_directory_is_moved(runtime: Path) -> None:
         (said,) = daemon.output().splitlines()
         assert "the state directory" in said
         assert "was re" in said
+
+
+@situation("own", "A reload that finds its file gone keeps what is in force.")
+def test_the_configuration_file_is_gone_at_a_reload(runtime: Path) -> None:
+    file = runtime / "mine.json"
+    file.write_text(json.dumps({"logging": {"level": "debug"}}))
+    with running(runtime, f"--config={file}", **HUB_ALONE) as daemon, daemon.client() as client:
+        file.unlink()
+        with pytest.raises(CommandError, match=r"mine\.json: no such file"):
+            client.control("reload")
+        assert client.control("config")["settings"]["logging"]["level"] == "debug"
+
+
+@situation("own", "A service that keeps its first setting takes none from somebody's home.")
+def test_the_first_setting_that_is_kept_stands_alone(runtime: Path) -> None:
+    home = runtime / "home" / ".config" / "sovl"
+    home.mkdir(parents=True)
+    (home / "config.json").write_text(json.dumps({"logging": {"backups": 1}}))
+    daemon = Daemon(runtime, **HUB_ALONE)
+    daemon.environment["HOME"] = str(runtime / "home")
+    daemon.start().wait()
+    try:
+        with daemon.client() as client:
+            client.control("config_set", key="logging.level", value="debug")
+        kept = json.loads((runtime / "sovl" / "config.json").read_text())
+    finally:
+        assert daemon.stop() == 0
+    assert kept == {"logging": {"level": "debug"}}
