@@ -25,6 +25,7 @@ from sovl_daemon.library_caches import use_library_caches
 from sovl_daemon.notify import Notifier
 from sovl_daemon.own_time import OwnTime
 from sovl_daemon.process import WorkerProcess
+from sovl_daemon.signals import heard
 from sovl_daemon.supervisor import Child, Runner, Supervisor, policy
 from sovl_daemon.switchboard import Switchboard
 
@@ -74,10 +75,12 @@ class Hub:
         table = registry.command_table(self._agents)
         board = Switchboard(self.settings.bus, self.paths, table, Controls.table())
         close_s = self.settings.supervision.close_s
-        with Instance(self.paths) as instance, board.open(Controls(self), close_s):
+        signals = heard(self._on_signal, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+        with signals, Instance(self.paths) as instance, board.open(Controls(self), close_s):
             self.broker, self.router, self.responder = board.broker, board.router, board.responder
             self.supervisor = Supervisor(self._children(), self.router, self.settings.supervision)
             await self._live(board, instance)
+        logger.info("hub.stopped")
         if self._displaced is not None:
             raise self._displaced
 
@@ -113,7 +116,6 @@ class Hub:
         self._refresh_state()
         async with anyio.create_task_group() as services:
             services.start_soon(board.run)
-            services.start_soon(self._hear_signals)
             services.start_soon(self._pat_watchdog)
             services.start_soon(self._ask_for_time)
             services.start_soon(self._stay_reachable, board, instance)
@@ -121,7 +123,6 @@ class Hub:
             await self._stop.wait()
             await self._shut_down()
             services.cancel_scope.cancel()
-        logger.info("hub.stopped")
 
     async def _shut_down(self) -> None:
         """In stages, each with its budget; the unit's TimeoutStopSec is above their sum."""
@@ -146,13 +147,11 @@ class Hub:
         self.detail = why
         self._stop.set()
 
-    async def _hear_signals(self) -> None:
-        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
-            async for number in signals:
-                if number == signal.SIGHUP:
-                    self._reload_on_signal()
-                else:
-                    self.request_stop(number.name)
+    def _on_signal(self, number: signal.Signals) -> None:
+        if number != signal.SIGHUP:
+            self.request_stop(number.name)
+        elif not self._stop.is_set():
+            self._reload_on_signal()
 
     async def _pat_watchdog(self) -> None:
         if self._notifier.watchdog_s is None:

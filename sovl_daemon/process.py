@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 
 import anyio
+import structlog
 from anyio.abc import ByteReceiveStream, Process
 
 from bus.errors import FatalError, TransientError
@@ -19,6 +20,8 @@ from sovl_daemon.worker import EX_FATAL, EX_TEMPFAIL, Orders
 
 MAX_LINE = 1 << 20  # bytes; what is longer is passed on in pieces
 LAST_WORDS_S = 1.0  # a process it left behind may hold its output open for ever
+
+logger = structlog.get_logger(agent="supervisor")
 
 
 class WorkerProcess:
@@ -84,23 +87,31 @@ class WorkerProcess:
             with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):
                 await process.stdin.send(orders.model_dump_json().encode() + b"\n")
             await process.wait()
-        finally:
+        except BaseException:
             with anyio.CancelScope(shield=True):
                 await self._end(process, settings.supervision.stop_s)
+            raise
 
     async def _end(self, process: Process, patience_s: float) -> None:
-        """Ask, wait, then insist."""
-        if process.returncode is not None:
-            return
-        process.terminate()
+        """Ask, wait, then insist; tell where it ended in any other way."""
+        well = [0]
+        if process.returncode is None:
+            process.terminate()
+            well.append(-signal.SIGTERM)
+            if not await self._ends_within(process, patience_s):
+                process.kill()
+                well.append(-signal.SIGKILL)
+        code = await process.wait()
+        if code not in well:
+            logger.warning("child.ended_badly", child=self.name, why=_why(code))
+
+    async def _ends_within(self, process: Process, patience_s: float) -> bool:
         while True:
             with move_on_after(patience_s, self.own_time):
                 await process.wait()
-                return
+                return True
             if not self._saves():
-                break
-        process.kill()
-        await process.wait()
+                return False
 
     @asynccontextmanager
     async def _listening(self, *streams: ByteReceiveStream | None) -> AsyncIterator[None]:

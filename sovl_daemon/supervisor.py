@@ -142,6 +142,8 @@ class Supervisor:
         child.ended.set()
         if not child.scope.cancel_called and not self._stopping:
             self._deaths.send_nowait(Death(child, child.silence or why, fatal, passes))
+        elif why:
+            log.warning("child.ended_badly", child=child.name, why=why)
 
     async def _stop(self, child: Child) -> None:
         child.scope.cancel()

@@ -6,6 +6,7 @@ with the hub, however the hub ends: nobody is left behind.
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import select
 import signal
@@ -28,6 +29,7 @@ from bus.topics import CONFIG, ConfigChanged
 from config import Paths, Settings
 from sovl_daemon import log, registry
 from sovl_daemon.conditions import condition_of
+from sovl_daemon.signals import heard
 
 EX_TEMPFAIL = 75  # of sysexits(3): what the system refused may be had later
 EX_FATAL = 78  # as EX_CONFIG of sysexits(3): starting again would not help
@@ -43,6 +45,7 @@ class Orders(BaseModel):
 
 def main() -> int:
     """Run the agents named in the orders until told to stop."""
+    faulthandler.enable()  # the hub logs what it says
     # Unbuffered: a thread that waits in a buffered read would abort the interpreter at its end.
     stdin = FileIO(0, closefd=False)
     orders = Orders.model_validate_json(stdin.readline())
@@ -104,15 +107,15 @@ def _yield_to_others(settings: Settings) -> None:
 async def _serve(orders: Orders) -> None:
     available = registry.find_agents(orders.settings)
     paths = Paths.of(orders.settings)
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(_follow_log_level, paths, orders.process)
-        for name in orders.agents:
-            agent = available[name](orders.settings, paths, orders.process)
-            tasks.start_soon(agent.serve)
-        with anyio.open_signal_receiver(signal.SIGTERM) as signals:
-            async for _ in signals:
-                break
-        tasks.cancel_scope.cancel()
+    stop = anyio.Event()
+    with heard(lambda _: stop.set(), signal.SIGTERM):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(_follow_log_level, paths, orders.process)
+            for name in orders.agents:
+                agent = available[name](orders.settings, paths, orders.process)
+                tasks.start_soon(agent.serve)
+            await stop.wait()
+            tasks.cancel_scope.cancel()
 
 
 async def _follow_log_level(paths: Paths, process: str) -> None:

@@ -44,6 +44,8 @@ def main() -> int:
     )
     parser.add_argument("--facts", type=int, help="learn: how many facts (20)")
     parser.add_argument("--seeds", type=int, help="learn: how many nights (3)")
+    parser.add_argument("--first", type=int, help="starts, stops: go on after so many (0)")
+    parser.add_argument("--minutes", type=float, help="starts, stops: begin none after so long")
     parser.add_argument("--plot", type=Path, help="nights: a picture too, in a .png or .svg file")
     options = parser.parse_args()
     if options.plot is not None:
@@ -54,8 +56,12 @@ def main() -> int:
     if options.name == "report":
         report()
     else:
-        asked = {"facts": options.facts, "seeds": options.seeds, "plot": options.plot}
-        more = {name: value for name, value in asked.items() if value is not None}
+        common_options = ("name", "json", "quick")
+        more = {
+            name: value
+            for name, value in vars(options).items()
+            if value is not None and name not in common_options
+        }
         common.show(measure(options.name, options.quick, **more), options.json)
     return 0
 

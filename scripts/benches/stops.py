@@ -2,98 +2,151 @@
 
 A stop is well when hub and workers end by themselves, or by the signal that was sent, and the hub
 with the documented exit code. A command is well when it ends with one of its documented codes.
+All of it at once, so that they hinder each other.
 """
 
+import math
 import random
 import signal
 import subprocess
+import sys
 import tempfile
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 from benches.common import Bench, Goal
 from sovl_daemon.client import ClientError, CommandError
 from tests import tiny_models
+from tests.conftest import ECHO
 from tests.daemon import SOVL, Daemon, until
+from tests.packages import install
 
 STOPS, RUNS, QUICK = 500, 1000, 10
-MOMENTS = ("starting", "loading", "answering", "at night", "stopping")
-WAYS = ("SIGTERM", "SIGINT", "sovl stop", "worker killed")
+STOPS_AT_ONCE, COMMANDS_AT_ONCE = 3, 2
+MOMENTS = ("beginning", "starting", "loading", "answering", "at night", "stopping")
+WAYS = ("SIGTERM", "SIGINT", "sovl stop", "worker killed", "SIGTERM", "SIGINT", "sovl stop")
+# Told before there was a daemon: by the code of the signal, or by the signal itself where not even
+# the interpreter was ready.
+CALLED_OFF = (130, 143, -signal.SIGINT, -signal.SIGTERM)
 # The daemon is down, slow or busy, lost what it was asked for, or takes no more of it.
 DOCUMENTED = (0, 1, 3, 5, 6, 130)
-CRASHES = ("Fatal Python error", "killed by SIGSEGV", "killed by SIGABRT")
+OF_A_CRASH = [signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE]
+CRASHES = ["Fatal Python error", *(f"killed by {each.name}" for each in OF_A_CRASH)]
 WAIT_S = 120.0
 
 
-def run(quick: bool) -> Bench:
-    """Stop many daemons, then run many commands."""
+class Trials:
+    """What was tried, with running totals on standard error."""
+
+    def __init__(self, until: float) -> None:
+        self.found: Counter[str] = Counter()
+        self._until = until
+        self._lock = threading.Lock()
+
+    def over(self) -> bool:
+        return time.monotonic() > self._until
+
+    def add(self, kind: str, detail: str, fault: str = "", said: str = "") -> None:
+        with self._lock:
+            self.found[kind] += 1
+            self.found[f"{kind}: {detail}"] += 1
+            if fault:
+                self.found[fault] += 1
+                print(f"--- {fault}: {kind}: {detail}\n{said[-3000:]}\n---", file=sys.stderr)
+            totals = {each: self.found[each] for each in self.found if ":" not in each}
+            print(totals, f"{kind}: {detail}", file=sys.stderr, flush=True)
+
+
+def run(quick: bool, first: int = 0, minutes: float = math.inf) -> Bench:
+    """Stop many daemons and run many commands, until all are done or the time is up."""
     share = QUICK if quick else 1
-    chance = random.Random(0)
-    stops: Counter[str] = Counter()
-    with tempfile.TemporaryDirectory(prefix="sv") as folder, _neighbours():
-        settings = tiny_models.settings(Path(folder) / "models")
-        for number in range(STOPS // share):
-            root = Path(folder) / f"{number}"
-            root.mkdir()
-            stops += _stop(root, settings, MOMENTS[number % 5], WAYS[number % 4], chance)
-        commands, wrong = _commands(Path(folder) / "c", settings, RUNS // share)
+    trials = Trials(time.monotonic() + 60 * minutes)
+    with tempfile.TemporaryDirectory(prefix="sv") as folder:
+        root = Path(folder)
+        settings = tiny_models.settings(root / "models")
+        packages = install(root / "packages", "sovl-echo")
+
+        def stop(number: int) -> None:
+            # One in five has a model, at another moment each time; the others begin fast.
+            if number % 5 == number // 5 % 5:
+                daemon = Daemon(_made(root / f"{number}"), **settings)
+            else:
+                daemon = Daemon(_made(root / f"{number}"), packages=packages, **ECHO)
+            if not trials.over():
+                _stop(daemon, number, trials)
+
+        with (
+            _life(Daemon(_made(root / "c"), **settings)) as daemon,
+            ThreadPoolExecutor(STOPS_AT_ONCE) as stops,
+            ThreadPoolExecutor(COMMANDS_AT_ONCE) as commands,
+        ):
+            asked = [
+                *(commands.submit(_command, daemon, trials) for _ in range(RUNS // share)),
+                *(stops.submit(stop, number) for number in range(first, STOPS // share)),
+            ]
+            for each in asked:
+                each.result()
+    found = trials.found
     rows: list[dict[str, object]] = [
-        {"what": what, "count": count} for what, count in sorted((stops + commands).items())
+        {"what": what, "count": number} for what, number in sorted(found.items())
     ]
     goals = [
-        Goal("stops with a crash", stops["crashed"], "<=", 0),
-        Goal("stops with another exit code", stops["another code"], "<=", 0),
-        Goal("commands with another exit code", wrong, "<=", 0),
+        Goal("stops", found["stop"], ">=", STOPS // share - first),
+        Goal("runs of each command", found["sovl generate"], ">=", RUNS // share),
+        Goal("crashed", found["crashed"], "<=", 0),
+        Goal("another exit code", found["another code"], "<=", 0),
+        Goal("did not end", found["did not end"], "<=", 0),
     ]
-    note = f"{STOPS // share} stops, {RUNS // share} runs of each command, beside two busy programs"
+    note = f"{STOPS_AT_ONCE} stops and {COMMANDS_AT_ONCE} commands at once"
     return Bench("stops", rows, goals, note)
 
 
-@contextmanager
-def _neighbours() -> Iterator[None]:
-    """Two programs that never rest."""
-    busy = [subprocess.Popen(["sh", "-c", "while :; do :; done"]) for _ in range(2)]
+def _made(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
+
+
+def _stop(daemon: Daemon, number: int, trials: Trials) -> None:
+    chance = random.Random(number)
+    moment, way = MOMENTS[number % len(MOMENTS)], WAYS[number % len(WAYS)]
+    process = daemon.start().process
+    assert process is not None
     try:
-        yield
-    finally:
-        for each in busy:
-            each.kill()
-            each.wait()
-
-
-def _daemon(root: Path, settings: dict[str, Any]) -> Daemon:
-    daemon = Daemon(root, **settings)
-    daemon.environment["PYTHONFAULTHANDLER"] = "1"
-    return daemon.start()
-
-
-def _stop(
-    root: Path, settings: dict[str, Any], moment: str, way: str, chance: random.Random
-) -> Counter[str]:
-    daemon = _daemon(root, settings)
-    try:
-        _answers(daemon)
-        if moment != "starting":
+        if moment == "beginning":
+            time.sleep(chance.uniform(0, 2))
+        else:
+            _answers(daemon)
+        if moment not in ("beginning", "starting"):
             time.sleep(chance.uniform(0, 4))
         if moment in ("answering", "at night"):
             daemon.wait(timeout=WAIT_S)
             _busy_with(daemon, moment)
             time.sleep(chance.uniform(0, 0.5))
         _end(daemon, way, again=moment == "stopping")
-        assert daemon.process is not None
-        return _judged(daemon, daemon.process.wait(WAIT_S), moment, way)
+        code = process.wait(WAIT_S)
+    except (AssertionError, subprocess.TimeoutExpired) as error:
+        trials.add("stop", f"{moment}, {way}", "did not end", f"{error}\n{daemon.output()}")
+        return
     finally:
-        assert daemon.process is not None
-        daemon.process.kill()
+        process.kill()
+    said = daemon.output()
+    if daemon.log_file.exists():
+        said += daemon.log_file.read_text()
+    fault = ""
+    badly = "child.ended_badly" in said and way != "worker killed"
+    if badly or any(crash in said for crash in CRASHES) or -code in OF_A_CRASH:
+        fault = "crashed"
+    elif code not in (0, *(CALLED_OFF if moment == "beginning" else ())):
+        fault = "another code"
+    trials.add("stop", f"{moment}, {way}: {code}", fault, said)
 
 
 def _answers(daemon: Daemon) -> None:
-    """Wait until it is there: before that, a signal simply ends it."""
     for _ in until(WAIT_S):
         with suppress(ClientError), daemon.client() as client:
             client.control("ping")
@@ -103,6 +156,8 @@ def _answers(daemon: Daemon) -> None:
 def _busy_with(daemon: Daemon, moment: str) -> None:
     def ask() -> None:
         with suppress(ClientError, CommandError), daemon.client() as client:
+            if "echo" in client.control("status")["agents"]:
+                client.ask("say", text="hello", times=100, pause_s=0.05)
             for number in range(3):
                 client.ask("generate", prompt=f"hello {number}", max_tokens=40)
             if moment == "at night":
@@ -114,56 +169,47 @@ def _busy_with(daemon: Daemon, moment: str) -> None:
 def _end(daemon: Daemon, way: str, *, again: bool) -> None:
     assert daemon.process is not None
     if way == "sovl stop":
-        daemon.sovl("stop", timeout=WAIT_S)
-    elif way == "worker killed":
+        while daemon.process.poll() is None and daemon.sovl("stop", timeout=WAIT_S).returncode:
+            pass  # there was no daemon yet
+        return
+    if way == "worker killed":
         with suppress(Exception):  # there may be none yet
             daemon.worker().send_signal(signal.SIGKILL)
     number = signal.SIGINT if way == "SIGINT" else signal.SIGTERM
     for _ in range(1 + again):
-        if daemon.process.poll() is None and way != "sovl stop":
+        if daemon.process.poll() is None:
             daemon.process.send_signal(number)
             time.sleep(0.2)
 
 
-def _judged(daemon: Daemon, code: int, moment: str, way: str) -> Counter[str]:
-    said = daemon.output() + daemon.log_file.read_text()
-    found = Counter({f"{moment}, {way}: {code}": 1})
-    if any(crash in said for crash in CRASHES) or code in (-signal.SIGSEGV, -signal.SIGABRT):
-        found["crashed"] += 1
-        print(said)
-    elif code != 0:
-        found["another code"] += 1
-        print(code, said[-3000:])
-    return found
-
-
-def _commands(root: Path, settings: dict[str, Any], runs: int) -> tuple[Counter[str], int]:
-    """Run each command against a daemon that starts, lives and stops, and starts again."""
-    root.mkdir()
-    counts: Counter[str] = Counter()
+@contextmanager
+def _life(daemon: Daemon) -> Iterator[Daemon]:
+    """A daemon that starts, lives and stops, and starts again."""
     over = threading.Event()
-    daemon = Daemon(root, **settings)
-    daemon.environment["PYTHONFAULTHANDLER"] = "1"
-    life = threading.Thread(target=_live_and_die, args=(daemon, over))
+
+    def live_and_die() -> None:
+        chance = random.Random(1)
+        while not over.is_set():
+            process = daemon.start().process
+            assert process is not None
+            over.wait(chance.uniform(1, 40))
+            process.terminate()
+            process.wait(WAIT_S)
+
+    life = threading.Thread(target=live_and_die)
     life.start()
-    wrong = 0
     try:
-        for _ in range(runs):
-            for words in (["status"], ["generate", "hello", "--max-tokens=4"]):
-                done = subprocess.run([*SOVL, *words], env=daemon.environment, capture_output=True)
-                counts[f"sovl {words[0]}: {done.returncode}"] += 1
-                if done.returncode not in DOCUMENTED:
-                    wrong += 1
-                    print(done)
+        yield daemon
     finally:
         over.set()
         life.join()
-    return counts, wrong
 
 
-def _live_and_die(daemon: Daemon, over: threading.Event) -> None:
-    chance = random.Random(1)
-    while not over.is_set():
-        daemon.start()
-        over.wait(chance.uniform(1, 40))
-        daemon.stop()
+def _command(daemon: Daemon, trials: Trials) -> None:
+    for words in (["status"], ["generate", "hello", "--max-tokens=4"]):
+        if trials.over():
+            return
+        done = subprocess.run([*SOVL, *words], env=daemon.environment, capture_output=True)
+        code = done.returncode
+        fault = "crashed" if code < 0 else "another code" if code not in DOCUMENTED else ""
+        trials.add(f"sovl {words[0]}", str(code), fault, f"{done}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+import signal
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -14,6 +15,7 @@ import structlog
 from config import ConfigError, Fault, Paths, default_path, load
 from sovl_daemon import import_path, log
 from sovl_daemon.cli import exits
+from sovl_daemon.cli.entry import leave_at_once
 from sovl_daemon.cli.exits import EX_CONFIG
 from sovl_daemon.client import AsyncClient, ClientError, DaemonSlow
 from sovl_daemon.client.target import Target
@@ -33,6 +35,7 @@ _OF_A_START = (AlreadyRunning, RegistryError, Displaced, GaveUp)
 
 def run_daemon(config: Path | None, overrides: list[str]) -> int:
     """Run until stopped; the exit code."""
+    signal.signal(signal.SIGINT, leave_at_once)  # until the hub itself hears it
     try:
         _open_files()
         _begin_threads()

@@ -1,7 +1,8 @@
-"""Where `sovl` begins and ends. Nothing of ours is imported before Ctrl-C is looked after."""
+"""Where `sovl` begins and ends. Nothing of ours is imported before signals are looked after."""
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import signal
 import sys
@@ -10,32 +11,33 @@ TYPE_CHECKING = False  # as in typing, which is one more import in which Ctrl-C 
 if TYPE_CHECKING:
     from typing import NoReturn
 
-_INTERRUPTED = 130
-
 
 def main() -> NoReturn:
     """Run the command line and exit with its code."""
     # Unless the shell has told us to ignore it, as it does for a job in the background.
     interruptible = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if interruptible:
-        signal.signal(signal.SIGINT, _leave_at_once)
+        signal.signal(signal.SIGINT, leave_at_once)
+    signal.signal(signal.SIGTERM, leave_at_once)
     _open_standard_streams()
+    faulthandler.enable()
     from bus.port import end_sockets
     from sovl_daemon.cli.app import app
     from sovl_daemon.cli.exits import finish
+    from sovl_daemon.signals import ignore
 
     if interruptible:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     code = finish(app)
-    if interruptible:
-        signal.signal(signal.SIGINT, _leave_at_once)
+    ignore(signal.SIGINT, signal.SIGTERM)  # whose handlers the interpreter's end takes away
     end_sockets()
     sys.exit(code)
 
 
-def _leave_at_once(*_: object) -> NoReturn:
+def leave_at_once(number: int, _: object) -> NoReturn:
+    """Exit with the code that shells have for this signal, when there is nothing to tidy up yet."""
     # Raised in the middle of an import, KeyboardInterrupt would come out as anything at all.
-    os._exit(_INTERRUPTED)
+    os._exit(128 + number)
 
 
 def _open_standard_streams() -> None:

@@ -46,6 +46,7 @@ EX_TEMPFAIL = 75  # sysexits(3): the same may go well later
 EX_CONFIG = 78  # sysexits(3): starting again would not help, so systemd is told not to
 INTERRUPTED = 130
 NO_READER = 141  # as a shell has it of a program that SIGPIPE ends
+TERMINATED = 143  # and that SIGTERM ends; said by entry.py, before anything is imported
 
 _OF_CODE = {
     BAD_ARGUMENT: USAGE,
