@@ -121,7 +121,7 @@ class Agent:
         return ""
 
     def stats(self) -> dict[str, Any]:
-        """Counters of its own, shown by `sovl stats`."""
+        """Counters of its own, shown by `sovl stats`; asked for while it is ready."""
         return {}
 
     async def say(self, detail: str) -> None:
@@ -271,7 +271,8 @@ class Agent:
         merged: dict[str, Any] = {}
         for each in self.middleware:
             merged |= each.stats()
-        return merged | self.stats()
+        # Before that, and from its end on, what they are taken from may not be there.
+        return merged | (self.stats() if self.state == "ready" else {})
 
     async def _listen(self, tasks: TaskGroup) -> None:
         while True:

@@ -194,8 +194,6 @@ class Controller(Agent):
 
     def stats(self) -> dict[str, Any]:
         """What is in force, by task."""
-        if self.state != "ready":
-            return {}
         held = {name: each.ladder.in_force for name, each in self._deciders.items()}
         return {"in_force": {name: list(each) for name, each in held.items() if each}}
 

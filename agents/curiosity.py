@@ -86,7 +86,7 @@ class Curiosity(Agent):
 
     def stats(self) -> dict[str, Any]:
         """Whether a question of its own waits for an answer."""
-        return {"waits_for_an_answer": self._unanswered} if self.state == "ready" else {}
+        return {"waits_for_an_answer": self._unanswered}
 
     async def _first_words(self) -> None:
         options = WakeOptions()

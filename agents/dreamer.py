@@ -155,7 +155,7 @@ class Dreamer(Agent):
 
     def stats(self) -> dict[str, Any]:
         """How many dreams the scaffold sees."""
-        return {"dreams_in_context": len(self._blended)} if self.state == "ready" else {}
+        return {"dreams_in_context": len(self._blended)}
 
     async def _dream(self, reason: str) -> dict[str, Any]:
         async with self._dreaming:

@@ -134,8 +134,6 @@ class Gestation(Agent):
 
     def stats(self) -> dict[str, Any]:
         """What there is to learn, how tired it is, and whether nights are held back."""
-        if self.state != "ready":
-            return {}
         return {
             "entries": self._entries,
             "entries_needed": self.settings.controls_config.sleep_log_min,

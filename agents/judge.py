@@ -95,8 +95,6 @@ class Judge(Agent):
 
     def stats(self) -> dict[str, Any]:
         """By what it judges, how many verdicts there were, and how long the last one took."""
-        if self.state != "ready":
-            return {}
         last = {"last_ms": round(1000 * self._last_s, 1)} if self._verdicts else {}
         return {**self._probe, "verdicts": self._verdicts, **last}
 

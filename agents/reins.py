@@ -73,7 +73,7 @@ class Reins(Archive):
 
     def stats(self) -> dict[str, Any]:
         """How gently it is to learn."""
-        return asdict(self._ease) if self.state == "ready" else {}
+        return asdict(self._ease)
 
     @property
     def is_held(self) -> bool:

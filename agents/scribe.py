@@ -197,7 +197,7 @@ class Scribe(Agent):
 
     def stats(self) -> dict[str, Any]:
         """Rows and bytes."""
-        return {"store": self._size} if self._store is not None else {}
+        return {"store": self._size}
 
     def _open(self, conversation: str, said_at: float) -> str | None:
         asked = self._asked

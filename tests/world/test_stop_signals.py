@@ -4,14 +4,32 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any, ClassVar
 
+import anyio
 import psutil
 import pytest
 
+from agents.base import Agent
+from config import Paths, Settings
 from tests.conftest import ECHO
 from tests.daemon import Daemon, running, until
 from tests.starts import environment
 from tests.world import situation
+
+
+class Slow(Agent):
+    """Counts what its start makes, and is stopped before there is any."""
+
+    name: ClassVar[str] = "slow"
+
+    async def start(self) -> None:
+        self.starting.set()
+        await anyio.sleep_forever()
+
+    def stats(self) -> dict[str, Any]:
+        return {"made": self.made}
+
 
 SENT_DURING_IMPORT = """
 import os, signal, sys
@@ -36,6 +54,18 @@ def test_a_stop_before_there_is_a_daemon(
     command = [sys.executable, "-P", "-c", script]
     found = subprocess.run(command, env=environment(tmp_path), capture_output=True, timeout=60)
     assert (found.returncode, found.stderr) == (code, b"")
+
+
+@situation("own", "An agent that is stopped while it starts ends without a fault.")
+async def test_a_stop_during_the_start_of_an_agent(runtime: Path) -> None:
+    settings = Settings.model_validate({"bus": {"runtime_dir": str(runtime)}})
+    agent = Slow(settings, Paths.of(settings), "hub")
+    agent.starting = anyio.Event()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(agent.serve)
+        await agent.starting.wait()
+        tasks.cancel_scope.cancel()
+    assert agent.state == "stopped"
 
 
 @situation("own", "Who presses Ctrl-C again and again while it stops harms nothing by that.")
