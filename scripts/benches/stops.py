@@ -64,6 +64,8 @@ class Trials:
 
 def run(quick: bool, first: int = 0, minutes: float = math.inf) -> Bench:
     """Stop many daemons and run many commands, until all are done or the time is up."""
+    # A shell has what it runs in the background ignore Ctrl-C, and children inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     share = QUICK if quick else 1
     trials = Trials(time.monotonic() + 60 * minutes)
     with tempfile.TemporaryDirectory(prefix="sv") as folder:
