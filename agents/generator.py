@@ -20,7 +20,7 @@ from agents import architecture
 from agents.base import Agent, Job
 from agents.device import device
 from agents.meter import Meter
-from agents.tuning import Tuning
+from agents.tuning import PULL_AGAIN_S, Tuning
 from bus.commands import Arguments, NoArguments, command
 from bus.envelope import new_id
 from bus.errors import BAD_ARGUMENT, ENGINE, UNAVAILABLE, CommandError, FatalError
@@ -41,7 +41,6 @@ if TYPE_CHECKING:  # torch is loaded in `start`, so that the hub can import this
     from sovl_daemon.engine.piece import Summary
 
 _GAUGES_EVERY_S = 1.0
-_PULL_AGAIN_S = 300.0  # longest pause: each try fetches anew
 REPORT_S = 0.5  # how often the progress of loading is told
 
 
@@ -108,7 +107,7 @@ class Generator(Tuning):
         try:
             resolve = partial(store.resolve, name, reporter.progress)
             find = partial(anyio.to_thread.run_sync, resolve)
-            path = await self.hindrance.outlast(find, longest_s=_PULL_AGAIN_S)
+            path = await self.hindrance.outlast(find, longest_s=PULL_AGAIN_S)
             await self.say(f"loading {name}")
             self.engine = await self._load(path)
             await device.note("base", name, path)

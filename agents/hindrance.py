@@ -29,6 +29,7 @@ class Hindrance:
         self._agent = agent
         self.says = ""
         self._condition: str | None = None
+        self._outlasting = 0
 
     async def meet(self, error: BaseException) -> None:
         """Take note of what the system refused, and say so unless that is known.
@@ -63,20 +64,25 @@ class Hindrance:
     ) -> T:
         """Do it, again and again as long as the system refuses; returns what came of it."""
         pause_s = _FIRST_PAUSE_S
-        while True:
-            async with self.met():
-                done = await work()
-                await self.over()
-                return done
-            await anyio.sleep(pause_s)
-            pause_s = min(2 * pause_s, longest_s)
+        self._outlasting += 1
+        try:
+            while True:
+                async with self.met():
+                    done = await work()
+                    await self.over()
+                    return done
+                await anyio.sleep(pause_s)
+                pause_s = min(2 * pause_s, longest_s)
+        finally:
+            self._outlasting -= 1
 
     async def watch(self) -> None:
         """Try again what was refused, for ever."""
         pause_s = _FIRST_PAUSE_S
         while True:
             await anyio.sleep(pause_s)
-            if self._condition is None:
+            # What is outlasted is tried by itself, and may need more than a try to write finds.
+            if self._condition is None or self._outlasting:
                 pause_s = _FIRST_PAUSE_S
                 continue
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)

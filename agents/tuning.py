@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import anyio
@@ -32,6 +33,7 @@ if TYPE_CHECKING:  # torch is loaded when an agent starts, so that the hub can i
     from sovl_daemon.engine.influence import Influence
     from sovl_daemon.engine.scaffold import FusionOptions
 
+PULL_AGAIN_S = 300.0  # longest pause: each try fetches anew
 _TOKEN_MAP_STRENGTH = 1.0
 _MB = 2**20
 
@@ -132,7 +134,8 @@ class Tuning(Agent):
         await anyio.to_thread.run_sync(_import_fusion)  # seconds that must not silence us
         store = ModelStore(self.paths.model_dir)
         name = self.settings.core_config.scaffold_model_name
-        path = await anyio.to_thread.run_sync(store.resolve, name)
+        resolve = partial(anyio.to_thread.run_sync, store.resolve, name)
+        path = await self.hindrance.outlast(resolve, longest_s=PULL_AGAIN_S)
         note = await self.engine.fuse(path, fusion_options(self.settings))
         await device.note("scaffold", name, path)
         if note:

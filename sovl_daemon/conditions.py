@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
 import sqlite3
 from collections.abc import Iterator
 from enum import StrEnum
@@ -24,6 +25,7 @@ class Condition(StrEnum):
     DESCRIPTORS = "too many open files"
     MEMORY = "no memory, thread or process to be had"
     NETWORK = "no such address on this machine yet"
+    UNREACHABLE = "the network, or who is asked there, does not answer"
     INPUT_OUTPUT = "input/output error"
 
 
@@ -43,6 +45,13 @@ _OF_ERRNO = {
     errno.EAGAIN: Condition.MEMORY,  # of fork and of pthread_create
     errno.ENOMEM: Condition.MEMORY,
     errno.EADDRNOTAVAIL: Condition.NETWORK,
+    errno.ENETDOWN: Condition.UNREACHABLE,
+    errno.ENETUNREACH: Condition.UNREACHABLE,
+    errno.EHOSTDOWN: Condition.UNREACHABLE,
+    errno.EHOSTUNREACH: Condition.UNREACHABLE,
+    errno.ECONNREFUSED: Condition.UNREACHABLE,
+    errno.ECONNRESET: Condition.UNREACHABLE,
+    errno.ETIMEDOUT: Condition.UNREACHABLE,
     errno.EIO: Condition.INPUT_OUTPUT,
     errno.ESTALE: Condition.INPUT_OUTPUT,
 }
@@ -73,7 +82,9 @@ def condition_of(error: BaseException) -> Condition | None:
             return Condition.MEMORY
         if isinstance(each, RuntimeError) and str(each) == _NO_THREAD:
             return Condition.MEMORY
-        # ZeroMQ's error is no OSError, and has an errno all the same.
+        if isinstance(each, socket.gaierror):
+            return Condition.UNREACHABLE
+        # ZeroMQ's error and the model store's are no OSError, and have an errno all the same.
         number = getattr(each, "errno", None)
         if isinstance(number, int) and number in _OF_ERRNO:
             return _OF_ERRNO[number]

@@ -123,6 +123,17 @@ def filled(disk: Path) -> Path:
 
 
 @contextmanager
+def read_only(path: Path):
+    """A folder in which nothing new can be made; what is open for writing already stays so."""
+    subprocess.run(["mount", "--bind", str(path), str(path)], check=True)
+    try:
+        subprocess.run(["mount", "-o", "remount,bind,ro", str(path)], check=True)
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", str(path)], check=True)
+
+
+@contextmanager
 def _read_only(root: Path):
     with mounted(root / "state") as path:
         subprocess.run(["mount", "-o", "remount,ro", str(path)], check=True)

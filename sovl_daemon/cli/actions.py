@@ -10,7 +10,7 @@ import anyio
 import typer
 from rich.table import Table
 
-from sovl_daemon.cli import exits, render
+from sovl_daemon.cli import render
 from sovl_daemon.client import AsyncClient
 from sovl_daemon.client.target import Target
 
@@ -63,8 +63,7 @@ def _actions(as_json: bool, view: Callable[[dict[str, Any]], None], **args: Any)
         async with AsyncClient(Target.find(), source="sovl") as client:
             render.show(await client.ask("actions", **args), as_json=as_json, view=view)
 
-    with exits.one_line_errors():
-        anyio.run(ask)
+    anyio.run(ask)
 
 
 def _held(data: dict[str, Any]) -> None:

@@ -16,7 +16,6 @@ import typer
 from typer.core import TyperGroup
 
 from sovl_daemon.cli import actions, data, exits, judge, keys, mind, model, render, state, typed
-from sovl_daemon.cli.entry import main  # noqa: F401 - where the script of an older install looks
 from sovl_daemon.client import AsyncClient
 from sovl_daemon.client.target import Target
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
@@ -25,6 +25,7 @@ from sovl_daemon.cli import exits, render, typed
 from sovl_daemon.cli.progress import counted, is_counted
 from sovl_daemon.cli.words import parse_line
 from sovl_daemon.client import AsyncClient, ClientError
+from sovl_daemon.conditions import in_words
 
 OWN = {
     "help": "Show this list.",
@@ -155,15 +156,14 @@ def _cancelled_by_ctrl_c(call: Call) -> Iterator[None]:
 async def run_console(client: AsyncClient) -> None:
     """Talk until the user leaves."""
     console = Console(client, await client.control("commands"))
-    paths = Paths.of(load())
-    paths.ensure()
     if not sys.stdin.isatty():
         await _converse(console, partial(_piped, client.max_message_bytes))
         return
     state = await client.control("ping")
     render.console.print(f"SOVL is {state['state']}. Type help for commands, quit to leave.")
     async with _hearing(client, console):
-        await _converse(console, _typed(paths.state_dir / "console_history", console.words))
+        history = _History(Paths.of(load()).state_dir / "console_history")
+        await _converse(console, _typed(history, console.words))
 
 
 async def _converse(console: Console, read: Callable[[], Awaitable[str]]) -> None:
@@ -201,9 +201,40 @@ async def _hearing(client: AsyncClient, console: Console) -> AsyncIterator[None]
         await asyncio.wait([task])
 
 
-def _typed(history: Path, words: list[str]) -> Callable[[], Awaitable[str]]:
+class _History(FileHistory):
+    """What was typed, also in earlier consoles; of this one alone where the file cannot be used."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(str(path))
+        self._path = path
+        self._is_told = False
+
+    def load_history_strings(self) -> Iterable[str]:
+        """Return the lines of earlier consoles, the last one first."""
+        with self._told():
+            return [*super().load_history_strings()]
+        return []
+
+    def store_string(self, string: str) -> None:
+        """Append a line to the file."""
+        with self._told():
+            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            super().store_string(string)
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """Go on without what the system refuses, and say so once."""
+        try:
+            yield
+        except OSError as error:
+            if not self._is_told:
+                exits.complain(f"{in_words(error)}: this history is not kept")
+            self._is_told = True
+
+
+def _typed(history: _History, words: list[str]) -> Callable[[], Awaitable[str]]:
     session: PromptSession[str] = PromptSession(
-        history=FileHistory(str(history)),
+        history=history,
         completer=WordCompleter(words, sentence=True),
         complete_while_typing=False,
     )

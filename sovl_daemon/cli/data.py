@@ -54,10 +54,9 @@ def check(
     as_json: Json = False,
 ) -> None:
     """Tell what a file of pairs holds and what is wrong with it; exit code 1 if a line is bad."""
-    with exits.one_line_errors():
-        settings = load()
-        found = scan(file or Paths.of(settings).training_file)
-        report = _report(found, settings)
+    settings = load()
+    found = scan(file or Paths.of(settings).training_file)
+    report = _report(found, settings)
     render.show(report, as_json=as_json, view=lambda facts: _show(facts, found))
     if not found.pairs or found.skipped.total:
         raise typer.Exit(exits.FAILED)
@@ -76,7 +75,7 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Write what was lived as pairs, for training or a backup; the daemon may run meanwhile."""
-    with exits.one_line_errors(), closing(_lived_through()) as store:
+    with closing(_lived_through()) as store:
         lived = (Pair(each.prompt, each.response) for each in store.since(since or 0.0))
         written = write_pairs(file, lived, replace=force)
     report = {"file": str(file), **asdict(written)}

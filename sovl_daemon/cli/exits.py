@@ -32,8 +32,13 @@ from sovl_daemon.client.errors import (
     WrongKey,
 )
 from sovl_daemon.conditions import Condition, condition_of, in_words
+from sovl_daemon.control.database import JournalError
+from sovl_daemon.control.task_file import TaskError
+from sovl_daemon.engine.errors import EngineError, OptionError
 from sovl_daemon.memory.interactions import StoreError
 from sovl_daemon.memory.pairs import PairsError
+from sovl_daemon.models import ModelError
+from sovl_daemon.state import StateError
 
 FAILED = 1
 USAGE = 2
@@ -63,6 +68,7 @@ _OF_TYPE: dict[type[BaseException], int] = {
     PermissionRefused: WRONG_KEY,
     DaemonSlow: SLOW,
     ConfigError: USAGE,
+    OptionError: USAGE,
     KeyboardInterrupt: INTERRUPTED,
     BrokenPipeError: NO_READER,
 }
@@ -74,6 +80,11 @@ _EXPECTED = (
     BindProblem,
     PairsError,
     StoreError,
+    StateError,
+    JournalError,
+    TaskError,
+    ModelError,
+    EngineError,
     OSError,
     sqlite3.Error,
     KeyboardInterrupt,
@@ -84,7 +95,9 @@ def exit_code(error: BaseException) -> int:
     """The exit code for an error."""
     if isinstance(error, CommandError):
         return _OF_CODE.get(error.code, FAILED)
-    return EX_TEMPFAIL if passes(error) else _OF_TYPE.get(type(error), FAILED)
+    if passes(error):
+        return EX_TEMPFAIL
+    return next((_OF_TYPE[kind] for kind in type(error).__mro__ if kind in _OF_TYPE), FAILED)
 
 
 def passes(error: BaseException) -> bool:
@@ -143,7 +156,8 @@ def finish(command: Callable[[], object]) -> int:
     except OSError as error:
         # What is left unsaid would be tried again at the interpreter's end, and complained about.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if not isinstance(error, BrokenPipeError):
-            complain(f"standard output: {in_words(error)}")
-        code = code or exit_code(error)
+        if not code:  # else why it ends is said already
+            code = exit_code(error)
+            if not isinstance(error, BrokenPipeError):
+                complain(error)
     return code if isinstance(code, int) else int(code is not None)

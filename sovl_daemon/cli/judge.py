@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,18 +15,16 @@ from rich.table import Table
 
 from config import Paths, load
 from sovl_daemon import openmp
-from sovl_daemon.cli import exits, render
+from sovl_daemon.cli import render
 from sovl_daemon.cli.judge_simulate import simulate
 from sovl_daemon.cli.model import shown_progress
 from sovl_daemon.client import AsyncClient
 from sovl_daemon.client.target import Target
-from sovl_daemon.control.database import JournalError
 from sovl_daemon.control.decision_log import DecisionLog, Logged
 from sovl_daemon.control.task import SHIPPED, load_tasks
-from sovl_daemon.control.task_file import TaskError
-from sovl_daemon.engine.errors import EngineError, OptionError
+from sovl_daemon.engine.errors import OptionError
 from sovl_daemon.library_caches import use_library_caches
-from sovl_daemon.models import ModelError, ModelStore
+from sovl_daemon.models import ModelStore
 from sovl_daemon.models.progress import begin
 
 app = typer.Typer(
@@ -62,26 +59,23 @@ def fit(
 
     Nothing is kept of a fit that is interrupted.
     """
-    with _one_line_errors():
-        settings = load()
-        folder = _model(name)
-        with shown_progress(as_json) as report:
-            begin("starting the engine", report)
-            openmp.prepare(settings.host.most_threads())
-            from sovl_daemon.judge import fitting, shelf  # loads torch: only this command pays
+    settings = load()
+    folder = _model(name)
+    with shown_progress(as_json) as report:
+        begin("starting the engine", report)
+        openmp.prepare(settings.host.most_threads())
+        from sovl_daemon.judge import fitting, shelf  # loads torch: only this command pays
 
-            study = fitting.Study(
-                folder, device=settings.host.device, threads=settings.host.threads
-            )
-            probe = fitting.fit_probe(study, report, layer=layer, share=share)
-            path = shelf.probe_path(Paths.of(settings).state_dir, folder)
-            fitting.keep(probe, path)
-        if as_json:
-            typer.echo(json.dumps({"event": "fitted", "path": str(path), **_card(probe)}))
-        else:
-            typer.echo(f"{folder.name}: layer {probe.card.layer}, {probe.card.fitted_on} questions")
-            _scores({"": probe.card.scores})
-            typer.echo(f"written to {path}")
+        study = fitting.Study(folder, device=settings.host.device, threads=settings.host.threads)
+        probe = fitting.fit_probe(study, report, layer=layer, share=share)
+        path = shelf.probe_path(Paths.of(settings).state_dir, folder)
+        fitting.keep(probe, path)
+    if as_json:
+        typer.echo(json.dumps({"event": "fitted", "path": str(path), **_card(probe)}))
+    else:
+        typer.echo(f"{folder.name}: layer {probe.card.layer}, {probe.card.fitted_on} questions")
+        _scores({"": probe.card.scores})
+        typer.echo(f"written to {path}")
 
 
 @app.command("eval")
@@ -94,32 +88,27 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Score the judge of a model on simulated questions that it was not fitted on."""
-    with _one_line_errors():
-        settings = load()
-        folder = _model(name)
-        with shown_progress(as_json=False) as report:
-            begin("starting the engine", report)
-            openmp.prepare(settings.host.most_threads())
-            from sovl_daemon.cli import evaluation
-            from sovl_daemon.judge import fitting, shelf
+    settings = load()
+    folder = _model(name)
+    with shown_progress(as_json=False) as report:
+        begin("starting the engine", report)
+        openmp.prepare(settings.host.most_threads())
+        from sovl_daemon.cli import evaluation
+        from sovl_daemon.judge import fitting, shelf
 
-            probe = shelf.find_probe(Paths.of(settings).state_dir, folder)
-            if probe is None:
-                raise OptionError(
-                    f"{folder.name} has no probe yet: run sovl judge fit {name or ''}"
-                )
-            study = fitting.Study(
-                folder, device=settings.host.device, threads=settings.host.threads
-            )
-            found = {}
-            for each in evaluation.parse_precisions(precision):
-                plain = study.model.plain
-                evaluation.hold(study.model, plain if each == "fp16" else each)
-                found[each] = fitting.examine(study, probe, report, share)
-        if as_json:
-            typer.echo(json.dumps({"model": folder.name, "precisions": found}))
-        else:
-            _scores(found)
+        probe = shelf.find_probe(Paths.of(settings).state_dir, folder)
+        if probe is None:
+            raise OptionError(f"{folder.name} has no probe yet: run sovl judge fit {name or ''}")
+        study = fitting.Study(folder, device=settings.host.device, threads=settings.host.threads)
+        found = {}
+        for each in evaluation.parse_precisions(precision):
+            plain = study.model.plain
+            evaluation.hold(study.model, plain if each == "fp16" else each)
+            found[each] = fitting.examine(study, probe, report, share)
+    if as_json:
+        typer.echo(json.dumps({"model": folder.name, "precisions": found}))
+    else:
+        _scores(found)
 
 
 @app.command()
@@ -134,8 +123,7 @@ def explain(
             found = await client.ask("explain", task=task)
             render.show(found, as_json=as_json, view=_explained)
 
-    with exits.one_line_errors():
-        anyio.run(ask)
+    anyio.run(ask)
 
 
 @app.command()
@@ -152,18 +140,17 @@ def why(
     as_json: Json = False,
 ) -> None:
     """Say why it acted at a moment, or why it did not. Needs no running daemon."""
-    with _one_line_errors():
-        from sovl_daemon.judge.why import explain as told
+    from sovl_daemon.judge.why import explain as told
 
-        settings = load()
-        paths = Paths.of(settings)
-        file = paths.state_dir / "decisions.db"
-        if not file.exists():
-            raise OptionError(f"{file}: there is no log of decisions yet")
-        tasks = load_tasks((SHIPPED, settings.control.tasks_dir or paths.state_dir / "tasks"))
-        with closing(DecisionLog(file)) as log:
-            found = _asked_for(log, what, task)
-            told_of = [{"id": each.id, "says": told(log, each, tasks)} for each in found]
+    settings = load()
+    paths = Paths.of(settings)
+    file = paths.state_dir / "decisions.db"
+    if not file.exists():
+        raise OptionError(f"{file}: there is no log of decisions yet")
+    tasks = load_tasks((SHIPPED, settings.control.tasks_dir or paths.state_dir / "tasks"))
+    with closing(DecisionLog(file)) as log:
+        found = _asked_for(log, what, task)
+        told_of = [{"id": each.id, "says": told(log, each, tasks)} for each in found]
     if as_json:
         typer.echo(json.dumps({"decisions": told_of}))
     else:
@@ -229,15 +216,3 @@ def _explained(data: dict[str, Any]) -> None:
         console.print(
             render.escape(f"recommended: {data['recommended']} (enough with {data['sure']:.0%})")
         )
-
-
-@contextmanager
-def _one_line_errors() -> Iterator[None]:
-    try:
-        yield
-    except (ModelError, EngineError, JournalError, TaskError, OSError) as error:
-        exits.complain(f"judge: {error}")
-        raise typer.Exit(exits.USAGE if isinstance(error, OptionError) else exits.FAILED) from error
-    except KeyboardInterrupt as error:
-        exits.complain("judge: interrupted; nothing unfinished was kept")
-        raise typer.Exit(exits.INTERRUPTED) from error

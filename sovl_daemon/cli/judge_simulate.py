@@ -8,7 +8,7 @@ from typing import Annotated, Any, cast, get_args
 
 import typer
 
-from sovl_daemon.cli import exits, life_plot, render
+from sovl_daemon.cli import life_plot, render
 from sovl_daemon.control.simulator.faults import ActionFault, SensorFault
 from sovl_daemon.control.simulator.fitting import memory_task
 from sovl_daemon.control.simulator.measure import Measures, measure
@@ -25,6 +25,7 @@ from sovl_daemon.control.simulator.run import Faults, Run, demand
 from sovl_daemon.control.simulator.scenario import FAMILIES, HELD_OUT, Scenario, draw
 from sovl_daemon.control.simulator.witness import Witness
 from sovl_daemon.control.task import Task
+from sovl_daemon.engine.errors import OptionError
 
 _SENSORS = tuple(filter(None, get_args(SensorFault)))
 _ACTIONS = tuple(filter(None, get_args(ActionFault)))
@@ -53,34 +54,30 @@ def simulate(
     if list_:
         render.show(_known(), as_json=as_json, view=_show_known)
         return
-    try:
-        if plot is not None:
-            life_plot.check(plot)
-        drawn, chosen, faults = _hour(scenario, seed), _policy(policy), _faults(fault)
-        report = _lived(drawn, chosen, faults, plot, as_json=as_json)
-    except (life_plot.PlotError, ValueError) as error:
-        exits.complain(error)
-        raise typer.Exit(exits.USAGE) from error
+    if plot is not None:
+        life_plot.check(plot)
+    drawn, chosen, faults = _hour(scenario, seed), _policy(policy), _faults(fault)
+    report = _lived(drawn, chosen, faults, plot, as_json=as_json)
     render.show(report, as_json=as_json, view=_show)
 
 
 def _hour(family: str, seed: int) -> Scenario:
     if family not in FAMILIES:
-        raise ValueError(f"--scenario {family}: no such family; there are: {', '.join(FAMILIES)}")
+        raise OptionError(f"--scenario {family}: no such family; there are: {', '.join(FAMILIES)}")
     return draw(family, seed)
 
 
 def _policy(name: str) -> Policy:
     known = {each.name: each for each in policies()}
     if name not in known:
-        raise ValueError(f"--policy {name}: no such policy; there are: {'; '.join(known)}")
+        raise OptionError(f"--policy {name}: no such policy; there are: {'; '.join(known)}")
     return known[name]
 
 
 def _faults(name: str) -> Faults:
     if name and name not in (*_SENSORS, *_ACTIONS):
         known = ", ".join((*_SENSORS, *_ACTIONS))
-        raise ValueError(f"--fault {name}: no such fault; there are: {known}")
+        raise OptionError(f"--fault {name}: no such fault; there are: {known}")
     if name in _ACTIONS:
         return Faults(action=cast(ActionFault, name))
     return Faults(sensor=cast(SensorFault, name))

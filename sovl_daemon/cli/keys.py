@@ -9,7 +9,7 @@ import typer
 
 from bus.auth import KeyRing
 from config import Paths, load
-from sovl_daemon.cli import exits, render
+from sovl_daemon.cli import render
 
 app = typer.Typer(
     name="keys", help="Make keys, and say who may connect by tcp.", no_args_is_help=True
@@ -23,8 +23,7 @@ def new(
     as_json: Json = False,
 ) -> None:
     """Make a key pair: NAME.key to hand out, NAME.key_secret to keep."""
-    with exits.one_line_errors():
-        public = _ring().new(name)
+    public = _ring().new(name)
     render.show({"public": str(public), "secret": f"{public}_secret"}, as_json=as_json)
 
 
@@ -37,24 +36,21 @@ def allow(
     as_json: Json = False,
 ) -> None:
     """Let the holder of a key in, at once."""
-    with exits.one_line_errors():
-        key = _ring().allow(name, public)
+    key = _ring().allow(name, public)
     render.show({"allowed": name, "key": key}, as_json=as_json)
 
 
 @app.command()
 def revoke(name: str, as_json: Json = False) -> None:
     """Keep a holder out from now on, open connections included."""
-    with exits.one_line_errors():
-        _ring().revoke(name)
+    _ring().revoke(name)
     render.show({"revoked": name}, as_json=as_json)
 
 
 @app.command("list")
 def list_keys(as_json: Json = False) -> None:
     """List who may connect."""
-    with exits.one_line_errors():
-        render.show(_ring().allowed(), as_json=as_json)
+    render.show(_ring().allowed(), as_json=as_json)
 
 
 def _ring() -> KeyRing:

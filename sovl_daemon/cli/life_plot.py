@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from config import Paths, load
+from sovl_daemon.engine.errors import OptionError
 from sovl_daemon.library_caches import use_library_caches
 from sovl_daemon.mind.simulation import EventKind, Moment
 
@@ -20,7 +21,7 @@ _HEIGHTS = (3, 2, 2, 2)
 _DOTS_PER_INCH = 120
 
 
-class PlotError(Exception):
+class PlotError(OptionError):
     """There can be no picture; the message says why and what to do."""
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from config import load
-from sovl_daemon.cli import exits, life_plot, render
+from sovl_daemon.cli import life_plot, render
 from sovl_daemon.mind.simulation import Moment, Simulation
 
 app = typer.Typer(name="mind", help="Watch a mind live without a model.", no_args_is_help=True)
@@ -41,20 +40,19 @@ def simulate(
     ] = False,
 ) -> None:
     """Let a mind with the configured knobs live through imagined visits, and tell what it did."""
-    with exits.one_line_errors(), _plot_errors():
-        settings = load()
-        if plot is not None:
-            life_plot.check(plot)
-        simulation = Simulation(
-            settings.controls_config,
-            settings.training_config,
-            hours=hours,
-            seed=seed,
-            parameters=settings.lora_config.lora_rank * _PARAMETERS_A_RANK,
-        )
-        moments = list(simulation.run())
-        if plot is not None:
-            life_plot.save(moments, plot)
+    settings = load()
+    if plot is not None:
+        life_plot.check(plot)
+    simulation = Simulation(
+        settings.controls_config,
+        settings.training_config,
+        hours=hours,
+        seed=seed,
+        parameters=settings.lora_config.lora_rank * _PARAMETERS_A_RANK,
+    )
+    moments = list(simulation.run())
+    if plot is not None:
+        life_plot.save(moments, plot)
     report = summary(moments, hours=hours, seed=seed) | ({"plot": str(plot)} if plot else {})
     if as_json:
         report["moments"] = [asdict(moment) for moment in moments]
@@ -85,12 +83,3 @@ def _show(report: dict[str, Any]) -> None:
     render.facts({name: value for name, value in report.items() if name != "plot"})
     if "plot" in report:
         render.console.print(f"drawn in {render.escape(report['plot'])}")
-
-
-@contextmanager
-def _plot_errors() -> Iterator[None]:
-    try:
-        yield
-    except life_plot.PlotError as error:
-        exits.complain(error)
-        raise typer.Exit(exits.USAGE) from error

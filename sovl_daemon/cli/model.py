@@ -12,17 +12,16 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from config import ConfigError, Paths, load
+from config import Paths, load
 from sovl_daemon import openmp
 from sovl_daemon.cli import exits, render
 from sovl_daemon.cli.progress import bar, moves
-from sovl_daemon.engine.errors import EngineError, OptionError, TemplateError
+from sovl_daemon.engine.errors import TemplateError
 from sovl_daemon.engine.template_files import template_in
 from sovl_daemon.library_caches import use_library_caches
 from sovl_daemon.models import (
     DEFAULT_MODEL,
     Manifest,
-    ModelError,
     ModelStore,
     Progress,
     ProgressCallback,
@@ -36,7 +35,6 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 
-INTERRUPTED = 130  # 128 + SIGINT, as shells count
 _REFRESH_SECONDS = 0.1
 
 ModelDir = Annotated[
@@ -55,10 +53,9 @@ def pull(
     as_json: Json = False,
 ) -> None:
     """Fetch a model and keep it as 16-bit safetensors; does nothing when it is there already."""
-    with _one_line_errors():
-        store = _store(model_dir)
-        with shown_progress(as_json) as report:
-            manifest = store.pull(name, force=force, progress=report)
+    store = _store(model_dir)
+    with shown_progress(as_json) as report:
+        manifest = store.pull(name, force=force, progress=report)
     if as_json:
         typer.echo(json.dumps({"event": "pulled", "manifest": _as_dict(manifest)}))
     else:
@@ -68,9 +65,8 @@ def pull(
 @app.command("list")
 def list_models(model_dir: ModelDir = None, as_json: Json = False) -> None:
     """List the models of the store."""
-    with _one_line_errors():
-        store = _store(model_dir)
-        manifests = store.list()
+    store = _store(model_dir)
+    manifests = store.list()
     if as_json:
         typer.echo(json.dumps([_as_dict(manifest) for manifest in manifests]))
     elif manifests:
@@ -88,11 +84,10 @@ def verify(
     as_json: Json = False,
 ) -> None:
     """Compare models with their manifests; exit code 1 when a file is damaged."""
-    with _one_line_errors():
-        store = _store(model_dir)
-        names = [name] if name else store.names()
-        with _silence() if as_json else shown_progress(as_json=False) as report:
-            faults = {each: store.verify(each, report) for each in names}
+    store = _store(model_dir)
+    names = [name] if name else store.names()
+    with _silence() if as_json else shown_progress(as_json=False) as report:
+        faults = {each: store.verify(each, report) for each in names}
     if as_json:
         typer.echo(json.dumps(faults))
     else:
@@ -119,29 +114,28 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Measure what each precision of a model costs in perplexity, and its weights in memory."""
-    with _one_line_errors():
-        settings = load()
-        folder = _store(model_dir).path(name or settings.core_config.base_model_name)
-        with shown_progress(as_json=False) as report:
-            begin("starting the engine", report)
-            openmp.prepare(settings.host.most_threads())
-            from sovl_daemon.cli import evaluation  # loads torch: only this command pays for it
+    settings = load()
+    folder = _store(model_dir).path(name or settings.core_config.base_model_name)
+    with shown_progress(as_json=False) as report:
+        begin("starting the engine", report)
+        openmp.prepare(settings.host.most_threads())
+        from sovl_daemon.cli import evaluation  # loads torch: only this command pays for it
 
-            found = evaluation.evaluate(
-                folder,
-                evaluation.parse_precisions(precision),
-                evaluation.read_text(text, windows),
-                windows=windows,
-                device=settings.host.device,
-                threads=settings.host.threads,
-                report=report,
-            )
-        if as_json:
-            typer.echo(json.dumps(asdict(found)))
-        else:
-            evaluation.show(found)
-        if found.failed:
-            raise typer.Exit(exits.FAILED)
+        found = evaluation.evaluate(
+            folder,
+            evaluation.parse_precisions(precision),
+            evaluation.read_text(text, windows),
+            windows=windows,
+            device=settings.host.device,
+            threads=settings.host.threads,
+            report=report,
+        )
+    if as_json:
+        typer.echo(json.dumps(asdict(found)))
+    else:
+        evaluation.show(found)
+    if found.failed:
+        raise typer.Exit(exits.FAILED)
 
 
 @app.command()
@@ -151,8 +145,7 @@ def remove(
     as_json: Json = False,
 ) -> None:
     """Remove a model from the store."""
-    with _one_line_errors():
-        _store(model_dir).remove(name)
+    _store(model_dir).remove(name)
     typer.echo(json.dumps({"removed": name}) if as_json else f"{name} removed")
 
 
@@ -160,18 +153,6 @@ def _store(model_dir: Path | None) -> ModelStore:
     paths = Paths.of(load())
     use_library_caches(paths)
     return ModelStore((model_dir or paths.model_dir).expanduser().absolute())
-
-
-@contextmanager
-def _one_line_errors() -> Iterator[None]:
-    try:
-        yield
-    except (ModelError, ConfigError, EngineError, OSError) as error:
-        typer.echo(f"sovl model: {error}", err=True)
-        raise typer.Exit(exits.USAGE if isinstance(error, OptionError) else exits.FAILED) from error
-    except KeyboardInterrupt as error:
-        typer.echo("sovl model: interrupted; nothing unfinished was kept", err=True)
-        raise typer.Exit(INTERRUPTED) from error
 
 
 @contextmanager

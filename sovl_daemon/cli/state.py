@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,12 +14,12 @@ import typer
 
 from bus.errors import BAD_COMMAND, CommandError
 from config import Paths, Settings, load
-from sovl_daemon.cli import exits, render, state_views
+from sovl_daemon.cli import render, state_views
 from sovl_daemon.client import AsyncClient, DaemonDown
 from sovl_daemon.client.target import Target
 from sovl_daemon.models import ModelError, ModelStore
 from sovl_daemon.models.identity import identity
-from sovl_daemon.state import Generation, Listed, Origin, StateError, StateStore, StateWriter
+from sovl_daemon.state import Generation, Listed, Origin, StateStore, StateWriter
 from sovl_daemon.state.store import CURRENT
 
 app = typer.Typer(
@@ -41,25 +41,23 @@ Reference = Annotated[str, typer.Argument(help="Number of a generation, name of 
 @app.command("list")
 def list_states(state_dir: StateDir = None, as_json: Json = False) -> None:
     """List the generations and saves; a quick look that reads no contents."""
-    with _one_line_errors():
-        store = _store(state_dir)
-        listed = {
-            "state_dir": str(store.root),
-            "generations": _rows(store.history()),
-            "current": store.current_number(),
-            "saves": _rows(store.saved()),
-            "candidate": store.candidate.is_dir(),
-            "damaged": [str(path) for path in store.aside()],
-        }
+    store = _store(state_dir)
+    listed = {
+        "state_dir": str(store.root),
+        "generations": _rows(store.history()),
+        "current": store.current_number(),
+        "saves": _rows(store.saved()),
+        "candidate": store.candidate.is_dir(),
+        "damaged": [str(path) for path in store.aside()],
+    }
     render.show(listed, as_json=as_json, view=state_views.listed)
 
 
 @app.command()
 def show(reference: Reference = CURRENT, state_dir: StateDir = None, as_json: Json = False) -> None:
     """Show one generation or save after comparing every byte of it; exit code 1 if damaged."""
-    with _one_line_errors():
-        generation = _store(state_dir).find(reference)
-        shown = _as_dict(generation) | {"mind": generation.mind()}
+    generation = _store(state_dir).find(reference)
+    shown = _as_dict(generation) | {"mind": generation.mind()}
     render.show(shown, as_json=as_json, view=state_views.shown)
 
 
@@ -71,11 +69,10 @@ def diff(
     as_json: Json = False,
 ) -> None:
     """Compare two: tensors by their relative change, the mind's numbers, what was learned."""
-    with _one_line_errors():
-        store = _store(state_dir)
-        from sovl_daemon.state.diff import difference  # loads numpy: only this command pays for it
+    store = _store(state_dir)
+    from sovl_daemon.state.diff import difference  # loads numpy: only this command pays for it
 
-        found = difference(store.find(first), store.find(second))
+    found = difference(store.find(first), store.find(second))
     render.show(asdict(found), as_json=as_json, view=state_views.difference)
 
 
@@ -89,17 +86,16 @@ def save(
     as_json: Json = False,
 ) -> None:
     """Keep the current state under a name. Without a name the default save is replaced."""
-    with _one_line_errors():
-        settings = load()
-        chosen = name or settings.controls_config.save_path_prefix
-        force = force or name is None
+    settings = load()
+    chosen = name or settings.controls_config.save_path_prefix
+    force = force or name is None
 
-        def directly(writer: StateWriter) -> dict[str, Any]:
-            saved = writer.save(chosen, replacing=force)
-            text = f"generation {saved.manifest.number} saved as {chosen}"
-            return {"text": text, "saved": chosen} | _as_dict(saved)
+    def directly(writer: StateWriter) -> dict[str, Any]:
+        saved = writer.save(chosen, replacing=force)
+        text = f"generation {saved.manifest.number} saved as {chosen}"
+        return {"text": text, "saved": chosen} | _as_dict(saved)
 
-        done = _carry_out("save", {"name": chosen, "force": force}, directly, settings, state_dir)
+    done = _carry_out("save", {"name": chosen, "force": force}, directly, settings, state_dir)
     render.show(done, as_json=as_json, view=render.told)
 
 
@@ -116,17 +112,16 @@ def load_state(
     as_json: Json = False,
 ) -> None:
     """Go back to a save or a generation: it becomes a new one, so that this can be undone."""
-    with _one_line_errors():
-        settings = load()
-        chosen = reference or settings.controls_config.save_path_prefix
+    settings = load()
+    chosen = reference or settings.controls_config.save_path_prefix
 
-        def directly(writer: StateWriter) -> dict[str, Any]:
-            # Another folder's state may be of other models than those that are configured here.
-            back = writer.restore(chosen, None if state_dir else _configured(settings))
-            text = f"{chosen} loaded: it is generation {back.manifest.number} now{_undo(back)}"
-            return {"text": text, "loaded": chosen} | _as_dict(back)
+    def directly(writer: StateWriter) -> dict[str, Any]:
+        # Another folder's state may be of other models than those that are configured here.
+        back = writer.restore(chosen, None if state_dir else _configured(settings))
+        text = f"{chosen} loaded: it is generation {back.manifest.number} now{_undo(back)}"
+        return {"text": text, "loaded": chosen} | _as_dict(back)
 
-        done = _carry_out("load", {"name": chosen}, directly, settings, state_dir)
+    done = _carry_out("load", {"name": chosen}, directly, settings, state_dir)
     render.show(done, as_json=as_json, view=render.told)
 
 
@@ -139,8 +134,7 @@ def reset(state_dir: StateDir = None, as_json: Json = False) -> None:
         text = f"generation {fresh.manifest.number} has learned nothing{_undo(fresh)}"
         return {"text": text, "reset": True} | _as_dict(fresh)
 
-    with _one_line_errors():
-        done = _carry_out("reset", {}, directly, load(), state_dir)
+    done = _carry_out("reset", {}, directly, load(), state_dir)
     render.show(done, as_json=as_json, view=render.told)
 
 
@@ -157,17 +151,16 @@ def prune(
     as_json: Json = False,
 ) -> None:
     """Remove old generations, never the current one; the daemon must be stopped."""
-    with _one_line_errors():
-        settings = load()
-        store = _store(state_dir, settings)
-        with store.writer(keep=settings.state.keep) as writer:
-            for name in saves or []:
-                writer.remove_save(name)
-            removed = {
-                "generations": writer.prune(keep),
-                "saves": saves or [],
-                "damaged": writer.prune_damaged() if damaged else [],
-            }
+    settings = load()
+    store = _store(state_dir, settings)
+    with store.writer(keep=settings.state.keep) as writer:
+        for name in saves or []:
+            writer.remove_save(name)
+        removed = {
+            "generations": writer.prune(keep),
+            "saves": saves or [],
+            "damaged": writer.prune_damaged() if damaged else [],
+        }
     render.show(removed, as_json=as_json, view=state_views.pruned)
 
 
@@ -226,15 +219,6 @@ def _store(state_dir: Path | None, settings: Settings | None = None) -> StateSto
     if state_dir is None:
         state_dir = Paths.of(settings or load()).state_dir
     return StateStore(state_dir.expanduser().absolute())
-
-
-@contextmanager
-def _one_line_errors() -> Iterator[None]:
-    with exits.one_line_errors():
-        try:
-            yield
-        except (StateError, OSError) as error:
-            exits.leave(error)
 
 
 def _as_dict(generation: Generation) -> dict[str, Any]:

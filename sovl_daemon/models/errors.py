@@ -1,4 +1,10 @@
-"""What can go wrong with a model. Every message is one line that says what to do next."""
+"""What can go wrong with a model. Every message is one line that says what to do next.
+
+Where the reason passes the class has the `errno` by which the system says the same.
+"""
+
+import errno
+from typing import ClassVar
 
 
 class ModelError(Exception):
@@ -25,12 +31,20 @@ class FetchError(ModelError):
     """The model's files could not be fetched or read."""
 
 
+class Unreachable(FetchError):
+    """Nobody who has the model's files can be asked now."""
+
+    errno: ClassVar[int] = errno.EHOSTUNREACH
+
+
 class WrongHash(FetchError):
     """A fetched file is not the one the catalogue promises."""
 
 
 class NoSpace(ModelError):
     """The disk has no room for the converted model."""
+
+    errno: ClassVar[int] = errno.ENOSPC
 
 
 class ConversionError(ModelError):
@@ -39,6 +53,11 @@ class ConversionError(ModelError):
 
 class ManifestError(ModelError):
     """A model's folder has no manifest, or one that cannot be read."""
+
+
+def later_is_better(status: int) -> bool:
+    """Tell whether a server that answers with this HTTP status may give the file later."""
+    return status >= 500 or status in (408, 429)
 
 
 def first_line(error: BaseException) -> str:

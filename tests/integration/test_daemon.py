@@ -100,6 +100,7 @@ def test_crash_loop_gives_up_loudly(runtime, echo_package) -> None:
 
 def test_model_that_does_not_exist_ends_it_with_one_line(runtime: Path) -> None:
     daemon = Daemon(runtime, **{"core_config.base_model_name": "no-such-model"})
+    daemon.environment["HF_HUB_OFFLINE"] = "1"
     answer = daemon.sovl("run", "--set=core_config.base_model_name=no-such-model")
     assert answer.returncode == EX_CONFIG
     assert len(answer.stderr.splitlines()) == 1

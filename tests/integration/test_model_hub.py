@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 import subprocess
-import sys
 import threading
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -15,6 +14,7 @@ import pytest
 
 from sovl_daemon.models import ModelStore
 from tests import tiny_models
+from tests.daemon import SOVL
 
 COMMIT = "c0ffee" * 6 + "cafe"
 OPEN, GATED = "owner/mind", "owner/gated"
@@ -25,6 +25,7 @@ class Hub(BaseHTTPRequestHandler):
 
     files: Path
     asked: set[str]
+    status = 0  # what it answers to everything; 0 where it works
 
     def do_HEAD(self):
         self.answer()
@@ -38,7 +39,9 @@ class Hub(BaseHTTPRequestHandler):
             f"/api/models/{OPEN}/revision/main": lambda: {"id": OPEN, "sha": COMMIT},
             f"/api/models/{OPEN}/tree/{COMMIT}": self.tree,
         }
-        if path in routes:
+        if self.status:
+            self.reply(self.status, b"", {"Retry-After": "0"})
+        elif path in routes:
             self.reply(200, json.dumps(routes[path]()).encode())
         elif path.startswith(f"/{OPEN}/resolve/{COMMIT}/"):
             name = path.rpartition("/")[2]
@@ -100,8 +103,7 @@ def pull(tmp_path):
     """Run `sovl model pull NAME --json` against a hub at a port."""
 
     def run(name, port):
-        cli = "from sovl_daemon.cli.model import app; app()"
-        command = [sys.executable, "-c", cli, "pull", name, "--json"]
+        command = [*SOVL, "model", "pull", name, "--json"]
         settings = {"HF_ENDPOINT": f"http://127.0.0.1:{port}", "HF_HOME": str(tmp_path / "hf")}
         return subprocess.run(
             [*command, "--model-dir", str(tmp_path / "store")],
@@ -143,14 +145,19 @@ def test_weights_configuration_and_tokenizer_are_fetched_and_nothing_else(hub, p
 def test_what_the_hub_refuses_is_one_line(name, message, hub, pull, tmp_path):
     result = pull(name, hub.server_port)
     assert result.returncode == 1
-    assert result.stderr.startswith(f"sovl model: {message}")
+    assert result.stderr.startswith(f"sovl: {message}")
     assert len(result.stderr.splitlines()) == 1
     assert [path.name for path in (tmp_path / "store").iterdir()] == [".locks"]
 
 
 def test_no_network_is_one_line(pull):
     result = pull(OPEN, port=9)
-    assert result.returncode == 1
-    assert result.stderr == (
-        f"sovl model: the hub cannot be reached, and {OPEN} is not in its cache\n"
-    )
+    assert result.returncode == 75
+    assert result.stderr == f"sovl: the hub cannot be reached, and {OPEN} is not in its cache\n"
+
+
+@pytest.mark.parametrize(("status", "code"), [(503, 75), (504, 75), (429, 75), (403, 1), (401, 1)])
+def test_only_a_hub_that_may_answer_later_passes(hub, pull, status, code):
+    hub.RequestHandlerClass.status = status
+    result = pull(OPEN, hub.server_port)
+    assert (result.returncode, len(result.stderr.splitlines())) == (code, 1), result.stderr

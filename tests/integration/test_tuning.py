@@ -89,7 +89,7 @@ def test_precision_by_its_word(daemon: Daemon) -> None:
 
 
 def test_without_a_scaffold_the_base_answers(runtime: Path) -> None:
-    with running(runtime, **{"core_config.scaffold_model_name": "no-such-model"}) as daemon:
+    with running(runtime, **{"core_config.scaffold_model_name": "./no-such-model"}) as daemon:
         assert "no-such-model" in daemon.logged("scaffold.refused")["reason"]
         with daemon.client() as client:
             prompt = "What is the capital of France?"

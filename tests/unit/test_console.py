@@ -1,9 +1,11 @@
 """What the console shows of SOVL's own questions."""
 
+from pathlib import Path
+
 import pytest
 
 from bus.topics import Question
-from sovl_daemon.cli.console import Console
+from sovl_daemon.cli.console import Console, _History
 from sovl_daemon.client import AsyncClient
 
 
@@ -39,3 +41,22 @@ async def test_what_is_asked_meanwhile_waits_for_the_prompt(
     assert capsys.readouterr().out == "SOVL wonders: Why?\n"
     await shown_while_reading(console)
     assert capsys.readouterr().out == ""
+
+
+def test_a_history_that_cannot_be_kept_is_said_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "state").touch()
+    history = _History(tmp_path / "state" / "console_history")
+    for line in ("one", "two"):
+        history.append_string(line)
+    assert history.get_strings() == ["one", "two"]
+    assert list(history.load_history_strings()) == []
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.endswith("File exists: this history is not kept")
+
+
+def test_a_history_is_kept(tmp_path: Path) -> None:
+    path = tmp_path / "state" / "console_history"
+    _History(path).append_string("one")
+    assert list(_History(path).load_history_strings()) == ["one"]

@@ -166,7 +166,7 @@ async def test_fused_layers_really_steer_in_the_trial(
             "core_config.custom_layers: layer 2 cannot be fused: the base has layers 0 to 1",
         ),
         (
-            {"core_config.scaffold_model_name": '"no-such-model"'},
+            {"core_config.scaffold_model_name": '"/no/such/model"'},
             "core_config.scaffold_model_name: ",
         ),
         (

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from agents import hindrance
@@ -19,6 +20,7 @@ from config import Paths, Settings
 from sovl_daemon.control.database import JournalError
 from sovl_daemon.control.journal import Journal
 from sovl_daemon.memory.interactions import InteractionStore, StoreError
+from sovl_daemon.models.errors import FetchError, NoSpace, Unreachable
 
 FULL = OSError(errno.ENOSPC, "No space left on device", "/a/file")
 
@@ -124,3 +126,35 @@ def test_what_tries_to_write_finds_a_lock(tmp_path: Path) -> None:
             with pytest.raises(sqlite3.OperationalError, match="locked"):
                 store.try_to_write()
         store.try_to_write()
+
+
+async def test_what_is_outlasted_is_not_over_because_something_can_be_written() -> None:
+    agent: Any = Said()
+    agent.try_to_write = anyio.lowlevel.checkpoint
+    found = Hindrance(agent)
+    tries = iter([FULL] * 8)
+
+    async def work() -> None:
+        if error := next(tries, None):
+            raise error
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(found.watch)
+        await found.outlast(work)
+        tasks.cancel_scope.cancel()
+    assert [event for event, _ in agent.said].count("agent.hindered") == 1
+
+
+async def test_a_model_that_cannot_be_fetched_now_is_tried_again() -> None:
+    agent: Any = Said()
+    tries = iter([Unreachable("the hub cannot be reached"), NoSpace("too little")])
+
+    async def work() -> str:
+        if error := next(tries, None):
+            raise error
+        return "there"
+
+    assert await Hindrance(agent).outlast(work) == "there"
+    with pytest.raises(FetchError):
+        async with Hindrance(agent).met():
+            raise FetchError("the hub has no such model")

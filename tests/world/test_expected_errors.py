@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from tests import tiny_models
 from tests.conftest import ECHO
 from tests.daemon import SOVL, Daemon
-from tests.starts import WAYS, environment, start, verdict
+from tests.starts import WAYS, environment, filled, mounted, start, verdict
 from tests.world import situation
 
 
@@ -76,7 +77,27 @@ def test_closed_streams(tmp_path: Path, shell: str) -> None:
 def test_no_room_for_the_output(tmp_path: Path) -> None:
     found = sovl(tmp_path, "--help", shell=">/dev/full")
     assert found.returncode == 75
-    assert found.stderr.splitlines() == [b"sovl: No space left on device"]
+    assert found.stderr.splitlines() == [b"sovl: standard output: No space left on device"]
+
+
+@situation("own", "Where the output was closed the one line names it; none of it is lost unsaid.")
+@pytest.mark.parametrize("shell", [">&-", "1</dev/null"])
+@pytest.mark.parametrize("words", [("--help",), ("model", "list")])
+def test_an_output_that_was_closed(tmp_path: Path, words: tuple[str, ...], shell: str) -> None:
+    found = sovl(tmp_path, *words, shell=shell)
+    assert found.returncode == 1
+    assert found.stderr.splitlines() == [b"sovl: standard output: Bad file descriptor"]
+
+
+@situation("own", "A full disk is the same exit code whatever command meets it.")
+@pytest.mark.skipif(os.getuid() != 0, reason="only root may mount")
+def test_a_model_has_no_room(runtime: Path, tmp_path: Path) -> None:
+    model = tiny_models.save(tiny_models.llama(), tmp_path / "mind")
+    with mounted(runtime / "models", "64k") as disk:
+        filled(disk)
+        found = sovl(runtime, "model", "pull", str(model), SOVL_STORE__MODEL_DIR=str(disk))
+    assert found.returncode == 75
+    assert len([line for line in found.stderr.splitlines() if line.startswith(b"sovl: ")]) == 1
 
 
 @situation(
