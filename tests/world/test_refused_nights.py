@@ -15,6 +15,7 @@ from tests.starts import filled, mounted, read_only
 from tests.world import situation
 
 pytestmark = [
+    pytest.mark.long,
     pytest.mark.skipif(os.getuid() != 0, reason="only root may mount"),
     pytest.mark.timeout(400),
 ]
@@ -86,7 +87,6 @@ def test_a_night_on_a_full_disk(runtime: Path, tmp_path: Path) -> None:
         nobody_was_restarted(daemon)
 
 
-@pytest.mark.long
 @situation("own", "A night's work in a folder that is read-only now is kept when it no longer is.")
 def test_a_night_on_a_read_only_disk(runtime: Path, tmp_path: Path) -> None:
     with mounted(runtime / "state", "16m") as disk, lived(runtime, tmp_path) as daemon:
