@@ -15,6 +15,7 @@ from sovl_daemon.engine.lora import choose_targets
 from sovl_daemon.engine.model import position_limit
 from sovl_daemon.models import ConversionError, ModelStore
 from tests import tiny_models
+from tests.world import situation
 from tests.world.test_learning_bounds import FULL, _answered, fused, learned, loaded, sample
 
 WIDTH, VOCABULARY = tiny_models.WIDTH, tiny_models.VOCABULARY
@@ -72,9 +73,9 @@ FAMILIES: dict[str, Callable[[], Any]] = {
 }
 
 
+@situation("own", "A model of any family learns of the very logits that it answers with.")
 @pytest.mark.parametrize("family", FAMILIES)
 def test_what_it_learns_of_is_what_it_answers_with(family: str) -> None:
-    """A model of any family learns of the very logits that it answers with."""
     base = loaded(FAMILIES[family](), lean=False)
     assert base.max_context == 64
     fusion = fused(base)
@@ -87,8 +88,8 @@ def test_what_it_learns_of_is_what_it_answers_with(family: str) -> None:
     )
 
 
+@situation("own", "A Phi-3 as scaffold gets adapters where it has its attention, and says so.")
 def test_adapters_of_a_family_without_usual_ones() -> None:
-    """A Phi-3 as scaffold gets adapters where it has its attention, and says so."""
     found = choose_targets(FAMILIES["one matrix of query, key and value"](), ("q_proj", "v_proj"))
     assert found.names == ("qkv_proj",)
     assert "qkv_proj get the adapters" in found.note
@@ -101,17 +102,17 @@ RECURRENT: dict[str, Callable[[], Any]] = {
 }
 
 
+@situation("own", "A model that keeps nothing for the next token is refused, and never forgets.")
 @pytest.mark.parametrize("family", RECURRENT)
 async def test_a_model_without_keys_and_values(family: str, tmp_path: Path) -> None:
-    """A model that keeps nothing for the next token is refused, and never forgets."""
     folder = tiny_models.save(RECURRENT[family](), tmp_path / "mind")
     with pytest.raises(ModelLoadError, match="cannot decode with a key-value cache") as caught:
         await Engine.load(folder, device="cpu", dtype="float32")
     assert len(str(caught.value).splitlines()) == 1
 
 
+@situation("own", "A model that sees has as many positions as its text has, not its images.")
 def test_positions_of_a_model_that_sees() -> None:
-    """A model that sees has as many positions as its text has, not its images."""
     assert position_limit(gemma_that_sees()) == 64
 
 
@@ -120,8 +121,8 @@ def store(tmp_path: Path) -> ModelStore:
     return ModelStore(tmp_path / "store")
 
 
+@situation("own", "A model of text and images that cannot be run without them says so in a line.")
 def test_a_model_that_sees_is_refused(store: ModelStore, tmp_path: Path) -> None:
-    """A model of text and images that cannot be run without them says so in a line."""
     text = transformers.LlamaConfig(**_COMMON).to_dict()
     llava = seeing("Llava", transformers.CLIPVisionConfig, text_config=text)
     folder = tiny_models.save(llava, tmp_path / "llava")
@@ -129,9 +130,9 @@ def test_a_model_that_sees_is_refused(store: ModelStore, tmp_path: Path) -> None
         store.pull(str(folder))
 
 
+@situation("own", "A token for padding that has no embedding does no harm, and is not kept.")
 @pytest.mark.parametrize("role", ["pad_token", "eos_token", "extra_special_tokens"])
 def test_one_token_more_than_embeddings(role: str, store: ModelStore, tmp_path: Path) -> None:
-    """A token for padding that has no embedding does no harm, and is not kept."""
     tokenizer = tiny_models.tiny_tokenizer()
     known = len(tokenizer)
     config = tiny_models.llama().config
@@ -147,8 +148,8 @@ def test_one_token_more_than_embeddings(role: str, store: ModelStore, tmp_path: 
     assert "[NEW]" not in (stored / "tokenizer_config.json").read_text()
 
 
+@situation("own", "A tokenizer in a form that is not read says which file to put beside it.")
 def test_a_tokenizer_of_sentencepiece_alone(store: ModelStore, tmp_path: Path) -> None:
-    """A tokenizer in a form that is not read says which file to put beside it."""
     folder = tiny_models.save(tiny_models.llama(), tmp_path / "old")
     for path in folder.glob("tokenizer*"):
         path.unlink()
