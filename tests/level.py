@@ -55,18 +55,28 @@ def write_task(
     """Give the daemon of this root a task with one metric, which waits for nothing.
 
     Its ladder is one action, and `others` after it. By the name of a shipped task it stands in its
-    place.
+    place. That of the processor, which others keep busy while tests run, does nothing.
     """
+    given = {"hard_s": 0.0, "grey_s": 0.0} | dict(limits)
+    _write(root, "cpu", "pressure.cpu", 200.0, {}, {"grey": 200.0}, ["pause_training"])
+    _write(root, name, metric, high, pace, given, [action, *others])
+
+
+def _write(
+    root: Path,
+    name: str,
+    metric: str,
+    high: float,
+    pace: Mapping[str, float],
+    limits: Mapping[str, float],
+    actions: Sequence[str],
+) -> None:
     folder = root / "state" / "tasks"
     folder.mkdir(parents=True, exist_ok=True)
     text = _TASK.format(
-        name=name,
-        metric=metric,
-        high=high,
-        pace=_lines(pace),
-        limits=_lines({"hard_s": 0.0, "grey_s": 0.0} | dict(limits)),
+        name=name, metric=metric, high=high, pace=_lines(pace), limits=_lines(limits)
     )
-    rungs = [_RUNG.format(action=each) for each in (action, *others)]
+    rungs = [_RUNG.format(action=each) for each in actions]
     (folder / f"{name}.toml").write_text("".join([text, *rungs]))
 
 

@@ -25,7 +25,7 @@ TOLD = ("The capital of Zorland is Mivek.", "My dog is called Bramble.", "Hello 
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return tiny_models.settings(tmp_path_factory.mktemp("models"))
+    return tiny_models.settings(tmp_path_factory.mktemp("models"), positions=128)
 
 
 @pytest.fixture
