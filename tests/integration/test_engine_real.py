@@ -1,7 +1,8 @@
 """The engine with the real default model."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from sovl_daemon.engine.engine import Engine
 from sovl_daemon.engine.fusion import Fusion
-from sovl_daemon.engine.generation import Generation
+from sovl_daemon.engine.generation import Generation, Request
 from sovl_daemon.engine.influence import Influence
 from sovl_daemon.engine.lora import LoraOptions
 from sovl_daemon.engine.message import Message
@@ -104,11 +105,21 @@ async def test_greedy_answers_are_those_of_generate(
         model, chats, TensorThread(), context_length=2048, max_concurrent=max_concurrent
     )
     generations = [engine.generate([Message("user", each)], GREEDY) for each in QUESTIONS]
+    requests: dict[int, Request] = {}
+
+    async def noted(index: int, prepare: Callable[[], Awaitable[Request]]) -> Request:
+        requests[index] = await prepare()
+        return requests[index]
+
+    for index, each in enumerate(generations):
+        each._prepare = partial(noted, index, each._prepare)
     try:
         await asyncio.gather(*(whole(generation) for generation in generations))
     finally:
         await engine.close()
-    ours = [each._request.decoding.ids[len(each.prompt) :] for each in generations]
+    ours = [
+        requests[index].decoding.ids[len(each.prompt) :] for index, each in enumerate(generations)
+    ]
     assert ours == expected
 
 
