@@ -169,6 +169,9 @@ def soak(
     with running(root, packages=packages, **SETTINGS) as daemon:
         assert daemon.process is not None
         warm_up(daemon, commands // 20)
+        kill_host(daemon)  # the log is opened with its first line, which tells of that
+        time.sleep(1)
+        daemon.wait()
         before = hub_size(daemon)
         crowd = Crowd(daemon.runtime_dir, clients, commands // clients)
         began = time.monotonic()

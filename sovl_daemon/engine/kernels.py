@@ -13,7 +13,7 @@ import torch
 
 # Near a tie the choice would follow the noise, and with it the rounding of the answers.
 _CLEARLY_FASTER = 1.25
-_TRIES = 5
+_TRIES = 8
 
 
 @contextmanager

@@ -25,7 +25,7 @@ def held():
     return exact_anonymous_bytes(os.getpid())
 
 async def main():
-    engine = await Engine.load(Path(sys.argv[1]), device="cpu")
+    engine = await Engine.load(Path(sys.argv[1]), device="cpu", dtype="bfloat16")
     await engine.resize_prefix_cache(64 << 20)
     freed = []
     for _ in range(6):
