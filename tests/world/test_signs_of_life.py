@@ -89,6 +89,7 @@ def heard(listener: socket.socket) -> str:
     "systemd/systemd#13843",
     "A service that is late because the machine is overloaded is not killed, which makes it worse.",
 )
+@pytest.mark.long  # how soon it starves is up to the scheduler
 def test_a_starved_process_is_left_alone(runtime: Path, packages: Path) -> None:
     daemon = Daemon(runtime, packages=packages, **FRAIL)
     with manager(daemon, watchdog_s=1.0) as listener:
@@ -98,7 +99,7 @@ def test_a_starved_process_is_left_alone(runtime: Path, packages: Path) -> None:
                 with starved(daemon.worker("frail").pid):
                     toil = pool.submit(client.ask, "toil")
                     heard(listener)
-                    assert silence(daemon, "frail", 5) > 1
+                    assert silence(daemon, "frail", 20) > 1
                     patted = heard(listener).count("WATCHDOG=1")
                 assert toil.result(60) == {}
             assert restarts(daemon) == {}
