@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers import AutoTokenizer
 
-from sovl_daemon.engine.chat_template import Piece, chat_template
+from sovl_daemon.engine.chat_template import TemplatePart, chat_template
 from sovl_daemon.engine.errors import (
     ModelLoadError,
     OptionError,
@@ -212,7 +212,8 @@ class ChatTokenizer:
                 f"the model's chat template refuses these messages: {error}"
             ) from None
         pieces = [
-            each if each.own else Piece(self._unmarked(each.text), own=False) for each in laid_out
+            each if each.own else TemplatePart(self._unmarked(each.text), own=False)
+            for each in laid_out
         ]
         ids = self._text.encode_as_written("".join(each.text for each in pieces))
         own = [self._text.encode_as_written(each.text) if each.own else [] for each in pieces]

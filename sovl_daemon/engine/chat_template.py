@@ -45,7 +45,7 @@ _VARIABLES = {
 }
 
 
-class Piece(NamedTuple):
+class TemplatePart(NamedTuple):
     """A part of a prompt: the template's `own` writing, or somebody's words."""
 
     text: str
@@ -110,7 +110,7 @@ class ChatTemplate:
         self.lead = self._lead()
         self.adaptations = tuple(filter(None, (note, *self._adapted())))
 
-    def lay_out(self, messages: Sequence[Message]) -> list[Piece]:
+    def lay_out(self, messages: Sequence[Message]) -> list[TemplatePart]:
         """Return the prompt for an answer to `messages`, the last of which is a user's.
 
         Raises:
@@ -120,12 +120,12 @@ class ChatTemplate:
         said = self._as_wanted(messages)
         layout = self._read("".join(role[0] for role, _ in said), asks=True)
         pieces = [
-            Piece(each, own=True)
+            TemplatePart(each, own=True)
             if isinstance(each, str)
-            else Piece(each.filled(said[each.place][1]), own=False)
+            else TemplatePart(each.filled(said[each.place][1]), own=False)
             for each in layout
         ]
-        return [*pieces, Piece(self.manners.opening, own=True)]
+        return [*pieces, TemplatePart(self.manners.opening, own=True)]
 
     def _as_wanted(self, messages: Sequence[Message]) -> list[tuple[str, str]]:
         """Bring a conversation into the form that the template takes: roles and contents."""

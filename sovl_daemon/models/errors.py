@@ -31,7 +31,7 @@ class FetchError(ModelError):
     """The model's files could not be fetched or read."""
 
 
-class Unreachable(FetchError):
+class SourceUnreachable(FetchError):
     """Nobody who has the model's files can be asked now."""
 
     errno: ClassVar[int] = errno.EHOSTUNREACH

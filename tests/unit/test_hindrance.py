@@ -20,7 +20,7 @@ from config import Paths, Settings
 from sovl_daemon.control.database import JournalError
 from sovl_daemon.control.journal import Journal
 from sovl_daemon.memory.interactions import InteractionStore, StoreError
-from sovl_daemon.models.errors import FetchError, NoSpace, Unreachable
+from sovl_daemon.models.errors import FetchError, NoSpace, SourceUnreachable
 
 FULL = OSError(errno.ENOSPC, "No space left on device", "/a/file")
 
@@ -147,7 +147,7 @@ async def test_what_is_outlasted_is_not_over_because_something_can_be_written() 
 
 async def test_a_model_that_cannot_be_fetched_now_is_tried_again() -> None:
     agent: Any = Said()
-    tries = iter([Unreachable("the hub cannot be reached"), NoSpace("too little")])
+    tries = iter([SourceUnreachable("the hub cannot be reached"), NoSpace("too little")])
 
     async def work() -> str:
         if error := next(tries, None):
