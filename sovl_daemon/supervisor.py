@@ -61,7 +61,7 @@ class Child:
     started: float = 0.0
     moved: float = 0.0  # when it last got on with its start, in its own time
     worked: object = None
-    starved: float = 0.0  # the last sign of life after which it had no core for long
+    starved: dict[str, float] = field(default_factory=dict)  # since which sign of life, by agent
     silence: str = ""
     scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
     ended: anyio.Event = field(default_factory=anyio.Event)
@@ -188,8 +188,8 @@ class Supervisor:
                 self._check(child, child.runner.own_time())
 
     def _check(self, child: Child, now: float) -> None:
-        if not child.started or child.ended.is_set():
-            return
+        if not child.started or child.ended.is_set() or child.scope.cancel_called:
+            return  # who stops falls silent an agent at a time, and has a limit of its own
         for agent in child.agents:
             if why := self._fault(child, self._router.seat(agent), now):
                 log.error("child.silent", child=child.name, silent_agent=agent, why=why)
@@ -218,8 +218,8 @@ class Supervisor:
     def _note_starvation(self, child: Child, seat: Seat) -> None:
         """Say why one that is late is left alone."""
         silent = time.monotonic() - seat.seen
-        if silent > self._settings.dead_after_s and child.starved != seat.seen:
-            child.starved = seat.seen
+        if silent > self._settings.dead_after_s and child.starved.get(seat.name) != seat.seen:
+            child.starved[seat.name] = seat.seen
             log.warning("child.starved", child=child.name, silent_agent=seat.name)
 
     def fresh(self) -> bool:

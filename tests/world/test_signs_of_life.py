@@ -122,6 +122,14 @@ def test_one_that_hangs_is_found_beside_busy_programs(daemon: Daemon, how: str) 
     assert "is being started anew; ask again" in error.value.message
 
 
+@situation("own", "Who has stopped already is not taken for dead while its neighbour needs longer.")
+def test_one_stops_before_the_other(daemon: Daemon) -> None:
+    (daemon.root / "state" / "tidy").touch()
+    assert daemon.stop() == 0
+    events = {each["event"] for each in daemon.events()}
+    assert not events & {"child.silent", "child.ended_badly"}
+
+
 @situation("own", "A process that somebody has stopped, and not the machine, counts as hung.")
 def test_one_that_was_stopped_is_found(daemon: Daemon) -> None:
     daemon.worker("frail").send_signal(signal.SIGSTOP)
