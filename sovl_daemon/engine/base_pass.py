@@ -15,6 +15,7 @@ from sovl_daemon.engine.llama import Llama
 from sovl_daemon.engine.model import LoadedModel
 from sovl_daemon.engine.sample import Ids
 from sovl_daemon.engine.store import Store
+from sovl_daemon.engine.threads import Threads
 
 # The index of a layer and the hidden states (B, A, hidden) behind it; returns what is added.
 Steer = Callable[[int, torch.Tensor], torch.Tensor]
@@ -41,15 +42,16 @@ class BasePass(Protocol):
 def base_pass(base: LoadedModel, layers: Sequence[int], store: Store) -> BasePass:
     """Return how the base reads, steered behind `layers`."""
     if base.lean is not None:
-        return LeanBasePass(base.lean, layers, store)
+        return LeanBasePass(base.lean, layers, store, base.threads)
     return NetworkBasePass(base, layers)
 
 
 class LeanBasePass:
     """Through lean blocks, with what precedes the answers kept in `store`."""
 
-    def __init__(self, lean: Llama, layers: Sequence[int], store: Store) -> None:
+    def __init__(self, lean: Llama, layers: Sequence[int], store: Store, threads: Threads) -> None:
         self._lean = lean
+        self._threads = threads
         self._layers = tuple(sorted(layers))
         self._store = store
 
@@ -76,7 +78,8 @@ class LeanBasePass:
         shared, past = self._shared(turns[0][0][:common]), _stacked([each[1] for each in kept])
         for index, block in enumerate(self._lean.blocks[first + 1 :]):
             seen = Seen(*past[index].chunk(2, 1))
-            x, _ = through(block, x, at, [*shared[index : index + 1], seen])
+            with self._threads.working("training", x.shape[0] * x.shape[1]):
+                x, _ = through(block, x, at, [*shared[index : index + 1], seen])
             if block.index in self._layers:
                 x = x + steer(block.index, x)
         return self._norm(x)
@@ -168,7 +171,9 @@ class NetworkBasePass:
         ids = [torch.tensor(prompt + answer[:-1]) for prompt, answer in turns]
         # Padding stands behind, where causal attention does not look.
         padded = pad_sequence(ids, True).to(self._base.device)
-        hidden = self._base.network.base_model(input_ids=padded, use_cache=False).last_hidden_state
+        with self._base.threads.working("training", padded.numel()):
+            output = self._base.network.base_model(input_ids=padded, use_cache=False)
+        hidden = output.last_hidden_state
         return _gathered(hidden, self._tails(turns))
 
     def _tails(self, turns: Sequence[Turn]) -> torch.Tensor:

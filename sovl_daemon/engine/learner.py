@@ -143,9 +143,8 @@ class Learner:
         began = time.perf_counter()
         batch = self._readable(batch)
         parts, masses = self._parts(batch), Masses.of(batch)
-        rows = sum(len(sample.prompt) + len(sample.answer) for sample in batch)
+        self._threads.use("training")
         with (
-            self._threads.working("training", rows),
             torch.random.fork_rng(devices=[]),
             self._gradients(),
         ):
@@ -166,8 +165,8 @@ class Learner:
         """Return the losses of samples without learning from them."""
         began = time.perf_counter()
         samples = self._readable(samples)
-        rows = sum(len(sample.prompt) + len(sample.answer) for sample in samples)
-        with self._threads.working("reading", rows), torch.no_grad():
+        self._threads.use("training")
+        with torch.no_grad():
             loss, divergence = self._losses(samples, Masses.of(samples), dropout=False)
         tokens = sum(len(sample.answer) for sample in samples)
         return StepReport(float(loss), float(divergence), tokens, time.perf_counter() - began)
@@ -235,6 +234,7 @@ class Learner:
     def _backward(self, part: Sequence[Sample], masses: Masses) -> tuple[float, float]:
         """Add the gradient of a part; return its shares in the losses."""
         loss, divergence = self._losses(part, masses, dropout=True)
+        self._threads.use("training")  # what the layers found out on the way
         whole = loss + self.options.replay * divergence
         if not torch.isfinite(whole):
             raise NonFiniteLossError(f"a loss of {whole.item()}: lower the learning rate")

@@ -9,54 +9,56 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from statistics import fmean
 
-_TRIES = 4  # steps of a trial with either number; a win is looked at twice as long
-_LONG_S, _VERY_LONG_S = 0.5, 2.0  # half or a quarter of them where they take so long
-_MOST_STEPS = 6 * _TRIES  # a trial whose steps are of too many sizes is given up
-_HOPELESS = 2.0  # times as long: one step tells
+_TURN_S = 0.1  # a trial lets either number have so long in turn, or one step
+_TURNS = 4  # AB BA, so that a drift hits both; a win is looked at twice as long
+_LONG_S = 2.0  # half of them where they take so long
+_CLEAR = 2.0  # times as long: that is enough to know
 _CLEARLY_LESS = 0.9  # of the time that the usual number takes, or nothing changes
 _BETWEEN_S = 1.5  # trials, and...
-_LOST = 0.05  # ...no more of the time than this is lost to the slower number
-_LEAP, _LEAPS = 1.4, 3  # so many steps that take so many times as long, or as short: look at once
+_LOST = 0.03  # ...no more of the time than this is lost to the slower number...
+_LOST_TO_SIGNS = 0.2  # ...or than this where something seems to have changed
+_LEAP = 1.4  # times as long, or as short, as usual...
+_LEAPS, _LEAPT_S = 3, 0.1  # ...for so many steps and seconds: something has changed
+_ROOM = 0.5  # cores that nobody uses: somebody left, more threads may be of use
 _SMOOTHING = 0.2
 _STALE_S = 10.0  # what was found out before a pause of that length says nothing any more
 
 
 @dataclass(slots=True)
 class _Trial:
-    """Steps with either number in turn; only those of one size are compared.
+    """Some steps with either number in turn; only those of one size are compared.
 
-    `costs` are seconds a row, by size and number.
+    `costs` are seconds a row, by size and number. The first step of a turn is not among them where
+    more than a few follow: threads that are new have to find a core first.
     """
 
     usual: int
     other: int
     costs: dict[int, dict[int, list[float]]] = field(default_factory=dict)
     seconds: float = 0.0
-    steps: int = 0
+    turns: int = 0
+    _in_turn_s: float = 0.0
 
     def turn(self) -> int:
-        """Return whose turn it is: AB BA AB, so that a drift hits both."""
-        return self.usual if self.steps % 4 in (0, 3) else self.other
+        """Return whose turn it is."""
+        return self.usual if self.turns % 4 in (0, 3) else self.other
 
     def add(self, size: int, cost: float, seconds: float) -> None:
-        by_count = self.costs.setdefault(size, {self.usual: [], self.other: []})
-        by_count[self.turn()].append(cost)
+        if self._in_turn_s or seconds >= _TURN_S / 8:
+            by_count = self.costs.setdefault(size, {self.usual: [], self.other: []})
+            by_count[self.turn()].append(cost)
         self.seconds += seconds
-        self.steps += 1
-
-    @property
-    def tries(self) -> int:
-        return sum(min(map(len, each.values())) for each in self.costs.values())
+        self._in_turn_s += seconds
+        if self._in_turn_s >= _TURN_S:
+            self.turns, self._in_turn_s = self.turns + 1, 0.0
 
     @property
     def is_enough(self) -> bool:
         usual, other = self._totals()
-        if other > _HOPELESS * usual:
+        if other > _CLEAR * usual or (self.turns > 1 and usual > _CLEAR * other):
             return True
-        tries = _TRIES
-        if self.seconds >= _LONG_S:
-            tries = _TRIES // (4 if self.seconds >= _VERY_LONG_S else 2)
-        return self.tries >= tries * (2 if self.is_won else 1) or self.steps >= _MOST_STEPS
+        turns = _TURNS if self.seconds < _LONG_S else _TURNS // 2
+        return self.turns >= turns * (2 if self.is_won else 1)
 
     @property
     def is_won(self) -> bool:
@@ -83,27 +85,30 @@ class _Trial:
 class ThreadCount:
     """Follows the best number of threads for one kind of work.
 
-    `free` tells how many cores nobody uses, for lack of better knowledge: at the beginning, and
-    after a pause. Times are seconds of one clock that only goes on.
+    `free` tells how many cores nobody uses at this moment, for lack of better knowledge: at the
+    beginning, and after a pause; `idle` how many nobody used of late. Times are seconds of one
+    clock that only goes on.
     """
 
-    def __init__(self, free: Callable[[], int]) -> None:
+    def __init__(self, free: Callable[[], int], idle: Callable[[float], float]) -> None:
         self.count = 0
-        self._free = free
+        self._free, self._idle = free, idle
         self._most = 0
         self._trial: _Trial | None = None
         self._ideas: list[int] = []  # numbers to try, the next one last
         self._last = self._tried = 0.0  # ends of the last step and of the last trial
         self._worked = self._lost = 0.0  # since that trial, and in it
         self._usual: dict[int, float] = {}  # seconds a row with `count`, by size
-        self._leaps: list[float] = []
+        self._leaps: list[float] = []  # seconds of the last steps that took longer, or all shorter
+        self._change = 0.0  # how many times as long steps take since they leapt
+        self._had_room = True  # for more threads, when more were tried
 
     def choose(self, now: float, most: int) -> int:
         """Return how many threads the next step is to have, 1 to `most`."""
         if most != self._most or now - self._last > _STALE_S:
             self._begin(now, most)
         if self._trial is None and self._is_due(now):
-            self._trial = self._next_trial()
+            self._trial = self._next_trial(now)
         return self.count if self._trial is None else self._trial.turn()
 
     def took(self, now: float, rows: int, seconds: float) -> None:
@@ -116,26 +121,33 @@ class ThreadCount:
                 self._end(self._trial, now)
             return
         self._worked += seconds
-        self._watch(size, cost)
+        self._watch(size, cost, seconds)
 
     def _begin(self, now: float, most: int) -> None:
         self._most, self._trial = most, None
         self.count = max(each for each in _ladder(most) if each <= max(1, self._free()))
         self._tried, self._worked, self._lost = now, 0.0, 0.0
+        self._had_room = True
         self._forget()
 
     def _is_due(self, now: float) -> bool:
         if self._most == 1:
             return False
-        if len(self._leaps) >= _LEAPS:
-            return True
+        if self._change or self._has_new_room(now):
+            return self._worked >= self._lost / _LOST_TO_SIGNS
         return now - self._tried >= _BETWEEN_S and self._worked >= self._lost / _LOST
 
-    def _next_trial(self) -> _Trial:
-        if self._leaps:
-            came = self._leaps[-1] > 1  # somebody, or else somebody went
-            self._ideas = [*self._others(up=came), *self._others(up=not came)]
-        self._leaps.clear()
+    def _has_new_room(self, now: float) -> bool:
+        has_room = self.count < self._most and self._idle(now) >= _ROOM
+        self._had_room = self._had_room and has_room
+        return has_room and not self._had_room
+
+    def _next_trial(self, now: float) -> _Trial:
+        new_room = self._has_new_room(now)
+        if self._change or new_room:
+            up = new_room or self._change < 1  # who came leaves fewer cores
+            self._ideas = [*self._others(up=not up), *self._others(up=up)]
+        self._change, self._had_room = 0.0, self._had_room or new_room
         self._ideas = self._ideas or self._others(up=False) + self._others(up=True)
         return _Trial(self.count, self._ideas.pop())
 
@@ -162,21 +174,24 @@ class ThreadCount:
         if self._ideas:  # perhaps further that way it is better still
             self._tried -= _BETWEEN_S
 
-    def _watch(self, size: int, cost: float) -> None:
+    def _watch(self, size: int, cost: float, seconds: float) -> None:
         """Notice when steps take another time than they did."""
         change = cost / self._usual.setdefault(size, cost)
-        if not 1 / _LEAP < change < _LEAP:
-            self._leaps.append(change)
-            if len(self._leaps) >= _LEAPS:
-                self._usual = {size: cost}
+        if 1 / _LEAP < change < _LEAP:
+            self._leaps.clear()
+            self._usual[size] *= 1 + _SMOOTHING * (change - 1)
             return
-        self._leaps.clear()
-        self._usual[size] *= 1 + _SMOOTHING * (change - 1)
+        self._leaps.append(seconds)
+        if len(self._leaps) >= _LEAPS and sum(self._leaps) >= _LEAPT_S:
+            self._change = change
+            self._leaps.clear()
+            self._usual = {size: cost}
 
     def _forget(self) -> None:
         self._usual.clear()
         self._leaps.clear()
         self._ideas.clear()
+        self._change = 0.0
 
 
 def _ladder(most: int) -> list[int]:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, get_args
 
+import psutil
 import torch
 
 from sovl_daemon.engine.thread_count import ThreadCount
@@ -16,6 +17,7 @@ Work = Literal["decoding", "reading", "judging", "training"]
 
 _LOAD = Path("/proc/loadavg")
 _LOOK_AGAIN_S = 1.0  # at what the control groups allow
+_IDLE_OVER_S = 0.25
 
 
 class Threads:
@@ -27,12 +29,13 @@ class Threads:
 
     def __init__(self, fixed: int = 0) -> None:
         self.fixed = fixed
-        self._counts = {work: ThreadCount(free_cores) for work in get_args(Work)}
+        idle = IdleCores()
+        self._counts = {work: ThreadCount(free_cores, idle) for work in get_args(Work)}
         self._most, self._looked = 1, float("-inf")
 
     @contextmanager
     def working(self, work: Work, rows: int) -> Iterator[None]:
-        """Take a step over so many rows of tokens."""
+        """Take a step over so many rows of tokens; what takes long is better a step a layer."""
         began = time.perf_counter()
         most = self._parallelism(began)
         if self.fixed:
@@ -45,6 +48,11 @@ class Threads:
         yield
         ended = time.perf_counter()
         count.took(ended, rows, ended - began)
+
+    def use(self, work: Work) -> None:
+        """Let what comes have the number that such work takes at the moment."""
+        most = self._parallelism(time.perf_counter())
+        _set(min(self.fixed or self._counts[work].count or most, most))
 
     def now(self) -> dict[str, int]:
         """Return the number that each kind of work takes, as far as there was any."""
@@ -64,6 +72,33 @@ def free_cores() -> int:
     except (OSError, ValueError, IndexError):
         return cores  # a container may hide it
     return max(1, cores - running + 1)
+
+
+class IdleCores:
+    """Tells how many of the cores that this thread may use stood idle of late, on the average."""
+
+    def __init__(self) -> None:
+        self._at, self._idle_s = 0.0, 0.0
+        self._idle = 0.0
+
+    def __call__(self, now: float) -> float:
+        """Return it over the last quarter of a second or more; 0 where nothing tells."""
+        over = now - self._at
+        if over >= _IDLE_OVER_S:
+            before, self._at, self._idle_s = self._idle_s, now, _idle_s()
+            # What passed since long ago, or before there was a first look, says nothing of now.
+            self._idle = (self._idle_s - before) / over if over < 8 * _IDLE_OVER_S else 0.0
+        return self._idle
+
+
+def _idle_s() -> float:
+    """Seconds since the machine began for which the cores of this thread waited for work."""
+    try:
+        times = psutil.cpu_times(percpu=True)
+    except (OSError, ValueError, IndexError):
+        return 0.0  # a container may hide it
+    cores = os.sched_getaffinity(0)
+    return sum(each.idle + each.iowait for core, each in enumerate(times) if core in cores)
 
 
 def _set(count: int) -> None:

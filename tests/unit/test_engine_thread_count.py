@@ -25,12 +25,13 @@ class Machine:
     now: float = 0.0
     noise: float = 0.1
     worked: float = 0.0
+    tells_idle: bool = True
     best: float = 0.0  # what the same rows would have taken with the best number
     used: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.random = random.Random(1)
-        self.count = ThreadCount(lambda: max(1, self.cores - self.busy))
+        self.count = ThreadCount(lambda: max(1, self.cores - self.busy), self._idle)
 
     def step(self, rows: int = 1) -> int:
         threads = self.count.choose(self.now, self.cores)
@@ -43,6 +44,10 @@ class Machine:
         self.used.append(threads)
         self.count.took(self.now, rows, seconds)
         return threads
+
+    def _idle(self, now: float) -> float:
+        threads = self.used[-1] if self.used else 0
+        return max(0, self.cores - self.busy - threads) if self.tells_idle else 0.0
 
     def live(self, seconds: float, rows: Callable[[], int] = lambda: 1) -> None:
         until = self.now + seconds

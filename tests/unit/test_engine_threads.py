@@ -87,6 +87,17 @@ def test_what_runs_leaves_no_core_free(tmp_path: Path, monkeypatch: pytest.Monke
         assert free_cores() == free
 
 
+def test_the_cores_that_stood_idle_of_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    idle, seconds = module.IdleCores(), 100.0
+    monkeypatch.setattr(module, "_idle_s", lambda: seconds)
+    assert idle(50.0) == 0  # for the first time
+    seconds += 0.5
+    assert idle(50.1) == 0  # too soon
+    assert idle(50.5) == 1
+    seconds += 60
+    assert idle(110.5) == 0  # a pause
+
+
 def test_openmp_is_told_how_to_wait_unless_somebody_has_said_it() -> None:
     told = openmp.variables(3, {})
     assert (told["OMP_NUM_THREADS"], told["OMP_WAIT_POLICY"]) == ("3", "passive")

@@ -77,7 +77,7 @@ def lived(count: ThreadCount, seconds: float, now: float, token_s: Callable[[int
 
 @situation("own", "Beside one busy program it is no slower than a single thread would be.")
 def test_one_neighbour_comes_and_goes() -> None:
-    count, now = ThreadCount(lambda: 2), 0.0
+    count, now = ThreadCount(lambda: 2, lambda now: 0.0), 0.0
     for busy, wanted in ((0, 2), (1, 1), (0, 2), (2, 1)):
         now = lived(count, 8, now, TOKEN_S[busy].__getitem__)
         assert count.count == wanted, f"{busy} beside it"
