@@ -150,7 +150,7 @@ class Lora(Pupil):
         self.options = LearnerOptions(
             learning_rate=LORA_RATE, updates=course.steps, replay=REPLAY, seed=self.seed
         )
-        self.reader = LeanMemoryPass(made, self.candidate, Store(0))
+        self.reader = LeanMemoryPass(made, self.candidate, Store(0), self.engine.model.threads)
         adapters = self.candidate.adapters.values()
         self.optimizer = torch.optim.AdamW(adapters, LORA_RATE, weight_decay=0.0)
         torch.manual_seed(self.seed)

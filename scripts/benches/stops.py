@@ -27,7 +27,7 @@ from tests.daemon import SOVL, Daemon, until
 from tests.packages import install
 
 STOPS, RUNS, QUICK = 500, 1000, 10
-STOPS_AT_ONCE, COMMANDS_AT_ONCE = 3, 2
+STOPS_AT_ONCE, COMMANDS_AT_ONCE = 3, 6
 MOMENTS = ("beginning", "starting", "loading", "answering", "at night", "stopping")
 WAYS = ("SIGTERM", "SIGINT", "sovl stop", "worker killed", "SIGTERM", "SIGINT", "sovl stop")
 # Told before there was a daemon: by the code of the signal, or by the signal itself where not even

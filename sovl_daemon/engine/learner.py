@@ -119,7 +119,7 @@ class Learner:
         self._store = Store(options.kept_mb << 20)
         self._threads = base.threads
         self._base = base_pass(base, tuple(self._weights), self._store)
-        self._scaffold = memory_pass(fusion, self.candidate, self._store)
+        self._scaffold = memory_pass(fusion, self.candidate, self._store, base.threads)
         self._parameters = [each for _, each in self.candidate.named_parameters()]
         self._optimizer = torch.optim.AdamW(
             self._groups(), options.learning_rate, weight_decay=options.weight_decay

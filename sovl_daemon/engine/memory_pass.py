@@ -17,6 +17,7 @@ from sovl_daemon.engine.lora import ADAPTER, lora_layers
 from sovl_daemon.engine.sample import Ids
 from sovl_daemon.engine.scaffold import AdaptedSlot, LeanScaffold
 from sovl_daemon.engine.store import Store
+from sovl_daemon.engine.threads import Threads
 
 _NEVER = 1 << 30
 
@@ -59,21 +60,24 @@ class MemoryPass(Protocol):
         """Read prompts, whose first `common` tokens are the same."""
 
 
-def memory_pass(fusion: Fusion, candidate: Candidate, store: Store) -> MemoryPass:
+def memory_pass(fusion: Fusion, candidate: Candidate, store: Store, threads: Threads) -> MemoryPass:
     """Return how the fusion's scaffold reads with the candidate's adapters."""
     if isinstance(fusion.scaffold, LeanScaffold) and fusion.tokens is None:
-        return LeanMemoryPass(fusion.scaffold, candidate, store)
+        return LeanMemoryPass(fusion.scaffold, candidate, store, threads)
     return NetworkMemoryPass(fusion, candidate)
 
 
 class LeanMemoryPass:
     """Through lean blocks; those below the first adapter run once for each prompt."""
 
-    def __init__(self, scaffold: LeanScaffold, candidate: Candidate, store: Store) -> None:
+    def __init__(
+        self, scaffold: LeanScaffold, candidate: Candidate, store: Store, threads: Threads
+    ) -> None:
         self._lean: Llama = scaffold.lean
         self._scaffold = scaffold
         self._candidate = candidate
         self._store = store
+        self._threads = threads
         adapted = [block.index for block in self._lean.blocks if _adapted(block)]
         self._first = (
             min(adapted, default=len(self._lean.blocks))
@@ -90,12 +94,14 @@ class LeanMemoryPass:
         adapters = low_rank(self._scaffold, self._candidate, dropout=dropout)
         at = places(self._lean, [common] * len(prompts), x.shape[1], common)
         first = places(self._lean, [0], common, 0) if common else None
+        rows = common + x.shape[0] * x.shape[1]
         for block in self._lean.blocks[self._first :]:
             seen: tuple[Seen, ...] = ()
-            if first is not None:
-                shared, kept = through(block, shared, first, (), adapters)
-                seen = (kept,)
-            x, _ = through(block, x, at, seen, adapters)
+            with self._threads.working("training", rows):
+                if first is not None:
+                    shared, kept = through(block, shared, first, (), adapters)
+                    seen = (kept,)
+                x, _ = through(block, x, at, seen, adapters)
         return Memory(self._norm(shared[0]), self._norm(x), _bias(prompts, x))
 
     def _below(self, prompts: Sequence[Ids], common: int) -> tuple[torch.Tensor, torch.Tensor]:

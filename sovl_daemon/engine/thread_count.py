@@ -16,11 +16,12 @@ _CLEAR = 2.0  # times as long: that is enough to know
 _CLEARLY_LESS = 0.9  # of the time that the usual number takes, or nothing changes
 _BETWEEN_S = 1.5  # trials, and...
 _LOST = 0.03  # ...no more of the time than this is lost to the slower number...
-_LOST_TO_SIGNS = 0.2  # ...or than this where something seems to have changed
-_LEAP = 1.4  # times as long, or as short, as usual...
-_LEAPS, _LEAPT_S = 3, 0.1  # ...for so many steps and seconds: something has changed
+_LOST_TO_SIGNS = 0.1  # ...or than this where something seems to have changed
+_CHANGED = 1.3  # times as long, or as short: steps of late against those before
+_LATE_S, _BEFORE_S = 0.2, 3.0  # time constants of the two means; a step weighs...
+_LATE_SHARE, _BEFORE_SHARE = 0.25, 0.1  # ...no more than this in them,
+_OUTLIER = 2.0  # and counts as no more than so many times as long: one stall is no change
 _ROOM = 0.5  # cores that nobody uses: somebody left, more threads may be of use
-_SMOOTHING = 0.2
 _STALE_S = 10.0  # what was found out before a pause of that length says nothing any more
 
 
@@ -98,9 +99,9 @@ class ThreadCount:
         self._ideas: list[int] = []  # numbers to try, the next one last
         self._last = self._tried = 0.0  # ends of the last step and of the last trial
         self._worked = self._lost = 0.0  # since that trial, and in it
-        self._usual: dict[int, float] = {}  # seconds a row with `count`, by size
-        self._leaps: list[float] = []  # seconds of the last steps that took longer, or all shorter
-        self._change = 0.0  # how many times as long steps take since they leapt
+        self._before: dict[int, float] = {}  # mean seconds a row with `count`, by size...
+        self._late: dict[int, float] = {}  # ...and of late
+        self._change = 0.0  # how many times as long they take now, once it is clear
         self._had_room = True  # for more threads, when more were tried
 
     def choose(self, now: float, most: int) -> int:
@@ -176,20 +177,20 @@ class ThreadCount:
 
     def _watch(self, size: int, cost: float, seconds: float) -> None:
         """Notice when steps take another time than they did."""
-        change = cost / self._usual.setdefault(size, cost)
-        if 1 / _LEAP < change < _LEAP:
-            self._leaps.clear()
-            self._usual[size] *= 1 + _SMOOTHING * (change - 1)
-            return
-        self._leaps.append(seconds)
-        if len(self._leaps) >= _LEAPS and sum(self._leaps) >= _LEAPT_S:
+        before = self._before.setdefault(size, cost)
+        late = self._late.setdefault(size, cost)
+        cost = min(max(cost, late / _OUTLIER), late * _OUTLIER)
+        self._late[size] += min(_LATE_SHARE, seconds / _LATE_S) * (cost - late)
+        self._before[size] += min(_BEFORE_SHARE, seconds / _BEFORE_S) * (cost - before)
+        change = self._late[size] / self._before[size]
+        if not 1 / _CHANGED < change < _CHANGED:
             self._change = change
-            self._leaps.clear()
-            self._usual = {size: cost}
+            self._before = {size: self._late[size]}
+            self._late = dict(self._before)
 
     def _forget(self) -> None:
-        self._usual.clear()
-        self._leaps.clear()
+        self._before.clear()
+        self._late.clear()
         self._ideas.clear()
         self._change = 0.0
 
