@@ -6,6 +6,8 @@ import json
 import shlex
 from typing import Any
 
+import orjson
+
 from bus.errors import BAD_ARGUMENT, CommandError
 
 
@@ -23,7 +25,7 @@ def parse_pairs(words: list[str]) -> dict[str, Any]:
 def parse_value(text: str) -> Any:
     """JSON where it can be, else the text itself."""
     try:
-        return json.loads(text)
+        return orjson.loads(text)  # strict: NaN and 1e400 are no JSON, and refused as what they are
     except ValueError:
         return text
 

@@ -57,3 +57,8 @@ def test_pairs_are_json_or_text() -> None:
 def test_other_words_are_refused(word: str) -> None:
     with pytest.raises(CommandError, match="key=value"):
         parse_pairs([word])
+
+
+def test_a_number_that_is_none_stays_what_was_written() -> None:
+    args = {"a": "1e400", "b": "NaN", "c": "-Infinity"}
+    assert parse_pairs([f"{key}={value}" for key, value in args.items()]) == args

@@ -98,3 +98,18 @@ def test_a_night_on_a_read_only_disk(runtime: Path, tmp_path: Path) -> None:
         assert night.result["learned"] == 1
         nobody_was_restarted(daemon)
         assert len(hindered(daemon, "trainer")) == 1
+
+
+@situation("own", "Who speaks while a night's work waits for room is answered, and a later night learns.")
+def test_somebody_speaks_on_a_full_disk(runtime: Path, tmp_path: Path) -> None:
+    with mounted(runtime / "state", "16m") as disk, lived(runtime, tmp_path) as daemon:
+        ballast = filled(disk)
+        night = Night(daemon)
+        wait_until_trouble(daemon, "trainer", "No space left")
+        with daemon.client() as client:
+            assert client.ask("generate", prompt="Are you awake?")["tokens"]
+            night.join(60)
+            assert night.result["woke"] == "called"
+            ballast.unlink()
+            nobody_was_restarted(daemon)
+            assert client.ask("gestate")["learned"] >= 1
