@@ -4,11 +4,14 @@ import math
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from sovl_daemon.engine.sample import Sample
 from sovl_daemon.night.replay import Layout, Writer, dream_chats, dream_texts, prompt_ids, starts_of
 from sovl_daemon.night.statement import Statement, find_statements
 from sovl_daemon.night.variants import Exchange, backward, forward
+
+T = TypeVar("T")
 
 ANSWER_WEIGHT = 1.2
 """The weight of what answered a question of the mind's own, against 1 for the rest; as in SOVL."""
@@ -22,7 +25,7 @@ class CurriculumOptions:
     times. Dreamt are `dreams_per_start` exchanges for each way a question begins, `free_dreams`
     that begin anyhow, and `texts` of running text; `dream_tokens` bounds what is kept of each. Of
     known facts every `rehearsed_every`th form is met again; one dream of `kept_every` is not
-    learned from.
+    learned from. An exam has `asked` questions, and as many dreams, at most.
     """
 
     epochs: int = 9
@@ -34,6 +37,7 @@ class CurriculumOptions:
     dream_tokens: int = 12
     rehearsed_every: int = 4
     kept_every: int = 6
+    asked: int = 64
     seed: int = 42
 
 
@@ -124,20 +128,25 @@ def plan(
 ) -> Curriculum:
     """Make lessons of what was told, a message each, and let the base dream between them.
 
-    The lessons of a message weigh as `weights` says, one number a message, or 1 each. Of what is
+    The lessons of a message weigh as `weights` says, one number a message, or 1 each; what several
+    messages tell is learned once, with the largest of their weights. Of what is
     `known` from earlier nights some forms are rehearsed. `lived` are exchanges that tell nothing:
     they are dreamt of, to stay as they are. The last of the dreams are kept for the exam.
     """
-    weighed = zip(told, weights or [1.0] * len(told), strict=True)
-    about = [(*pair, weight) for text, weight in weighed for pair in exchanges(text)]
+    about: dict[tuple[Exchange, str], float] = {}
+    for text, weight in zip(told, weights or [1.0] * len(told), strict=True):
+        for pair in exchanges(text):
+            about[pair] = max(weight, about.get(pair, weight))
     old = [pair for text in known for pair in exchanges(text)[:: options.rehearsed_every]]
-    starts = starts_of([(each.question, subject) for each, subject, _ in about])
+    starts = starts_of([(each.question, subject) for each, subject in about])
     starts = starts * options.dreams_per_start + [""] * options.free_dreams
     tokens = options.dream_tokens
     chats = [*lived, *dream_chats(write, layout, starts, tokens=tokens)]
     texts = dream_texts(write, layout, options.texts, tokens=tokens, seed=options.seed)
-    asked = [lesson(layout, held_out(each)) for text in told for each in find_statements(text)]
-    lessons = [lesson(layout, each, weight) for each, _, weight in about]
+    held = dict.fromkeys(held_out(each) for text in told for each in find_statements(text))
+    chance = random.Random(options.seed)  # noqa: S311 - no secret
+    asked = [lesson(layout, each) for each in _some(list(held), options.asked, chance)]
+    lessons = [lesson(layout, each, weight) for (each, _), weight in about.items()]
     lessons += [lesson(layout, each) for each, _ in old]
     cut, end = len(chats) - len(chats) // options.kept_every, len(texts) // options.kept_every
     return Curriculum(
@@ -146,8 +155,13 @@ def plan(
         tuple(texts[end:]),
         options,
         asked=tuple(asked),
-        kept=(*chats[cut:], *texts[:end]),
+        kept=tuple(_some([*chats[cut:], *texts[:end]], options.asked, chance)),
     )
+
+
+def _some(found: list[T], most: int, chance: random.Random) -> list[T]:
+    """Return all of them, or `most` chosen at random: an exam must not outlast the night."""
+    return found if len(found) <= most else chance.sample(found, most)
 
 
 def exchanges(told: str) -> list[tuple[Exchange, str]]:

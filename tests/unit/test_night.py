@@ -151,6 +151,22 @@ def test_each_message_has_its_weight(chat: ChatTokenizer) -> None:
         course(chat, weights=[1.0])
 
 
+def test_what_is_told_again_is_learned_once_as_what_weighs_most(chat: ChatTokenizer) -> None:
+    write = parrot(" quick brown fox jumps over the lazy dog", chat)
+    told = ["Kira is 44 years old.", "Nils Osta lives in Tal.", "Kira is 44 years old."]
+    again = plan(told, write, chat, CurriculumOptions(), weights=[1.0, 1.0, 1.2])
+    once = plan(told[:2], write, chat, CurriculumOptions(), weights=[1.2, 1.0])
+    assert (again.lessons, again.asked) == (once.lessons, once.asked)
+
+
+def test_an_exam_does_not_grow_with_the_day(chat: ChatTokenizer) -> None:
+    night = course(chat, asked=3)
+    assert (len(night.asked), len(night.kept)) == (3, 3)
+    assert set(night.asked) < set(course(chat).asked)
+    assert night.asked == course(chat, asked=3).asked
+    assert night.lessons == course(chat).lessons
+
+
 def test_every_lesson_comes_once_an_epoch(chat: ChatTokenizer) -> None:
     night = course(chat, epochs=2, batch=7, replayed=3)
     batches = list(night.batches())

@@ -100,7 +100,7 @@ def test_a_night_on_a_read_only_disk(runtime: Path, tmp_path: Path) -> None:
         assert len(hindered(daemon, "trainer")) == 1
 
 
-@situation("own", "Who speaks while a night's work waits for room is answered, and a later night learns.")
+@situation("own", "Who speaks while a night waits for room is answered, and a later night learns.")
 def test_somebody_speaks_on_a_full_disk(runtime: Path, tmp_path: Path) -> None:
     with mounted(runtime / "state", "16m") as disk, lived(runtime, tmp_path) as daemon:
         ballast = filled(disk)
