@@ -36,8 +36,8 @@ from sovl_daemon.control.sources.gpu import Gpus
 from sovl_daemon.control.sources.machine import Machine
 from sovl_daemon.control.sources.pressure import Pressure
 from sovl_daemon.control.sources.process_tree import ProcessTree
-from sovl_daemon.control.task import SHIPPED, Task, load_tasks
-from sovl_daemon.control.task_file import TaskError
+from sovl_daemon.control.task import Task
+from sovl_daemon.control.task_file import SHIPPED, TaskError, load_tasks
 from sovl_daemon.probes import HealthProbe
 
 _BREATH_S = 0.005  # between two rounds, however long one takes
@@ -150,7 +150,7 @@ def tasks_folder(settings: Settings, paths: Paths) -> Path:
 
 def sampled(task: Task, readings: Readings, now_s: float) -> dict[str, MetricReading]:
     """A task's readings as they are published."""
-    metrics = {each.metric.name: each.metric for each in task.metrics}
+    metrics = {each.name: each for each in task.metrics}
     return {name: _published(metrics[name], each, now_s) for name, each in readings.items()}
 
 

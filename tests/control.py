@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sovl_daemon.control.action import Effect
 from sovl_daemon.control.guard import Limit, Pace
-from sovl_daemon.control.metric import Fault, Metric, Reading
+from sovl_daemon.control.metric import Fault, Reading
 from sovl_daemon.control.task import Described, Rung, Task
 
 MEMORY = "memory.percent"
@@ -23,14 +23,24 @@ def readings(value: float, *, per_min: float = 0.0, fault: Fault = "") -> Mappin
     return {MEMORY: reading(value, per_min=per_min, fault=fault)}
 
 
-LIMIT = Limit(MEMORY, hard=92, grey=75, low=65, hard_s=0.5, grey_s=2, low_s=10)
+LIMIT = Limit(metric=MEMORY, hard=92, grey=75, low=65, hard_s=0.5, grey_s=2, low_s=10)
 PACE = Pace(dwell_s=60, cooldown_s=10, urgent_s=1, ask_every_s=5, per_hour=20)
 
 
 def task(**changes: object) -> Task:
     """A task with one metric and three actions."""
-    described = Described(
-        Metric(MEMORY, "%", 0, 100), "Memory usage", (0, 75, 92), ("low", "high", "critical")
+    described = Described.model_validate(
+        {
+            "name": MEMORY,
+            "unit": "%",
+            "high": 100,
+            "label": "Memory usage",
+            "levels": [
+                {"from": 0, "word": "low"},
+                {"from": 75, "word": "high"},
+                {"from": 92, "word": "critical"},
+            ],
+        }
     )
     values: dict[str, object] = {
         "name": "memory",
@@ -42,13 +52,13 @@ def task(**changes: object) -> Task:
         "metrics": (described,),
         "limits": (LIMIT,),
         "ladder": (
-            Rung("clear", "first", lasting=False, relief={MEMORY: 2}),
-            Rung("shrink", "then", relief={MEMORY: 5}),
-            Rung("quantize", "last", relief={MEMORY: 20}),
+            Rung(action="clear", when="first", lasting=False, relief={MEMORY: 2}),
+            Rung(action="shrink", when="then", relief={MEMORY: 5}),
+            Rung(action="quantize", when="last", relief={MEMORY: 20}),
         ),
         "pace": PACE,
     }
-    return Task(**(values | changes))  # type: ignore[arg-type]
+    return Task.model_validate(values | changes)
 
 
 class FileAction:

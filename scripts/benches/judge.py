@@ -25,7 +25,7 @@ from sovl_daemon.control.regression import features, fit
 from sovl_daemon.control.simulator.policies import live, ours
 from sovl_daemon.control.simulator.run import Run
 from sovl_daemon.control.simulator.scenario import TRAINING, draw
-from sovl_daemon.control.task import load_tasks
+from sovl_daemon.control.task_file import load_tasks
 from sovl_daemon.engine.answering import Answering
 from sovl_daemon.engine.chat import ChatTokenizer
 from sovl_daemon.engine.judging import Asked, Pieces, Verdicts, asked

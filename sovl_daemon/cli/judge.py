@@ -21,7 +21,7 @@ from sovl_daemon.cli.model import shown_progress
 from sovl_daemon.client import AsyncClient
 from sovl_daemon.client.target import Target
 from sovl_daemon.control.decision_log import DecisionLog, Logged
-from sovl_daemon.control.task import SHIPPED, load_tasks
+from sovl_daemon.control.task_file import SHIPPED, load_tasks
 from sovl_daemon.engine.errors import OptionError
 from sovl_daemon.library_caches import use_library_caches
 from sovl_daemon.models import ModelStore

@@ -38,7 +38,7 @@ class Decider:
 
     def __init__(self, task: Task) -> None:
         self.task = task
-        still_s = {each.metric.name: each.metric.still_s for each in task.metrics}
+        still_s = {each.name: each.still_s for each in task.metrics}
         self.guard = Guard(task.limits, task.pace, still_s)
         self.ladder = Ladder(task.ladder)
         self._limits = {limit.metric: limit for limit in task.limits}
@@ -361,7 +361,7 @@ class Decider:
         return Decision(now_s, self.task.name, does, why, action, self._in_words(), verdict_)
 
     def _in_words(self) -> dict[str, str]:
-        pairs = ((each, self._readings.get(each.metric.name)) for each in self.task.metrics)
+        pairs = ((each, self._readings.get(each.name)) for each in self.task.metrics)
         return {
             each.label: f"unknown: {found.fault}" if found.fault else describe(each, found)
             for each, found in pairs

@@ -63,7 +63,7 @@ def diagnose(
         for task in tasks
         for limit in task.limits
         for described in task.metrics
-        if described.metric.name == limit.metric and limit.metric in readings
+        if described.name == limit.metric and limit.metric in readings
     ) + tuple(others)
     found = {each.health for each in findings} or {"unknown"}
     worst = next(health for health in _ORDER if health in found)

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 from types import MappingProxyType
-from typing import Literal
+from typing import Annotated, Literal
 
+from pydantic import Field
+
+from sovl_daemon.control.declared import Declared, Mistake, Name, Seconds
 from sovl_daemon.control.metric import Reading
 from sovl_daemon.control.ruling import Cause, Ruling
 from sovl_daemon.control.trend import Slope
@@ -31,9 +34,8 @@ _RECENT = 5  # readings, of which two wild ones do not move the median
 _WILD = 2  # readings in a row that may be wild ones
 
 
-@dataclass(frozen=True, slots=True)
-class Limit:
-    """The thresholds of one metric, in its unit.
+class Limit(Declared):
+    """The thresholds of one metric, in its unit: hard rule and grey zone.
 
     Attributes:
         metric: Name of the metric.
@@ -52,21 +54,18 @@ class Limit:
         low_s: Duration before relaxing.
         holds_work: Whether heavy work waits while the metric is beyond `hard` or cannot be read.
 
-    Raises:
-        ValueError: the thresholds are not in order, or a duration is negative.
-
     """
 
-    metric: str
+    metric: Name
     hard: float | None = None
     grey: float | None = None
     low: float | None = None
-    spare: float | None = None
+    spare: Annotated[float, Field(gt=0)] | None = None
     fatal: float | None = None
     high_is_bad: bool = True
-    hard_s: float = 0.5
-    grey_s: float = 3.0
-    low_s: float = 30.0
+    hard_s: Annotated[float, Field(ge=0)] = 0.5
+    grey_s: Annotated[float, Field(ge=0)] = 3.0
+    low_s: Annotated[float, Field(ge=0)] = 30.0
     holds_work: bool = True
 
     @property
@@ -87,21 +86,19 @@ class Limit:
         """Whether a value is at its hard limit or beyond it."""
         return self.hard is not None and self.sign * (value - self.hard) >= 0
 
-    def __post_init__(self) -> None:
+    def mistakes(self) -> Iterator[Mistake]:
+        """Thresholds that are not in order, and one that goes with another that is not there."""
         order = (self.low, self.grey, self.hard, self.fatal)
         given = [each for each in order if each is not None]
         ordered = sorted(given, reverse=not self.high_is_bad)
         if given != ordered or len(set(given)) < len(given):
             way = "rise" if self.high_is_bad else "fall"
-            raise ValueError(f"{self.metric}: low, grey, hard and fatal must {way} in this order")
-        if self.spare is not None and (self.hard is None or self.spare <= 0):
-            raise ValueError(f"{self.metric}: spare is not allowed without hard, or at or below 0")
-        if min(self.hard_s, self.grey_s, self.low_s) < 0:
-            raise ValueError(f"{self.metric}: a duration below 0 is not allowed")
+            yield ("low",), f"low, grey, hard and fatal must {way} in this order"
+        if self.spare is not None and self.hard is None:
+            yield ("spare",), "is not allowed without hard"
 
 
-@dataclass(frozen=True, slots=True)
-class Pace:
+class Pace(Declared):
     """How often it may move, in seconds.
 
     Attributes:
@@ -117,16 +114,11 @@ class Pace:
 
     """
 
-    dwell_s: float = 60.0
-    cooldown_s: float = 15.0
-    urgent_s: float = 5.0
-    ask_every_s: float = 5.0
-    per_hour: int = 20
-
-    def __post_init__(self) -> None:
-        times = (self.dwell_s, self.cooldown_s, self.urgent_s, self.ask_every_s)
-        if min(times) <= 0 or self.per_hour < 1:
-            raise ValueError("a pace at or below 0 is not allowed: give seconds, and 1 or more")
+    dwell_s: Seconds = 60.0
+    cooldown_s: Seconds = 15.0
+    urgent_s: Seconds = 5.0
+    ask_every_s: Seconds = 5.0
+    per_hour: Annotated[int, Field(ge=1)] = 20
 
 
 class _Watch:
@@ -265,7 +257,7 @@ class Guard:
     def __init__(
         self,
         limits: Sequence[Limit],
-        pace: Pace = Pace(),
+        pace: Pace,
         still_s: Mapping[str, float] = MappingProxyType({}),
     ) -> None:
         self.pace = pace

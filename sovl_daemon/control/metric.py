@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
+from sovl_daemon.control.declared import Declared, Mistake, Name, Seconds
 from sovl_daemon.control.trend import Trend
 
 Fault = Literal["", "missing", "not a number", "out of range", "stale", "frozen", "clock jump"]
@@ -14,8 +15,7 @@ _AHEAD_S = 0.5  # a reading may be this far ahead of us: clocks of two processes
 _WALL_TOLERANCE_S = 2.0  # what a time server may put right in a round without being a jump
 
 
-@dataclass(frozen=True, slots=True)
-class Metric:
+class Metric(Declared):
     """One declared metric.
 
     Attributes:
@@ -24,35 +24,28 @@ class Metric:
         low: Smallest possible value.
         high: Largest possible value; with `low` it is the scale that changes are measured on.
         fresh_s: Age above which a reading is stale.
-        frozen_s: How long the very same value may be read before the sensor counts as frozen;
-            infinite for what rightly stands still, such as a queue's length. After a twentieth
-            of it no move rests on the value.
-
-    Raises:
-        ValueError: a range or a time makes no sense.
+        frozen_s: How long the very same value may be read before the sensor counts as frozen; None
+            for what rightly stands still, such as a queue's length. After a twentieth of it no
+            move rests on the value.
 
     """
 
-    name: str
-    unit: str
-    low: float
+    name: Name
+    unit: str = ""
+    low: float = 0.0
     high: float
-    fresh_s: float = 3.0
-    frozen_s: float = math.inf
+    fresh_s: Seconds = 3.0
+    frozen_s: Seconds | None = None
 
-    def __post_init__(self) -> None:
-        if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
-            raise ValueError(
-                f"{self.name}: range {self.low} to {self.high} is not allowed:"
-                " give two finite numbers, the smaller first"
-            )
-        if not (self.fresh_s > 0 and self.frozen_s > 0):
-            raise ValueError(f"{self.name}: fresh_s and frozen_s are not allowed at or below 0")
+    def mistakes(self) -> Iterator[Mistake]:
+        """A scale that is none."""
+        if not self.low < self.high:
+            yield ("high",), f"must be above low ({self.low:g})"
 
     @property
     def still_s(self) -> float:
         """How long the very same value may be read before it is doubted."""
-        return self.frozen_s / 20
+        return math.inf if self.frozen_s is None else self.frozen_s / 20
 
     @property
     def span(self) -> float:
@@ -79,6 +72,7 @@ class Inspector:
     def __init__(self, metric: Metric) -> None:
         self.metric = metric
         self._low, self._high = metric.low, metric.high
+        self._frozen_s = math.inf if metric.frozen_s is None else metric.frozen_s
         self._trend = Trend(gap_s=max(10.0, 3 * metric.fresh_s))
         self._last_s = -math.inf
         self._value = self._previous = self._before = math.nan
@@ -124,7 +118,7 @@ class Inspector:
             return "out of range"
         if value != self._value:
             self._value, self._same_since_s = value, taken_s
-        elif taken_s - self._same_since_s >= self.metric.frozen_s:
+        elif taken_s - self._same_since_s >= self._frozen_s:
             return "frozen"
         return ""
 

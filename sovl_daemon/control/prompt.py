@@ -73,17 +73,16 @@ def render(task: Task, readings: Mapping[str, Reading], log_lines: Sequence[str]
     """
     prefix = f"{task.about} {task.decide} {ONLY}\n\nGiven the following {task.title} metrics:\n"
     limits = {limit.metric: limit for limit in task.limits}
-    pairs = ((each, readings.get(each.metric.name)) for each in task.metrics)
-    lines = [_line(each, reading, limits.get(each.metric.name)) for each, reading in pairs]
+    pairs = ((each, readings.get(each.name)) for each in task.metrics)
+    lines = [_line(each, reading, limits.get(each.name)) for each, reading in pairs]
     body = "".join(f"{line}\n" for line in lines if line)
     return Prompt(prefix, body, _evidence(log_lines), f"{task.decide} {ONLY}\n")
 
 
 def describe(described: Described, reading: Reading) -> str:
     """A sound reading in words, for example `87 % (high, rising 2 %/min)`."""
-    metric = described.metric
-    level = described.level(reading.value)
-    return f"{quantity(reading.value, metric.unit)} ({level}, {_trend(metric, reading.per_min)})"
+    level, trend = described.level(reading.value), _trend(described, reading.per_min)
+    return f"{quantity(reading.value, described.unit)} ({level}, {trend})"
 
 
 def quantity(value: float, unit: str) -> str:

@@ -23,8 +23,7 @@ def features(task: Task, readings: Mapping[str, Reading]) -> list[float | None]:
     """
     hard = {limit.metric: limit for limit in task.limits}
     found: list[float | None] = []
-    for described in task.metrics:
-        metric = described.metric
+    for metric in task.metrics:
         reading = readings.get(metric.name)
         if reading is None or reading.fault:
             found += [None, None, None]

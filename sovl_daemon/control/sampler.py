@@ -36,13 +36,9 @@ class Sampler:
         self._gauges = gauges
         self._clock = Clock()
         self._inspectors = {
-            task.name: [Inspector(described.metric) for described in task.metrics]
-            for task in self._tasks
+            task.name: [Inspector(metric) for metric in task.metrics] for task in self._tasks
         }
-        self._scores = {
-            task.name: StabilityScore(described.metric for described in task.metrics)
-            for task in self._tasks
-        }
+        self._scores = {task.name: StabilityScore(task.metrics) for task in self._tasks}
         self._known: set[str] = {STABILITY}
         self._beyond_s: dict[tuple[str, Limit], float] = {}  # since when a hard limit is crossed
         self._sampled_s = -math.inf
@@ -98,7 +94,7 @@ class Sampler:
         reason to look more often; nor is a limit whose duration is long more often than ten times
         in that.
         """
-        metrics = {described.metric.name: described.metric for described in task.metrics}
+        metrics = {metric.name: metric for metric in task.metrics}
         rooms = [
             max(
                 FASTEST * limit.hard_s / _LOOKS,

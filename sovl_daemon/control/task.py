@@ -1,48 +1,48 @@
-"""Tasks: what is watched, when it is acted, whom it asks and what it can do, declared in files."""
+"""Tasks: what is watched, when it is acted, whom it asks and what it can do."""
 
 from __future__ import annotations
 
-import math
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from typing import Annotated
 
+from pydantic import Field
+
+from sovl_daemon.control.declared import Declared, Line, Mistake, Name, Seconds
 from sovl_daemon.control.guard import Limit, Pace
 from sovl_daemon.control.metric import Metric
-from sovl_daemon.control.task_file import (
-    MetricTable,
-    RungTable,
-    TaskError,
-    TaskTable,
-    located,
-    read_task_table,
-)
-
-SHIPPED = Path(__file__).parent / "tasks"
-_SUFFIXES = (".toml", ".json")
 
 
-@dataclass(frozen=True, slots=True)
-class Described:
+class Level(Declared):
+    """The word that a metric is called by from a value on."""
+
+    start: Annotated[float, Field(alias="from")]
+    word: Line
+
+
+class Described(Metric):
     """A metric with the words that the prompt has for it.
 
-    `starts` are the values, rising, from which on the level is called by the word at the same
-    place; below the first it is called by the first word.
+    `levels` rise; below the first it is called by the first word.
     """
 
-    metric: Metric
-    label: str
-    starts: tuple[float, ...]
-    words: tuple[str, ...]
+    label: Line
+    levels: Annotated[tuple[Level, ...], Field(min_length=1, strict=False)]
 
     def level(self, value: float) -> str:
         """The word for a value, for example `high`."""
-        return self.words[max(0, bisect_right(self.starts, value) - 1)]
+        place = bisect_right(self.levels, value, key=lambda level: level.start)
+        return self.levels[max(0, place - 1)].word
+
+    def mistakes(self) -> Iterator[Mistake]:
+        """Those of the metric, and levels that are not in order."""
+        yield from super().mistakes()
+        starts = [level.start for level in self.levels]
+        if starts != sorted(set(starts)):
+            yield ("levels",), "must rise from one level to the next"
 
 
-@dataclass(frozen=True, slots=True)
-class Rung:
+class Rung(Declared):
     """One action of a ladder.
 
     Attributes:
@@ -56,15 +56,14 @@ class Rung:
 
     """
 
-    action: str
-    when: str
+    action: Name
+    when: Line
     lasting: bool = True
-    again_s: float = 60.0
-    relief: Mapping[str, float] = field(default_factory=dict)
+    again_s: Seconds = 60.0
+    relief: Mapping[Name, float] = {}
 
 
-@dataclass(frozen=True, slots=True)
-class Task:
+class Task(Declared):
     """One thing that SOVL looks after.
 
     Attributes:
@@ -81,117 +80,47 @@ class Task:
 
     """
 
-    name: str
-    title: str
-    about: str
-    decide: str
-    deadline_s: float
-    abstain: float
-    metrics: tuple[Described, ...]
-    limits: tuple[Limit, ...]
-    ladder: tuple[Rung, ...]
-    pace: Pace
+    name: Name
+    title: Line
+    about: Line
+    decide: Line = "Decide if adjustments are needed."
+    deadline_s: Seconds = 2.0
+    abstain: Annotated[float, Field(ge=0, lt=0.5)] = 0.4
+    metrics: Annotated[tuple[Described, ...], Field(min_length=1, strict=False)]
+    limits: Annotated[tuple[Limit, ...], Field(min_length=1, strict=False)]
+    ladder: Annotated[tuple[Rung, ...], Field(min_length=1, strict=False)]
+    pace: Pace = Pace()
+
+    def mistakes(self) -> Iterator[Mistake]:
+        """What is there twice, and what its limits and actions say of metrics."""
+        yield from _twice("metrics", "name", [metric.name for metric in self.metrics])
+        yield from _twice("limits", "metric", [limit.metric for limit in self.limits])
+        yield from _twice("ladder", "action", [rung.action for rung in self.ladder])
+        metrics = {metric.name: metric for metric in self.metrics}
+        for number, limit in enumerate(self.limits):
+            yield from _of_limit(number, limit, metrics)
+        for number, rung in enumerate(self.ladder):
+            yield from _of_rung(number, rung, metrics)
 
 
-def load_task(path: Path) -> Task:
-    """Read one task.
-
-    Raises:
-        TaskError: the file is refused; one line for each mistake.
-
-    """
-    table, text = read_task_table(path)
-    mistakes = [located(path, text, key, problem) for key, problem in _mistakes(table)]
-    if mistakes:
-        raise TaskError("\n".join(mistakes))
-    return _task(table)
-
-
-def load_tasks(folders: Sequence[Path] = (SHIPPED,)) -> dict[str, Task]:
-    """Read every `.toml` and `.json` of the folders, by name; a later folder's task replaces ours.
-
-    A folder that is not there holds no tasks.
-
-    Raises:
-        TaskError: a file is refused, or two of one folder have the same name; all mistakes of all
-            files, one a line.
-
-    """
-    tasks: dict[str, Task] = {}
-    mistakes: list[str] = []
-    for folder in folders:
-        here: dict[str, Path] = {}
-        for path in _files(folder):
-            try:
-                task = load_task(path)
-            except TaskError as error:
-                mistakes.append(str(error))
-                continue
-            if task.name in here:
-                other = here[task.name].name
-                mistakes.append(f"{path}:1: name: {task.name} is also that of {other}")
-            here[task.name] = path
-            tasks[task.name] = task
-    if mistakes:
-        raise TaskError("\n".join(mistakes))
-    return tasks
+def _of_limit(number: int, limit: Limit, metrics: Mapping[str, Metric]) -> Iterator[Mistake]:
+    key = ("limits", number)
+    metric = metrics.get(limit.metric)
+    if metric is None:
+        yield (*key, "metric"), f"{limit.metric} is not declared; there are: {_all(metrics)}"
+        return
+    if limit.hard is None and limit.grey is None:
+        yield (*key, "metric"), "has neither hard nor grey; give at least one"
+    for name, value in (("hard", limit.hard), ("grey", limit.grey), ("low", limit.low)):
+        if value is not None and not metric.low <= value <= metric.high:
+            yield (*key, name), f"must be within {metric.low:g} to {metric.high:g}"
 
 
-def _files(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        return []
-    return sorted(path for path in folder.iterdir() if path.suffix in _SUFFIXES)
-
-
-Mistake = tuple[tuple[str | int, ...], str]
-
-
-def _mistakes(table: TaskTable) -> Iterator[Mistake]:
-    """What is wrong between keys; the form of each alone is already checked."""
-    names = [metric.name for metric in table.metrics]
-    yield from _twice("metrics", "name", names)
-    yield from _twice("limits", "metric", [limit.metric for limit in table.limits])
-    yield from _twice("ladder", "action", [rung.action for rung in table.ladder])
-    for number, metric in enumerate(table.metrics):
-        yield from _metric_mistakes(number, metric)
-    scales = {metric.name: metric for metric in table.metrics}
-    yield from _limit_mistakes(table, scales)
-    for number, rung in enumerate(table.ladder):
-        yield from _rung_mistakes(number, rung, scales)
-
-
-def _metric_mistakes(number: int, metric: MetricTable) -> Iterator[Mistake]:
-    if not metric.low < metric.high:
-        yield ("metrics", number, "high"), f"must be above low ({metric.low:g})"
-    starts = [level.start for level in metric.levels]
-    if starts != sorted(set(starts)):
-        yield ("metrics", number, "levels"), "must rise from one level to the next"
-
-
-def _limit_mistakes(table: TaskTable, scales: Mapping[str, MetricTable]) -> Iterator[Mistake]:
-    for number, limit in enumerate(table.limits):
-        key = ("limits", number)
-        if limit.metric not in scales:
-            yield (*key, "metric"), f"{limit.metric} is not declared; there are: {_all(scales)}"
-            continue
-        if limit.hard is None and limit.grey is None:
-            yield (*key, "metric"), "has neither hard nor grey; give at least one"
-        try:
-            Limit(**limit.model_dump())
-        except ValueError as error:
-            yield (*key, "low"), str(error).partition(": ")[2]
-        scale = scales[limit.metric]
-        for name in ("hard", "grey", "low"):
-            value = getattr(limit, name)
-            if value is not None and not scale.low <= value <= scale.high:
-                yield (*key, name), f"must be within {scale.low:g} to {scale.high:g}"
-
-
-def _rung_mistakes(number: int, rung: RungTable, scales: Mapping[str, object]) -> Iterator[Mistake]:
+def _of_rung(number: int, rung: Rung, metrics: Mapping[str, Metric]) -> Iterator[Mistake]:
     for name in rung.relief:
-        if name not in scales:
+        if name not in metrics:
             key = ("ladder", number, "relief")
-            yield key, f"{name} is not declared; there are: {_all(scales)}"
+            yield key, f"{name} is not declared; there are: {_all(metrics)}"
 
 
 def _twice(table: str, key: str, names: Sequence[str]) -> Iterator[Mistake]:
@@ -202,28 +131,3 @@ def _twice(table: str, key: str, names: Sequence[str]) -> Iterator[Mistake]:
 
 def _all(names: Iterable[str]) -> str:
     return ", ".join(sorted(names))
-
-
-def _task(table: TaskTable) -> Task:
-    return Task(
-        name=table.name,
-        title=table.title,
-        about=table.about,
-        decide=table.decide,
-        deadline_s=table.deadline_s,
-        abstain=table.abstain,
-        metrics=tuple(_described(metric) for metric in table.metrics),
-        limits=tuple(Limit(**limit.model_dump()) for limit in table.limits),
-        ladder=tuple(Rung(**rung.model_dump()) for rung in table.ladder),
-        pace=Pace(**table.pace.model_dump()),
-    )
-
-
-def _described(table: MetricTable) -> Described:
-    frozen_s = math.inf if table.frozen_s is None else table.frozen_s
-    return Described(
-        metric=Metric(table.name, table.unit, table.low, table.high, table.fresh_s, frozen_s),
-        label=table.label,
-        starts=tuple(level.start for level in table.levels),
-        words=tuple(level.word for level in table.levels),
-    )

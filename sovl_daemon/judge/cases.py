@@ -16,7 +16,8 @@ from typing import Literal
 
 from sovl_daemon.control.metric import Inspector, Reading
 from sovl_daemon.control.prompt import Prompt, render
-from sovl_daemon.control.task import SHIPPED, Task, load_tasks
+from sovl_daemon.control.task import Task
+from sovl_daemon.control.task_file import SHIPPED, load_tasks
 from sovl_daemon.judge.loads import FAMILIES, LENGTH_S, Load
 from sovl_daemon.judge.plants import PLANTS, Plant, Values
 
@@ -117,7 +118,7 @@ class _Finder:
         """The cases of one scenario."""
         load = FAMILIES[self._family](self._chance)
         plant = PLANTS[self._task.name](self._chance)
-        inspectors = {d.metric.name: Inspector(d.metric) for d in self._task.metrics}
+        inspectors = {metric.name: Inspector(metric) for metric in self._task.metrics}
         moments: list[tuple[dict[str, Reading], Plant, int]] = []
         for second in range(LENGTH_S):
             values = plant.step(load(second))

@@ -51,7 +51,7 @@ def _prompt(task: Task, chance: random.Random) -> Prompt:
 def _readings(task: Task, chance: random.Random) -> Iterator[Reading]:
     limits = {limit.metric: limit for limit in task.limits}
     for described in task.metrics:
-        limit = limits.get(described.metric.name)
+        limit = limits.get(described.name)
         if limit is not None and limit.hard is not None:
             yield _toward(limit, limit.hard, chance)
         else:
@@ -71,8 +71,8 @@ def _toward(limit: Limit, hard: float, chance: random.Random) -> Reading:
 
 def _anywhere(described: Described, chance: random.Random) -> Reading:
     """In any of the levels, not changing."""
-    starts = described.starts
+    starts = [level.start for level in described.levels]
     ends = [after for _, after in pairwise(starts)]
-    ends.append(min(described.metric.high, 2 * starts[-1] or described.metric.high))
+    ends.append(min(described.high, 2 * starts[-1] or described.high))
     low, high = chance.choice(list(zip(starts, ends, strict=True)))
-    return Reading(described.metric.name, chance.uniform(low, high), 0.0)
+    return Reading(described.name, chance.uniform(low, high), 0.0)

@@ -40,7 +40,7 @@ def explain(log: DecisionLog, decision: Logged, tasks: Mapping[str, Task]) -> li
 
 def _readings(decision: Logged, task: Task | None) -> Iterator[str]:
     limits = {limit.metric: limit for limit in task.limits} if task else {}
-    names = {each.label: each.metric.name for each in task.metrics} if task else {}
+    names = {each.label: each.name for each in task.metrics} if task else {}
     for label, words in decision.metrics.items():
         limit = limits.get(names.get(label, ""))
         yield f"  {label}: {words}{_zones(limit)}"

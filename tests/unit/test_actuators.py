@@ -12,7 +12,7 @@ from bus.errors import CommandError
 from sovl_daemon.control.action import ActionFailed
 from sovl_daemon.control.journal import Entry, Journal
 from sovl_daemon.control.performer import Performer
-from sovl_daemon.control.task import load_tasks
+from sovl_daemon.control.task_file import load_tasks
 
 MB = 1 << 20
 CORES = len(os.sched_getaffinity(0))

@@ -1,6 +1,5 @@
 """The loop proposes one thing at a time and says why, and why not."""
 
-from dataclasses import replace
 from typing import get_args
 
 import pytest
@@ -12,7 +11,8 @@ from sovl_daemon.control.diagnosis import context_use, diagnose, room_for
 from sovl_daemon.control.guard import Limit
 from sovl_daemon.control.ladder import Ladder
 from sovl_daemon.control.performer import Outcome
-from sovl_daemon.control.task import Rung, load_tasks
+from sovl_daemon.control.task import Rung
+from sovl_daemon.control.task_file import load_tasks
 from sovl_daemon.control.verdict import Opinion, Verdict
 from tests.control import MEMORY, readings, task
 
@@ -247,7 +247,7 @@ def test_a_hard_limit_passes_over_what_was_just_taken_back() -> None:
 
 
 def test_what_an_action_took_off_a_metric_is_noted_and_is_asked_of_it_before_it_goes_back() -> None:
-    limit = Limit(MEMORY, hard=92, grey=75, low=65, spare=4, fatal=99, hard_s=0.5, low_s=10)
+    limit = Limit(metric=MEMORY, hard=92, grey=75, low=65, spare=4, fatal=99, hard_s=0.5, low_s=10)
     decider = Decider(task(limits=(limit,)))
     step = last(feed(decider, 95, 0, 1))
     assert (step.does, step.action) == ("act", "clear")  # the cheapest, for nothing rises
@@ -320,9 +320,9 @@ def test_diagnosis(value: float, health: str) -> None:
 
 
 def test_a_limit_may_hold_no_work() -> None:
-    limits = tuple(replace(limit, holds_work=False) for limit in task().limits)
+    limits = tuple(limit.model_copy(update={"holds_work": False}) for limit in task().limits)
     for reading in (readings(99), readings(0, fault="stale")):
-        found = diagnose([replace(task(), limits=limits)], reading)
+        found = diagnose([task(limits=limits)], reading)
         assert (found.health, found.objections()) == ("strained", [])
         assert found.allows_heavy_work
 

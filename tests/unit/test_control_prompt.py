@@ -2,9 +2,10 @@
 
 import pytest
 
-from sovl_daemon.control.metric import Metric, Reading
+from sovl_daemon.control.metric import Reading
 from sovl_daemon.control.prompt import describe, quantity, render
-from sovl_daemon.control.task import Described, load_tasks
+from sovl_daemon.control.task import Described
+from sovl_daemon.control.task_file import load_tasks
 from tests.control import readings, task
 
 
@@ -48,7 +49,9 @@ def test_a_reading_in_words(value: float, per_min: float, words: str) -> None:
 
 
 def test_bytes_in_words() -> None:
-    described = Described(Metric("kv_cache.bytes", "bytes", 0, 1e13), "KV", (0.0,), ("held",))
+    held = {"from": 0.0, "word": "held"}
+    metric = {"name": "kv_cache.bytes", "unit": "bytes", "high": 1e13}
+    described = Described.model_validate({**metric, "label": "KV", "levels": [held]})
     reading = Reading("kv_cache.bytes", 1.2e9, 0, 3e7)
     assert describe(described, reading) == "1.2 GB (held, rising 30 MB/min)"
     assert quantity(999, "bytes") == "999 bytes"

@@ -1,7 +1,6 @@
 """A round of samples: each task gets its own readings, checked."""
 
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,7 @@ from sovl_daemon.control.sources.gpu import Gpus
 from sovl_daemon.control.sources.machine import Machine
 from sovl_daemon.control.sources.pressure import Pressure
 from sovl_daemon.control.sources.source import Values
-from sovl_daemon.control.task import load_tasks
+from sovl_daemon.control.task_file import load_tasks
 from tests.control import MEMORY
 
 
@@ -134,9 +133,10 @@ def test_interventions_lower_the_stability_of_their_task() -> None:
 
 def test_it_looks_at_the_very_end_of_a_hard_limits_duration() -> None:
     task = load_tasks()["memory"]
-    limit = replace(next(each for each in task.limits if each.metric == MEMORY), hard_s=0.32)
+    limit = next(each for each in task.limits if each.metric == MEMORY)
+    limit = limit.model_copy(update={"hard_s": 0.32})
     source = Fixed({MEMORY: limit.hard, "pressure.memory": 0.0})
-    one = Sampler([replace(task, limits=(limit,))], [source], Gauges())
+    one = Sampler([task.model_copy(update={"limits": (limit,)})], [source], Gauges())
     start_s = now_s = 10.0
     while now_s - start_s < limit.hard_s:
         found = one.sample(now_s, 1000 + now_s)

@@ -6,8 +6,9 @@ import pytest
 
 from sovl_daemon.control.guard import Limit
 from sovl_daemon.control.sources.gauges import COMMON
-from sovl_daemon.control.task import SHIPPED, load_task, load_tasks
-from sovl_daemon.control.task_file import TaskError
+from sovl_daemon.control.task import Rung
+from sovl_daemon.control.task_file import SHIPPED, TaskError, load_task, load_tasks
+from tests import control
 
 GOOD = """\
 name = "disk"
@@ -52,12 +53,12 @@ def test_shipped_tasks() -> None:
     machine = ("memory.", "swap.", "cpu.", "pressure.", "gpu.", "stability.")
     for task in tasks.values():
         for each in task.metrics:
-            assert each.metric.name in COMMON or each.metric.name.startswith(machine)
+            assert each.name in COMMON or each.name.startswith(machine)
 
 
 def test_a_users_task_is_read(tmp_path: Path) -> None:
     task = load_task(written(tmp_path, GOOD))
-    assert task.limits == (Limit("disk.percent", hard=98, grey=90, low=85),)
+    assert task.limits == (Limit(metric="disk.percent", hard=98, grey=90, low=85),)
     assert task.pace.dwell_s == 30
     assert task.metrics[0].level(79.9) == "low"
     assert task.metrics[0].level(80) == "high"
@@ -100,6 +101,10 @@ def test_a_users_task_joins_ours_or_replaces_one(tmp_path: Path) -> None:
         ('"disk.percent" = 5.0', '"disk.size" = 5.0', 24, "disk.size is not declared"),
         ("from = 80.0", "from = -1.0", 13, "must rise from one level to the next"),
         ('[[ladder]]\naction = "drop_logs"', "[ladders]\naction = 1", 21, "ladders: no such key"),
+        ("hard = 98.0\n", "spare = 3.0\n", 17, "limits[1].spare: is not allowed without hard"),
+        ('levels = [{ from = 0.0, word = "low" }, ', "levels = 3 # ", 13, "should be a valid list"),
+        ('levels = [{ from = 0.0, word = "low" }, ', "levels = [] # ", 13, "List should have at"),
+        ("from = 80.0", "start = 80.0", 13, "no such key here; allowed: from, word"),
     ],
 )
 def test_a_bad_file_is_refused_by_its_line(
@@ -139,6 +144,11 @@ def test_what_is_no_text_is_refused(tmp_path: Path, content: bytes) -> None:
     path.write_bytes(content)
     with pytest.raises(TaskError, match=r"bad\.json:1: "):
         load_task(path)
+
+
+def test_a_task_made_by_code_is_checked_as_a_file_is() -> None:
+    with pytest.raises(ValueError, match=r"ladder\.0\.relief\n  disk\.size is not declared"):
+        control.task(ladder=(Rung(action="clear", when="first", relief={"disk.size": 2}),))
 
 
 def test_a_folder_in_place_of_a_file_is_refused(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sovl_daemon.control.task import load_tasks
+from sovl_daemon.control.task_file import load_tasks
 from sovl_daemon.control.verdict import Opinion, text_verdict, verdict
 
 

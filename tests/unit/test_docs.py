@@ -12,7 +12,7 @@ import pytest
 from agents.actuators import ACTUATORS
 from config import KEYS
 from sovl_daemon import reference
-from sovl_daemon.control.task import load_task
+from sovl_daemon.control.task_file import load_task
 from sovl_daemon.controls import Controls
 from sovl_daemon.log_events import log_events
 from tests.world.register import as_markdown

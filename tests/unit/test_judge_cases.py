@@ -109,17 +109,17 @@ def test_typical_prompts_are_of_the_tasks_declaration() -> None:
     ],
 )
 def test_the_outlook_in_words(value: float, per_min: float, words: str) -> None:
-    high = Limit("memory.percent", 92, grey=76)
+    high = Limit(metric="memory.percent", hard=92, grey=76)
     assert outlook(Reading("memory.percent", value, 0, per_min), high) == words
-    low = Limit("free", 8, grey=24, high_is_bad=False)
+    low = Limit(metric="free", hard=8, grey=24, high_is_bad=False)
     assert outlook(Reading("free", 100 - value, 0, -per_min), low) == words
 
 
 def test_without_a_grey_zone_near_is_told_by_what_lies_below() -> None:
     reading = Reading("memory.percent", 70, 0)
-    assert outlook(reading, Limit("memory.percent", 92)) == "very near its limit"
-    assert outlook(reading, Limit("memory.percent", 92, low=60)) == "near its limit"
-    assert outlook(reading, Limit("memory.percent", low=60)) == ""
+    assert outlook(reading, Limit(metric="memory.percent", hard=92)) == "very near its limit"
+    assert outlook(reading, Limit(metric="memory.percent", hard=92, low=60)) == "near its limit"
+    assert outlook(reading, Limit(metric="memory.percent", low=60)) == ""
 
 
 def test_the_cheapest_action_that_is_enough_is_recommended() -> None:

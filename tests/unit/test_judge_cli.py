@@ -137,7 +137,7 @@ def test_the_picture_shows_what_was_lived() -> None:
         happenings=[Happening(60, "acts", "shrink", "hot"), Happening(61, "done", "shrink", "so")],
         ooms=[30.0],
         demand=[50.0, 60.0],
-        limit=Limit("memory", hard=92, grey=75),
+        limit=Limit(metric="memory", hard=92, grey=75),
         actions=["shrink"],
     )
     memory, pressure, settings, happened = control_plot.draw(hour).axes

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from sovl_daemon.control.simulator.scores import scores
-from sovl_daemon.control.task import load_tasks
+from sovl_daemon.control.task_file import load_tasks
 from sovl_daemon.engine.errors import StateError
 from sovl_daemon.engine.probe import Card, Probe, Read, load_probe, save_probe, shrunk
 from sovl_daemon.judge.fit import Fit, Lessons, band, fit

@@ -14,7 +14,8 @@ from sovl_daemon.control.simulator.plant import Plant
 from sovl_daemon.control.simulator.run import BYTES, HARD, KV, demand
 from sovl_daemon.control.simulator.scenario import TRAINING, Scenario, draw
 from sovl_daemon.control.simulator.scores import Scores, scores
-from sovl_daemon.control.task import Task, load_tasks
+from sovl_daemon.control.task import Task
+from sovl_daemon.control.task_file import load_tasks
 
 ASKED_FROM = 75.0
 _FIT_SEEDS = range(10_000, 10_008)
@@ -41,7 +42,7 @@ def watch(scenario: Scenario) -> list[tuple[dict[str, Reading], bool]]:
     plant, peaks = Plant(scenario, mortal=False), coming_peaks(demand(scenario))
     noise = random.Random(f"{scenario.family} {scenario.seed} watch")  # noqa: S311 - a game
     wanted = {MEMORY, PRESSURE, KV}
-    metrics = [each.metric for each in memory_task().metrics if each.metric.name in wanted]
+    metrics = [each for each in memory_task().metrics if each.name in wanted]
     inspectors = {metric.name: Inspector(metric) for metric in metrics}
     moments = []
     for second in range(int(scenario.duration_s)):

@@ -115,7 +115,7 @@ class Simulation:
         self._sensors = Sensors(plant, scenario.noise, noise, self._faults.sensor)
         self._judge = judge
         names = {MEMORY, PRESSURE, KV}
-        metrics = [each.metric for each in task.metrics if each.metric.name in names]
+        metrics = [each for each in task.metrics if each.name in names]
         self._inspectors = {metric.name: Inspector(metric) for metric in metrics}
         self._sentences: dict[str, Sentence] = {}
         self._flight: _Flight | None = None
