@@ -36,7 +36,6 @@ from bus.topics import (
 )
 from config import Settings
 from sovl_daemon.conditions import in_words
-from sovl_daemon.control.database import JournalError
 from sovl_daemon.control.decider import Decider
 from sovl_daemon.control.decision import Decision, Step
 from sovl_daemon.control.decision_log import DecisionLog
@@ -44,6 +43,7 @@ from sovl_daemon.control.journal import Entry, Journal
 from sovl_daemon.control.performer import Outcome, Performer
 from sovl_daemon.control.recommendation import Recommendation, recommend
 from sovl_daemon.control.verdict import Opinion, Question, verdict
+from sovl_daemon.database import JournalError
 from sovl_daemon.handle import Handle
 from sovl_daemon.opened import opened_database
 from sovl_daemon.own_time import OwnTime

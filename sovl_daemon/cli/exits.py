@@ -32,8 +32,8 @@ from sovl_daemon.client.errors import (
     WrongKey,
 )
 from sovl_daemon.conditions import Condition, condition_of, in_words
-from sovl_daemon.control.database import JournalError
 from sovl_daemon.control.task_file import TaskError
+from sovl_daemon.database import JournalError
 from sovl_daemon.engine.errors import EngineError, OptionError
 from sovl_daemon.memory.interactions import StoreError
 from sovl_daemon.memory.pairs import PairsError

@@ -10,8 +10,8 @@ from typing import Any
 
 import orjson
 
-from sovl_daemon.control.database import close_database, open_database, try_to_write
 from sovl_daemon.control.decision import Decision
+from sovl_daemon.database import close_database, open_database, try_to_write
 
 _SCHEMA = (
     """

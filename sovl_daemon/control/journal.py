@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from sovl_daemon.control.database import (
+from sovl_daemon.control.quarantine import Sentence
+from sovl_daemon.database import (
     JournalError,
     close_database,
     open_database,
     try_to_write,
 )
-from sovl_daemon.control.quarantine import Sentence
 
 State = Literal[
     "intended", "applied", "verified", "committed", "reverting", "reverted", "abandoned"

@@ -17,8 +17,8 @@ from bus.commands import NoArguments, command
 from bus.errors import UNAVAILABLE, CommandError
 from bus.messages import Command, Failure
 from config import Paths, Settings
-from sovl_daemon.control.database import JournalError
 from sovl_daemon.control.journal import Journal
+from sovl_daemon.database import JournalError
 from sovl_daemon.memory.interactions import InteractionStore, StoreError
 from sovl_daemon.models.errors import FetchError, NoSpace, SourceUnreachable
 
