@@ -43,7 +43,7 @@ from sovl_daemon.control.journal import Entry, Journal
 from sovl_daemon.control.performer import Outcome, Performer
 from sovl_daemon.control.recommendation import Recommendation, recommend
 from sovl_daemon.control.verdict import Opinion, Question, verdict
-from sovl_daemon.database import JournalError
+from sovl_daemon.database import UnusableDatabase
 from sovl_daemon.handle import Handle
 from sovl_daemon.opened import opened_database
 from sovl_daemon.own_time import OwnTime
@@ -101,7 +101,7 @@ class Controller(Agent):
             self._decisions: DecisionLog = await self._opened(partial(DecisionLog, file))
             self._disk = Handle(self._decisions)
             self._files.push_async_callback(self._disk.close)
-        except (ActionError, JournalError) as error:
+        except (ActionError, UnusableDatabase) as error:
             raise FatalError(str(error)) from None
         files = (self.paths.state_dir / name for name in (JOURNAL, DECISIONS))
         self.opened = [each for file in files for each in opened_database(file)]

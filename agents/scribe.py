@@ -16,8 +16,9 @@ from bus.commands import Arguments, command
 from bus.envelope import Envelope
 from bus.errors import FatalError
 from bus.topics import INTERACTION, QUESTION, InteractionRecorded, Question
+from sovl_daemon.database import UnusableDatabase
 from sovl_daemon.handle import Handle
-from sovl_daemon.memory.interactions import Interaction, InteractionStore, StoreError
+from sovl_daemon.memory.interactions import Interaction, InteractionStore
 from sovl_daemon.mind.curiosity import OpenQuestion
 from sovl_daemon.opened import opened_database
 
@@ -94,7 +95,7 @@ class Scribe(Agent):
         try:
             make = partial(anyio.to_thread.run_sync, partial(InteractionStore, path))
             self._store = store = await self.hindrance.outlast(make)
-        except StoreError as error:
+        except UnusableDatabase as error:
             raise FatalError(str(error)) from None
         self._disk = Handle(store)
         self._size = await self._in_thread(store.size)

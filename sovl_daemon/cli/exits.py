@@ -33,9 +33,8 @@ from sovl_daemon.client.errors import (
 )
 from sovl_daemon.conditions import Condition, condition_of, in_words
 from sovl_daemon.control.task_file import TaskError
-from sovl_daemon.database import JournalError
+from sovl_daemon.database import UnusableDatabase
 from sovl_daemon.engine.errors import EngineError, OptionError
-from sovl_daemon.memory.interactions import StoreError
 from sovl_daemon.memory.pairs import PairsError
 from sovl_daemon.models import ModelError
 from sovl_daemon.state import StateError
@@ -79,9 +78,8 @@ _EXPECTED = (
     KeyProblem,
     BindProblem,
     PairsError,
-    StoreError,
+    UnusableDatabase,
     StateError,
-    JournalError,
     TaskError,
     ModelError,
     EngineError,

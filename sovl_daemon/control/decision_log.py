@@ -11,6 +11,7 @@ from typing import Any
 import orjson
 
 from sovl_daemon.control.decision import Decision
+from sovl_daemon.control.journal import ADVICE
 from sovl_daemon.database import close_database, open_database, try_to_write
 
 _SCHEMA = (
@@ -77,8 +78,8 @@ class DecisionLog:
     def __init__(
         self, path: Path | str, *, keep: int = 20_000, wall: Callable[[], float] = time.time
     ) -> None:
-        """Open or create; `keep` is how many decisions stay. Raises JournalError."""
-        self._db = open_database(path, _SCHEMA)
+        """Open or create; `keep` is how many decisions stay. Raises UnusableDatabase."""
+        self._db = open_database(path, _SCHEMA, ADVICE)
         # A lost second of reasons is no loss; the journal of actions is another file.
         self._db.execute("PRAGMA synchronous=NORMAL")
         self._keep = keep

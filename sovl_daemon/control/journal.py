@@ -9,16 +9,12 @@ from pathlib import Path
 from typing import Literal
 
 from sovl_daemon.control.quarantine import Sentence
-from sovl_daemon.database import (
-    JournalError,
-    close_database,
-    open_database,
-    try_to_write,
-)
+from sovl_daemon.database import close_database, open_database, try_to_write
 
 State = Literal[
     "intended", "applied", "verified", "committed", "reverting", "reverted", "abandoned"
 ]
+ADVICE = "move the file away to begin a new one"
 OPEN: tuple[State, ...] = ("intended", "applied", "verified", "reverting")
 """States in which an action is in flight: there is at most one."""
 
@@ -58,7 +54,7 @@ _FIELDS = (
 )
 
 
-class InFlight(JournalError):
+class InFlight(Exception):
     """Another action is in flight; wait until it is committed or reverted."""
 
 
@@ -100,8 +96,8 @@ class Journal:
     """One connection to the journal; use it from one thread at a time."""
 
     def __init__(self, path: Path | str) -> None:
-        """Open or create. Raises JournalError when it cannot be used."""
-        self._db = open_database(path, _SCHEMA)
+        """Open or create. Raises UnusableDatabase."""
+        self._db = open_database(path, _SCHEMA, ADVICE)
 
     def try_to_write(self) -> None:
         """Write what changes nothing. Raises sqlite3.Error where one may not write."""

@@ -7,15 +7,21 @@ import sqlite3
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import orjson
 
-from sovl_daemon.conditions import database_refused
+from sovl_daemon.database import (
+    UnusableDatabase,
+    close_database,
+    open_database,
+    open_read_only,
+    refusals,
+    try_to_write,
+)
 
 _SCHEMA = (
     """
@@ -46,13 +52,7 @@ _LEAST_BYTES = 1000  # for all of an interaction but its texts
 _BYTES_A_CHARACTER = 6  # in JSON, at most
 _ALL = sys.maxsize
 _FIELDS = "command, conversation, prompt, response, tokens, confidence, time, id, question"
-
-
 _ADVICE = "restore it from a backup or move it away"
-
-
-class StoreError(Exception):
-    """The database cannot be used; the message says why and what to do."""
 
 
 @dataclass(frozen=True)
@@ -97,63 +97,26 @@ class InteractionStore:
     """
 
     def __init__(self, path: Path | str) -> None:
-        """Open or create. Raises StoreError when the file is damaged or from a newer version."""
+        """Open or create. Raises UnusableDatabase."""
         self.path = path
-        try:
-            self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-            self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute("PRAGMA synchronous=FULL")
-            self._db.execute("PRAGMA busy_timeout=5000")
-            self._migrate()
-        except sqlite3.Error as error:
-            said, cause = database_refused(path, error, _ADVICE)
-            raise StoreError(said) from cause
+        self._db = open_database(path, _SCHEMA, _ADVICE)
 
     @classmethod
     def reading(cls, path: Path) -> InteractionStore:
-        """Open a store that is there only to read, also while a daemon writes to it.
-
-        Raises StoreError when there is none, or it is damaged or of another version.
-        """
+        """Open a store that is there only to read. Raises UnusableDatabase."""
         _check_there(path)
         store = cls.__new__(cls)
         store.path = path
-        try:
-            store._db = sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)
-            version = store._db.execute("PRAGMA user_version").fetchone()[0]
-        except sqlite3.Error as error:
-            said, cause = database_refused(path, error, _ADVICE)
-            raise StoreError(said) from cause
-        if version != len(_SCHEMA):
-            store.close()
-            raise StoreError(
-                f"{path}: has schema {version}, not {len(_SCHEMA)}; start SOVL, or update it"
-            )
+        store._db = open_read_only(path, _SCHEMA, _ADVICE)
         return store
 
-    def _migrate(self) -> None:
-        version = self._db.execute("PRAGMA user_version").fetchone()[0]
-        if version > len(_SCHEMA):
-            raise StoreError(
-                f"{self.path}: written by a newer SOVL (schema {version}); update SOVL"
-            )
-        for number, script in enumerate(_SCHEMA[version:], start=version + 1):
-            self._db.executescript(f"BEGIN; {script} PRAGMA user_version={number}; COMMIT;")
-
     def close(self) -> None:
-        """Fold the write-ahead log in and close.
-
-        SQLite's own close leaves it where the file was moved or replaced meanwhile, and would then
-        fold it into the one that is there now.
-        """
-        with suppress(sqlite3.Error):  # a full disk, or a store to read from: the log stays
-            self._db.execute("PRAGMA busy_timeout=0")  # nor is anybody waited for who reads
-            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        self._db.close()
+        """Fold the write-ahead log in and close."""
+        close_database(self._db)
 
     def try_to_write(self) -> None:
-        """Write the version again, which changes nothing. Raises sqlite3.Error if one may not."""
-        self._db.execute(f"PRAGMA user_version={len(_SCHEMA)}")
+        """Write what changes nothing. Raises sqlite3.Error where one may not write."""
+        try_to_write(self._db)
 
     def add(self, interaction: Interaction) -> int:
         """Store durably and return the interaction's id. Adding a command twice changes nothing."""
@@ -205,15 +168,14 @@ class InteractionStore:
     def since(self, moment: float = 0.0) -> Iterator[Interaction]:
         """What was lived from a moment on (seconds since the epoch), oldest first, one by one.
 
-        Raises StoreError when the file turns out to be damaged.
+        Raises UnusableDatabase when the file turns out to be damaged.
         """
         query = f"SELECT {_FIELDS} FROM interactions WHERE time >= ? ORDER BY id"  # noqa: S608
-        try:
-            with closing(self._db.execute(query, (moment,))) as rows:
-                yield from (Interaction(*row) for row in rows)
-        except sqlite3.Error as error:
-            said, cause = database_refused(self.path, error, _ADVICE)
-            raise StoreError(said) from cause
+        with (
+            refusals(self.path, _ADVICE),
+            closing(self._db.execute(query, (moment,))) as rows,
+        ):
+            yield from (Interaction(*row) for row in rows)
 
     def count(self) -> int:
         """How many interactions there are."""
@@ -311,6 +273,6 @@ def _check_there(path: Path) -> None:
         path.stat()
     except FileNotFoundError:
         problem = "no such file, nothing has been lived through yet"
-        raise StoreError(f"{path}: {problem}") from None
+        raise UnusableDatabase(f"{path}: {problem}") from None
     except OSError as error:
-        raise StoreError(f"{path}: cannot be read: {error.strerror}") from error
+        raise UnusableDatabase(f"{path}: cannot be read: {error.strerror}") from error

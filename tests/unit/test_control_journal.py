@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sovl_daemon.control.action import Effect
 from sovl_daemon.control.journal import OPEN, Entry, InFlight, Journal
 from sovl_daemon.control.quarantine import FIRST_S, LONGEST_S, Sentence
-from sovl_daemon.database import JournalError
+from sovl_daemon.database import UnusableDatabase
 
 ENTRY = Entry("memory", "quantize", "int8", "float16", "why", 100, 105, 1e9, "bytes", 2e9)
 
@@ -124,7 +124,7 @@ def test_an_action_must_predict_something(amount: float) -> None:
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     path = tmp_path / "journal.db"
     path.write_bytes(b"nonsense" * 1000)
-    with pytest.raises(JournalError, match=r"journal\.db: .*move the file away"):
+    with pytest.raises(UnusableDatabase, match=r"journal\.db: .*move the file away"):
         Journal(path)
 
 
@@ -134,5 +134,5 @@ def test_a_newer_file_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "journal.db"
     with sqlite3.connect(path) as database:
         database.execute("PRAGMA user_version=99")
-    with pytest.raises(JournalError, match="newer SOVL"):
+    with pytest.raises(UnusableDatabase, match="newer SOVL"):
         Journal(path)

@@ -28,7 +28,7 @@ ALLOWED = {
     "sovl_daemon/engine": ("sovl_daemon.engine", "sovl_daemon.limits"),
     "sovl_daemon/models": ("sovl_daemon.models",),
     "sovl_daemon/database.py": ("sovl_daemon.conditions",),
-    "sovl_daemon/memory": ("sovl_daemon.memory", "sovl_daemon.conditions"),
+    "sovl_daemon/memory": ("sovl_daemon.memory", "sovl_daemon.database"),
     "sovl_daemon/mind": ("sovl_daemon.mind", "config"),
     "sovl_daemon/night": ("sovl_daemon.night", "sovl_daemon.engine"),
     "sovl_daemon/state": ("sovl_daemon.state", "sovl_daemon.models"),

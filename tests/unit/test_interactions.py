@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sovl_daemon.memory.interactions import _SCHEMA, Interaction, InteractionStore, StoreError
+from sovl_daemon.database import UnusableDatabase
+from sovl_daemon.memory.interactions import _SCHEMA, Interaction, InteractionStore
 
 
 def exchange(number: int, conversation: str = "a") -> Interaction:
@@ -77,7 +78,7 @@ def test_a_store_can_be_read_while_another_writes(tmp_path: Path) -> None:
     ],
 )
 def test_reading_makes_no_store(tmp_path: Path, name: str, problem: str) -> None:
-    with pytest.raises(StoreError, match=problem):
+    with pytest.raises(UnusableDatabase, match=problem):
         InteractionStore.reading(tmp_path / name)
     assert list(tmp_path.iterdir()) == []
 
@@ -195,7 +196,7 @@ def test_earlier_schemas_go_on(tmp_path: Path, version: int) -> None:
 
 def test_damaged_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "db").write_bytes(b"this is no database at all, far from it" * 50)
-    with pytest.raises(StoreError, match="db: file is not a database; restore it"):
+    with pytest.raises(UnusableDatabase, match="db: file is not a database; restore it"):
         InteractionStore(tmp_path / "db")
 
 
@@ -203,12 +204,12 @@ def test_newer_schema_is_refused_and_kept(tmp_path: Path) -> None:
     InteractionStore(tmp_path / "db").close()
     with sqlite3.connect(tmp_path / "db") as database:
         database.execute("PRAGMA user_version = 99")
-    with pytest.raises(StoreError, match=r"newer SOVL \(schema 99\)"):
+    with pytest.raises(UnusableDatabase, match=r"newer SOVL \(schema 99\)"):
         InteractionStore(tmp_path / "db")
     with sqlite3.connect(tmp_path / "db") as database:
         assert database.execute("PRAGMA user_version").fetchone() == (99,)
 
 
 def test_missing_folder_is_named(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match="No such file or directory"):
+    with pytest.raises(UnusableDatabase, match="No such file or directory"):
         InteractionStore(tmp_path / "none" / "db")
