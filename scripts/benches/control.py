@@ -13,11 +13,13 @@ from typing import Any, cast
 from benches.common import Bench, Goal, in_new_process
 from benches.default_model import default_model
 from sovl_daemon.control.prompt import Prompt
-from sovl_daemon.control.simulator.faults import ActionFault, SensorFault
-from sovl_daemon.control.simulator.fitting import fitted, judge_scores, memory_task
-from sovl_daemon.control.simulator.judges import TimedJudge, outside
-from sovl_daemon.control.simulator.measure import Measures
-from sovl_daemon.control.simulator.policies import (
+from sovl_daemon.control.verdict import Opinion
+from sovl_daemon.judge.typical import typical_key
+from sovl_daemon.laboratory.control.faults import ActionFault, SensorFault
+from sovl_daemon.laboratory.control.fitting import fitted, judge_scores, memory_task
+from sovl_daemon.laboratory.control.judges import TimedJudge, outside
+from sovl_daemon.laboratory.control.measure import Measures
+from sovl_daemon.laboratory.control.policies import (
     BOUND,
     NONE,
     RIVAL,
@@ -29,10 +31,9 @@ from sovl_daemon.control.simulator.policies import (
     ours,
     qualities,
 )
-from sovl_daemon.control.simulator.run import Faults
-from sovl_daemon.control.simulator.scenario import FAMILIES, HELD_OUT, TRAINING
-from sovl_daemon.control.simulator.scores import Interval
-from sovl_daemon.control.simulator.study import (
+from sovl_daemon.laboratory.control.run import Faults
+from sovl_daemon.laboratory.control.scenario import FAMILIES, HELD_OUT, TRAINING
+from sovl_daemon.laboratory.control.study import (
     Table,
     difference,
     mean,
@@ -41,8 +42,7 @@ from sovl_daemon.control.simulator.study import (
     regret_difference,
     table,
 )
-from sovl_daemon.control.verdict import Opinion
-from sovl_daemon.judge.typical import typical_key
+from sovl_daemon.laboratory.scores import Interval
 
 SEEDS, FAULT_SEEDS, MODEL_SEEDS = 30, 10, 3
 QUICK_SEEDS, QUICK_FAULT_SEEDS, QUICK_MODEL_SEEDS = 3, 1, 1

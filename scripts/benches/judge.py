@@ -21,10 +21,6 @@ from benches.common import Bench, Goal, percentile
 from benches.default_model import default_model
 from benches.ours import ENOUGH, decoding
 from config import Settings
-from sovl_daemon.control.regression import features, fit
-from sovl_daemon.control.simulator.policies import live, ours
-from sovl_daemon.control.simulator.run import Run
-from sovl_daemon.control.simulator.scenario import TRAINING, draw
 from sovl_daemon.control.task_file import load_tasks
 from sovl_daemon.engine.answering import Answering
 from sovl_daemon.engine.chat import ChatTokenizer
@@ -38,6 +34,10 @@ from sovl_daemon.judge.cases import Case
 from sovl_daemon.judge.fitting import Study, chances, score
 from sovl_daemon.judge.lessons import exam, lessons
 from sovl_daemon.judge.shelf import find_probe
+from sovl_daemon.laboratory.control.policies import live, ours
+from sovl_daemon.laboratory.control.regression import features, fit
+from sovl_daemon.laboratory.control.run import Run
+from sovl_daemon.laboratory.control.scenario import TRAINING, draw
 from sovl_daemon.models.progress import ignore_progress
 from tests.daemon import running
 

@@ -9,11 +9,13 @@ from typing import Annotated, Any, cast, get_args
 import typer
 
 from sovl_daemon.cli import life_plot, render
-from sovl_daemon.control.simulator.faults import ActionFault, SensorFault
-from sovl_daemon.control.simulator.fitting import memory_task
-from sovl_daemon.control.simulator.measure import Measures, measure
-from sovl_daemon.control.simulator.plant import Plant
-from sovl_daemon.control.simulator.policies import (
+from sovl_daemon.control.task import Task
+from sovl_daemon.engine.errors import OptionError
+from sovl_daemon.laboratory.control.faults import ActionFault, SensorFault
+from sovl_daemon.laboratory.control.fitting import memory_task
+from sovl_daemon.laboratory.control.measure import Measures, measure
+from sovl_daemon.laboratory.control.plant import Plant
+from sovl_daemon.laboratory.control.policies import (
     BOUND,
     NONE,
     Policy,
@@ -21,11 +23,9 @@ from sovl_daemon.control.simulator.policies import (
     policies,
     simulation,
 )
-from sovl_daemon.control.simulator.run import Faults, Run, demand
-from sovl_daemon.control.simulator.scenario import FAMILIES, HELD_OUT, Scenario, draw
-from sovl_daemon.control.simulator.witness import Witness
-from sovl_daemon.control.task import Task
-from sovl_daemon.engine.errors import OptionError
+from sovl_daemon.laboratory.control.run import Faults, Run, demand
+from sovl_daemon.laboratory.control.scenario import FAMILIES, HELD_OUT, Scenario, draw
+from sovl_daemon.laboratory.control.witness import Witness
 
 _SENSORS = tuple(filter(None, get_args(SensorFault)))
 _ACTIONS = tuple(filter(None, get_args(ActionFault)))

@@ -11,7 +11,6 @@ from pathlib import Path
 import torch
 
 from sovl_daemon.control.prompt import Prompt
-from sovl_daemon.control.simulator.scores import scores
 from sovl_daemon.engine.chat import ChatTokenizer
 from sovl_daemon.engine.judging import Pieces, Reader, asked
 from sovl_daemon.engine.model import LoadedModel, load_model
@@ -21,6 +20,7 @@ from sovl_daemon.judge.fit import Lessons, band, fit
 from sovl_daemon.judge.lessons import Group, exam, lessons
 from sovl_daemon.judge.shelf import identity
 from sovl_daemon.judge.typical import typical_key, typical_prompts
+from sovl_daemon.laboratory.scores import scores
 from sovl_daemon.models.progress import Progress, ProgressCallback
 
 ERROR = 0.2

@@ -5,9 +5,9 @@ from dataclasses import replace
 from benches import control
 from benches.control import MINE
 
-from sovl_daemon.control.simulator.measure import Measures
-from sovl_daemon.control.simulator.policies import BOUND, NONE, RIVAL
-from sovl_daemon.control.simulator.scores import Interval
+from sovl_daemon.laboratory.control.measure import Measures
+from sovl_daemon.laboratory.control.policies import BOUND, NONE, RIVAL
+from sovl_daemon.laboratory.scores import Interval
 
 PLAIN = Measures(
     ooms=0, flaps=0, moves=0, degraded_s=0, needless_s=0, act_s=float("nan"), questions=0,

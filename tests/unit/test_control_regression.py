@@ -6,9 +6,9 @@ import random
 import pytest
 
 from sovl_daemon.control.prompt import render
-from sovl_daemon.control.regression import features, fit
-from sovl_daemon.control.simulator.scores import bootstrap, scores
 from sovl_daemon.control.verdict import Question, verdict
+from sovl_daemon.laboratory.control.regression import features, fit
+from sovl_daemon.laboratory.scores import bootstrap, scores
 from tests.control import readings, task
 
 

@@ -12,11 +12,13 @@ from sovl_daemon.control.decider import Decider
 from sovl_daemon.control.decision import Step
 from sovl_daemon.control.metric import Reading
 from sovl_daemon.control.prompt import Prompt, render
-from sovl_daemon.control.simulator.baselines import Baseline, Hysteresis, Threshold
-from sovl_daemon.control.simulator.clairvoyant import Clairvoyant
-from sovl_daemon.control.simulator.faults import Sample, SensorFault, Sensors
-from sovl_daemon.control.simulator.fitting import fit_judge, memory_task
-from sovl_daemon.control.simulator.judges import (
+from sovl_daemon.control.task import Task
+from sovl_daemon.control.verdict import Opinion, Question
+from sovl_daemon.laboratory.control.baselines import Baseline, Hysteresis, Threshold
+from sovl_daemon.laboratory.control.clairvoyant import Clairvoyant
+from sovl_daemon.laboratory.control.faults import Sample, SensorFault, Sensors
+from sovl_daemon.laboratory.control.fitting import fit_judge, memory_task
+from sovl_daemon.laboratory.control.judges import (
     TimedJudge,
     blurred,
     constant,
@@ -25,15 +27,13 @@ from sovl_daemon.control.simulator.judges import (
     outside,
     perfect,
 )
-from sovl_daemon.control.simulator.measure import coming_peaks, measure
-from sovl_daemon.control.simulator.plant import CAPACITY, DOWN_S, Plant
-from sovl_daemon.control.simulator.policies import Policy, guarded, live, policies
-from sovl_daemon.control.simulator.run import Faults, Run, demand
-from sovl_daemon.control.simulator.scenario import FAMILIES, Event, Scenario, draw
-from sovl_daemon.control.simulator.study import merged, regret, regret_difference, table
-from sovl_daemon.control.simulator.witness import Witness
-from sovl_daemon.control.task import Task
-from sovl_daemon.control.verdict import Opinion, Question
+from sovl_daemon.laboratory.control.measure import coming_peaks, measure
+from sovl_daemon.laboratory.control.plant import CAPACITY, DOWN_S, Plant
+from sovl_daemon.laboratory.control.policies import Policy, guarded, live, policies
+from sovl_daemon.laboratory.control.run import Faults, Run, demand
+from sovl_daemon.laboratory.control.scenario import FAMILIES, Event, Scenario, draw
+from sovl_daemon.laboratory.control.study import merged, regret, regret_difference, table
+from sovl_daemon.laboratory.control.witness import Witness
 
 NONE = Policy("none", lambda task, plant: Baseline(task))
 

@@ -15,7 +15,7 @@ from sovl_daemon.cli import control_plot, exits
 from sovl_daemon.cli.app import app
 from sovl_daemon.cli.control_plot import Hour
 from sovl_daemon.control.guard import Limit
-from sovl_daemon.control.simulator.witness import Happening, Moment
+from sovl_daemon.laboratory.control.witness import Happening, Moment
 
 DOCUMENT = reference.ROOT / "docs" / "decisions.md"
 HOUR = ("--scenario", "kv_growth", "--seed", "1", "--policy", "guard alone")

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from sovl_daemon.control.metric import Reading
-from sovl_daemon.control.simulator.baselines import Baseline
-from sovl_daemon.control.simulator.faults import SLOWEST_S
-from sovl_daemon.control.simulator.plant import LASTING, Plant
 from sovl_daemon.control.task import Task
+from sovl_daemon.laboratory.control.baselines import Baseline
+from sovl_daemon.laboratory.control.faults import SLOWEST_S
+from sovl_daemon.laboratory.control.plant import LASTING, Plant
 
 _AHEAD_S = 25.0
 _QUIET_S = 150.0

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from sovl_daemon.control.simulator.run import HARD, Run
+from sovl_daemon.laboratory.control.run import HARD, Run
 
 OOM_S = 300.0
 """What running out of memory costs, in seconds of bad service: a restart, lost conversations."""

@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from sovl_daemon.control.simulator.scenario import Event, Scenario
+from sovl_daemon.laboratory.control.scenario import Event, Scenario
 
 CAPACITY = 100.0
 DOWN_S = 20.0

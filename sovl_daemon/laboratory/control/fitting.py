@@ -7,15 +7,15 @@ from collections.abc import Sequence
 from functools import cache
 
 from sovl_daemon.control.metric import Inspector, Reading
-from sovl_daemon.control.regression import Regression, features, fit
-from sovl_daemon.control.simulator.baselines import MEMORY, PRESSURE
-from sovl_daemon.control.simulator.measure import coming_peaks
-from sovl_daemon.control.simulator.plant import Plant
-from sovl_daemon.control.simulator.run import BYTES, HARD, KV, demand
-from sovl_daemon.control.simulator.scenario import TRAINING, Scenario, draw
-from sovl_daemon.control.simulator.scores import Scores, scores
 from sovl_daemon.control.task import Task
 from sovl_daemon.control.task_file import load_tasks
+from sovl_daemon.laboratory.control.baselines import MEMORY, PRESSURE
+from sovl_daemon.laboratory.control.measure import coming_peaks
+from sovl_daemon.laboratory.control.plant import Plant
+from sovl_daemon.laboratory.control.regression import Regression, features, fit
+from sovl_daemon.laboratory.control.run import BYTES, HARD, KV, demand
+from sovl_daemon.laboratory.control.scenario import TRAINING, Scenario, draw
+from sovl_daemon.laboratory.scores import Scores, scores
 
 ASKED_FROM = 75.0
 _FIT_SEEDS = range(10_000, 10_008)

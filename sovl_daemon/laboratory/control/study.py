@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from sovl_daemon.control.simulator.measure import Measures, measure
-from sovl_daemon.control.simulator.policies import BOUND, NONE, Policy, live
-from sovl_daemon.control.simulator.run import Faults, demand
-from sovl_daemon.control.simulator.scenario import draw
-from sovl_daemon.control.simulator.scores import Interval, bootstrap
+from sovl_daemon.laboratory.control.measure import Measures, measure
+from sovl_daemon.laboratory.control.policies import BOUND, NONE, Policy, live
+from sovl_daemon.laboratory.control.run import Faults, demand
+from sovl_daemon.laboratory.control.scenario import draw
+from sovl_daemon.laboratory.scores import Interval, bootstrap
 
 Table = dict[str, list[Measures]]
 

@@ -6,7 +6,7 @@ import math
 import random
 from typing import Literal, NamedTuple
 
-from sovl_daemon.control.simulator.plant import Plant
+from sovl_daemon.laboratory.control.plant import Plant
 
 SensorFault = Literal["", "nan", "frozen", "spiking", "clock"]
 ActionFault = Literal["", "lies"]

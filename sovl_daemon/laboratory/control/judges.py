@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 from sovl_daemon.control.metric import Reading
 from sovl_daemon.control.prompt import Prompt
-from sovl_daemon.control.regression import Regression
-from sovl_daemon.control.simulator.plant import Plant
 from sovl_daemon.control.verdict import Opinion, Question
+from sovl_daemon.laboratory.control.plant import Plant
+from sovl_daemon.laboratory.control.regression import Regression
 
 Opine = Callable[[Question], Opinion]
 

@@ -9,9 +9,9 @@ from sovl_daemon.control.decision import Decision, Step
 from sovl_daemon.control.ladder import Ladder
 from sovl_daemon.control.metric import Reading
 from sovl_daemon.control.performer import Outcome
-from sovl_daemon.control.simulator.baselines import MEMORY, PRESSURE, Controller
-from sovl_daemon.control.simulator.plant import Plant
 from sovl_daemon.control.verdict import Opinion, Question
+from sovl_daemon.laboratory.control.baselines import MEMORY, PRESSURE, Controller
+from sovl_daemon.laboratory.control.plant import Plant
 
 Kind = Literal["asks", "true", "false", "abstains", "acts", "relaxes", "done", "failed"]
 

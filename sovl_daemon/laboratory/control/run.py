@@ -13,13 +13,13 @@ from sovl_daemon.control.performer import Outcome, Result
 from sovl_daemon.control.prompt import MOST_LINES
 from sovl_daemon.control.quarantine import Sentence
 from sovl_daemon.control.sampling import sampling_interval_s
-from sovl_daemon.control.simulator.baselines import MEMORY, PRESSURE, Controller
-from sovl_daemon.control.simulator.faults import ActionFault, SensorFault, Sensors, effect_delay_s
-from sovl_daemon.control.simulator.judges import TimedJudge
-from sovl_daemon.control.simulator.plant import LASTING, Plant
-from sovl_daemon.control.simulator.scenario import Scenario
 from sovl_daemon.control.task import Task
 from sovl_daemon.control.verdict import Opinion, Question
+from sovl_daemon.laboratory.control.baselines import MEMORY, PRESSURE, Controller
+from sovl_daemon.laboratory.control.faults import ActionFault, SensorFault, Sensors, effect_delay_s
+from sovl_daemon.laboratory.control.judges import TimedJudge
+from sovl_daemon.laboratory.control.plant import LASTING, Plant
+from sovl_daemon.laboratory.control.scenario import Scenario
 
 KV = "kv_cache.bytes"
 BYTES = 160e6  # one percent of a machine with 16 GB

@@ -9,7 +9,8 @@ from functools import cache
 
 from sovl_daemon.control.decider import Decider
 from sovl_daemon.control.metric import Reading
-from sovl_daemon.control.simulator.baselines import (
+from sovl_daemon.control.task import Task
+from sovl_daemon.laboratory.control.baselines import (
     Baseline,
     Controller,
     Hpa,
@@ -17,9 +18,9 @@ from sovl_daemon.control.simulator.baselines import (
     Oomd,
     Threshold,
 )
-from sovl_daemon.control.simulator.clairvoyant import Clairvoyant
-from sovl_daemon.control.simulator.fitting import fitted, memory_task
-from sovl_daemon.control.simulator.judges import (
+from sovl_daemon.laboratory.control.clairvoyant import Clairvoyant
+from sovl_daemon.laboratory.control.fitting import fitted, memory_task
+from sovl_daemon.laboratory.control.judges import (
     Opine,
     TimedJudge,
     blurred,
@@ -30,10 +31,9 @@ from sovl_daemon.control.simulator.judges import (
     perfect,
     shuffled,
 )
-from sovl_daemon.control.simulator.plant import Plant
-from sovl_daemon.control.simulator.run import HARD, Faults, Run, Simulation
-from sovl_daemon.control.simulator.scenario import FAMILIES, Scenario, draw
-from sovl_daemon.control.task import Task
+from sovl_daemon.laboratory.control.plant import Plant
+from sovl_daemon.laboratory.control.run import HARD, Faults, Run, Simulation
+from sovl_daemon.laboratory.control.scenario import FAMILIES, Scenario, draw
 
 JudgeFor = Callable[[Plant], TimedJudge]
 
