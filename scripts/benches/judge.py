@@ -30,14 +30,14 @@ from sovl_daemon.engine.prefix_cache import PrefixCache
 from sovl_daemon.engine.priority import Priority
 from sovl_daemon.engine.probe import Probe
 from sovl_daemon.engine.tensor_thread import TensorThread
-from sovl_daemon.judge.cases import Case
-from sovl_daemon.judge.fitting import Study, chances, score
-from sovl_daemon.judge.lessons import exam, lessons
 from sovl_daemon.judge.shelf import find_probe
 from sovl_daemon.laboratory.control.policies import live, ours
 from sovl_daemon.laboratory.control.regression import features, fit
 from sovl_daemon.laboratory.control.run import Run
 from sovl_daemon.laboratory.control.scenario import TRAINING, draw
+from sovl_daemon.laboratory.judge.cases import Case
+from sovl_daemon.laboratory.judge.fitting import Study, chances, score
+from sovl_daemon.laboratory.judge.lessons import exam, lessons
 from sovl_daemon.models.progress import ignore_progress
 from tests.daemon import running
 

@@ -64,7 +64,8 @@ def fit(
     with shown_progress(as_json) as report:
         begin("starting the engine", report)
         openmp.prepare(settings.host.most_threads())
-        from sovl_daemon.judge import fitting, shelf  # loads torch: only this command pays
+        from sovl_daemon.judge import shelf  # loads torch: only this command pays
+        from sovl_daemon.laboratory.judge import fitting
 
         study = fitting.Study(folder, device=settings.host.device, threads=settings.host.threads)
         probe = fitting.fit_probe(study, report, layer=layer, share=share)
@@ -94,7 +95,8 @@ def evaluate(
         begin("starting the engine", report)
         openmp.prepare(settings.host.most_threads())
         from sovl_daemon.cli import evaluation
-        from sovl_daemon.judge import fitting, shelf
+        from sovl_daemon.judge import shelf
+        from sovl_daemon.laboratory.judge import fitting
 
         probe = shelf.find_probe(Paths.of(settings).state_dir, folder)
         if probe is None:

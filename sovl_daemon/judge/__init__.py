@@ -1,1 +1,1 @@
-"""How the judge is made and checked: simulated questions, the fitted probe, its scores."""
+"""Which probe the judge of a model has, what prompts of a task look like, and why it decided."""

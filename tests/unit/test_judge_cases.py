@@ -8,11 +8,11 @@ from sovl_daemon.control.guard import Limit
 from sovl_daemon.control.metric import Reading
 from sovl_daemon.control.prompt import outlook
 from sovl_daemon.control.recommendation import recommend
-from sovl_daemon.judge.cases import UNSEEN_TASKS, draw, fitted_tasks, log_lines, tasks
-from sovl_daemon.judge.lessons import exam, lessons
-from sovl_daemon.judge.loads import HELD_OUT
-from sovl_daemon.judge.plants import PLANTS
 from sovl_daemon.judge.typical import typical_key, typical_prompts
+from sovl_daemon.laboratory.judge.cases import UNSEEN_TASKS, draw, fitted_tasks, log_lines, tasks
+from sovl_daemon.laboratory.judge.lessons import exam, lessons
+from sovl_daemon.laboratory.judge.loads import HELD_OUT
+from sovl_daemon.laboratory.judge.plants import PLANTS
 from tests.control import readings, task
 
 

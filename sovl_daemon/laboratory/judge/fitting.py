@@ -15,11 +15,11 @@ from sovl_daemon.engine.chat import ChatTokenizer
 from sovl_daemon.engine.judging import Pieces, Reader, asked
 from sovl_daemon.engine.model import LoadedModel, load_model
 from sovl_daemon.engine.probe import Card, Probe, Read, centre_of, save_probe
-from sovl_daemon.judge.cases import Case, tasks
-from sovl_daemon.judge.fit import Lessons, band, fit
-from sovl_daemon.judge.lessons import Group, exam, lessons
 from sovl_daemon.judge.shelf import identity
 from sovl_daemon.judge.typical import typical_key, typical_prompts
+from sovl_daemon.laboratory.judge.cases import Case, tasks
+from sovl_daemon.laboratory.judge.fit import Lessons, band, fit
+from sovl_daemon.laboratory.judge.lessons import Group, exam, lessons
 from sovl_daemon.laboratory.scores import scores
 from sovl_daemon.models.progress import Progress, ProgressCallback
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Literal
 
-from sovl_daemon.judge.cases import UNSEEN_TASKS, Case, draw, fitted_tasks, shuffled
-from sovl_daemon.judge.loads import HELD_OUT, SEEN
+from sovl_daemon.laboratory.judge.cases import UNSEEN_TASKS, Case, draw, fitted_tasks, shuffled
+from sovl_daemon.laboratory.judge.loads import HELD_OUT, SEEN
 
 Group = Literal[
     "in-domain",

@@ -1,0 +1,1 @@
+"""How the judge is fitted and scored: simulated questions with their truth, and fits of a probe."""
