@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, get_args
 
 from config import Paths, load
 from sovl_daemon.engine.errors import OptionError
+from sovl_daemon.laboratory.mind.simulation import EventKind, Moment
 from sovl_daemon.library_caches import use_library_caches
-from sovl_daemon.mind.simulation import EventKind, Moment
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -12,7 +12,7 @@ import typer
 
 from config import load
 from sovl_daemon.cli import life_plot, render
-from sovl_daemon.mind.simulation import Moment, Simulation
+from sovl_daemon.laboratory.mind.simulation import Moment, Simulation
 
 app = typer.Typer(name="mind", help="Watch a mind live without a model.", no_args_is_help=True)
 

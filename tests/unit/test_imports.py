@@ -104,7 +104,7 @@ def test_nothing_of_ours_is_a_pickle() -> None:
         "sovl_daemon.engine.token_map",
         "sovl_daemon.laboratory.control.study",
         "sovl_daemon.laboratory.judge.lessons",
-        "sovl_daemon.mind.simulation",
+        "sovl_daemon.laboratory.mind.simulation",
         "sovl_daemon.mind.state",
         "sovl_daemon.mind.temperament",
         "sovl_daemon.state",

@@ -14,7 +14,7 @@ from config.controls import ControlsConfig
 from config.mind import TrainingConfig
 from sovl_daemon.cli import exits, life_plot
 from sovl_daemon.cli.app import app
-from sovl_daemon.mind.simulation import Moment, Simulation
+from sovl_daemon.laboratory.mind.simulation import Moment, Simulation
 
 
 @pytest.fixture(autouse=True)

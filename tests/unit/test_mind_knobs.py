@@ -1,23 +1,23 @@
 """Every knob that the mind's modules read changes what they do: one row of a table each."""
 
 import ast
+import inspect
 import random
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-import sovl_daemon.mind
 from config.controls import ControlsConfig
 from config.mind import TrainingConfig
-from sovl_daemon.mind import dreams, lifecycle, sleep, wake
+from sovl_daemon.laboratory.mind import simulation, visitor
+from sovl_daemon.mind import curiosity, dreams, lifecycle, sleep, state, wake
 from sovl_daemon.mind.dreams import DreamMemory, DreamReason
 from sovl_daemon.mind.history import History
 from sovl_daemon.mind.state import Mind
 from sovl_daemon.mind.temperament import Temperament, sampling_temperature
 
-MODULES = ("curiosity", "dreams", "lifecycle", "simulation", "sleep", "state", "visitor", "wake")
+MODULES = (curiosity, dreams, lifecycle, simulation, sleep, state, visitor, wake)
 STEADY, SWINGING = (0.6,) * 5, (0.2, 0.9, 0.2, 0.9, 0.9)
 SWINGS = Mind(confidences=History(SWINGING), fresh_answers=1)
 DRIFTS = Mind(
@@ -131,12 +131,11 @@ def test_each_knob_changes_what_happens(knob: str) -> None:
 
 
 def test_the_table_has_every_knob_that_is_read() -> None:
-    folder = Path(sovl_daemon.mind.__path__[0])
     known = {*ControlsConfig.model_fields, *TrainingConfig.model_fields}
     read = {
         node.attr
         for module in MODULES
-        for node in ast.walk(ast.parse((folder / f"{module}.py").read_text()))
+        for node in ast.walk(ast.parse(inspect.getsource(module)))
         if isinstance(node, ast.Attribute)
         and isinstance(node.value, ast.Name | ast.Attribute)
         and ast.unparse(node.value).removeprefix("self._") in ("knobs", "training")

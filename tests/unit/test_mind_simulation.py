@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from config.controls import ControlsConfig
 from config.mind import TrainingConfig
-from sovl_daemon.mind.simulation import Event, EventKind, Moment, Simulation
-from sovl_daemon.mind.visitor import Knowledge, prompts, similarity
+from sovl_daemon.laboratory.mind.simulation import Event, EventKind, Moment, Simulation
+from sovl_daemon.laboratory.mind.visitor import Knowledge, prompts, similarity
 
 
 def live(hours: float = 24, seed: int = 1, **knobs: Any) -> list[Moment]:

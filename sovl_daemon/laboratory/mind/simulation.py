@@ -12,13 +12,20 @@ from typing import Literal
 
 from config.controls import ControlsConfig
 from config.mind import TrainingConfig
+from sovl_daemon.laboratory.mind.visitor import (
+    HOUR_S,
+    TOPICS,
+    Knowledge,
+    Prompt,
+    prompts,
+    similarity,
+)
 from sovl_daemon.mind.curiosity import SILENCE_S, curiosity, worth_asking
 from sovl_daemon.mind.dreams import QUESTIONS_A_DREAM, choice_weights, choose, noise
 from sovl_daemon.mind.lifecycle import capacity, night_learning_rate, stage
 from sovl_daemon.mind.sleep import Rhythm, WakeReason, sleep_reason, tiredness, wake_reason
 from sovl_daemon.mind.state import Mind
 from sovl_daemon.mind.temperament import Mood, mood
-from sovl_daemon.mind.visitor import HOUR_S, TOPICS, Knowledge, Prompt, prompts, similarity
 from sovl_daemon.mind.wake import wakes
 
 EventKind = Literal["first words", "visit", "question", "dream", "sleep", "wake"]

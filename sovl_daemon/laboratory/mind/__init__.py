@@ -1,0 +1,1 @@
+"""A simulated life of a mind, with an imagined visitor."""
