@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from benches import common
-from sovl_daemon.cli.life_plot import PlotError, check
+from sovl_daemon.laboratory.plot import PlotError, check
 
 NAMES = (
     "bus",

@@ -12,7 +12,7 @@ _DARK = 0.6  # from here on the number in a square is white
 
 
 def save_plot(matrix: Sequence[Sequence[float]], path: Path) -> None:
-    """Write the picture; `path` is one that life_plot.check lets pass."""
+    """Write the picture; `path` is one that `plot.check` lets pass."""
     draw(matrix).savefig(path, dpi=_DOTS_PER_INCH)
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, cast, get_args
 
 import typer
 
-from sovl_daemon.cli import life_plot, render
+from sovl_daemon.cli import render
 from sovl_daemon.control.task import Task
 from sovl_daemon.engine.errors import OptionError
 from sovl_daemon.laboratory.control.faults import ActionFault, SensorFault
@@ -26,6 +26,7 @@ from sovl_daemon.laboratory.control.policies import (
 from sovl_daemon.laboratory.control.run import Faults, Run, demand
 from sovl_daemon.laboratory.control.scenario import FAMILIES, HELD_OUT, Scenario, draw
 from sovl_daemon.laboratory.control.witness import Witness
+from sovl_daemon.laboratory.plot import check
 
 _SENSORS = tuple(filter(None, get_args(SensorFault)))
 _ACTIONS = tuple(filter(None, get_args(ActionFault)))
@@ -55,7 +56,7 @@ def simulate(
         render.show(_known(), as_json=as_json, view=_show_known)
         return
     if plot is not None:
-        life_plot.check(plot)
+        check(plot)
     drawn, chosen, faults = _hour(scenario, seed), _policy(policy), _faults(fault)
     report = _lived(drawn, chosen, faults, plot, as_json=as_json)
     render.show(report, as_json=as_json, view=_show)
@@ -115,7 +116,7 @@ def _draw(
     wanted: list[float],
     path: Path,
 ) -> None:
-    from sovl_daemon.cli.control_plot import Hour, save
+    from sovl_daemon.laboratory.control.plot import Hour, save
 
     task = memory_task()
     hour = Hour(

@@ -11,8 +11,10 @@ from typing import Annotated, Any
 import typer
 
 from config import load
-from sovl_daemon.cli import life_plot, render
+from sovl_daemon.cli import render
+from sovl_daemon.laboratory.mind.plot import save
 from sovl_daemon.laboratory.mind.simulation import Moment, Simulation
+from sovl_daemon.laboratory.plot import check
 
 app = typer.Typer(name="mind", help="Watch a mind live without a model.", no_args_is_help=True)
 
@@ -42,7 +44,7 @@ def simulate(
     """Let a mind with the configured knobs live through imagined visits, and tell what it did."""
     settings = load()
     if plot is not None:
-        life_plot.check(plot)
+        check(plot)
     simulation = Simulation(
         settings.controls_config,
         settings.training_config,
@@ -52,7 +54,7 @@ def simulate(
     )
     moments = list(simulation.run())
     if plot is not None:
-        life_plot.save(moments, plot)
+        save(moments, plot)
     report = summary(moments, hours=hours, seed=seed) | ({"plot": str(plot)} if plot else {})
     if as_json:
         report["moments"] = [asdict(moment) for moment in moments]

@@ -45,7 +45,12 @@ ALLOWED = {
         "sovl_daemon.engine",
         "sovl_daemon.models",
     ),
-    "sovl_daemon/laboratory": ("sovl_daemon.laboratory", "config", *LIBRARIES),
+    "sovl_daemon/laboratory": (
+        "sovl_daemon.laboratory",
+        "sovl_daemon.library_caches",
+        "config",
+        *LIBRARIES,
+    ),
     "sovl_daemon/client": ("sovl_daemon.client", "sovl_daemon.own_time", "bus", "config"),
     "sovl_daemon/own_time.py": (),
     "agents": (

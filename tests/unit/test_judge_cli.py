@@ -11,10 +11,11 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from sovl_daemon import reference
-from sovl_daemon.cli import control_plot, exits
+from sovl_daemon.cli import exits
 from sovl_daemon.cli.app import app
-from sovl_daemon.cli.control_plot import Hour
 from sovl_daemon.control.guard import Limit
+from sovl_daemon.laboratory.control import plot
+from sovl_daemon.laboratory.control.plot import Hour
 from sovl_daemon.laboratory.control.witness import Happening, Moment
 
 DOCUMENT = reference.ROOT / "docs" / "decisions.md"
@@ -140,7 +141,7 @@ def test_the_picture_shows_what_was_lived() -> None:
         limit=Limit(metric="memory", hard=92, grey=75),
         actions=["shrink"],
     )
-    memory, pressure, settings, happened = control_plot.draw(hour).axes
+    memory, pressure, settings, happened = plot.draw(hour).axes
     drawn = {line.get_label(): list(line.get_ydata()) for line in memory.get_lines()}
     assert drawn["in use"] == [50, 95, 80]
     assert drawn["hard limit"] == [92, 92]

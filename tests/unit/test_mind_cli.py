@@ -12,8 +12,9 @@ from typer.testing import CliRunner, Result
 
 from config.controls import ControlsConfig
 from config.mind import TrainingConfig
-from sovl_daemon.cli import exits, life_plot
+from sovl_daemon.cli import exits
 from sovl_daemon.cli.app import app
+from sovl_daemon.laboratory.mind import plot
 from sovl_daemon.laboratory.mind.simulation import Moment, Simulation
 
 
@@ -132,7 +133,7 @@ def a_day(hours: float = 24) -> list[Moment]:
 
 def test_the_picture_shows_what_was_lived() -> None:
     moments = a_day()
-    shares, temperament, exposure, happened = life_plot.draw(moments).axes
+    shares, temperament, exposure, happened = plot.draw(moments).axes
     drawn = {line.get_label(): list(line.get_ydata()) for line in shares.get_lines()}
     assert drawn["tiredness"] == [moment.tiredness for moment in moments]
     assert drawn["pressure"] == [moment.pressure for moment in moments]
@@ -153,12 +154,12 @@ def test_sleep_is_shaded_on_every_panel() -> None:
         for before, after in itertools.pairwise(moments)
     )  # fmt: skip
     assert nights > 1
-    assert [len(panel.patches) for panel in life_plot.draw(moments).axes] == [nights] * 4
+    assert [len(panel.patches) for panel in plot.draw(moments).axes] == [nights] * 4
 
 
 def test_a_night_without_an_end_is_shaded_to_the_end() -> None:
     moments = a_day()
     start = next(index for index, moment in enumerate(moments) if moment.asleep)
-    panel = life_plot.draw(moments[: start + 2]).axes[0]
+    panel = plot.draw(moments[: start + 2]).axes[0]
     (night,) = panel.patches
     assert night.get_extents().width > 0

@@ -4,38 +4,17 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
-from config import Paths, load
-from sovl_daemon.engine.errors import OptionError
 from sovl_daemon.laboratory.mind.simulation import EventKind, Moment
-from sovl_daemon.library_caches import use_library_caches
+from sovl_daemon.laboratory.plot import PlotError, check
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-SUFFIXES = (".png", ".svg")
-
 _HOUR_S = 3600
 _SIZE_INCHES = (12, 9)
 _HEIGHTS = (3, 2, 2, 2)
 _DOTS_PER_INCH = 120
-
-
-class PlotError(OptionError):
-    """There can be no picture; the message says why and what to do."""
-
-
-def check(path: Path) -> None:
-    """Raise PlotError if `path` is of no known kind, or there is no matplotlib."""
-    if path.suffix.lower() not in SUFFIXES:
-        raise PlotError(f"--plot {path}: give a file that ends in {' or '.join(SUFFIXES)}")
-    use_library_caches(Paths.of(load()))
-    try:
-        import matplotlib  # noqa: F401 - only whether it is there
-    except ImportError:
-        raise PlotError(
-            "--plot needs matplotlib: run pip install 'sovl-daemon[plots]', or leave --plot out"
-        ) from None
 
 
 def save(moments: Sequence[Moment], path: Path) -> None:

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, get_args
 
-from sovl_daemon.cli.life_plot import PlotError, check
 from sovl_daemon.control.guard import Limit
 from sovl_daemon.laboratory.control.witness import Happening, Kind, Moment
+from sovl_daemon.laboratory.plot import PlotError, check
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
