@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,9 +10,6 @@ import typer
 
 from config import load
 from sovl_daemon.cli import render
-from sovl_daemon.laboratory.mind.plot import save
-from sovl_daemon.laboratory.mind.simulation import Moment, Simulation
-from sovl_daemon.laboratory.plot import check
 
 app = typer.Typer(name="mind", help="Watch a mind live without a model.", no_args_is_help=True)
 
@@ -42,6 +37,10 @@ def simulate(
     ] = False,
 ) -> None:
     """Let a mind with the configured knobs live through imagined visits, and tell what it did."""
+    from sovl_daemon.laboratory.mind.plot import save
+    from sovl_daemon.laboratory.mind.simulation import Simulation, summary
+    from sovl_daemon.laboratory.plot import check
+
     settings = load()
     if plot is not None:
         check(plot)
@@ -59,26 +58,6 @@ def simulate(
     if as_json:
         report["moments"] = [asdict(moment) for moment in moments]
     render.show(report, as_json=as_json, view=_show)
-
-
-def summary(moments: Sequence[Moment], *, hours: float, seed: int) -> dict[str, Any]:
-    """Return what a life came to: how often what happened, and what it is like at its end."""
-    happened = Counter(event.kind for moment in moments for event in moment.events)
-    last = moments[-1]
-    return {
-        "hours": hours,
-        "seed": seed,
-        "visits": happened["visit"],
-        "nights": happened["sleep"],
-        "dreams": happened["dream"],
-        "questions": happened["question"],
-        "asleep": round(sum(moment.asleep for moment in moments) / len(moments), 3),
-        "confidence": None if last.confidence is None else round(last.confidence, 3),
-        "temperament": round(last.temperament, 3),
-        "mood": last.mood,
-        "exposure": last.exposure,
-        "influence": round(last.influence, 3),
-    }
 
 
 def _show(report: dict[str, Any]) -> None:

@@ -89,6 +89,17 @@ def test_imports_point_one_way(folder: str) -> None:
                 assert fits, f"{path.relative_to(ROOT)} imports {name}"
 
 
+def test_nothing_of_the_daemon_imports_the_laboratory() -> None:
+    """Commands do, in the function that needs it: no other command loads it."""
+    for path in (path for folder in OURS for path in (ROOT / folder).rglob("*.py")):
+        if path.is_relative_to(ROOT / "sovl_daemon" / "laboratory"):
+            continue
+        module = ast.parse(path.read_text())
+        for node in module.body if path.parent.name == "cli" else ast.walk(module):
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                assert "laboratory" not in ast.unparse(node), f"{path}: {ast.unparse(node)}"
+
+
 def test_nothing_of_ours_is_a_pickle() -> None:
     dangerous = {"pickle", "marshal", "shelve", "dill", "cloudpickle"}
     for folder in OURS:

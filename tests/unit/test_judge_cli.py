@@ -15,7 +15,7 @@ from sovl_daemon.cli import exits
 from sovl_daemon.cli.app import app
 from sovl_daemon.control.guard import Limit
 from sovl_daemon.laboratory.control import plot
-from sovl_daemon.laboratory.control.plot import Hour
+from sovl_daemon.laboratory.control.plot import Picture
 from sovl_daemon.laboratory.control.witness import Happening, Moment
 
 DOCUMENT = reference.ROOT / "docs" / "decisions.md"
@@ -128,7 +128,7 @@ def test_the_picture_of_the_document_is_drawn_by_its_command(tmp_path: Path) -> 
 
 
 def test_the_picture_shows_what_was_lived() -> None:
-    hour = Hour(
+    picture = Picture(
         title="made up",
         moments=[
             Moment(0, 50, 50.0, 0.0, ()),
@@ -141,7 +141,7 @@ def test_the_picture_shows_what_was_lived() -> None:
         limit=Limit(metric="memory", hard=92, grey=75),
         actions=["shrink"],
     )
-    memory, pressure, settings, happened = plot.draw(hour).axes
+    memory, pressure, settings, happened = plot.draw(picture).axes
     drawn = {line.get_label(): list(line.get_ydata()) for line in memory.get_lines()}
     assert drawn["in use"] == [50, 95, 80]
     assert drawn["hard limit"] == [92, 92]

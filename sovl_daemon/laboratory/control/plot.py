@@ -21,7 +21,7 @@ _DOTS_PER_INCH = 120
 _SALT = "sovl"  # the same run is the same SVG, byte for byte
 
 
-class Hour(NamedTuple):
+class Picture(NamedTuple):
     """What is drawn: `demand` is what would be in use at each second if nobody acted."""
 
     title: str
@@ -33,7 +33,7 @@ class Hour(NamedTuple):
     actions: Sequence[str]
 
 
-def save(hour: Hour, path: Path) -> None:
+def save(picture: Picture, path: Path) -> None:
     """Write the picture of an hour to `path`.
 
     On one axis of time in minutes: memory in use, as it would be if nobody acted, and its limits;
@@ -47,7 +47,7 @@ def save(hour: Hour, path: Path) -> None:
     from matplotlib import rc_context
 
     with rc_context({"svg.hashsalt": _SALT, "svg.fonttype": "none"}):
-        figure = draw(hour)
+        figure = draw(picture)
         try:
             date = {"Date": None} if path.suffix.lower() == ".svg" else {}
             figure.savefig(path, dpi=_DOTS_PER_INCH, metadata=date)
@@ -55,7 +55,7 @@ def save(hour: Hour, path: Path) -> None:
             raise PlotError(f"--plot {path}: {error.strerror}; give another place") from error
 
 
-def draw(hour: Hour) -> Figure:
+def draw(picture: Picture) -> Figure:
     """Return the figure that `save` writes."""
     from matplotlib.figure import Figure
 
@@ -63,31 +63,33 @@ def draw(hour: Hour) -> Figure:
     panels: list[Axes] = list(
         figure.subplots(len(_HEIGHTS), sharex=True, height_ratios=_HEIGHTS).flat
     )
-    figure.suptitle(hour.title)
-    _draw_memory(panels[0], hour)
-    _draw_pressure(panels[1], hour.moments)
-    _draw_settings(panels[2], hour)
-    _draw_happenings(panels[3], hour.happenings)
+    figure.suptitle(picture.title)
+    _draw_memory(panels[0], picture)
+    _draw_pressure(panels[1], picture.moments)
+    _draw_settings(panels[2], picture)
+    _draw_happenings(panels[3], picture.happenings)
     for panel in panels:
         panel.grid(alpha=0.3)
     panels[-1].set_xlabel("minutes")
     return figure
 
 
-def _draw_memory(panel: Axes, hour: Hour) -> None:
-    minutes = _minutes(hour.moments)
-    demand_minutes = [second / _MINUTE_S for second in range(len(hour.demand))]
-    panel.plot(demand_minutes, hour.demand, label="if nobody acted", color="tab:gray", alpha=0.6)
-    panel.plot(minutes, [each.used for each in hour.moments], label="in use", color="tab:blue")
+def _draw_memory(panel: Axes, picture: Picture) -> None:
+    minutes = _minutes(picture.moments)
+    demand_minutes = [second / _MINUTE_S for second in range(len(picture.demand))]
+    panel.plot(demand_minutes, picture.demand, label="if nobody acted", color="tab:gray", alpha=0.6)
+    panel.plot(minutes, [each.used for each in picture.moments], label="in use", color="tab:blue")
     for value, label, color in (
-        (hour.limit.hard, "hard limit", "tab:red"),
-        (hour.limit.grey, "grey zone", "tab:orange"),
+        (picture.limit.hard, "hard limit", "tab:red"),
+        (picture.limit.grey, "grey zone", "tab:orange"),
     ):
         if value is not None:
             panel.axhline(value, label=label, color=color, linestyle="--", linewidth=1)
-    for time_s in hour.ooms:
+    for time_s in picture.ooms:
         panel.axvline(time_s / _MINUTE_S, color="black", linewidth=2)
-    panel.set_ylim(min(each.used for each in hour.moments) - 2, max(102, max(hour.demand) + 2))
+    panel.set_ylim(
+        min(each.used for each in picture.moments) - 2, max(102, max(picture.demand) + 2)
+    )
     panel.set_ylabel("memory, %")
     panel.legend(loc="upper left", ncols=2)
 
@@ -98,13 +100,13 @@ def _draw_pressure(panel: Axes, moments: Sequence[Moment]) -> None:
     panel.set_ylabel("pressure, %")
 
 
-def _draw_settings(panel: Axes, hour: Hour) -> None:
-    rows = range(len(hour.actions), 0, -1)
-    for row, action in zip(rows, hour.actions, strict=True):
-        spans = [(start, end - start) for start, end in _spans(hour.moments, action)]
+def _draw_settings(panel: Axes, picture: Picture) -> None:
+    rows = range(len(picture.actions), 0, -1)
+    for row, action in zip(rows, picture.actions, strict=True):
+        spans = [(start, end - start) for start, end in _spans(picture.moments, action)]
         panel.broken_barh(spans, (row - 0.35, 0.7), color=f"C{row}")
-    panel.set_ylim(0.4, len(hour.actions) + 0.6)
-    panel.set_yticks(rows, hour.actions)
+    panel.set_ylim(0.4, len(picture.actions) + 0.6)
+    panel.set_yticks(rows, picture.actions)
 
 
 def _draw_happenings(panel: Axes, happenings: Sequence[Happening]) -> None:

@@ -5,10 +5,10 @@ and asks is decided by the functions that decide it in the daemon, with the same
 """
 
 import random
-from collections import deque
-from collections.abc import Iterator
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from config.controls import ControlsConfig
 from config.mind import TrainingConfig
@@ -284,6 +284,26 @@ class Simulation:
 
     def _happened(self, kind: EventKind, detail: str) -> None:
         self._events.append(Event(self._now, kind, detail))
+
+
+def summary(moments: Sequence[Moment], *, hours: float, seed: int) -> dict[str, Any]:
+    """Return what a life came to: how often what happened, and what it is like at its end."""
+    happened = Counter(event.kind for moment in moments for event in moment.events)
+    last = moments[-1]
+    return {
+        "hours": hours,
+        "seed": seed,
+        "visits": happened["visit"],
+        "nights": happened["sleep"],
+        "dreams": happened["dream"],
+        "questions": happened["question"],
+        "asleep": round(sum(moment.asleep for moment in moments) / len(moments), 3),
+        "confidence": None if last.confidence is None else round(last.confidence, 3),
+        "temperament": round(last.temperament, 3),
+        "mood": last.mood,
+        "exposure": last.exposure,
+        "influence": round(last.influence, 3),
+    }
 
 
 def _question(topic: int) -> str:
