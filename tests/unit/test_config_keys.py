@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 from annotated_types import Ge, Gt, Le, Lt
+from documents.configuration import DEFAULTS, REFERENCE, defaults, reference
 
 from config import KEYS, ConfigError, Settings, get_value, needs_restart, with_value
 from config.keys import bounds, members, range_text, unit
-from config.reference import DEFAULTS, REFERENCE, defaults, reference
 
 MANUAL = {
     "core_config": "base_model_name scaffold_model_name cross_attn_layers use_dynamic_layers "

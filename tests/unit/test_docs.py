@@ -8,16 +8,17 @@ import sys
 from pathlib import Path
 
 import pytest
+from documents import parts
+from documents.log_events import log_events
 
 from agents.actuators import ACTUATORS
 from config import KEYS
-from sovl_daemon import reference
 from sovl_daemon.control.task_file import load_task
 from sovl_daemon.controls import Controls
-from sovl_daemon.log_events import log_events
 from tests.world.register import as_markdown
 
-ROOT = reference.ROOT
+ROOT = parts.ROOT
+GENERATORS = {**os.environ, "PYTHONPATH": str(ROOT / "scripts")}
 DOCS = sorted((ROOT / "docs").glob("*.md"))
 OURS = [
     ROOT / "docs" / f"{name}.md"
@@ -77,12 +78,12 @@ def words(text: str) -> list[str]:
 @pytest.mark.parametrize("path", DOCS, ids=lambda path: path.stem)
 def test_generated_parts_are_current(path: Path) -> None:
     text = path.read_text()
-    assert reference.updated(text) == text, "run: python -m sovl_daemon.reference"
+    assert parts.updated(text) == text, "run: ./scripts/docs"
 
 
 def test_every_part_has_its_place() -> None:
     text = "".join(path.read_text() for path in OURS)
-    assert set(re.findall(r"<!-- generated: ([a-z-]+) -->", text)) == set(reference.PARTS)
+    assert set(re.findall(r"<!-- generated: ([a-z-]+) -->", text)) == set(parts.PARTS)
 
 
 def test_no_meaning_is_missing() -> None:
@@ -103,25 +104,23 @@ def test_meanings_are_kept_and_gone_rows_go() -> None:
         "<!-- generated: exits -->\n| Exit code | Errors | Meaning |\n|---|---|---|\n"
         "| `3` | old | nobody \\| there |\n| `99` | old | gone |\n<!-- end -->\n"
     )
-    after = reference.updated(before)
+    after = parts.updated(before)
     assert "| `3` | `DaemonDown` | nobody \\| there |" in after
     assert "gone" not in after
     assert "| `0` |" in after
 
 
 def test_unknown_part_is_refused() -> None:
-    with pytest.raises(reference.UnknownPart, match="nonsense: no such part; there are: file, "):
-        reference.updated("<!-- generated: nonsense -->\n<!-- end -->\n")
+    with pytest.raises(parts.UnknownPart, match="nonsense: no such part; there are: file, "):
+        parts.updated("<!-- generated: nonsense -->\n<!-- end -->\n")
 
 
 def test_the_generator_is_deterministic() -> None:
-    script = (
-        "from sovl_daemon.reference import *\nfor p in documents(): print(updated(p.read_text()))"
-    )
+    script = "from documents.parts import *\nfor p in documents(): print(updated(p.read_text()))"
     outputs = {
         subprocess.run(
             [sys.executable, "-c", script],
-            env={**os.environ, "PYTHONHASHSEED": seed, "COLUMNS": width, "TERM": "xterm"},
+            env={**GENERATORS, "PYTHONHASHSEED": seed, "COLUMNS": width, "TERM": "xterm"},
             capture_output=True,
             check=True,
         ).stdout
@@ -132,11 +131,11 @@ def test_the_generator_is_deterministic() -> None:
 
 def test_the_generator_needs_no_torch() -> None:
     script = (
-        "import sys; from sovl_daemon.reference import PARTS\n"
+        "import sys; from documents.parts import PARTS\n"
         "for part in PARTS.values(): part({})\n"
         "sys.exit('torch' in sys.modules)"
     )
-    assert subprocess.run([sys.executable, "-c", script]).returncode == 0
+    assert subprocess.run([sys.executable, "-c", script], env=GENERATORS).returncode == 0
 
 
 @pytest.mark.parametrize("name", ["pyproject.toml", "sovl_echo.py"])
@@ -154,7 +153,7 @@ def test_every_event_name_in_the_code_is_in_the_document_and_the_reverse() -> No
     )
     in_code = {
         name
-        for package in reference.PACKAGES
+        for package in parts.PACKAGES
         for path in (ROOT / package).rglob("*.py")
         for name in calls.findall(path.read_text())
     }
@@ -163,7 +162,7 @@ def test_every_event_name_in_the_code_is_in_the_document_and_the_reverse() -> No
 
 
 def test_event_names_have_one_form() -> None:
-    assert [name for name in reference.logged() if not re.fullmatch(r"[a-z]+\.[a-z_]+", name)] == []
+    assert [name for name in parts.logged() if not re.fullmatch(r"[a-z]+\.[a-z_]+", name)] == []
 
 
 def test_log_events_are_found_however_they_are_written() -> None:
@@ -221,7 +220,7 @@ def test_commands_that_the_text_mentions_exist(path: Path) -> None:
         *words(re.sub(r"```.*?```", "", text, flags=re.S)),
         *re.findall(r"```sh.*?```", text, re.S),
     ]
-    known = reference.subcommands()
+    known = parts.subcommands()
     for line in (line.strip() for block in code for line in block.splitlines()):
         if line.startswith("sovl ") and not line.startswith(("sovl -", "sovl [")):
             mentioned = re.match(r"sovl (?:keys |model |data |state |actions |judge )?\w+", line)
@@ -238,7 +237,7 @@ def test_settings_that_the_text_mentions_exist(path: Path) -> None:
 
 
 def test_answers_of_every_command_are_described() -> None:
-    specs = [spec for agent in reference.shipped_agents() for spec in agent.commands()]
+    specs = [spec for agent in parts.shipped_agents() for spec in agent.commands()]
     public = {spec.name for spec in specs if not spec.internal}
     described = [words(row[0])[0] for row in table("commands.md", "Command") if row[0]]
     assert sorted(described) == sorted(public | {spec.name for spec in Controls.table().public()})

@@ -10,7 +10,6 @@ from xml.etree import ElementTree
 import pytest
 from typer.testing import CliRunner, Result
 
-from sovl_daemon import reference
 from sovl_daemon.cli import exits
 from sovl_daemon.cli.app import app
 from sovl_daemon.control.guard import Limit
@@ -18,7 +17,7 @@ from sovl_daemon.laboratory.control import plot
 from sovl_daemon.laboratory.control.plot import Picture
 from sovl_daemon.laboratory.control.witness import Happening, Moment
 
-DOCUMENT = reference.ROOT / "docs" / "decisions.md"
+DOCUMENT = Path(__file__).parents[2] / "docs" / "decisions.md"
 HOUR = ("--scenario", "kv_growth", "--seed", "1", "--policy", "guard alone")
 
 

@@ -3,8 +3,9 @@
 import subprocess
 import sys
 
+from documents.configuration import KNOB_TESTS, knob_tests
+
 from config.keys import KEYS
-from config.reference import KNOB_TESTS, knob_tests
 
 SECTIONS = ("training_config.", "controls_config.")
 

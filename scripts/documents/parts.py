@@ -1,4 +1,4 @@
-"""Keep the documents true: `python -m sovl_daemon.reference` rewrites their generated parts.
+"""The generated parts of the documents, made from the code: `./scripts/docs` rewrites them.
 
 A generated part stands between `<!-- generated: NAME -->` and `<!-- end -->`. Its rows come from
 the code. What code cannot say is written by hand: where the last column of a table is headed
@@ -32,13 +32,13 @@ from bus.envelope import Envelope, Payload
 from bus.errors import CommandError
 from config import KEYS, Settings, get_value
 from config.keys import range_text, unit
+from documents.log_events import LogEvent, log_events, name_of
 from sovl_daemon.cli import app, exits
 from sovl_daemon.client import errors as client_errors
 from sovl_daemon.controls import Controls
-from sovl_daemon.log_events import LogEvent, log_events, name_of
 from sovl_daemon.registry import GROUP
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 PACKAGES = ("agents", "bus", "config", "sovl_daemon")
 _PART = re.compile(r"(<!-- generated: (.+?) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 _ROW = re.compile(r"^\| `([^`]+)` \|.*?((?:[^|\\]|\\.)*) \|$", re.MULTILINE)
@@ -351,11 +351,7 @@ PARTS: dict[str, Callable[[Kept], str]] = {
 }
 
 
-def main() -> None:
+def rewrite() -> None:
     """Rewrite the generated parts of every document."""
     for path in documents():
         path.write_text(updated(_read(path)), encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main()

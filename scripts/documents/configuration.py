@@ -1,6 +1,6 @@
-"""Generate the reference and the shipped defaults from the models.
+"""The reference of the settings and the shipped defaults, made from the models.
 
-`python -m config.reference` writes `docs/configuration.md` and `config/config.json`.
+`./scripts/docs` writes `docs/configuration.md` and `config/config.json`.
 """
 
 import tomllib
@@ -17,7 +17,7 @@ from config.edit import get_value
 from config.explain import json_text
 from config.settings import Settings
 
-_ROOT = Path(__file__).parent.parent
+_ROOT = Path(__file__).parents[2]
 REFERENCE = _ROOT / "docs" / "configuration.md"
 DEFAULTS = _ROOT / "config" / "config.json"
 KNOB_TESTS = _ROOT / "tests" / "knobs.toml"
@@ -26,7 +26,7 @@ _TYPES = {bool: "true or false", int: "whole number", float: "number", str: "tex
 
 _INTRODUCTION = """# Configuration
 
-This page is generated from the models by `python -m config.reference`; do not edit it.
+This page is generated from the models by `./scripts/docs`; do not edit it.
 
 A value is looked for in these places, the first that has it wins:
 
@@ -155,11 +155,7 @@ def _kind_text(kind: Any) -> str:
     return "null" if kind is NoneType else _TYPES[kind]
 
 
-def main() -> None:
+def rewrite() -> None:
     """Write both files."""
     REFERENCE.write_text(reference(), encoding="utf-8")
     DEFAULTS.write_text(defaults(), encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main()

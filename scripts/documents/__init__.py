@@ -1,0 +1,1 @@
+"""The generators of the documents; only a checkout has them."""

@@ -1,0 +1,6 @@
+"""./scripts/docs"""
+
+from documents import configuration, parts
+
+parts.rewrite()
+configuration.rewrite()
