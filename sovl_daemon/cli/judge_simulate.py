@@ -31,8 +31,8 @@ def simulate(
 ) -> None:
     """Let a simulated machine live through an hour of a family, and tell what was done and why."""
     from sovl_daemon.laboratory.control.hour import known, live_through
-    from sovl_daemon.laboratory.control.plot import save
-    from sovl_daemon.laboratory.plot import check
+    from sovl_daemon.laboratory.control.plot import draw
+    from sovl_daemon.laboratory.plot import check, write
 
     if list_:
         render.show(known(), as_json=as_json, view=_show_known)
@@ -41,7 +41,7 @@ def simulate(
         check(plot)
     hour = live_through(scenario, seed, policy, fault)
     if plot is not None:
-        save(hour.picture(), plot)
+        write(lambda: draw(hour.picture()), plot)
     report = hour.figures() | ({"plot": str(plot)} if plot else {})
     if as_json:
         report["moments"] = [each._asdict() for each in hour.witness.moments]

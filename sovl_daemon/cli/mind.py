@@ -37,9 +37,9 @@ def simulate(
     ] = False,
 ) -> None:
     """Let a mind with the configured knobs live through imagined visits, and tell what it did."""
-    from sovl_daemon.laboratory.mind.plot import save
+    from sovl_daemon.laboratory.mind.plot import draw
     from sovl_daemon.laboratory.mind.simulation import Simulation, summary
-    from sovl_daemon.laboratory.plot import check
+    from sovl_daemon.laboratory.plot import check, write
 
     settings = load()
     if plot is not None:
@@ -53,7 +53,7 @@ def simulate(
     )
     moments = list(simulation.run())
     if plot is not None:
-        save(moments, plot)
+        write(lambda: draw(moments), plot)
     report = summary(moments, hours=hours, seed=seed) | ({"plot": str(plot)} if plot else {})
     if as_json:
         report["moments"] = [asdict(moment) for moment in moments]

@@ -108,7 +108,7 @@ def test_only_kinds_of_pictures_that_it_can_draw(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["life.png", "life.svg", "LIFE.PNG"])
-def test_a_picture_is_written(tmp_path: Path, name: str) -> None:
+def test_a_picture_is_written_and_is_the_same_again(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     result = simulate("--hours", 3, "--plot", path)
     assert result.exit_code == 0, result.output
@@ -117,6 +117,9 @@ def test_a_picture_is_written(tmp_path: Path, name: str) -> None:
         assert ElementTree.parse(path).getroot().tag.endswith("svg")
     else:
         assert path.read_bytes().startswith(b"\x89PNG\r\n")
+    first = path.read_bytes()
+    simulate("--hours", 3, "--plot", path)
+    assert path.read_bytes() == first
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:

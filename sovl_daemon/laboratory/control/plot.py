@@ -1,14 +1,12 @@
-"""A simulated hour as a picture. Needs matplotlib, which only this module loads."""
+"""A simulated hour as a picture. Needs matplotlib, which is loaded only to draw one."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, get_args
 
 from sovl_daemon.control.guard import Limit
 from sovl_daemon.laboratory.control.witness import Happening, Kind, Moment
-from sovl_daemon.laboratory.plot import PlotError, check
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -17,8 +15,6 @@ if TYPE_CHECKING:
 _MINUTE_S = 60
 _SIZE_INCHES = (12, 9)
 _HEIGHTS = (4, 1, 1.5, 2.5)
-_DOTS_PER_INCH = 120
-_SALT = "sovl"  # the same run is the same SVG, byte for byte
 
 
 class Picture(NamedTuple):
@@ -33,30 +29,12 @@ class Picture(NamedTuple):
     actions: Sequence[str]
 
 
-def save(picture: Picture, path: Path) -> None:
-    """Write the picture of an hour to `path`.
+def draw(picture: Picture) -> Figure:
+    """Return an hour as a figure.
 
     On one axis of time in minutes: memory in use, as it would be if nobody acted, and its limits;
     pressure; the settings in force; and what was decided and done.
-
-    Raises:
-        PlotError: `path` is of no known kind, there is no matplotlib, or it cannot be written.
-
     """
-    check(path)
-    from matplotlib import rc_context
-
-    with rc_context({"svg.hashsalt": _SALT, "svg.fonttype": "none"}):
-        figure = draw(picture)
-        try:
-            date = {"Date": None} if path.suffix.lower() == ".svg" else {}
-            figure.savefig(path, dpi=_DOTS_PER_INCH, metadata=date)
-        except OSError as error:
-            raise PlotError(f"--plot {path}: {error.strerror}; give another place") from error
-
-
-def draw(picture: Picture) -> Figure:
-    """Return the figure that `save` writes."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=_SIZE_INCHES, layout="constrained")

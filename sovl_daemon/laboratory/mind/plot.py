@@ -1,11 +1,9 @@
-"""A simulated life as a picture. Needs matplotlib, which only this module loads."""
+"""A simulated life as a picture. Needs matplotlib, which is loaded only to draw one."""
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from sovl_daemon.laboratory.mind.simulation import EventKind, Moment
-from sovl_daemon.laboratory.plot import PlotError, check
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -14,29 +12,14 @@ if TYPE_CHECKING:
 _HOUR_S = 3600
 _SIZE_INCHES = (12, 9)
 _HEIGHTS = (3, 2, 2, 2)
-_DOTS_PER_INCH = 120
-
-
-def save(moments: Sequence[Moment], path: Path) -> None:
-    """Write the picture of a life to `path`.
-
-    On one axis of time in hours: confidence, tiredness and pressure; temperament; exposure; and
-    what happened. Sleep is shaded.
-
-    Raises:
-        PlotError: see `check`; or the file cannot be written.
-
-    """
-    check(path)
-    figure = draw(moments)
-    try:
-        figure.savefig(path, dpi=_DOTS_PER_INCH)
-    except OSError as error:
-        raise PlotError(f"--plot {path}: {error.strerror}; give another place") from error
 
 
 def draw(moments: Sequence[Moment]) -> "Figure":
-    """Return the figure that `save` writes."""
+    """Return a life as a figure.
+
+    On one axis of time in hours: confidence, tiredness and pressure; temperament; exposure; and
+    what happened. Sleep is shaded.
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=_SIZE_INCHES, layout="constrained")
