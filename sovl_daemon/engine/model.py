@@ -40,9 +40,11 @@ from sovl_daemon.engine.product import is_emulated
 from sovl_daemon.engine.span import Span
 from sovl_daemon.engine.switch import PrecisionSwitch, obstacle, possible_precisions
 from sovl_daemon.engine.threads import Threads
-from sovl_daemon.limits import available_parallelism
+from sovl_daemon.limits import available_parallelism, memory
 
 _WARM_UP_TOKENS = 16
+# Of the memory: where 16 bits are emulated, prompts and nights are worth so much more of it.
+_SMALL = 1 / 12
 # What families call the number of positions in their settings, and the table of learned ones.
 _POSITIONS = (
     "max_position_embeddings",
@@ -282,13 +284,22 @@ def load_model(
     network.eval().requires_grad_(False)
     max_context = position_limit(network)
     lean = find_llama(network)
-    if lean is None and dtype == "auto" and place.type == "cpu" and is_emulated(precision.dtype):
+    emulated = dtype == "auto" and place.type == "cpu" and is_emulated(precision.dtype)
+    if emulated and (lean is None or _is_small(network)):
         precision = DtypeChoice(torch.float32, f"{precision.dtype} is emulated here, and slow")
         network = _read_network(path, config, precision.dtype).eval().requires_grad_(False)
+        lean = find_llama(network)
     return_free_memory(place)
     return LoadedModel(
         network, place, precision, max_context, lean, Master(path), path, Threads(threads)
     )
+
+
+def _is_small(network: Any) -> bool:
+    """Return whether in float32 its weights take but a small share of the memory there is."""
+    room = memory()
+    weights = sum(each.numel() for each in network.parameters())
+    return room is not None and 4 * weights <= _SMALL * room.total
 
 
 def position_limit(network: Any) -> int | None:

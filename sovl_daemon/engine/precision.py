@@ -1,5 +1,6 @@
 """Which number format the weights are held in."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import Literal
@@ -16,8 +17,9 @@ HALF_DTYPES = (torch.bfloat16, torch.float16)
 # What formats are tried with: weights, and a prompt with an answer of usual lengths.
 _TRIAL, _TRIAL_MATRICES = (1536, 576), 16
 _PROMPT_ROWS, _ANSWER_TOKENS = 128, 64
-# So much longer it may take than in float32, of which also fewer weights are in the cache.
-_WORTH_TWICE_THE_MEMORY = 1.25
+# So much longer it may take than in float32, of which also fewer weights are in the cache. Far from
+# a tie: most CPUs take as long for a token in either.
+_WORTH_TWICE_THE_MEMORY = 1.5
 
 # "fp16" is whichever 16-bit format the model was loaded in.
 Precision = Literal["fp32", "fp16", "int8", "int4"]
@@ -56,7 +58,7 @@ def unquantised(dtype: torch.dtype) -> Precision:
 
 def _choose_on_cpu(stored: torch.dtype) -> DtypeChoice:
     # Not float16, whatever is stored: as hidden states it overflows.
-    if _answer_s(torch.bfloat16) > _WORTH_TWICE_THE_MEMORY * _answer_s(torch.float32):
+    if _times_as_long(torch.bfloat16, torch.float32) > _WORTH_TWICE_THE_MEMORY:
         return DtypeChoice(torch.float32, "bfloat16 was tried and is slower here")
     if stored == torch.bfloat16:
         return DtypeChoice(torch.bfloat16, "as stored")
@@ -64,23 +66,34 @@ def _choose_on_cpu(stored: torch.dtype) -> DtypeChoice:
 
 
 @cache
-def _answer_s(dtype: torch.dtype) -> float:
-    """Return seconds for the products of a short prompt and its answer with some weights.
+def _times_as_long(dtype: torch.dtype, other: torch.dtype) -> float:
+    """Return how many times as long a short prompt and its answer take in one format.
 
-    Measured once, in some 50 ms. The weights are more than a core's cache holds, as a model's are.
+    Measured once, in some 100 ms, in turn: what else the machine does meanwhile hits both.
+    """
+    times = seconds_of(*_works(dtype), *_works(other))
+    one, two = (_answer_s(*each) for each in (times[:3], times[3:]))
+    return one / two
+
+
+def _answer_s(reading: float, *writing: float) -> float:
+    return reading * _TRIAL_MATRICES + _ANSWER_TOKENS * min(writing)
+
+
+def _works(dtype: torch.dtype) -> list[Callable[[], object]]:
+    """Read a prompt by one of some weights, and write a token by all, with either kind of kernel.
+
+    The weights are more than a core's cache holds, as a model's are.
     """
     weights = [torch.ones(_TRIAL, dtype=dtype) for _ in range(_TRIAL_MATRICES)]
     token, prompt = (torch.ones(rows, _TRIAL[1], dtype=dtype) for rows in (1, _PROMPT_ROWS))
 
     def write(native: bool) -> None:
-        with native_kernels(native):
+        with torch.inference_mode(), native_kernels(native):
             for weight in weights:
                 product(token, weight)
 
-    works = partial(product, prompt, weights[0]), partial(write, False), partial(write, True)
-    with torch.inference_mode():
-        reading, *writing = seconds_of(*works)
-    return reading * _TRIAL_MATRICES + _ANSWER_TOKENS * min(writing)
+    return [partial(product, prompt, weights[0]), partial(write, False), partial(write, True)]
 
 
 def _choose_on_accelerator(stored: torch.dtype, device: torch.device) -> DtypeChoice:

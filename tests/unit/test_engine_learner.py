@@ -207,10 +207,9 @@ def test_resumed_it_goes_on_as_if_nothing_had_happened() -> None:
         first.step(batch)
     second.load(first.state())
     second.step(batches[3])
-    assert all(
-        torch.equal(each, whole.candidate.state()[n])
-        for n, each in second.candidate.state().items()
-    )
+    for name, each in second.candidate.state().items():
+        # On some CPUs sums depend on where in memory a tensor lies; a lost seed is 2e-3 away.
+        torch.testing.assert_close(each, whole.candidate.state()[name], rtol=0, atol=1e-5)
     other = learner(pair(), seed=43)
     assert not torch.equal(other._random, whole._random)
 

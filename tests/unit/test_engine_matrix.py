@@ -118,13 +118,14 @@ def test_weights_of_another_format_are_converted_first(precision: Precision) -> 
 
 @pytest.mark.parametrize(
     ("precision", "size"),
-    [("fp32", 4), ("int8", 1 + 4 / 64), ("int4", 0.5 + 2 * 4 / 32)],
+    [("fp32", 4), ("int8", 1 + 2 / 64), ("int4", 0.5 + 2 * 2 / 32)],
 )
 def test_stacked_parts_are_one_matrix_of_its_own(precision: Precision, size: float) -> None:
     parts = list(weights(dtype=torch.float32).split([64, 32, 96]))
     matrix: Matrix = stack(parts, torch.float32, precision, few_rows=False)
     x = torch.randn(1, 64)
     before = matrix(x)
+    assert before.dtype == torch.float32
     expected = torch.cat([x @ part.T for part in parts], 1)
     assert float((before - expected).norm() / expected.norm()) < 0.1
     assert matrix.precision == precision

@@ -9,6 +9,7 @@ from sovl_daemon.engine.errors import ModelLoadError, OptionError
 from sovl_daemon.engine.kernels import native_is_faster, native_kernels
 from sovl_daemon.engine.model import choose_device, load_model
 from sovl_daemon.engine.precision import _choose_on_cpu, choose_dtype
+from sovl_daemon.limits import Memory
 from tests.unit.engine_tiny import read, save_tiny, tiny_model
 
 CPU = torch.device("cpu")
@@ -59,7 +60,10 @@ def test_the_format_on_a_cpu_is_what_was_faster(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     seconds = {torch.float32: 1.0, torch.bfloat16: times_as_long}
-    monkeypatch.setattr("sovl_daemon.engine.precision._answer_s", seconds.__getitem__)
+    monkeypatch.setattr(
+        "sovl_daemon.engine.precision._times_as_long",
+        lambda one, other: seconds[one] / seconds[other],
+    )
     choice = _choose_on_cpu(stored)
     assert choice.dtype == dtype
     assert reason in choice.reason
@@ -70,8 +74,12 @@ def test_a_network_without_a_lean_pass_is_not_emulated(
     tmp_path: Path, emulated: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its products are transformers' own: nothing multiplies them by float32 copies."""
+    monkeypatch.setattr("sovl_daemon.engine.model.memory", lambda: None)
     seconds = {torch.float32: 1.0, torch.bfloat16: 1.0}
-    monkeypatch.setattr("sovl_daemon.engine.precision._answer_s", seconds.__getitem__)
+    monkeypatch.setattr(
+        "sovl_daemon.engine.precision._times_as_long",
+        lambda one, other: seconds[one] / seconds[other],
+    )
     monkeypatch.setattr("sovl_daemon.engine.model.is_emulated", lambda dtype: emulated)
     wanted = torch.float32 if emulated else torch.bfloat16
     for family, dtype in (("gpt2", wanted), ("llama", torch.bfloat16)):
@@ -79,6 +87,21 @@ def test_a_network_without_a_lean_pass_is_not_emulated(
         assert model.precision.dtype == dtype
         assert {each.dtype for each in model.network.parameters()} == {dtype}
         assert read(model, [3, 4, 5]).isfinite().all()
+
+
+@pytest.mark.parametrize(("total_mb", "dtype"), [(100, torch.float32), (1, torch.bfloat16)])
+def test_what_is_emulated_is_float32_where_that_is_small(
+    tmp_path: Path, total_mb: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sovl_daemon.engine.precision._times_as_long", lambda one, other: 1.0)
+    monkeypatch.setattr("sovl_daemon.engine.model.is_emulated", lambda dtype: True)
+    room = Memory(50.0, total_mb << 19, total_mb << 20)
+    monkeypatch.setattr("sovl_daemon.engine.model.memory", lambda: room)
+    model = load_model(save_tiny(tmp_path), device="cpu")
+    assert model.precision.dtype == dtype
+    assert model.lean is not None
+    assert model.lean.norm.weight.dtype == dtype
+    assert load_model(tmp_path, device="cpu", dtype="bfloat16").precision.dtype == torch.bfloat16
 
 
 def test_an_accelerator_keeps_the_stored_16_bit_format() -> None:

@@ -58,7 +58,10 @@ def complaint(result: Result) -> str:
 def sixteen_bits(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a CPU with fast 16-bit matmuls, whichever this one is."""
     seconds = {torch.bfloat16: 1.0, torch.float32: 2.0}
-    monkeypatch.setattr("sovl_daemon.engine.precision._answer_s", seconds.__getitem__)
+    monkeypatch.setattr(
+        "sovl_daemon.engine.precision._times_as_long",
+        lambda one, other: seconds[one] / seconds[other],
+    )
     monkeypatch.setattr("sovl_daemon.engine.model.is_emulated", lambda dtype: False)
 
 
@@ -119,7 +122,10 @@ def test_where_a_cpu_computes_in_32_bits_they_stand_for_fp16(
     sovl_eval: Eval, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seconds = {torch.bfloat16: 2.0, torch.float32: 1.0}
-    monkeypatch.setattr("sovl_daemon.engine.precision._answer_s", seconds.__getitem__)
+    monkeypatch.setattr(
+        "sovl_daemon.engine.precision._times_as_long",
+        lambda one, other: seconds[one] / seconds[other],
+    )
     found = rows(sovl_eval("tiny", "--precision", "fp16,fp32,int8", "--windows", 1, "--json"))
     assert list(found) == ["fp32", "int8"]
     assert found["int8"]["increase"] is not None
