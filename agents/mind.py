@@ -6,7 +6,6 @@ import json
 import math
 import time
 from functools import partial
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import anyio
@@ -29,6 +28,7 @@ from bus.topics import (
 )
 from config import Settings
 from sovl_daemon.conditions import condition_of
+from sovl_daemon.durable import replacing
 from sovl_daemon.mind.confidence import NEUTRAL
 from sovl_daemon.mind.lifecycle import capacity, stage
 from sovl_daemon.mind.state import Mind
@@ -279,7 +279,7 @@ class MindKeeper(Agent):
     async def try_to_write(self) -> None:
         """Write the mind down as it is now."""
         if not self.settings.training_config.dry_run:
-            await anyio.to_thread.run_sync(_write, self._file, self._mind.to_json())
+            await anyio.to_thread.run_sync(self._write)
 
     async def _tell(self) -> None:
         await self.publish(MIND, self._state(), retain=True)
@@ -297,6 +297,10 @@ class MindKeeper(Agent):
             raise FatalError(
                 f"{self._file}: {error}; move it away to begin with the last saved mind"
             ) from None
+
+    def _write(self) -> None:
+        with replacing(self._file) as file:
+            file.write(json.dumps(self._mind.to_json()).encode())
 
     def _capacity(self) -> float:
         """Without end until the generator has told what there is to fill."""
@@ -326,13 +330,6 @@ class MindKeeper(Agent):
             questions=mind.questions.questions,
             dream_reason=mind.dream_reason(knobs),
         )
-
-
-def _write(file: Path, document: dict[str, Any]) -> None:
-    """Replace the file in one step: a kill leaves the old one or the new one."""
-    beside = file.with_suffix(".new")
-    beside.write_text(json.dumps(document), encoding="utf-8")
-    beside.replace(file)
 
 
 def _described(state: MindState) -> str:

@@ -15,6 +15,7 @@ import zmq
 import zmq.auth
 
 from bus.port import Port
+from sovl_daemon.durable import replacing
 
 SERVER = "server"
 DOMAIN = b"sovl"
@@ -54,10 +55,8 @@ class KeyRing:
         key = self.public(source)
         self.allowed_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         target = self.allowed_dir / f"{_checked(name)}.key"
-        # Renamed into place: a daemon that looks meanwhile sees the old key or the new one.
-        fresh = target.with_suffix(".new")
-        fresh.write_text(f'curve\n    public-key = "{key.decode()}"\n')
-        fresh.replace(target)
+        with replacing(target) as file:
+            file.write(b'curve\n    public-key = "%b"\n' % key)
         return key.decode()
 
     def revoke(self, name: str) -> None:

@@ -1,8 +1,6 @@
 """Read, change, compare and save settings by dotted key."""
 
 import json
-import os
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ from config.keys import KEYS, resolve_key
 from config.settings import Settings
 from config.size import oversize
 from config.sources import parse_text, place
+from sovl_daemon.durable import replacing
 
 
 def get_value(settings: Settings, key: str) -> Any:
@@ -77,7 +76,9 @@ def save(settings: Settings, path: Path) -> None:
     for key in changed(Settings(), settings):
         place(values, key, _nested(written, key))
     try:
-        _replace(path.resolve(), json.dumps(values, indent=2, ensure_ascii=False) + "\n")
+        path.resolve().parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as file:
+            file.write(f"{json.dumps(values, indent=2, ensure_ascii=False)}\n".encode())
     except OSError as error:
         raise ConfigError([Fault(str(path), f"cannot be written: {error.strerror}")]) from error
 
@@ -86,39 +87,3 @@ def _nested(values: Any, key: str) -> Any:
     for name in key.split("."):
         values = values[name]
     return values
-
-
-def _replace(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
-    try:
-        _write_durably(beside, text, like=path)
-        beside.replace(path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
-    _sync_directory(path.parent)
-
-
-def _write_durably(path: Path, text: str, like: Path) -> None:
-    with path.open("x", encoding="utf-8") as file:
-        if like.exists():
-            _copy_ownership(file.fileno(), like.stat())
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _copy_ownership(descriptor: int, status: os.stat_result) -> None:
-    # Only root may give a file away; anyone else keeps it as their own.
-    with suppress(PermissionError):
-        os.fchown(descriptor, status.st_uid, status.st_gid)
-    os.fchmod(descriptor, status.st_mode & 0o7777)
-
-
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

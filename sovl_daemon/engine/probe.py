@@ -4,8 +4,6 @@ Its file is safetensors; what it belongs to, and how good it is, stands beside i
 """
 
 import math
-import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +12,9 @@ from typing import Any
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
+from sovl_daemon.durable import replacing
 from sovl_daemon.engine.errors import StateError
 
 FORMAT_VERSION = 3
@@ -134,19 +133,16 @@ def save_probe(probe: Probe, path: Path) -> None:
     together is found out when it is read.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".tmp-", dir=path.parent) as scratch:
-        weights, card = Path(scratch) / "weights", Path(scratch) / "card"
-        tensors = {"weight": probe.weight.contiguous(), "bias": probe.bias.contiguous()}
-        tensors["quiet"] = torch.tensor([probe.quiet])
-        tensors |= {f"{_CENTRE}{key}": each.contiguous() for key, each in probe.centres.items()}
-        save_file(tensors, weights, metadata={"card": _stamp(probe.card)})
-        card.write_text(probe.card.model_dump_json(indent=2) + "\n")
-        for each in (weights, card):
-            each.chmod(0o644)
-            with each.open("rb") as file:
-                os.fsync(file.fileno())
-        weights.replace(path)
-        card.replace(path.with_suffix(_SUFFIX))
+    tensors = {"weight": probe.weight.contiguous(), "bias": probe.bias.contiguous()}
+    tensors["quiet"] = torch.tensor([probe.quiet])
+    tensors |= {f"{_CENTRE}{key}": each.contiguous() for key, each in probe.centres.items()}
+    with (
+        replacing(path.with_suffix(_SUFFIX), mode=0o644) as card,
+        replacing(path, mode=0o644) as weights,
+    ):
+        weights.write(save(tensors, metadata={"card": _stamp(probe.card)}))
+        card.write(f"{probe.card.model_dump_json(indent=2)}\n".encode())
+        card.flush()  # while the weights can still be left as they were
 
 
 def load_probe(path: Path, identity: str = "") -> Probe:

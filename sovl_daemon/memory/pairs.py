@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Generic, Literal, NoReturn, TypeVar
 
+from sovl_daemon.durable import replacing
+
 MAX_LINE_BYTES = 1_048_576
 """Longest line, its end not counted. No more than this of a line is ever in memory."""
 
@@ -32,7 +34,6 @@ OTHER_FIELDS = "(others)"
 _EXAMPLE = '{"prompt": "...", "response": "..."}'
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _NAME_LENGTH = 60
-_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 
 T = TypeVar("T")
 
@@ -335,27 +336,15 @@ def write_pairs(path: Path, pairs: Iterable[Pair], *, replace: bool = False) -> 
 
     """
     try:
-        return _write_beside(path.resolve(), pairs, replace=replace)
+        with replacing(path, mode=0o600) as file:
+            written = _write_lines(file, pairs)
+            if not replace:
+                path.open("xb").close()  # nobody else can take the name from here on
+            return written
     except FileExistsError as error:
         raise PairsError(f"{path}: is there already, name another file or use --force") from error
     except OSError as error:
         raise PairsError(f"{path}: cannot be written: {error.strerror}") from error
-
-
-def _write_beside(path: Path, pairs: Iterable[Pair], *, replace: bool) -> Written:
-    beside = path.with_name(f".{path.name[:100]}.{os.getpid()}.{os.urandom(4).hex()}")
-    try:
-        with os.fdopen(os.open(beside, _NEW_FILE, 0o600), "wb") as file:
-            written = _write_lines(file, pairs)
-            file.flush()
-            os.fsync(file.fileno())
-        if not replace:
-            path.open("xb").close()  # nobody else can take the name from here on
-        beside.replace(path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
-    return written
 
 
 def _write_lines(file: BinaryIO, pairs: Iterable[Pair]) -> Written:

@@ -1,4 +1,4 @@
-"""Hashing, syncing and discarding files, and asking for room before writing them."""
+"""Hashing and discarding files, and asking for room before writing them."""
 
 import errno
 import hashlib
@@ -41,22 +41,6 @@ def files_in(folder: Path) -> dict[str, Path]:
     """Return every file below a folder by its path relative to it, with forward slashes."""
     found = sorted(path for path in folder.rglob("*") if not path.is_dir())
     return {path.relative_to(folder).as_posix(): path for path in found}
-
-
-def sync(path: Path) -> None:
-    """Have the kernel write one file, or one folder's list of names, to disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def sync_tree(folder: Path) -> None:
-    """Sync every file and folder below a folder, then the folder itself."""
-    for path in folder.rglob("*"):
-        sync(path)
-    sync(folder)
 
 
 def discard(path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from sovl_daemon.durable import sync, sync_tree
 from sovl_daemon.models.catalogue import CATALOGUE, PackagedModel
 from sovl_daemon.models.checkpoint import Header, read_header
 from sovl_daemon.models.errors import (
@@ -17,7 +18,7 @@ from sovl_daemon.models.errors import (
     ModelNotFound,
     ModelReplaced,
 )
-from sovl_daemon.models.files import bytes_below, discard, require_space, sync, sync_tree
+from sovl_daemon.models.files import bytes_below, discard, require_space
 from sovl_daemon.models.gguf_parts import whole
 from sovl_daemon.models.identity import weights_digest
 from sovl_daemon.models.manifest import (

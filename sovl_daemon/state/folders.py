@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
-from sovl_daemon.models.files import discard, sync, sync_tree
+from sovl_daemon.durable import sync, sync_tree
+from sovl_daemon.models.files import discard
 
 _SCRATCH = ".tmp-"
 _RETIRED = ".old-"
