@@ -65,21 +65,22 @@ class NightArguments(Arguments):
 class Best:
     """The best validation loss so far, with what gave it, and how long there was no better one.
 
-    `step` counts the steps of the epoch that is not over yet.
+    Where nothing is validated the `loss` is None, and the last epoch is the best. `step` counts the
+    steps of the epoch that is not over yet.
     """
 
-    loss: float
+    loss: float | None
     state: dict[str, Any] | None = None
     epochs: int = 0
     waited: int = 0
     step: int = 0
 
-    def meet(self, loss: float, state: dict[str, Any]) -> None:
+    def meet(self, loss: float | None, state: dict[str, Any]) -> None:
         """Take note of the epoch that is over."""
         self.epochs += 1
         self.step = 0
         self.waited += 1
-        if loss < self.loss:
+        if loss is None or self.loss is None or loss < self.loss:
             self.loss, self.state, self.waited = loss, state, 0
 
 
@@ -218,9 +219,9 @@ class Trainer(Reins):
         lessons, epochs = len(course.curriculum.lessons), course.curriculum.options.epochs
         learner = self.taken_up(await school.learner(course.curriculum, night=False))
         job.progress(text=f"--- Training ({epochs} epochs, {lessons} pairs of {course.name}) ---\n")
-        before = await school.loss(learner, course.validation)
+        before = await _validated(school, learner, course)
         if dry and settings.dry_run_params.skip_training:
-            return {"text": f"Dry run: validation loss {before:.4f}", "validation": before}
+            return {"text": f"Dry run: {_loss(before)}", "validation": before}
         best = Best(before)
         if not dry and not args.fresh:
             await self._go_on_training(school, learner, course, best, job)
@@ -228,13 +229,13 @@ class Trainer(Reins):
         metrics = {"before": before, "validation": best.loss, "epochs": best.epochs}
         if dry or best.state is None:
             why = "a dry run" if dry else "the validation loss did not fall"
-            text = f"Nothing is kept: {why} ({before:.4f}, best {best.loss:.4f})"
+            text = f"Nothing is kept: {why}. {_compared(before, best.loss)}"
             return {"text": text, **metrics}
         await school.on_thread(partial(learner.candidate.load, best.state))
         memory = (await self.ask("unlearned", limit=0))["memory"]
         keep = partial(self._keep, school, learner, best.state, "train", metrics, memory)
         number = await self.hindrance.outlast(keep)
-        text = f"Validation loss {before:.4f} to {best.loss:.4f}, generation {number}"
+        text = f"{_compared(before, best.loss)}, generation {number}"
         return {"text": text, "generation": number, **metrics}
 
     async def _epochs(
@@ -265,9 +266,9 @@ class Trainer(Reins):
                     if held := self.is_held:
                         break
             if not held:
-                loss = await school.loss(learner, course.validation)
+                loss = await _validated(school, learner, course)
                 best.meet(loss, await school.on_thread(learner.candidate.state))
-                job.progress(text=f"Epoch {best.epochs}: validation loss {loss:.4f}\n")
+                job.progress(text=f"Epoch {best.epochs}: {_loss(loss)}\n")
             if kept:
                 async with self.hindrance.met():
                     await self._keep_training(school, learner, course, best, memory)
@@ -379,6 +380,21 @@ def _tonight(
 
 async def _training_of(unfinished: Generation) -> dict[str, Any]:
     return await anyio.to_thread.run_sync(partial(unfinished.training, "torch")) or {}
+
+
+async def _validated(school: School, learner: Learner, course: Course) -> float | None:
+    """The validation loss, None where no pair is held back."""
+    return await school.loss(learner, course.validation) if course.validation else None
+
+
+def _loss(loss: float | None) -> str:
+    return "nothing is validated" if loss is None else f"validation loss {loss:.4f}"
+
+
+def _compared(before: float | None, after: float | None) -> str:
+    if before is None or after is None:
+        return "Nothing was validated, as no pair was held back"
+    return f"Validation loss {before:.4f} to {after:.4f}"
 
 
 def _name(course: Course) -> str:

@@ -33,7 +33,12 @@ class CoreConfig(Section):
         (0, 2, 4), "Layers for the custom mode.", unit="layer index", lenient=True
     )
     valid_split_ratio: float = key(
-        0.2, "Share of the training data held back for validation.", unit="ratio", ge=0, lt=1
+        0.2,
+        "Share of the training data held back for validation; with 0, and where all pairs have one "
+        "prompt, what is trained is kept unseen.",
+        unit="ratio",
+        ge=0,
+        lt=1,
     )
     random_seed: int = key(
         42, "Seed of training, splits and dreams.", unit="seed", ge=0, le=2**32 - 1

@@ -11,6 +11,7 @@ from benches.night_kills import settings_for
 from sovl_daemon.state import StateStore
 from tests.daemon import Daemon, running
 
+CORE = "core_config"
 TRAINING = "training_config"
 CONTROLS = "controls_config"
 
@@ -27,9 +28,12 @@ def turn(daemon: Daemon, key: str, value: object) -> None:
         client.control("config_set", key=key, value=json.dumps(value))
 
 
-def trained(daemon: Daemon, file: Path, **args: Any) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+def trained(
+    daemon: Daemon, file: Path, *, pairs: int = 12, **args: Any
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """The steps of a training, and its result."""
-    file.write_text('{"prompt": "What is 1?", "response": "A number."}\n' * 12)
+    each = [{"prompt": f"What is {n}?", "response": "A number."} for n in range(pairs)]
+    file.write_text("\n".join(map(json.dumps, each)))
     with daemon.client() as client:
         *told, result = client.stream("train", file=str(file), fresh=True, **args)
     return [each for each in told if "step" in each], result
@@ -43,6 +47,20 @@ def test_patience_bounds_how_long_it_gets_no_better(daemon: Daemon, tmp_path: Pa
         epochs.append(trained(daemon, tmp_path / "pairs.jsonl", epochs=30)[1]["epochs"])
     turn(daemon, f"{TRAINING}.learning_rate", 8e-3)
     assert epochs[0] < epochs[1] < 30
+
+
+@pytest.mark.parametrize(("ratio", "pairs"), [(0.0, 12), (0.2, 1)])
+def test_what_cannot_be_validated_is_kept_and_said_so(
+    daemon: Daemon, tmp_path: Path, ratio: float, pairs: int
+) -> None:
+    turn(daemon, f"{CORE}.valid_split_ratio", ratio)
+    steps, result = trained(daemon, tmp_path / "pairs.jsonl", pairs=pairs, epochs=3)
+    turn(daemon, f"{CORE}.valid_split_ratio", 0.2)
+    assert {each["epoch"] for each in steps} == {1, 2, 3}
+    assert result["text"].startswith("Nothing was validated, as no pair was held back, generation")
+    assert (result["before"], result["validation"], result["epochs"]) == (None, None, 3)
+    kept = StateStore(daemon.root / "state").find(str(result["generation"]))
+    assert kept.manifest.reason == "train"
 
 
 def test_a_dry_run_trains_only_where_it_is_told_to(daemon: Daemon, tmp_path: Path) -> None:

@@ -140,10 +140,10 @@ def test_a_terminal_sees_a_bar_of_the_steps(daemon: Daemon, tmp_path: Path) -> N
     assert training.returncode == 0
     for words in (b"Epoch 2/2", b"loss ", b" tokens/s, ", b" s left"):
         assert words in seen
-    assert said.startswith(("Validation loss", "Nothing is kept"))
+    assert said.startswith("Nothing was validated")  # one prompt cannot be split
     piped = daemon.sovl("console", text=f"train 1 {file}\n")
     assert "Epoch 1/1 Step 1/" in piped.stdout
-    assert piped.stdout.splitlines()[-1].startswith(("Validation loss", "Nothing is kept"))
+    assert piped.stdout.splitlines()[-1].startswith("Nothing was validated")
 
 
 def test_training_that_is_cut_off_goes_on(daemon: Daemon, tmp_path: Path) -> None:
