@@ -251,13 +251,9 @@ class MindKeeper(Agent):
 
     @command(NightArguments, internal=True)
     async def mind_slept(self, args: NightArguments, job: Job) -> dict[str, Any]:
-        """A night whose learning is kept is over; returns the mind as it is written down then."""
-        after = self._mind.slept(
-            args.question,
-            capacity=self._capacity(),
-            knobs=self.settings.controls_config,
-            training=self.settings.training_config,
-        )
+        """A night, or a training, is kept; returns the mind as it is written down then."""
+        training = self.settings.training_config
+        after = self._mind.slept(args.question, capacity=self._capacity(), training=training)
         if not args.foretell:
             await self._become(after)
         return {"document": after.to_json()}

@@ -136,22 +136,13 @@ class Mind:
         """Return the mind asleep."""
         return replace(self, asleep=True)
 
-    def slept(
-        self,
-        question: str,
-        *,
-        capacity: float,
-        knobs: ControlsConfig,
-        training: TrainingConfig,
-    ) -> "Mind":
-        """Return the mind after a night whose learning is kept, with the `question` it raised.
+    def slept(self, question: str, *, capacity: float, training: TrainingConfig) -> "Mind":
+        """Return the mind after learning that is kept, by night or not, and raised this `question`.
 
-        The influence becomes the life weight. Without `enable_sleep_training` there was nothing to
-        learn, and it stays. An aborted night ends with `woke` alone.
+        The influence becomes the life weight. A night that is aborted, or has nothing to learn,
+        ends with `woke` alone.
         """
-        weight = self.learned_weight
-        if knobs.enable_sleep_training:
-            weight = life_weight(stage(self.exposure, capacity), training)
+        weight = life_weight(stage(self.exposure, capacity), training)
         return replace(
             self._wondering([question]), learned_weight=weight, nights=self.nights + 1, asleep=False
         )

@@ -63,6 +63,20 @@ def test_what_cannot_be_validated_is_kept_and_said_so(
     assert kept.manifest.reason == "train"
 
 
+def test_what_is_trained_steers_though_it_does_not_train_while_it_sleeps(
+    daemon: Daemon, tmp_path: Path
+) -> None:
+    with daemon.client() as client:
+        client.ask("reset")
+    turn(daemon, f"{CONTROLS}.enable_sleep_training", False)
+    turn(daemon, f"{CORE}.valid_split_ratio", 0.0)
+    trained(daemon, tmp_path / "pairs.jsonl", epochs=1)
+    turn(daemon, f"{CORE}.valid_split_ratio", 0.2)
+    turn(daemon, f"{CONTROLS}.enable_sleep_training", True)
+    with daemon.client() as client:
+        assert client.ask("mind")["influence"] > 0
+
+
 def test_a_dry_run_trains_only_where_it_is_told_to(daemon: Daemon, tmp_path: Path) -> None:
     file = tmp_path / "pairs.jsonl"
     steps, result = trained(daemon, file, dry_run=True)

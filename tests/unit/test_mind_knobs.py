@@ -34,8 +34,13 @@ def answered(mind: Mind, controls: ControlsConfig, training: TrainingConfig) -> 
 
 
 def slept(controls: ControlsConfig, training: TrainingConfig) -> float:
-    mind = Mind(exposure=30).slept("", capacity=100, knobs=controls, training=training)
-    return mind.influence(controls)
+    return Mind(exposure=30).slept("", capacity=100, training=training).influence(controls)
+
+
+def lived(controls: ControlsConfig, training: TrainingConfig) -> bool:
+    """Whether anything was learned in half a day."""
+    life = simulation.Simulation(controls, training, hours=12, seed=1, parameters=460_800)
+    return any(moment.influence > 0 for moment in life.run())
 
 
 def why_sleep(controls: ControlsConfig, entries: int, confidence: float) -> str | None:
@@ -82,7 +87,7 @@ TABLE: dict[str, tuple[Any, Observable, Any, Any]] = {
     "sigmoid_shift": (3.0, slept, 0.268941, 0.5),
     "learning_rate": (2e-4, lambda _, t: lifecycle.night_learning_rate(0, t), 4e-3, 1e-4),
     "enable_lifecycle_weighting": (False, slept, 0.268941, 1),
-    "enable_sleep_training": (False, slept, 0.268941, 0),
+    "enable_sleep_training": (False, lived, True, False),
     # Sleep
     "enable_gestation": (False, lambda c, _: why_sleep(c, 10, 0.8), "ready", None),
     "sleep_conf_threshold": (0.9, lambda c, _: why_sleep(c, 10, 0.8), "ready", None),

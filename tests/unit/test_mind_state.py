@@ -63,10 +63,8 @@ def answer(mind: Mind, confidence: float = 0.6, unseen: bool = True, **knobs: An
     )
 
 
-def sleep(mind: Mind, question: str = "", **knobs: Any) -> Mind:
-    return mind.fell_asleep().slept(
-        question, capacity=CAPACITY, knobs=ControlsConfig(**knobs), training=TRAINING
-    )
+def sleep(mind: Mind, question: str = "") -> Mind:
+    return mind.fell_asleep().slept(question, capacity=CAPACITY, training=TRAINING)
 
 
 # Answers
@@ -189,10 +187,6 @@ def test_the_day_leaves_the_influence_to_the_night() -> None:
     mind = sleep(answer(Mind()))
     assert answer(mind).influence(KNOBS) == mind.influence(KNOBS)
     assert sleep(answer(mind)).influence(KNOBS) > mind.influence(KNOBS)
-
-
-def test_a_night_without_training_changes_no_influence() -> None:
-    assert sleep(Mind(exposure=500), enable_sleep_training=False).influence(KNOBS) == 0
 
 
 def test_without_weighting_the_users_weights_hold_as_they_are() -> None:

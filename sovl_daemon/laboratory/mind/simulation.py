@@ -239,15 +239,14 @@ class Simulation:
         self._mind = self._mind.woke()
 
     def _learn(self, taught: int) -> None:
-        """Consume the first so many interactions; a night without training teaches nothing."""
-        if self._knobs.enable_sleep_training:
-            rate = night_learning_rate(self._stage(), self._training)
-            for prompt in self._log[:taught]:
-                self._knowledge.learn(prompt.topic, rate)
+        """Consume the first so many interactions; a night without training leaves them all."""
+        if not self._knobs.enable_sleep_training:
+            return
+        rate = night_learning_rate(self._stage(), self._training)
+        for prompt in self._log[:taught]:
+            self._knowledge.learn(prompt.topic, rate)
         question, self._log = _question(self._log[0].topic), self._log[taught:]
-        self._mind = self._mind.slept(
-            question, capacity=self._capacity, knobs=self._knobs, training=self._training
-        )
+        self._mind = self._mind.slept(question, capacity=self._capacity, training=self._training)
 
     def _dream(self) -> None:
         reason = self._mind.dream_reason(self._knobs)
