@@ -103,6 +103,7 @@ class Dreamer(Agent):
         self._state: MindState | None = None
         self._spoken_at = time.monotonic()
         self._hidden: dict[str, torch.Tensor] = {}
+        self._kept: list[tuple[str, float]] = []
         self._blended: list[tuple[str, float]] = []
         self._dreaming = anyio.Lock()
         self._gate = Gate(self, "a dream")
@@ -229,20 +230,21 @@ class Dreamer(Agent):
         return _first_line("".join(parts)), answer_confidence(piece.summary.probabilities)
 
     async def _blend(self, state: MindState) -> None:
-        """Let the scaffold's context hold the dreams that are remembered, by their shares."""
-        wanted = [(dream.name, dream.share) for dream in state.dreams if dream.share > 0]
-        if wanted == self._blended:
+        """Let the scaffold remember the dreams that are kept, by their shares, if it may."""
+        kept = [(dream.name, dream.share) for dream in state.dreams if dream.share > 0]
+        wanted = kept if self.settings.controls_config.use_scaffold_memory else []
+        if (kept, wanted) == (self._kept, self._blended):
             return
         from sovl_daemon.engine.fusion import Dream
 
         engine = await device.engine()
-        for scene in await self._remembered(missing=True):
+        for scene in await self._remembered(missing=True) if wanted else ():
             hidden = await engine.dream(_scene(scene), noise=0.0, seed=0)
             if hidden is not None:
                 self._hidden[str(scene["id"])] = hidden
-        self._hidden = {n: self._hidden[n] for n, _ in wanted if n in self._hidden}
+        self._hidden = {n: self._hidden[n] for n, _ in kept if n in self._hidden}
         await engine.remember([Dream(self._hidden[n], w) for n, w in wanted if n in self._hidden])
-        self._blended = wanted
+        self._kept, self._blended = kept, wanted
 
     async def _recent(self) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = (await self.ask("history", limit=_RECENT))["interactions"]

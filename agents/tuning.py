@@ -288,8 +288,7 @@ class Tuning(Agent):
         from sovl_daemon.engine.influence import Influence
 
         controls = settings.controls_config
-        on = controls.enable_cross_attention and controls.use_scaffold_memory
-        if not on:
+        if not controls.enable_cross_attention:
             return Steering((), Influence())
         mode = controls.dynamic_cross_attn_mode if controls.enable_dynamic_cross_attention else None
         return Steering(

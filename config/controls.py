@@ -84,7 +84,11 @@ class ControlsConfig(Section):
     dream_prune_threshold: float = key(
         0.1, "Dreams below this weight are forgotten.", unit="weight", ge=0, le=1
     )
-    use_scaffold_memory: bool = key(True, "If true, the scaffold's memory adapts answers.")
+    use_scaffold_memory: bool = key(
+        True,
+        "If true, the scaffold remembers its dreams of past prompts and responses beside the "
+        "conversation it reads.",
+    )
     use_token_map_memory: bool = key(True, "If true, the token map learns from answers.")
     memory_decay_rate: float = key(
         0.95, "Factor on the token map's weights at each update.", unit="factor", ge=0, le=1
@@ -105,7 +109,9 @@ class ControlsConfig(Section):
     enable_confidence_tracking: bool = key(True, "If true, confidence is tracked.")
     enable_gestation: bool = key(True, "If true, it goes into gestation by itself.")
     enable_sleep_training: bool = key(True, "If true, it trains while it sleeps.")
-    enable_cross_attention: bool = key(True, "If true, the scaffold steers the base.")
+    enable_cross_attention: bool = key(
+        True, "If true, the scaffold steers the base through cross-attention; else nothing does."
+    )
     enable_dynamic_cross_attention: bool = key(True, "If true, dynamic_cross_attn_mode has effect.")
     enable_lora_adapters: bool = key(True, "If true, the scaffold's LoRA adapters are used.")
     enable_repetition_check: bool = key(True, "If true, a repeating answer is stopped.")

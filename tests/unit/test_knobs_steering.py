@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from agents.device import device
+from agents.dreamer import Dreamer
 from agents.generator import Generator
-from bus.topics import MindState
+from bus.topics import DreamKept, MindState
 from config import Paths, Settings, with_value
 from sovl_daemon.engine.engine import Engine
 from sovl_daemon.engine.lora import LoraOptions
@@ -28,6 +30,7 @@ CONFIDENT = MindState(
     has_woken=True,
     nights=1,
 )
+DREAMT = CONFIDENT.model_copy(update={"dreams": (DreamKept(name="1", share=0.5),)})
 
 
 @pytest.fixture
@@ -46,6 +49,21 @@ async def engine(tmp_path: Path) -> AsyncIterator[Engine]:
     taught(loaded.fusion)
     yield loaded
     await loaded.close()
+
+
+@pytest.fixture
+async def dreamer(engine: Engine) -> AsyncIterator[Dreamer]:
+    """A dreamer that has dreamt what `DREAMT` remembers."""
+    settings = Settings()
+    made = Dreamer(settings, Paths.of(settings), "host")
+    await made.start()
+    hidden = await engine.dream("Kira is 44 years old.", noise=0.1, seed=1)
+    assert hidden is not None
+    made._hidden["1"] = hidden
+    made._state = DREAMT
+    device.share(engine)
+    yield made
+    device.withdraw()
 
 
 def agent(engine: Engine, **values: str) -> Generator:
@@ -67,12 +85,29 @@ async def said(engine: Engine, **values: str) -> torch.Tensor:
     return found
 
 
-@pytest.mark.parametrize("knob", ["enable_cross_attention", "use_scaffold_memory"])
-async def test_off_it_is_the_base(engine: Engine, knob: str) -> None:
+async def test_without_cross_attention_it_is_the_base(engine: Engine) -> None:
     steered = await said(engine)
     plain = await said(engine, controls_config__scaffold_weight_cap="0.5", fusion__weight="0")
     assert not torch.allclose(steered, plain, atol=1e-2)
-    assert torch.equal(await said(engine, **{f"controls_config__{knob}": "false"}), plain)
+    assert torch.equal(await said(engine, controls_config__enable_cross_attention="false"), plain)
+
+
+async def test_without_scaffold_memory_it_steers_by_the_conversation_alone(
+    engine: Engine, dreamer: Dreamer
+) -> None:
+    plain = await said(engine, controls_config__enable_cross_attention="false")
+    undreamt = await said(engine)
+    await dreamer._blend(DREAMT)
+    dreamt = await said(engine)
+    dreamer.settings = with_value(dreamer.settings, "use_scaffold_memory", "false")
+    await dreamer._blend(DREAMT)
+    off = await said(engine)
+    assert torch.equal(off, undreamt)
+    assert not torch.allclose(off, plain, atol=1e-2)
+    assert not torch.allclose(off, dreamt, atol=1e-3)
+    dreamer.settings = with_value(dreamer.settings, "use_scaffold_memory", "true")
+    await dreamer._blend(DREAMT)
+    assert torch.equal(await said(engine), dreamt)
 
 
 async def test_without_adapters_it_reads_otherwise(engine: Engine) -> None:
