@@ -91,6 +91,7 @@ def connection(
 
 @app.command()
 def run(
+    context: typer.Context,
     config: Annotated[
         Path | None, typer.Option(help="Configuration file.", envvar="SOVL_CONFIG")
     ] = None,
@@ -108,21 +109,22 @@ def run(
     """Run the daemon in the foreground."""
     from sovl_daemon.cli.daemon import run_daemon
 
+    if console or once is not None:
+        options = [f"--set={each}" for each in overrides] + ["--dry-run"] * dry_run
+        source = context.get_parameter_source("config")
+        if source is not None and source.name == "COMMANDLINE":  # a child inherits the environment
+            options.append(f"--config={config}")
+        _run_and_talk(options, once)
+        return
     if dry_run:
         overrides = [*overrides, "training_config.dry_run=true"]
-    if console or once is not None:
-        _run_and_talk(config, overrides, once)
-    else:
-        raise typer.Exit(run_daemon(config, overrides))
+    raise typer.Exit(run_daemon(config, overrides))
 
 
-def _run_and_talk(config: Path | None, overrides: list[str], once: str | None) -> None:
+def _run_and_talk(options: list[str], once: str | None) -> None:
     from sovl_daemon.cli.console import run_console
     from sovl_daemon.cli.foreground import with_daemon
 
-    options = [f"--set={each}" for each in overrides]
-    if config is not None:
-        options.append(f"--config={config}")
     if once is None:
         with_daemon(options, run_console)
     else:

@@ -15,6 +15,7 @@ from typing import NoReturn
 import anyio
 import typer
 
+from bus.errors import BAD_ARGUMENT, CommandError
 from sovl_daemon.cli import render
 from sovl_daemon.client import AsyncClient, ClientError, DaemonDown
 from sovl_daemon.client.target import Target
@@ -30,9 +31,15 @@ Work = Callable[[AsyncClient], Awaitable[None]]
 def with_daemon(options: list[str], work: Work) -> None:
     """Do `work` with the running daemon, else with one that lives as long as the work.
 
-    `options` are those of `sovl run`.
+    `options` are those of `sovl run`; one that runs already has its own. Raises CommandError.
     """
     if _is_running():
+        if options:
+            raise CommandError(
+                BAD_ARGUMENT,
+                f"a daemon runs already, without {', '.join(options)}: "
+                "leave that out, or stop the daemon first: sovl stop",
+            )
         anyio.run(_talk, None, work)
         return
     with _daemon(options) as process:

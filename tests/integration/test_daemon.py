@@ -69,6 +69,25 @@ def test_second_hub_is_refused(echo_daemon: Daemon) -> None:
     assert echo_daemon.sovl("ping").returncode == 0
 
 
+@pytest.mark.parametrize(
+    "option", ["--dry-run", "--set=controls_config.base_temperature=1", "--config=/there.json"]
+)
+def test_a_running_daemon_is_not_talked_to_with_options_it_does_not_have(
+    echo_daemon: Daemon, option: str
+) -> None:
+    for talk in ("--console", "--once=Hello!"):
+        refused = echo_daemon.sovl("run", talk, option, text="ping\n")
+        assert refused.returncode == exits.USAGE
+        assert f"a daemon runs already, without {option}: leave" in refused.stderr
+        assert refused.stdout == ""
+
+
+def test_a_configuration_that_the_environment_names_is_no_such_option(echo_daemon: Daemon) -> None:
+    echo_daemon.environment["SOVL_CONFIG"] = "/there.json"
+    talked = echo_daemon.sovl("run", "--console", text="ping\n")
+    assert (talked.returncode, talked.stderr) == (0, "")
+
+
 def test_stop_command_waits_for_the_end(echo_daemon: Daemon) -> None:
     assert echo_daemon.sovl("stop").returncode == 0
     assert echo_daemon.process is not None
