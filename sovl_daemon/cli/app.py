@@ -199,17 +199,14 @@ def call(
     as_json: Json = False,
 ) -> None:
     """Run any command of the daemon, also those of agents that others wrote."""
-    import shlex
-
     from sovl_daemon.cli.progress import counted
-    from sovl_daemon.cli.words import parse_line, parse_pairs
+    from sovl_daemon.cli.words import parse_pairs, parse_words
 
     async def ask(client: AsyncClient) -> None:
         words = arguments or []
         known = (await client.control("commands"))["commands"]
         schema = next((spec["arguments"] for spec in known if spec["name"] == name), None)
-        named = schema is None or any("=" in word for word in words)
-        args = parse_pairs(words) if named else parse_line(shlex.join(words), schema or {})
+        args = parse_pairs(words) if schema is None else parse_words(words, schema)
         async with client.call(name, args, deadline_s=deadline) as call:
             with counted(render.errors) as show:
                 async for step in call:

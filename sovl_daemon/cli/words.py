@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from typing import Any
 
 import orjson
 
 from bus.errors import BAD_ARGUMENT, CommandError
+
+_PAIR = re.compile(r"[A-Za-z_]\w*=")
 
 
 def parse_pairs(words: list[str]) -> dict[str, Any]:
@@ -30,32 +33,66 @@ def parse_value(text: str) -> Any:
         return text
 
 
-def parse_line(rest: str, schema: dict[str, Any]) -> dict[str, Any]:
-    """What follows a command's name, by the JSON schema of its arguments.
+def parse_words(words: list[str], schema: dict[str, Any]) -> dict[str, Any]:
+    """The words of a shell, by the JSON schema of a command's arguments. Raises CommandError.
 
-    Words fill the arguments in order, or name them (`key=value`). Where the first argument is
-    text that must be given, it takes the whole line unless that is quoted: `generate How are you?`
-    and `generate "How are you?" 20` both do what one means. Raises CommandError.
+    `key=value` names an argument, and the other words fill those that are not named, in order.
+    Where the first argument is text that must be given, it is the first word if that has a space,
+    else all words before the named ones at the end.
     """
-    properties = schema.get("properties", {})
-    names = list(properties)
+    names = list(schema.get("properties", {}))
+    if not words or not _begins_with_text(schema) or any(_names(w, names[:1]) for w in words):
+        return _filled(words, names, schema)
+    count = len(words)
+    while count > 1 and (" " in words[0] or _names(words[count - 1], names)):
+        count -= 1
+    return {names[0]: " ".join(words[:count]), **_filled(words[count:], names[1:], schema)}
+
+
+def parse_line(rest: str, schema: dict[str, Any]) -> dict[str, Any]:
+    """What follows a command's name on a line, as `parse_words`; only the text is told otherwise.
+
+    It takes the whole line unless that is quoted: `generate How are you?` and `generate "How are
+    you?" 20` both do what one means. Raises CommandError.
+    """
+    names = list(schema.get("properties", {}))
     if not rest:
         return {}
     try:
         words = shlex.split(rest)
     except ValueError:  # an apostrophe, most likely
         words = [rest]
-    if all(word.partition("=")[0] in names and "=" in word for word in words):
-        return parse_pairs(words)
-    free = names[:1] == schema.get("required", [])[:1] != [] and _is_free_text(properties[names[0]])
-    if free and rest[0] not in "\"'":
+    named = all(_names(word, names) for word in words)
+    if not _begins_with_text(schema) or (named and any(_names(w, names[:1]) for w in words)):
+        return _filled(words, names, schema)
+    if rest[0] not in "\"'":
         return {names[0]: rest}
-    words = _gathered(words, names, properties)
+    return {names[0]: words[0], **_filled(words[1:], names[1:], schema)}
+
+
+def _filled(words: list[str], names: list[str], schema: dict[str, Any]) -> dict[str, Any]:
+    """Named arguments, and in those of `names` that are left the other words."""
+    properties = schema.get("properties", {})
+    named = parse_pairs([word for word in words if _PAIR.match(word)])
+    names = [name for name in names if name not in named]
+    words = _gathered([word for word in words if not _PAIR.match(word)], names, properties)
     if len(words) > len(names):
         allowed = ", ".join(names) or "none"
         raise CommandError(BAD_ARGUMENT, f"too many arguments, allowed: {allowed}")
     values = zip(names, words, strict=False)
-    return {name: _typed(word, properties[name]) for name, word in values}
+    return {name: _typed(word, properties[name]) for name, word in values} | named
+
+
+def _names(word: str, names: list[str]) -> bool:
+    key, equals, _ = word.partition("=")
+    return bool(equals) and key in names
+
+
+def _begins_with_text(schema: dict[str, Any]) -> bool:
+    """Whether the first argument is any text, and has to be given."""
+    properties = schema.get("properties", {})
+    first = list(properties)[:1]
+    return schema.get("required", [])[:1] == first != [] and _is_free_text(properties[first[0]])
 
 
 def _gathered(words: list[str], names: list[str], properties: dict[str, Any]) -> list[str]:

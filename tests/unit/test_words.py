@@ -4,9 +4,10 @@ import pytest
 
 from agents.generator import GenerateArguments
 from agents.scribe import HistoryArguments
+from agents.trainer import TrainArguments
 from agents.tuning import CrossArguments, TuneArguments
 from bus.errors import CommandError
-from sovl_daemon.cli.words import parse_line, parse_pairs
+from sovl_daemon.cli.words import parse_line, parse_pairs, parse_words
 from sovl_daemon.controls import SetArguments
 
 GENERATE = GenerateArguments.model_json_schema()
@@ -14,6 +15,7 @@ SET = SetArguments.model_json_schema()
 HISTORY = HistoryArguments.model_json_schema()
 CROSS = CrossArguments.model_json_schema()
 TUNE = TuneArguments.model_json_schema()
+TRAIN = TrainArguments.model_json_schema()
 TEXT = {"properties": {"text": {"type": "string"}}, "required": ["text"]}
 COUNT = {"properties": {"count": {"type": "integer"}, "name": {"type": "string"}}}
 
@@ -37,10 +39,39 @@ COUNT = {"properties": {"count": {"type": "integer"}, "name": {"type": "string"}
         ("layers 0.5 0.6 0.7", CROSS, {"what": "layers", "values": [0.5, 0.6, 0.7]}),
         ("5 five", COUNT, {"count": 5, "name": "five"}),
         ("count=5 name=6", COUNT, {"count": 5, "name": 6}),
+        ("five count=5", COUNT, {"count": 5, "name": "five"}),
+        ("5 limit=3", COUNT, {"count": 5, "limit": 3}),  # who has the arguments refuses it
+        ("weight values=[0.7]", CROSS, {"what": "weight", "values": [0.7]}),
+        ('"2 = 2?" max_tokens=5', GENERATE, {"prompt": "2 = 2?", "max_tokens": 5}),
+        ("is max_tokens=5 little?", GENERATE, {"prompt": "is max_tokens=5 little?"}),
+        ("max_tokens=5", GENERATE, {"prompt": "max_tokens=5"}),
+        ("max_tokens=5 prompt=Hi", GENERATE, {"prompt": "Hi", "max_tokens": 5}),
     ],
 )
 def test_line(rest: str, schema: dict[str, object], args: dict[str, object]) -> None:
     assert parse_line(rest, schema) == args
+
+
+@pytest.mark.parametrize(
+    ("words", "schema", "args"),
+    [
+        ([], GENERATE, {}),
+        (["How", "are", "you?"], GENERATE, {"prompt": "How are you?"}),
+        (["How are you?", "20"], GENERATE, {"prompt": "How are you?", "max_tokens": 20}),
+        (["2 + 2 = 4?"], GENERATE, {"prompt": "2 + 2 = 4?"}),
+        (["Solve", "x=5"], GENERATE, {"prompt": "Solve x=5"}),
+        (["max_tokens=5 is what?"], GENERATE, {"prompt": "max_tokens=5 is what?"}),
+        (["a = b?", "max_tokens=5"], GENERATE, {"prompt": "a = b?", "max_tokens": 5}),
+        (["Hi", "there", "max_tokens=5"], GENERATE, {"prompt": "Hi there", "max_tokens": 5}),
+        (["prompt=Hi", "20"], GENERATE, {"prompt": "Hi", "max_tokens": 20}),
+        (["5", "file=x.jsonl"], TRAIN, {"epochs": 5, "file": "x.jsonl"}),
+        (["file=x.jsonl", "5"], TRAIN, {"epochs": 5, "file": "x.jsonl"}),
+        (["limt=3"], HISTORY, {"limt": 3}),  # a mistake is refused, not taken for a conversation
+        (["layers", "0.5", "0.6"], CROSS, {"what": "layers", "values": [0.5, 0.6]}),
+    ],
+)
+def test_words(words: list[str], schema: dict[str, object], args: dict[str, object]) -> None:
+    assert parse_words(words, schema) == args
 
 
 def test_too_many_words_name_what_is_allowed() -> None:
