@@ -145,9 +145,9 @@ class Archive(Agent):
             become = await self._prepared(await self._told(partial(writer.store.find, name)))
             generation: Generation = await self._told(partial(writer.restore, name))
             await self._become(generation, become, mind=True)
-        number = generation.manifest.number
-        text = f"Scaffold, cross-attention, token map and mind loaded from {name}"
-        return {"text": text, "generation": number}
+            parts = await anyio.to_thread.run_sync(generation.holds)
+        held = ", ".join(parts) or "a new-born mind"
+        return {"text": f"Loaded from {name}: {held}", "generation": generation.manifest.number}
 
     @command(long=True)
     async def reset(self, args: NoArguments, job: Job) -> dict[str, Any]:

@@ -89,6 +89,16 @@ class Generation:
         """Return the mind's own numbers."""
         return _json(self.folder / MIND)
 
+    def holds(self) -> list[str]:
+        """Return the parts in which it has something, in words; none where it is new-born."""
+        parts = {
+            "scaffold": self.scaffold(),
+            "cross-attention": self.fusion(),
+            "token map": self.token_map(),
+            "mind": self.mind(),
+        }
+        return [name for name, part in parts.items() if part]
+
     def contents(self, framework: Framework = "numpy") -> Contents:
         """Return everything at once."""
         return Contents(

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 CURRENT = "current"
 
 _LOCK = "state.lock"
+_TOLD = 10  # names in a message
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +124,7 @@ class StateStore:
         folder = self.saves / checked_name(name)
         if not folder.is_dir():
             hint = nearest_hint(name, self.save_names())
-            raise NotFound(f"no save {name!r} in {self.root}{hint}; see: sovl state list")
+            raise NotFound(f"no save {name!r} in {self.root}{hint}; {self._there()}")
         return folder
 
     def history(self) -> list[Listed]:
@@ -192,9 +193,16 @@ class StateStore:
             raise NotFound(f"no generation in {self.root}: nothing has been learned or saved yet")
         return found
 
+    def _there(self) -> str:
+        """Say which saves and generations there are, the last of many."""
+        saves, numbers = self.save_names(), [str(number) for number in self.numbers()]
+        kinds = (("saves", saves), ("generations", numbers))
+        told = [f"{kind}: {', '.join(names[-_TOLD:]) or 'none'}" for kind, names in kinds]
+        return f"{'; '.join(told)}; see: sovl state list"
+
     def _existing(self, number: int) -> Generation:
         if not self.folder(number).is_dir():
-            raise NotFound(f"no generation {number} in {self.root}; see: sovl state list")
+            raise NotFound(f"no generation {number} in {self.root}; {self._there()}")
         try:
             return self._sound(number)
         except Damaged as error:

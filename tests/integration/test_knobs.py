@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from benches.night_kills import settings_for
 
+from sovl_daemon.client import CommandError
 from sovl_daemon.state import StateStore
 from tests.daemon import Daemon, running
 
@@ -95,6 +96,16 @@ def test_a_save_without_a_name_gets_the_configured_one(daemon: Daemon) -> None:
         client.ask("save")
         client.ask("load")
     assert {"state", "mine"} <= set(StateStore(daemon.root / "state").save_names())
+
+
+def test_a_load_says_what_was_there(daemon: Daemon) -> None:
+    with daemon.client() as client:
+        number = client.ask("reset")["generation"]
+        loaded = client.ask("load", name=str(number))
+        assert loaded["text"] == f"Loaded from {number}: a new-born mind"
+        client.ask("save", name="full", force=True)
+        with pytest.raises(CommandError, match=r"no save 'ful' in .* \(nearest: full\); saves: "):
+            client.ask("load", name="ful")
 
 
 def test_an_answer_that_repeats_is_stopped_unless_told_not_to(daemon: Daemon) -> None:

@@ -64,6 +64,7 @@ def test_what_was_committed_is_loaded(store: StateStore) -> None:
     assert manifest.metrics == {"loss": [2.5, 1]}
     assert manifest.interactions == [3, 4, 9]
     assert before <= manifest.created <= datetime.now(UTC)
+    assert made.holds() == ["scaffold", "cross-attention", "token map", "mind"]
     contents = made.contents()
     assert contents.mind == mind(7).mind
     assert contents.token_map == mind(7).token_map
@@ -265,6 +266,7 @@ def test_a_reset_can_be_undone(store: StateStore) -> None:
         assert (fresh.manifest.number, fresh.manifest.reason) == (2, "reset")
         assert (fresh.manifest.base, fresh.manifest.memory) == ("", "memory-1")
         assert fresh.contents() == Contents()
+        assert fresh.holds() == []
         assert fresh.manifest.learned == ()
         writer.restore("1")
     assert number_in(store.find("current")) == 1
@@ -280,7 +282,10 @@ def test_names_that_no_save_has(store: StateStore, name: str) -> None:
 
 @pytest.mark.parametrize(
     ("reference", "message"),
-    [("9", "no generation 9 in .*see: sovl state list"), ("mondy", r"no save 'mondy' .*monday")],
+    [
+        ("9", "no generation 9 in .*; saves: monday; generations: 1; see: sovl state list"),
+        ("mondy", r"no save 'mondy' in .* \(nearest: monday\); saves: monday; generations: 1; see"),
+    ],
 )
 def test_what_is_not_there_is_named(store: StateStore, reference: str, message: str) -> None:
     commit(store, 1)
