@@ -58,13 +58,13 @@ core_config.base_modle_name: unknown key, did you mean base_model_name?
 ```
 
 *Live* keys take effect while it runs, *restart* keys at the next start. Which test shows what a
-knob of training or controls does is told [at the end](#tests-of-the-knobs).
+knob of core, LoRA, training or controls does is told [at the end](#tests-of-the-knobs).
 """
 
 _TESTS = """## Tests of the knobs
 
-Each knob of training and controls has a test in which turning it changes what happens; run one with
-`./scripts/test TEST`. The list is `tests/knobs.toml`; a test holds that it is complete.
+Each knob of core, LoRA, training and controls has a test in which turning it changes what happens;
+run one with `./scripts/test TEST`. The list is `tests/knobs.toml`; a test holds it to be complete.
 
 | Knob | Test |
 |---|---|

@@ -1,4 +1,4 @@
-"""Every knob of training and controls has a test that shows its effect."""
+"""Every knob of the mind has a test that shows its effect."""
 
 import subprocess
 import sys
@@ -7,7 +7,7 @@ from documents.configuration import KNOB_TESTS, knob_tests
 
 from config.keys import KEYS
 
-SECTIONS = ("training_config.", "controls_config.")
+SECTIONS = ("core_config.", "lora_config.", "training_config.", "controls_config.")
 
 
 def test_every_knob_has_one() -> None:

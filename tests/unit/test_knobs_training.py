@@ -40,7 +40,9 @@ def pairs(tmp_path: Path) -> Path:
 def school(engine: Engine, **values: str) -> School:
     settings = with_value(Settings(), "core_config.cross_attn_layers", "[0, 1]")
     for key, value in values.items():
-        settings = with_value(settings, f"training_config.{key.replace('__', '.')}", value)
+        name = key.replace("__", ".")
+        name = name if name.startswith("core_config.") else f"training_config.{name}"
+        settings = with_value(settings, name, value)
     return School(engine, settings, stage=0.0)
 
 
@@ -61,6 +63,23 @@ async def test_epochs_and_batches(engine: Engine, pairs: Path) -> None:
     wider = (await laid_out(engine, pairs, batch_size="4")).curriculum
     assert wider.steps == 3 * math.ceil(lessons / 4)
     assert max(len(batch) for batch in wider.batches()) == 4
+
+
+async def test_the_split_holds_pairs_back(engine: Engine, pairs: Path) -> None:
+    held = [
+        len((await laid_out(engine, pairs, core_config__valid_split_ratio=ratio)).validation)
+        for ratio in ("0", "0.2", "0.8")
+    ]
+    assert held[0] == 0 < held[1] < held[2] < PAIRS
+
+
+async def test_the_seed_chooses_what_is_held_back(engine: Engine, pairs: Path) -> None:
+    one, same, other = [
+        (await laid_out(engine, pairs, core_config__random_seed=seed)).validation
+        for seed in ("1", "1", "2")
+    ]
+    assert one == same
+    assert one != other
 
 
 async def test_what_is_too_long_is_cut(engine: Engine, pairs: Path) -> None:
