@@ -85,6 +85,11 @@ class Archive(Agent):
         except StateLocked as error:
             raise FatalError(str(error)) from None
 
+    @property
+    def is_dry(self) -> bool:
+        """Whether nothing is kept, as this is a dry run."""
+        return self._writer is None
+
     async def stop(self) -> None:
         """Let another one write."""
         self._open.close()

@@ -19,6 +19,7 @@ from bus.commands import Arguments, command
 from bus.envelope import Envelope
 from bus.errors import BAD_ARGUMENT, ENGINE, CommandError
 from bus.topics import ANSWERING, DREAM, INTERACTION, MIND, AnswerStarted, Dreamt, MindState
+from config import Settings
 from sovl_daemon.engine.message import Message
 from sovl_daemon.engine.options import SamplingOptions
 from sovl_daemon.engine.priority import Priority
@@ -119,6 +120,12 @@ class Dreamer(Agent):
             if self._state.dream_reason and quiet and not await self._gate.objection():
                 await self._dream(self._state.dream_reason)
             await self._blend(self._state)
+
+    async def on_settings(self, before: Settings) -> None:
+        """Dream by another seed where it was changed."""
+        seed = self.settings.core_config.random_seed
+        if seed != before.core_config.random_seed:
+            self._chance = random.Random(seed)  # noqa: S311 - a dream
 
     async def on_event(self, event: Envelope) -> None:
         """Follow the mind and the talk."""

@@ -73,16 +73,16 @@ class Health(Checkup):
 
     async def run(self) -> None:
         """Sample for ever."""
-        due_s = -math.inf
+        told_s = -math.inf
         while True:
             began_s = time.monotonic()
             await self._sample(began_s)
-            if began_s >= due_s:
-                due_s = began_s + self.settings.health.interval_s
+            if began_s >= told_s + self.settings.health.interval_s:
+                told_s = began_s
                 self._last = self._probe.sample(self._sampler.values, self._gpus.cards, self._pids)
                 await self.publish(HEALTH, self._last, retain=True)
             # From one round's beginning to the next: what a round takes is not waited for again.
-            next_s = min(began_s + self._interval_s, due_s)
+            next_s = min(began_s + self._interval_s, told_s + self.settings.health.interval_s)
             await anyio.sleep(max(_BREATH_S, next_s - time.monotonic()))
 
     async def on_event(self, event: Envelope) -> None:

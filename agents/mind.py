@@ -149,6 +149,7 @@ class MindKeeper(Agent):
     async def start(self) -> None:
         """Read what was written down. Raises FatalError where it cannot be understood."""
         self._file = self.paths.state_dir / "mind.json"
+        self._dry = self.settings.training_config.dry_run
         self._parameters = 0
         self._spoken_at = time.monotonic()
         read = partial(anyio.to_thread.run_sync, self._read)
@@ -274,14 +275,14 @@ class MindKeeper(Agent):
 
     async def try_to_write(self) -> None:
         """Write the mind down as it is now."""
-        if not self.settings.training_config.dry_run:
+        if not self._dry:
             await anyio.to_thread.run_sync(self._write)
 
     async def _tell(self) -> None:
         await self.publish(MIND, self._state(), retain=True)
 
     def _read(self) -> Mind:
-        if self.settings.training_config.dry_run or not self._file.exists():
+        if self._dry or not self._file.exists():
             return Mind.born(self.settings.controls_config)
         try:
             if not self._file.is_file():  # to open a pipe would never end

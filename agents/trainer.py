@@ -25,6 +25,7 @@ from bus.commands import Arguments, command
 from bus.envelope import Envelope
 from bus.errors import BUSY, CommandError
 from bus.topics import MIND, NIGHT, MindState, NightStep
+from config import Paths
 from sovl_daemon.night.curriculum import Curriculum
 from sovl_daemon.own_time import OwnTime, fail_after
 
@@ -111,7 +112,7 @@ class Trainer(Reins):
     @command(TrainArguments, long=True)
     async def train(self, args: TrainArguments, job: Job) -> dict[str, Any]:
         """Train on pairs of prompts and responses; cut off, it goes on with the epoch it was in."""
-        dry = args.dry_run or self.settings.training_config.dry_run
+        dry = args.dry_run or self.is_dry
         self.require_fit()
         await self._gate.passed(job, force=args.force)
         async with self._alone():
@@ -214,7 +215,8 @@ class Trainer(Reins):
     async def _train(self, args: TrainArguments, job: Job, *, dry: bool) -> dict[str, Any]:
         settings = self.settings.training_config
         school = await self._school()
-        path = Path(args.file) if args.file else self.paths.training_file
+        # By the settings of now: the paths are those of the start.
+        path = Path(args.file) if args.file else Paths.of(self.settings).training_file
         course = await school.course(path, epochs=args.epochs, skip_bad=args.skip_bad, dry=dry)
         lessons, epochs = len(course.curriculum.lessons), course.curriculum.options.epochs
         learner = self.taken_up(await school.learner(course.curriculum, night=False))

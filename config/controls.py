@@ -38,10 +38,10 @@ class ControlsConfig(Section):
         0.05, "Noise added to what is dreamt.", unit="standard deviation", ge=0.01, le=0.1
     )
     temp_eager_threshold: float = key(
-        0.8, "Eager temperament threshold: above it, curious.", unit="temperament", ge=0.7, le=0.9
+        0.8, "Eager temperament threshold: above it, curious.", unit="confidence", ge=0.7, le=0.9
     )
     temp_sluggish_threshold: float = key(
-        0.6, "Sluggish threshold: below it, restless.", unit="temperament", ge=0.4, le=0.6
+        0.6, "Sluggish threshold: below it, restless.", unit="confidence", ge=0.4, le=0.6
     )
     temp_mood_influence: float = key(
         0.0, "How far the mood moves the sampling temperature.", unit="weight", ge=0, le=1
@@ -97,7 +97,7 @@ class ControlsConfig(Section):
         None, "What weighs cross-attention while answering; null for a steady weight."
     )
     has_woken: bool = key(False, "If true, it counts as woken and does not wake again.")
-    is_sleeping: bool = key(False, "If true, it starts in gestation.")
+    is_sleeping: bool = key(False, "If true, it starts in gestation.", restart=True)
     confidence_history_maxlen: int = key(
         5, "Confidences remembered; dreams need at least 5.", unit="answers", ge=5, le=1000
     )

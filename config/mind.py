@@ -41,7 +41,12 @@ class CoreConfig(Section):
         lt=1,
     )
     random_seed: int = key(
-        42, "Seed of training, splits and dreams.", unit="seed", ge=0, le=2**32 - 1
+        42,
+        "Seed of training, splits and dreams. What has learned nothing yet begins by that of the "
+        "last start.",
+        unit="seed",
+        ge=0,
+        le=2**32 - 1,
     )
     quantization: Literal["fp16", "int8", "int4"] = key(
         "fp16", "Precision of the base; fp16 is whichever 16-bit format the device has."
@@ -115,7 +120,12 @@ class DryRunParams(Section):
 
 
 class TrainingConfig(Section):
-    """How a night's training proceeds."""
+    """How training on pairs proceeds, and how a life is counted.
+
+    A night lays itself out. Of these keys it heeds learning_rate, max_seq_length and those of the
+    life, but neither epochs, batches, accumulation nor patience; how long it lasts is
+    controls_config.sleep_time_factor, and what it has to reach is the section night.
+    """
 
     learning_rate: float = key(
         8e-3,
@@ -155,19 +165,23 @@ class TrainingConfig(Section):
     exposure_gain_eager: int = key(
         3,
         "Exposure gained from an unseen prompt when eager.",
-        unit="tenths of a life",
+        unit="exposure",
         ge=0,
         le=1000,
     )
     exposure_gain_default: int = key(
         2,
         "Exposure gained from an unseen prompt otherwise.",
-        unit="tenths of a life",
+        unit="exposure",
         ge=0,
         le=1000,
     )
     max_patience: int = key(
         2, "Epochs without a better validation loss before stopping.", unit="epochs", ge=1, le=1000
     )
-    dry_run: bool = key(False, "If true, training is a dry run within dry_run_params.")
+    dry_run: bool = key(
+        False,
+        "If true, all is a dry run: nothing is kept, and training is within dry_run_params.",
+        restart=True,
+    )
     dry_run_params: DryRunParams = DryRunParams()

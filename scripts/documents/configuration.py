@@ -5,6 +5,7 @@
 
 import tomllib
 from collections.abc import Iterator
+from inspect import cleandoc
 from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin
@@ -112,7 +113,7 @@ def _section(name: str, section: type[BaseModel]) -> str:
     names = [f"{name}.{leaf}" for leaf in section.model_fields]
     rows = "\n".join(_row(key) for key in names if key in keys.KEYS)
     return (
-        f"## {name}\n\n{section.__doc__}\n\n"
+        f"## {name}\n\n{cleandoc(section.__doc__ or '')}\n\n"
         "| Key | Type | Default | Range | Takes effect | Meaning |\n"
         f"|---|---|---|---|---|---|\n{rows}\n"
     )

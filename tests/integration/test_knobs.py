@@ -78,6 +78,29 @@ def test_what_is_trained_steers_though_it_does_not_train_while_it_sleeps(
         assert client.ask("mind")["influence"] > 0
 
 
+def test_pairs_are_taken_from_the_file_that_is_set(daemon: Daemon, tmp_path: Path) -> None:
+    for name in ("one.jsonl", "other.jsonl"):
+        file = tmp_path / name
+        file.write_text('{"prompt": "What is 1?", "response": "A number."}\n')
+        turn(daemon, "store.training_file", str(file))
+        with daemon.client() as client:
+            told = "".join(each.get("text", "") for each in client.stream("train", epochs=1))
+        assert f"1 pairs of {name}" in told
+
+
+def test_a_dry_run_waits_for_the_next_start(daemon: Daemon, tmp_path: Path) -> None:
+    turn(daemon, f"{TRAINING}.dry_run", True)
+    turn(daemon, f"{CORE}.valid_split_ratio", 0.0)
+    result = trained(daemon, tmp_path / "pairs.jsonl", epochs=1)[1]
+    written = json.loads((daemon.root / "state" / "mind.json").read_text())
+    with daemon.client() as client:
+        assert client.control("status")["dry_run"] is False
+    turn(daemon, f"{TRAINING}.dry_run", False)
+    turn(daemon, f"{CORE}.valid_split_ratio", 0.2)
+    generation = StateStore(daemon.root / "state").find(str(result["generation"]))
+    assert written["nights"] == generation.mind()["nights"]
+
+
 def test_a_dry_run_trains_only_where_it_is_told_to(daemon: Daemon, tmp_path: Path) -> None:
     file = tmp_path / "pairs.jsonl"
     steps, result = trained(daemon, file, dry_run=True)

@@ -196,10 +196,17 @@ def test_the_bounds_are_accepted_and_what_is_beyond_is_refused(
 
 def test_what_is_read_once_needs_a_restart_and_knobs_do_not() -> None:
     fixed = "bus.listen bus.runtime_dir store.state_dir store.model_dir core_config.base_model_name"
-    for key in (*fixed.split(), "scaffold_model_name", "host.device", "threads", "destination"):
+    fixed += " scaffold_model_name host.device threads destination dry_run is_sleeping"
+    for key in fixed.split():
         assert needs_restart(key)
     for key in ("quantization", "base_temperature", "logging.level", "cross_attn_layers"):
         assert not needs_restart(key)
+
+
+def test_what_a_prompt_gives_is_in_the_unit_that_a_life_is_counted_in() -> None:
+    gains = {unit(KEYS[f"training_config.exposure_gain_{name}"]) for name in ("eager", "default")}
+    assert gains == {"exposure"}
+    assert unit(KEYS["training_config.lifecycle_capacity_factor"]) == "exposure per parameter"
 
 
 def test_the_reference_is_up_to_date() -> None:

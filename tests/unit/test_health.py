@@ -1,9 +1,15 @@
 """What the health monitor publishes is what the controller reads."""
 
 import math
+from types import SimpleNamespace
+from typing import Any
 
-from agents.health import readings_of, sampled
-from bus.topics import MetricsSample
+import anyio
+import pytest
+
+from agents.health import Health, readings_of, sampled
+from bus.topics import HEALTH, MetricsSample
+from config import Paths, Settings, with_value
 from sovl_daemon.control.metric import Reading
 from tests.control import MEMORY, task
 
@@ -29,3 +35,29 @@ def test_a_fault_has_no_value() -> None:
     (reading,) = readings_of(sample)["memory"].values()
     assert reading.fault == "stale"
     assert math.isnan(reading.value)
+
+
+async def test_another_interval_holds_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = with_value(Settings(), "health.interval_s", "3600")
+    health = Health(settings, Paths.of(settings), "hub")
+    told = anyio.create_memory_object_stream[str](10)
+
+    async def publish(topic: str, payload: Any, *, retain: bool = False) -> None:
+        await told[0].send(topic)
+
+    async def sample(now_s: float) -> None:
+        health._interval_s = 0.01
+
+    monkeypatch.setattr(health, "publish", publish)
+    monkeypatch.setattr(health, "_sample", sample)
+    health._probe = SimpleNamespace(sample=lambda *_: None)  # type: ignore[assignment]
+    health._sampler = SimpleNamespace(values={})  # type: ignore[assignment]
+    health._gpus = SimpleNamespace(cards=())  # type: ignore[assignment]
+    health._pids = {}
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(health.run)
+        with anyio.fail_after(30):
+            assert await told[1].receive() == HEALTH
+            health.settings = with_value(settings, "health.interval_s", "0.1")
+            assert await told[1].receive() == HEALTH
+        tasks.cancel_scope.cancel()

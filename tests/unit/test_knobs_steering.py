@@ -1,5 +1,6 @@
 """The knobs of the scaffold's influence change what a base beside a taught scaffold says next."""
 
+import random
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -119,6 +120,15 @@ async def test_the_cap_bounds_the_weight(engine: Engine) -> None:
     capped = await said(engine, controls_config__scaffold_weight_cap="0.5")
     assert not torch.allclose(await said(engine), capped, atol=1e-3)
     assert torch.equal(await said(engine, fusion__weight="0.5"), capped)
+
+
+async def test_it_dreams_by_the_seed_that_is_set(dreamer: Dreamer) -> None:
+    before = dreamer.settings
+    dreamer.settings = with_value(before, "random_seed", "7")
+    await dreamer.on_settings(before)
+    assert dreamer._chance.random() == random.Random(7).random()
+    await dreamer.on_settings(dreamer.settings)  # something else was set
+    assert dreamer._chance.random() != random.Random(7).random()
 
 
 @pytest.mark.parametrize("mode", ["confidence", "temperament"])
