@@ -59,6 +59,9 @@ def fit(
 
     Nothing is kept of a fit that is interrupted.
     """
+    from sovl_daemon.laboratory.extra import require_scikit_learn
+
+    require_scikit_learn()
     settings = load()
     folder = _model(name)
     with shown_progress(as_json) as report:
@@ -89,6 +92,9 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Score the judge of a model on simulated questions that it was not fitted on."""
+    from sovl_daemon.laboratory.extra import require_scikit_learn
+
+    require_scikit_learn()
     settings = load()
     folder = _model(name)
     with shown_progress(as_json=False) as report:

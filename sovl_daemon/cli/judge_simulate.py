@@ -32,8 +32,10 @@ def simulate(
     """Let a simulated machine live through an hour of a family, and tell what was done and why."""
     from sovl_daemon.laboratory.control.hour import known, live_through
     from sovl_daemon.laboratory.control.plot import draw
+    from sovl_daemon.laboratory.extra import require_scikit_learn
     from sovl_daemon.laboratory.plot import check, write
 
+    require_scikit_learn()
     if list_:
         render.show(known(), as_json=as_json, view=_show_known)
         return

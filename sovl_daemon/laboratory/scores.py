@@ -38,27 +38,14 @@ def scores(probabilities: Sequence[float], labels: Sequence[bool]) -> Scores:
         ValueError: not as many labels as probabilities, or not both labels.
 
     """
+    from sklearn.metrics import brier_score_loss, roc_auc_score  # takes a second
+
     pairs = list(zip(probabilities, labels, strict=True))
     if len(set(labels)) < 2:
         raise ValueError("scores need both labels")
-    brier = math.fsum((p - label) ** 2 for p, label in pairs) / len(pairs)
-    return Scores(_auc(pairs), brier, _ece(pairs), len(pairs))
-
-
-def _auc(pairs: list[tuple[float, bool]]) -> float:
-    """The Mann-Whitney statistic; ties count half."""
-    ranked = sorted(pairs)
-    total, place = 0.0, 0
-    while place < len(ranked):
-        end = place
-        while end < len(ranked) and ranked[end][0] == ranked[place][0]:
-            end += 1
-        mean_rank = (place + 1 + end) / 2
-        total += mean_rank * sum(label for _, label in ranked[place:end])
-        place = end
-    positives = sum(label for _, label in pairs)
-    negatives = len(pairs) - positives
-    return (total - positives * (positives + 1) / 2) / (positives * negatives)
+    auc = float(roc_auc_score(labels, probabilities))
+    brier = float(brier_score_loss(labels, probabilities))
+    return Scores(auc, brier, _ece(pairs), len(pairs))
 
 
 def _ece(pairs: list[tuple[float, bool]]) -> float:

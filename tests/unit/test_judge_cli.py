@@ -83,17 +83,26 @@ def test_what_there_is_not_is_refused_and_named(option: str, what: str) -> None:
     assert line.startswith(f"sovl: --{option} sunny: no such {what}; there are: ")
 
 
-def test_no_torch_and_no_matplotlib_without_need() -> None:
+@pytest.mark.parametrize("command", ["fit", "eval", "simulate"])
+def test_without_scikit_learn_it_says_how_to_get_it(
+    command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    line = complaint(CliRunner().invoke(app, ["judge", command]))
+    assert line == "sovl: this needs scikit-learn: run pip install 'sovl-daemon[laboratory]'"
+
+
+def test_nothing_heavy_without_need() -> None:
     script = (
         "import sys; from typer.testing import CliRunner; from sovl_daemon.cli.app import app\n"
         "result = CliRunner().invoke(app, ['judge', 'simulate', '--policy', 'none'])\n"
         "assert result.exit_code == 0, result.output\n"
-        "print([name for name in ('torch', 'transformers', 'matplotlib') if name in sys.modules])"
+        "print({'torch', 'transformers', 'matplotlib', 'sklearn'} & sys.modules.keys())"
     )
     found = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
-    assert found.stdout.strip() == "[]"
+    assert found.stdout.strip() == "set()"
 
 
 # The picture

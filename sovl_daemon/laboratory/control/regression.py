@@ -6,12 +6,13 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from sovl_daemon.control.metric import Reading
 from sovl_daemon.control.task import Task
 from sovl_daemon.control.verdict import Opinion, Question
 
-_RIDGE = 1e-3  # of the mean curvature: keeps weights finite where the classes can be separated
-_ROUNDS = 12
+_RIDGE = 1e-3  # L2 penalty a sample: keeps weights finite where classes can be separated
 _HORIZON_S = 60.0
 
 
@@ -73,77 +74,28 @@ class Regression:
 
 
 def fit(samples: Sequence[Sequence[float | None]], labels: Sequence[bool]) -> Regression:
-    """Fit by Newton's method on the log-likelihood, with a small ridge.
+    """Fit on standardised features, with a small ridge.
 
     Raises:
         ValueError: there is no sample, or all have the same label.
 
     """
+    from sklearn.linear_model import LogisticRegression  # takes a second: only a fit pays
+
     if len(set(labels)) < 2 or len(samples) != len(labels):
         raise ValueError("a regression needs samples of both labels, one label each")
-    columns = list(zip(*samples, strict=True))
-    means, scales = zip(*map(_moments, columns), strict=True)
-    rows = [_standard(sample, means, scales) for sample in samples]
-    weights = [0.0] * (len(means) + 1)
-    for _ in range(_ROUNDS):
-        step = _newton_step(rows, labels, weights)
-        weights = [w + d for w, d in zip(weights, step, strict=True)]
-        if max(map(abs, step)) < 1e-6:
-            break
-    return Regression(tuple(means), tuple(scales), tuple(weights[:-1]), weights[-1])
-
-
-def _moments(column: Sequence[float | None]) -> tuple[float, float]:
-    known = [x for x in column if x is not None]
-    mean = math.fsum(known) / len(known) if known else 0.0
-    variance = math.fsum((x - mean) ** 2 for x in known) / len(known) if known else 0.0
-    return mean, math.sqrt(variance) or 1.0
-
-
-def _standard(
-    sample: Sequence[float | None], means: Sequence[float], scales: Sequence[float]
-) -> list[float]:
-    """Zero mean, unit deviation, and a last 1 for the bias."""
-    rows = zip(sample, means, scales, strict=True)
-    return [0.0 if x is None else (x - m) / s for x, m, s in rows] + [1.0]
-
-
-def _newton_step(
-    rows: Sequence[Sequence[float]], labels: Sequence[bool], weights: Sequence[float]
-) -> list[float]:
-    size = len(weights)
-    slope = [0.0] * size
-    curvature = [[0.0] * size for _ in range(size)]
-    for row, label in zip(rows, labels, strict=True):
-        p = _sigmoid(sum(x * w for x, w in zip(row, weights, strict=True)))
-        error, weight = label - p, p * (1.0 - p)
-        for i, x in enumerate(row):
-            slope[i] += error * x
-            line, scaled = curvature[i], weight * x
-            for j in range(i + 1):
-                line[j] += scaled * row[j]
-    ridge = _RIDGE * len(rows)
-    for i in range(size):
-        slope[i] -= ridge * weights[i] if i < size - 1 else 0.0
-        curvature[i][i] += ridge
-        for j in range(i):
-            curvature[j][i] = curvature[i][j]
-    return _solve(curvature, slope)
-
-
-def _solve(matrix: list[list[float]], vector: list[float]) -> list[float]:
-    """Gaussian elimination; the ridge keeps the matrix positive definite, so none is pivoted."""
-    size = len(vector)
-    for i in range(size):
-        for k in range(i + 1, size):
-            factor = matrix[k][i] / matrix[i][i]
-            matrix[k] = [a - factor * b for a, b in zip(matrix[k], matrix[i], strict=True)]
-            vector[k] -= factor * vector[i]
-    solution = [0.0] * size
-    for i in reversed(range(size)):
-        rest = sum(matrix[i][j] * solution[j] for j in range(i + 1, size))
-        solution[i] = (vector[i] - rest) / matrix[i][i]
-    return solution
+    known = np.ma.masked_invalid(np.array(samples, dtype=float))
+    means, scales = known.mean(axis=0).filled(0.0), known.std(axis=0).filled(0.0)
+    scales[scales == 0.0] = 1.0
+    standard = ((known - means) / scales).filled(0.0)
+    strength = 1.0 / (_RIDGE * len(samples))
+    found = LogisticRegression(C=strength, solver="newton-cholesky").fit(standard, labels)
+    return Regression(
+        means=tuple(means.tolist()),
+        scales=tuple(scales.tolist()),
+        weights=tuple(found.coef_[0].tolist()),
+        bias=float(found.intercept_[0]),
+    )
 
 
 def _sigmoid(value: float) -> float:
