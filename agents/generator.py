@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 import time
@@ -26,7 +27,6 @@ from bus.envelope import new_id
 from bus.errors import BAD_ARGUMENT, ENGINE, UNAVAILABLE, CommandError, FatalError
 from bus.topics import ANSWERING, GAUGES, AnswerStarted, GaugesGiven
 from config import Paths, Settings
-from sovl_daemon.control.trim import Trim
 from sovl_daemon.engine.message import Message
 from sovl_daemon.engine.options import SamplingOptions
 from sovl_daemon.heavy_imports import heavy_imports
@@ -99,7 +99,7 @@ class Generator(Tuning):
             FatalError: there is none, or a dry run finds that the scaffold does not fit on it.
 
         """
-        self._meter, self._trim = Meter(), Trim()
+        self._meter = Meter()
         name = self.settings.core_config.base_model_name
         await self.say(f"preparing {name}")
         reporter = _Reporter(self)
@@ -116,7 +116,7 @@ class Generator(Tuning):
                 f"core_config.base_model_name: {error}; see: sovl model list"
             ) from None
         self.opened = [Mapped(file) for file in path.glob("*.safetensors")]
-        await self._trim.apply()  # from now on, what lies free in the heap can be given back
+        await self._give_back()  # from now on, what lies free in the heap can be given back
         device.lend(self.engine)
         self.log.info("model.loaded", model=name, **self.engine.info())
         await self.tune(self.settings)
@@ -223,26 +223,32 @@ class Generator(Tuning):
         """Count what the engine holds and does now."""
         import torch
 
+        from sovl_daemon.engine.allocator import returnable_bytes
+
         assert self.engine is not None  # noqa: S101 - commands come after start
         card = self.engine.model.device
         return {
             **asdict(self.engine.usage()),
             "pid": os.getpid(),
-            "free": self._trim.gain(),
+            "free": returnable_bytes(),
             "card_bytes": torch.cuda.memory_reserved(card) if card.type == "cuda" else 0,
         }
 
     @command(ReclaimArguments, internal=True)
     async def reclaim(self, args: ReclaimArguments, job: Job) -> dict[str, Any]:
         """Give free memory back to the system, that of a GPU too."""
-        from sovl_daemon.engine.allocator import return_free_memory
-
         assert self.engine is not None  # noqa: S101 - commands come after start
         if args.prefixes:
             await self.engine.drop_prefixes()
-        await self._trim.apply()
-        await anyio.to_thread.run_sync(return_free_memory, self.engine.model.device)
+        await self._give_back()
         return {}
+
+    async def _give_back(self) -> None:
+        from sovl_daemon.engine.allocator import return_free_memory
+
+        assert self.engine is not None  # noqa: S101 - there is one after start
+        gc.collect()
+        await anyio.to_thread.run_sync(return_free_memory, self.engine.model.device)
 
     async def _keep_count(self) -> None:
         while True:

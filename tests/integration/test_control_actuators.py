@@ -1,5 +1,6 @@
 """Actuators on a real model: what they predict is what the kernel sees, and all comes back."""
 
+import gc
 import os
 from collections.abc import AsyncIterator
 from dataclasses import asdict
@@ -12,7 +13,7 @@ from agents.actuator import Means
 from agents.actuators import actuators
 from sovl_daemon.control.journal import Journal
 from sovl_daemon.control.performer import Performer
-from sovl_daemon.control.trim import Trim
+from sovl_daemon.engine.allocator import return_free_memory, returnable_bytes
 from sovl_daemon.engine.engine import Engine
 from sovl_daemon.engine.judging import Pieces
 from sovl_daemon.engine.message import Message
@@ -28,19 +29,20 @@ class Host:
     """The engine behind its commands, in this process."""
 
     def __init__(self, engine: Engine) -> None:
-        self.engine, self.trim = engine, Trim()
+        self.engine = engine
 
     async def ask(self, command: str, **args: Any) -> dict[str, Any]:
         match command:
             case "engine_usage":
                 usage = asdict(self.engine.usage())
-                own = {"pid": os.getpid(), "free": self.trim.gain(), "card_bytes": 0}
+                own = {"pid": os.getpid(), "free": returnable_bytes(), "card_bytes": 0}
                 return {**usage, **own}
             case "judge":
                 return (await self.engine.judge(Pieces(args["prefix"], args["text"])))._asdict()
         if args["prefixes"]:
             await self.engine.drop_prefixes()
-        await self.trim.apply()
+        gc.collect()
+        return_free_memory()
         return {}
 
     async def control(
@@ -63,7 +65,7 @@ async def host(default_model: Path) -> AsyncIterator[Host]:
     engine = await Engine.load(default_model, device="cpu", context_length=2048)
     await engine.resize_prefix_cache(64 * MB)
     made = Host(engine)
-    await made.trim.apply()
+    return_free_memory()
     yield made
     await engine.close()
 

@@ -1,4 +1,4 @@
-"""What the engine frees, the system gets, to the last megabyte, time and again."""
+"""What is freed, the system gets, to the last megabyte, time and again."""
 
 import json
 import subprocess
@@ -42,6 +42,37 @@ async def main():
 
 anyio.run(main)
 """
+
+
+# Fills the heap, keeps every hundredth piece so that the C library cannot shrink it by itself,
+# lets the rest go, and gives back what lies free.
+HEAP = """
+import json, os
+from sovl_daemon.control.sources.process_tree import exact_anonymous_bytes
+from sovl_daemon.engine.allocator import return_free_memory, returnable_bytes
+
+return_free_memory()
+told = [returnable_bytes()]
+pieces = [bytes(20_000) for _ in range(5_000)]
+kept = pieces[::100]
+del pieces
+told.append(returnable_bytes())
+before = exact_anonymous_bytes(os.getpid())
+return_free_memory()
+freed = before - exact_anonymous_bytes(os.getpid())
+told.append(returnable_bytes())
+print(json.dumps({"told": told, "freed": freed, "kept": len(kept)}))
+"""
+
+
+def test_what_can_be_given_back_is_told_before_and_given_back_once() -> None:
+    command = [sys.executable, "-c", HEAP]
+    said = subprocess.run(command, env=_environment(Settings()), capture_output=True, check=True)
+    found = json.loads(said.stdout)
+    at_first, between, at_last = found["told"]
+    assert between > 50e6
+    assert found["freed"] > 0.9 * between
+    assert max(at_first, at_last) < 4e6, "what was given back cannot be given back twice"
 
 
 def test_quantized_weights_leave_no_hole_behind(tmp_path: Path) -> None:

@@ -116,7 +116,6 @@ def test_nothing_of_ours_is_a_pickle() -> None:
         "sovl_daemon.hub",
         "sovl_daemon.cli.app",
         "sovl_daemon.control.decision_log",
-        "sovl_daemon.control.trim",
         "sovl_daemon.judge.why",
         "sovl_daemon.engine.repetition",
         "sovl_daemon.engine.token_map",
