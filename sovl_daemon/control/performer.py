@@ -50,7 +50,7 @@ class Performer:
     def __init__(
         self,
         journal: Journal,
-        actions: Iterable[Action] = (),
+        actions: Iterable[Action],
         *,
         wall: Callable[[], float] = time.time,
         own_time: Callable[[], float] = time.monotonic,
@@ -65,14 +65,6 @@ class Performer:
     async def close(self) -> None:
         """Close the journal after its last user."""
         await self._disk.close()
-
-    def offer(self, action: Action) -> None:
-        """Take an action that an agent provides; one of the same name is replaced."""
-        self._actions[action.name] = action
-
-    def withdraw(self, name: str) -> None:
-        """Forget an action whose agent has left."""
-        self._actions.pop(name, None)
 
     async def try_to_write(self) -> None:
         """Try to write to the journal. Raises sqlite3.Error where that cannot be done."""

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Collection
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple
 
 from sovl_daemon.control.metric import Reading
 from sovl_daemon.control.prompt import Prompt
@@ -15,8 +14,6 @@ Answer = Literal["true", "false", "abstain"]
 
 LEAST_MASS = 0.5
 """If true and false together have less probability than this, the judge did not answer at all."""
-
-_WORD = re.compile(r"^\W*(true|false)\W*$", re.IGNORECASE)
 
 
 class Question(NamedTuple):
@@ -41,14 +38,6 @@ class Opinion(NamedTuple):
     recommended: str = ""
     sure: float = 0.0
     band: float = 0.0
-
-
-class Judge(Protocol):
-    """Whoever answers questions: the language model, or a regression in its place."""
-
-    async def judge(self, question: Question) -> Opinion:
-        """Answer; whoever asked waits for `question.task.deadline_s` and no longer."""
-        ...
 
 
 class Verdict(NamedTuple):
@@ -86,14 +75,6 @@ def verdict(opinion: Opinion, abstain: float = 0.1, actions: Collection[str] = (
         sure = opinion.sure if recommended else 0.0
         return Verdict("true", share, recommended=recommended, sure=sure)
     return Verdict("false", 1 - share)
-
-
-def text_verdict(text: str, confidence: float = 1.0) -> Verdict:
-    """Check an answer in words: `true` or `false` alone, in any case, or it is an abstention."""
-    found = _WORD.match(text)
-    if found is None:
-        return Verdict("abstain", 0.0, f"{text[:40]!r} is neither true nor false")
-    return Verdict("true" if found[1].lower() == "true" else "false", confidence)
 
 
 LATE = Verdict("abstain", 0.0, "no verdict in time")

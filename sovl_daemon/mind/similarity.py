@@ -10,7 +10,7 @@ import math
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -29,14 +29,6 @@ class Vector:
     square: float
 
 
-@dataclass(frozen=True, slots=True)
-class Match:
-    """Which of several texts is the nearest, from 0, and how alike it is, 0 to 1."""
-
-    index: int
-    similarity: float
-
-
 def similarity(one: str, other: str) -> float:
     """Return how alike two texts are: 0 for nothing in common, 1 for the same.
 
@@ -49,21 +41,6 @@ def similarity(one: str, other: str) -> float:
 def similarities(text: str, texts: Iterable[str]) -> list[float]:
     """Return how alike `text` is to each of several."""
     return [similarity(text, each) for each in texts]
-
-
-def most_similar(text: str, texts: Sequence[str]) -> Match | None:
-    """Find the text that is the most like `text`, the first of several; None if there is none."""
-    found = similarities(text, texts)
-    if not found:
-        return None
-    best = max(found)
-    return Match(found.index(best), best)
-
-
-def novelty(text: str, known: Sequence[str]) -> float:
-    """Return how new a text is: 1 if it is like nothing known, 0 if it is known itself."""
-    nearest = most_similar(text, known)
-    return 1.0 if nearest is None else 1.0 - nearest.similarity
 
 
 def cosine(one: Vector, other: Vector) -> float:

@@ -20,7 +20,11 @@ class World:
         self.folder, self.now_s = folder, 1000.0
         self.journal = Journal(folder / "journal.db")
         self.action = FileAction(folder)
-        self.performer = Performer(self.journal, [self.action], wall=lambda: self.now_s)
+        self.provide(self.action)
+
+    def provide(self, *actions: FileAction) -> None:
+        """Begin anew with other actions, as after a restart."""
+        self.performer = Performer(self.journal, actions, wall=lambda: self.now_s)
 
     @property
     def setting(self) -> str:
@@ -93,8 +97,6 @@ async def test_what_is_looked_at_each_second_keeps_no_action_waiting(world: Worl
 
 async def test_an_unknown_action_is_refused(world: World) -> None:
     assert (await world.performer.perform("x", "memory", "why")).reason == "no agent provides it"
-    world.performer.withdraw("quantize")
-    assert (await world.performer.perform("quantize", "m", "why")).result == "refused"
 
 
 async def test_what_the_action_itself_finds_wrong_reverts_it(world: World) -> None:
@@ -232,7 +234,7 @@ async def test_a_degraded_setting_ends_unless_it_is_renewed(world: World) -> Non
 async def test_what_was_set_on_top_goes_with_what_expires(world: World) -> None:
     int4 = FileAction(world.folder, "quantize_more", "int4")
     int4.time_to_live_s = 1000.0
-    world.performer.offer(int4)
+    world.provide(world.action, int4)
     await world.performer.perform("quantize", "memory", "why")
     world.action.memory.write_bytes(b"x" * 2000)
     await world.performer.perform("quantize_more", "memory", "why")
@@ -252,7 +254,7 @@ async def test_what_does_not_lie_on_what_expires_stays_though_the_words_are_the_
     other = FileAction(folder, "other", "few")
     other.setting.write_text("int8")
     other.time_to_live_s = 1000.0
-    world.performer.offer(other)
+    world.provide(world.action, other)
     await world.performer.perform("quantize", "memory", "why")
     await world.performer.perform("other", "memory", "why")
     world.now_s += 61
@@ -287,9 +289,9 @@ async def test_a_start_keeps_what_is_in_force_and_notes_what_is_not(world: World
 
 async def test_an_action_of_nobody_is_abandoned_until_its_agent_is_back(world: World) -> None:
     await world.performer.perform("quantize", "memory", "why")
-    world.performer.withdraw("quantize")
+    world.provide()
     assert [each.result for each in await world.performer.reconcile()] == ["abandoned"]
     assert world.setting == "int8"
-    world.performer.offer(world.action)
+    world.provide(world.action)
     assert [each.result for each in await world.performer.reconcile()] == ["reverted"]
     assert world.setting == "float16"

@@ -55,13 +55,13 @@ def test_features() -> None:
     assert features(task(), readings(80, fault="stale")) == [None, None, None]
 
 
-async def test_it_answers_as_a_judge() -> None:
+def test_it_answers_as_a_judge() -> None:
     rows = [features(task(), readings(value)) for value in range(60, 100)]
     judge = fit(rows, [value >= 80 for value in range(60, 100)])
     for value, answer in ((70, "false"), (95, "true")):
         found = readings(value)
         question = Question(task(), dict(found), render(task(), found), 0.0)
-        assert verdict(await judge.judge(question)).answer == answer
+        assert verdict(judge.opine(question)).answer == answer
 
 
 # Scores

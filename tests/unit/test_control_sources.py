@@ -303,8 +303,6 @@ def test_gauges_keep_their_time() -> None:
     gauges.give("queue.depth", 4, 11.0)
     assert gauges.read() == {"queue.depth": 4}
     assert gauges.taken_s("queue.depth") == 11
-    gauges.withdraw("queue.depth")
-    assert gauges.read() == {}
 
 
 def test_a_loss_against_its_own_mean() -> None:

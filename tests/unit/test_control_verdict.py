@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sovl_daemon.control.task_file import load_tasks
-from sovl_daemon.control.verdict import Opinion, text_verdict, verdict
+from sovl_daemon.control.verdict import Opinion, verdict
 
 
 @pytest.mark.parametrize(
@@ -51,23 +51,6 @@ def test_only_a_known_action_is_recommended() -> None:
     assert verdict(Opinion(0.9, 0.1, "shrink"), actions=["shrink"]).recommended == "shrink"
     assert verdict(Opinion(0.9, 0.1, "rm -rf"), actions=["shrink"]).recommended == ""
     assert verdict(Opinion(0.1, 0.9, "shrink"), actions=["shrink"]).recommended == ""
-
-
-@pytest.mark.parametrize(
-    ("text", "answer"),
-    [
-        ("true", "true"),
-        (" False.\n", "false"),
-        ('"TRUE"', "true"),
-        ("true or false", "abstain"),
-        ("untrue", "abstain"),
-        ("", "abstain"),
-        ("yes", "abstain"),
-        ("true, because memory is high", "abstain"),
-    ],
-)
-def test_words(text: str, answer: str) -> None:
-    assert text_verdict(text).answer == answer
 
 
 @pytest.mark.parametrize("name", load_tasks())

@@ -9,9 +9,6 @@ from hypothesis import strategies as st
 
 from sovl_daemon.mind.similarity import (
     MAX_CHARACTERS,
-    Match,
-    most_similar,
-    novelty,
     similarities,
     similarity,
 )
@@ -29,7 +26,6 @@ def test_it_is_symmetric_and_between_0_and_1(one: str, other: str) -> None:
 def test_a_text_is_the_same_as_itself(text: str) -> None:
     assert similarity(text, text) == 1
     assert similarity(text, f"  {text.swapcase().swapcase()}\n") >= 0.0
-    assert novelty(text, ["something", text]) == 0
 
 
 @given(texts)
@@ -37,18 +33,9 @@ def test_a_blank_text_is_like_blank_ones_alone(text: str) -> None:
     assert similarity("", text) == similarity(" \n", text) == float(not text.strip())
 
 
-@given(texts, st.lists(texts, min_size=1))
-def test_the_most_similar_is_the_first_of_the_best(text: str, others: list[str]) -> None:
-    found = similarities(text, others)
-    best = most_similar(text, others)
-    assert best == Match(found.index(max(found)), max(found))
-    assert novelty(text, others) == 1 - max(found)
-
-
-def test_without_texts_nothing_is_similar_and_all_is_new() -> None:
-    assert most_similar("a", []) is None
-    assert novelty("a", []) == 1
-    assert similarities("a", []) == []
+@given(texts, st.lists(texts))
+def test_each_of_several_is_compared_by_itself(text: str, others: list[str]) -> None:
+    assert similarities(text, others) == [similarity(text, other) for other in others]
 
 
 def test_case_width_and_spacing_do_not_matter() -> None:
@@ -68,9 +55,7 @@ def test_case_width_and_spacing_do_not_matter() -> None:
     ],
 )
 def test_the_topic_counts_more_than_the_grammar(text: str, nearer: str, further: str) -> None:
-    match = most_similar(text, [further, nearer])
-    assert match is not None
-    assert match.index == 1
+    assert similarity(text, nearer) > similarity(text, further)
 
 
 def test_texts_with_nothing_in_common_are_as_far_apart_as_can_be() -> None:

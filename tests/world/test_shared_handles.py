@@ -119,7 +119,7 @@ async def test_a_store_that_is_closed_in_the_middle_of_many_decisions(tmp_path: 
 
 @situation("own", "The journal of actions is closed only after what is being written is on disk.")
 async def test_a_journal_is_closed_after_its_last_user(tmp_path: Path) -> None:
-    performer = Performer(Journal(tmp_path / "actions.db"))
+    performer = Performer(Journal(tmp_path / "actions.db"), [])
     asking = [asyncio.ensure_future(performer.history(10)) for _ in range(20)]
     await anyio.lowlevel.checkpoint()
     await performer.close()

@@ -38,10 +38,6 @@ class Gauges:
         """Take a value from an agent; a metric's own check finds out what is wrong with it."""
         self._last[name] = Gauge(value, taken_s)
 
-    def withdraw(self, name: str) -> None:
-        """Forget a gauge whose agent has left."""
-        self._last.pop(name, None)
-
     def read(self) -> Values:
         """All values, whatever their age."""
         return {name: gauge.value for name, gauge in self._last.items()}

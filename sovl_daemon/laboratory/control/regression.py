@@ -68,10 +68,6 @@ class Regression:
         p = self.probability(features(question.task, question.readings))
         return Opinion(p, 1.0 - p)
 
-    async def judge(self, question: Question) -> Opinion:
-        """Answer as a judge."""
-        return self.opine(question)
-
 
 def fit(samples: Sequence[Sequence[float | None]], labels: Sequence[bool]) -> Regression:
     """Fit on standardised features, with a small ridge.
