@@ -71,6 +71,12 @@ class ActionsArguments(Arguments):
     limit: int = Field(default=20, ge=1, le=1000, description="Entries of the history.")
 
 
+class PerformanceArguments(Arguments):
+    """How far back to look."""
+
+    days: int = Field(default=7, ge=1, le=90, description="How many days (UTC), today's included.")
+
+
 class ExplainArguments(Arguments):
     """Which task the judge is asked about."""
 
@@ -174,6 +180,17 @@ class Controller(Agent):
             case "pause" | "resume":
                 self._paused = args.what == "pause"
         return await self._shown()
+
+    @command(PerformanceArguments)
+    async def performance(self, args: PerformanceArguments, job: Job) -> dict[str, Any]:
+        """Show how well it has done: what was decided on each day, and what each action freed."""
+        since_s = _DAY_S * (time.time() // _DAY_S + 1 - args.days)
+        decided = await self._disk.use(self._decisions.tallies, since_s)
+        done = await self._performer.records(since_s)
+        return {
+            "decided": [asdict(each) for each in decided],
+            "done": [asdict(each) for each in done],
+        }
 
     @command(ExplainArguments)
     async def explain(self, args: ExplainArguments, job: Job) -> dict[str, Any]:

@@ -13,12 +13,14 @@ from rich.table import Table
 from sovl_daemon.cli import render
 from sovl_daemon.client import AsyncClient
 from sovl_daemon.client.target import Target
+from sovl_daemon.control.prompt import quantity
 
 app = typer.Typer(
     name="actions",
     help="Show what was done to stay within the machine's means, or take it back.",
     no_args_is_help=True,
 )
+View = Callable[[dict[str, Any]], None]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -35,6 +37,17 @@ def history(
 ) -> None:
     """Show the journal: what was done and undone, and why; the newest first."""
     _actions(as_json, _told, what="history", limit=limit)
+
+
+@app.command()
+def performance(
+    days: Annotated[
+        int, typer.Option("-n", "--days", min=1, max=90, help="Days (UTC), today's included.")
+    ] = 7,
+    as_json: Json = False,
+) -> None:
+    """Show how well it has done: what was decided on each day, and what each action freed."""
+    _ask(as_json, _performance, "performance", days=days)
 
 
 @app.command()
@@ -58,10 +71,14 @@ def pause(
     _actions(as_json, _held, what="resume" if off else "pause")
 
 
-def _actions(as_json: bool, view: Callable[[dict[str, Any]], None], **args: Any) -> None:
+def _actions(as_json: bool, view: View, **args: Any) -> None:
+    _ask(as_json, view, "actions", **args)
+
+
+def _ask(as_json: bool, view: View, command: str, **args: Any) -> None:
     async def ask() -> None:
         async with AsyncClient(Target.find(), source="sovl") as client:
-            render.show(await client.ask("actions", **args), as_json=as_json, view=view)
+            render.show(await client.ask(command, **args), as_json=as_json, view=view)
 
     anyio.run(ask)
 
@@ -87,6 +104,40 @@ def _told(data: dict[str, Any]) -> None:
         _table(data["actions"])
     else:
         render.console.print("nothing was done yet")
+
+
+def _performance(data: dict[str, Any]) -> None:
+    for day in sorted({each["day"] for each in (*data["decided"], *data["done"])}):
+        render.console.print(f"[bold]{day}[/]")
+        for each in data["decided"]:
+            if each["day"] == day:
+                render.console.print(render.escape(f"  {each['task']}: {_decided(each)}"))
+        for each in data["done"]:
+            if each["day"] == day:
+                render.console.print(render.escape(f"  {each['action']}: {_done(each)}"))
+    if not data["decided"]:
+        render.console.print("nothing was decided in these days")
+
+
+def _decided(tally: dict[str, Any]) -> str:
+    parts = []
+    if tally["acts"]:
+        parts.append(f"decided {_times(tally['acts'])} to act")
+    if tally["relaxations"]:
+        parts.append(f"decided {_times(tally['relaxations'])} to take something back")
+    if tally["questions"]:
+        counts = f"true {tally['true']}, false {tally['false']}, abstained {tally['abstentions']}"
+        parts.append(f"asked the judge {_times(tally['questions'])} ({counts})")
+    return "; ".join(parts) or "nothing had to be done"
+
+
+def _done(record: dict[str, Any]) -> str:
+    freed = quantity(record["freed"], record["unit"])
+    return f"done {_times(record['begun'])}, verified {_times(record['verified'])}, freed {freed}"
+
+
+def _times(count: int) -> str:
+    return {0: "never", 1: "once", 2: "twice"}.get(count, f"{count} times")
 
 
 def _reverted(data: dict[str, Any]) -> None:

@@ -60,7 +60,7 @@ class Logged:
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """How a task fared on one day (UTC): what it did, and what the judge said."""
+    """What was decided on a task on one day (UTC), and what the judge said."""
 
     day: str
     task: str
@@ -151,13 +151,14 @@ class DecisionLog:
         )
         return [_logged(row) for row in rows]
 
-    def tallies(self) -> list[Tally]:
-        """What each task did on each day that is kept, oldest first."""
+    def tallies(self, since_s: float) -> list[Tally]:
+        """What was decided on each task on each day from a moment on, the oldest day first."""
         rows = self._db.execute(
             "SELECT date(time_s, 'unixepoch') AS day, task, sum(does = 'act'),"
             " sum(does = 'relax'), sum(does = 'ask'), total(answer = 'true'),"
             " total(answer = 'false'), total(answer = 'abstain')"
-            " FROM decisions GROUP BY day, task ORDER BY day, task"
+            " FROM decisions WHERE time_s >= ? GROUP BY day, task ORDER BY day, task",
+            (since_s,),
         )
         return [Tally(str(day), str(task), *map(int, counts)) for day, task, *counts in rows]
 

@@ -92,6 +92,22 @@ class Entry:
         return self.expires_s is not None and not self.intended_s <= now_s < self.expires_s
 
 
+@dataclass(frozen=True, slots=True)
+class Record:
+    """How an action did on one day (UTC).
+
+    Of `begun` times it was `verified` so often: enough of what it had predicted was measured.
+    `freed` is what was measured then, in all, in `unit`.
+    """
+
+    day: str
+    action: str
+    begun: int
+    verified: int
+    freed: float
+    unit: str
+
+
 class Journal:
     """One connection to the journal; use it from one thread at a time."""
 
@@ -169,6 +185,16 @@ class Journal:
     def recent(self, limit: int = 50) -> list[Entry]:
         """The last entries, newest first."""
         return self._select("1")[:limit]
+
+    def records(self, since_s: float) -> list[Record]:
+        """How each action did on each day from a moment on, the oldest day first."""
+        rows = self._db.execute(
+            "SELECT date(intended_s, 'unixepoch') AS day, action, count(*), count(measured_after),"
+            " total(measured_before - measured_after), unit FROM actions WHERE intended_s >= ?"
+            " GROUP BY day, action, unit ORDER BY day, action",
+            (since_s,),
+        )
+        return [Record(*row) for row in rows]
 
     def prune(self, before_s: float) -> int:
         """Delete finished entries from before a moment; return how many. What is in force stays."""

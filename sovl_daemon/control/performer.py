@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 import anyio
 
 from sovl_daemon.control.action import Action, ActionFailed, Effect
-from sovl_daemon.control.journal import Entry, InFlight, Journal, State
+from sovl_daemon.control.journal import Entry, InFlight, Journal, Record, State
 from sovl_daemon.handle import Handle
 from sovl_daemon.own_time import move_on_after
 
@@ -90,6 +90,10 @@ class Performer:
     async def history(self, limit: int) -> list[Entry]:
         """The last entries of the journal, newest first."""
         return await self._write(self._journal.recent, limit)
+
+    async def records(self, since_s: float) -> list[Record]:
+        """How each action did on each day from a moment on, the oldest day first."""
+        return await self._write(self._journal.records, since_s)
 
     async def prune(self, age_s: float) -> None:
         """Delete finished entries that are older."""

@@ -59,6 +59,15 @@ def test_a_hard_limit_acts_and_revert_takes_it_back(acting: Daemon) -> None:
         client.ask("actions", what="pause")
         (done,) = client.ask("actions", what="revert")["reverted"]
         (entry,) = client.ask("actions", what="history")["actions"]
+        found = client.ask("performance")
+    (decided,) = [each for each in found["decided"] if each["acts"]]
+    assert (decided["task"], decided["acts"], decided["relaxations"]) == ("memory", 1, 0)
+    (record,) = found["done"]
+    assert (record["begun"], record["verified"], record["freed"]) == (1, 1, 6)
+    told = acting.sovl("actions", "performance").stdout
+    assert f"{decided['day']}\n" in told
+    assert "  memory: decided once to act\n" in told
+    assert "  limit_admission: done once, verified once, freed 6 conversations\n" in told
     assert (done["action"], done["result"]) == ("limit_admission", "reverted")
     assert (entry["before"], entry["target"], entry["state"]) == ("8", "2", "reverted")
     assert entry["measured_before"] - entry["measured_after"] == 6

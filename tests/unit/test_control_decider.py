@@ -303,7 +303,8 @@ def test_decisions_are_kept_and_counted() -> None:
     assert log.recent(1)[0].metrics == {"Memory": "87 %"}
     assert log.recent(task="other") == []
     log.add(Decision(0, "memory", "act", "why", verdict=Verdict("true", 0.9)))
-    (tally,) = log.tallies()
+    (tally,) = log.tallies(86_400.0)
+    assert log.tallies(86_401.0) == []
     assert (tally.day, tally.task, tally.acts, tally.true) == ("1970-01-02", "memory", 1, 1)
     assert log.recent(1)[0].confidence == 0.9
 

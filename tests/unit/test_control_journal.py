@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sovl_daemon.control.action import Effect
-from sovl_daemon.control.journal import OPEN, Entry, InFlight, Journal
+from sovl_daemon.control.journal import OPEN, Entry, InFlight, Journal, Record
 from sovl_daemon.control.quarantine import FIRST_S, LONGEST_S, Sentence
 from sovl_daemon.database import UnusableDatabase
 
@@ -59,6 +59,19 @@ def test_pruning_keeps_what_is_in_force_or_unfinished(journal: Journal) -> None:
     journal.move(old, "reverted")
     assert journal.prune(1000) == 1
     assert [entry.id for entry in journal.recent()] == [lost, kept]
+
+
+def test_how_an_action_did_is_told_by_day(journal: Journal) -> None:
+    for intended_s, after in ((100.0, 0.5e9), (200.0, None), (300.0, 1.5e9), (90_000.0, 1e9)):
+        id_ = journal.intend(replace(ENTRY, intended_s=intended_s))
+        if after is not None:
+            journal.verified(id_, after)
+        journal.move(id_, "reverted")
+    assert journal.records(0) == [
+        Record("1970-01-01", "quantize", begun=3, verified=2, freed=2e9, unit="bytes"),
+        Record("1970-01-02", "quantize", begun=1, verified=1, freed=1e9, unit="bytes"),
+    ]
+    assert [each.begun for each in journal.records(200)] == [2, 1]
 
 
 @pytest.mark.parametrize(
