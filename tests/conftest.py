@@ -31,6 +31,13 @@ def runtime() -> Iterator[Path]:
         yield Path(directory)
 
 
+@pytest.fixture(scope="module")
+def module_runtime() -> Iterator[Path]:
+    """Return such a directory for all tests of a module."""
+    with tempfile.TemporaryDirectory(prefix="sovl") as directory:
+        yield Path(directory)
+
+
 ECHO = {
     "agents.disabled": [
         *("generator", "dreamer", "trainer", "curiosity", "gestation"),
@@ -38,6 +45,16 @@ ECHO = {
     ],
     "agents.placement": {"echo": "host"},
 }
+
+
+@pytest.fixture(scope="module")
+def daemon(module_runtime: Path, echo_package: Path) -> Iterator[Daemon]:
+    """Return one like `echo_daemon` for the tests of a module, which leave it as it is.
+
+    A module whose tests share another daemon has one of its own by this name.
+    """
+    with running(module_runtime, packages=echo_package, **ECHO) as daemon:
+        yield daemon
 
 
 @pytest.fixture

@@ -2,8 +2,10 @@
 
 from typing import Any
 
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import AddedToken
 from transformers import PreTrainedTokenizerFast
+
+from tests.tiny_models import byte_level_bpe
 
 _STRICT = (
     "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}"
@@ -152,15 +154,7 @@ def tokenizer(
 
     With `bos` it puts that before every text itself.
     """
-    made = Tokenizer(models.BPE())
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    made.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=300,
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        show_progress=False,
-    )
-    made.train_from_iterator(["the user and the assistant say hello to the system"], trainer)
+    made = byte_level_bpe(["the user and the assistant say hello to the system"], 300)
     found = PreTrainedTokenizerFast(tokenizer_object=made, bos_token="<s>", eos_token="</s>")
     added = [AddedToken(each, special=special, normalized=False) for each in TOKENS]
     found.add_tokens(added, special_tokens=special)

@@ -2,6 +2,7 @@
 
 import hashlib
 import zipfile
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,54 +31,65 @@ VOCABULARY = 300
 WIDTH = 32
 
 
-def tiny_tokenizer() -> PreTrainedTokenizerFast:
-    """Return a byte-level BPE tokenizer that can encode any text."""
+def byte_level_bpe(texts: Iterable[str], size: int, specials: Sequence[str] = ()) -> Tokenizer:
+    """Return a BPE over bytes, as GPT-2 and most of its successors have it, for any text."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY,
-        special_tokens=["<|im_start|>", END],
+        vocab_size=size,
+        special_tokens=list(specials),
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(["the capital of France is Paris", "\n\n"], trainer)
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer
+
+
+def tiny_tokenizer() -> PreTrainedTokenizerFast:
+    """Return a tokenizer with the markers of ChatML."""
+    texts = ["the capital of France is Paris", "\n\n"]
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, eos_token=END, pad_token=END, chat_template=TEMPLATE
+        tokenizer_object=byte_level_bpe(texts, VOCABULARY, ["<|im_start|>", END]),
+        eos_token=END,
+        pad_token=END,
+        chat_template=TEMPLATE,
     )
 
 
-def gpt2(seed: int = 0) -> PreTrainedModel:
+def gpt2(seed: int = 0, **changes: Any) -> PreTrainedModel:
     """Return a GPT-2 of two layers with random weights, embeddings tied."""
+    shape = {
+        "vocab_size": VOCABULARY,
+        "n_positions": 64,
+        "n_embd": WIDTH,
+        "n_layer": 2,
+        "n_head": 2,
+        "bos_token_id": 1,
+        "eos_token_id": 1,
+    }
     torch.manual_seed(seed)
-    config = GPT2Config(
-        vocab_size=VOCABULARY,
-        n_positions=64,
-        n_embd=WIDTH,
-        n_layer=2,
-        n_head=2,
-        bos_token_id=1,
-        eos_token_id=1,
-    )
-    return GPT2LMHeadModel(config).eval()
+    return GPT2LMHeadModel(GPT2Config(**(shape | changes))).eval()
 
 
-def llama(seed: int = 0, *, tied: bool = False, positions: int = 64) -> PreTrainedModel:
+def llama(
+    seed: int = 0, *, tied: bool = False, positions: int = 64, **changes: Any
+) -> PreTrainedModel:
     """Return a Llama of two layers with random weights."""
+    shape = {
+        "vocab_size": VOCABULARY,
+        "hidden_size": WIDTH,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "max_position_embeddings": positions,
+        "tie_word_embeddings": tied,
+        "bos_token_id": 0,
+        "eos_token_id": 1,
+    }
     torch.manual_seed(seed)
-    config = LlamaConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=WIDTH,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        max_position_embeddings=positions,
-        tie_word_embeddings=tied,
-        bos_token_id=0,
-        eos_token_id=1,
-    )
-    return LlamaForCausalLM(config).eval()
+    return LlamaForCausalLM(LlamaConfig(**(shape | changes))).eval()
 
 
 def wide(blocks: int = 4) -> PreTrainedModel:
@@ -85,25 +97,22 @@ def wide(blocks: int = 4) -> PreTrainedModel:
 
     A block has 4 million weights, and keeps 2 KB of a token in a conversation.
     """
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=VOCABULARY,
+    return llama(
+        positions=2048,
         hidden_size=512,
         intermediate_size=2048,
         num_hidden_layers=blocks,
         num_attention_heads=8,
         num_key_value_heads=8,
-        max_position_embeddings=2048,
-        bos_token_id=0,
-        eos_token_id=1,
-    )
-    return LlamaForCausalLM(config).eval().to(torch.bfloat16)
+    ).to(torch.bfloat16)
 
 
-def save(model: PreTrainedModel, folder: Path) -> Path:
-    """Save a model and the tiny tokenizer as a transformers folder."""
+def save(
+    model: PreTrainedModel, folder: Path, tokenizer: PreTrainedTokenizerFast | None = None
+) -> Path:
+    """Save a model and its tokenizer, by default the tiny one, as a transformers folder."""
     model.save_pretrained(folder)
-    tiny_tokenizer().save_pretrained(folder)
+    (tokenizer or tiny_tokenizer()).save_pretrained(folder)
     return folder
 
 

@@ -1,9 +1,7 @@
 """The control socket: answers at once, whatever the command socket is busy with."""
 
 import asyncio
-import tempfile
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import anyio
@@ -20,20 +18,10 @@ from bus.messages import Cancel, Command, Failure, Result
 from bus.port import Port
 from bus.responder import Responder
 from sovl_daemon.client import CommandError
-from tests.conftest import ECHO
-from tests.daemon import Daemon, running
+from tests.daemon import Daemon
 from tests.integration.bus_router import Client
 
 FLOOD = 10_000
-
-
-@pytest.fixture(scope="module")
-def daemon(echo_package: Path) -> Iterator[Daemon]:
-    with (
-        tempfile.TemporaryDirectory(prefix="sovl") as root,
-        running(Path(root), packages=echo_package, **ECHO) as daemon,
-    ):
-        yield daemon
 
 
 class Desk:

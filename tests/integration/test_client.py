@@ -2,7 +2,6 @@
 
 import signal
 import socket
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -24,19 +23,10 @@ from sovl_daemon.client import (
     Target,
 )
 from tests.conftest import ECHO
-from tests.daemon import Daemon, running, until
+from tests.daemon import Daemon, until
 
 LONG = {"text": "x", "times": 1000, "pause_s": 0.05}
 LOST_S = 3.5  # as promised, and a little for a busy machine
-
-
-@pytest.fixture(scope="module")
-def daemon(echo_package: Path) -> Iterator[Daemon]:
-    with (
-        tempfile.TemporaryDirectory(prefix="sovl") as root,
-        running(Path(root), packages=echo_package, **ECHO) as daemon,
-    ):
-        yield daemon
 
 
 def nothing_in_flight(daemon: Daemon) -> bool:

@@ -3,7 +3,6 @@
 import json
 import signal
 import sqlite3
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -26,12 +25,9 @@ STORY = {"prompt": "Tell me a long story about the sea.", "max_tokens": 400, "te
 
 
 @pytest.fixture(scope="module")
-def daemon() -> Iterator[Daemon]:
+def daemon(module_runtime: Path) -> Iterator[Daemon]:
     # How many threads share out a sum decides on its rounding, and here answers are compared.
-    with (
-        tempfile.TemporaryDirectory(prefix="sovl") as place,
-        running(Path(place), **{"host.threads": 1}) as found,
-    ):
+    with running(module_runtime, **{"host.threads": 1}) as found:
         yield found
 
 

@@ -26,16 +26,6 @@ PARIS = "What is the capital of France?"
 
 
 @pytest.fixture(scope="module")
-def daemon(echo_package: Path) -> Iterator[Daemon]:
-    """Return a daemon without a model, shared by the tests that leave it as it is."""
-    with (
-        tempfile.TemporaryDirectory(prefix="sovl") as root,
-        running(Path(root), packages=echo_package, **ECHO) as daemon,
-    ):
-        yield daemon
-
-
-@pytest.fixture(scope="module")
 def model_daemon(default_model: Path) -> Iterator[Daemon]:
     """Return a daemon with the real model."""
     with tempfile.TemporaryDirectory(prefix="sovl") as root:

@@ -3,25 +3,13 @@
 import json
 import re
 import subprocess
-import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
-import pytest
 
 from tests.conftest import ECHO
 from tests.daemon import SOVL, Daemon, running, until
-
-
-@pytest.fixture(scope="module")
-def daemon(echo_package: Path) -> Iterator[Daemon]:
-    with (
-        tempfile.TemporaryDirectory(prefix="sovl") as root,
-        running(Path(root), packages=echo_package, **ECHO, **{"logging.level": "info"}) as daemon,
-    ):
-        yield daemon
 
 
 def said(daemon: Daemon, **wanted: object) -> list[dict[str, object]]:

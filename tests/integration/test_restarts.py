@@ -2,7 +2,6 @@
 
 import os
 import signal
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -38,11 +37,8 @@ def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def daemon(packages: Path) -> Iterator[Daemon]:
-    with (
-        tempfile.TemporaryDirectory(prefix="sovl") as root,
-        running(Path(root), packages=packages, **FRAIL) as daemon,
-    ):
+def daemon(module_runtime: Path, packages: Path) -> Iterator[Daemon]:
+    with running(module_runtime, packages=packages, **FRAIL) as daemon:
         yield daemon
 
 

@@ -5,14 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-from transformers import (
-    GPT2Config,
-    GPT2LMHeadModel,
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedTokenizerFast,
-)
+from tokenizers import Tokenizer, decoders, models, normalizers
+from transformers import PreTrainedTokenizerFast
 
 from sovl_daemon.engine.batch import advance
 from sovl_daemon.engine.decode import Decoding, Token
@@ -21,8 +15,7 @@ from sovl_daemon.engine.llama_finder import find_llama
 from sovl_daemon.engine.model import LoadedModel
 from sovl_daemon.engine.precision import DtypeChoice
 from sovl_daemon.engine.span import Span
-
-torch.set_num_threads(1)
+from tests import tiny_models
 
 VOCABULARY = 384
 SPECIALS = ["<|end|>", "<|turn|>"]
@@ -36,38 +29,16 @@ TEMPLATE = (
 )
 
 
-def tiny_network(family: str, seed: int = 0) -> Any:
+def tiny_network(family: str, seed: int = 0, **changes: Any) -> Any:
     """A random network of two layers; large initial weights make its choices clear-cut."""
-    torch.manual_seed(seed)
+    shape = {"vocab_size": VOCABULARY, "initializer_range": 0.3, "eos_token_id": 0}
     if family == "gpt2":
-        network: Any = GPT2LMHeadModel(
-            GPT2Config(
-                vocab_size=VOCABULARY,
-                n_positions=128,
-                n_embd=32,
-                n_layer=2,
-                n_head=4,
-                initializer_range=0.3,
-                bos_token_id=0,
-                eos_token_id=0,
-            )
-        )
+        of_family = {"n_positions": 128, "n_head": 4, "bos_token_id": 0}
+        network = tiny_models.gpt2(seed, **(shape | of_family | changes))
     else:
-        network = LlamaForCausalLM(
-            LlamaConfig(
-                vocab_size=VOCABULARY,
-                hidden_size=32,
-                intermediate_size=64,
-                num_hidden_layers=2,
-                num_attention_heads=4,
-                num_key_value_heads=2,
-                max_position_embeddings=128,
-                initializer_range=0.3,
-                bos_token_id=None,
-                eos_token_id=0,
-            )
-        )
-    return network.eval().requires_grad_(False)
+        of_family = {"num_attention_heads": 4, "num_key_value_heads": 2, "bos_token_id": None}
+        network = tiny_models.llama(seed, positions=128, **(shape | of_family | changes))
+    return network.requires_grad_(False)
 
 
 def tiny_model(family: str = "llama", *, lean: bool = True) -> LoadedModel:
@@ -95,17 +66,7 @@ def tokens(model: LanguageModel, decoding: Decoding) -> Iterator[Token]:
 
 def byte_level_tokenizer(template: str | None = TEMPLATE) -> Any:
     """A BPE over bytes, as GPT-2 and most of its successors have it."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY,
-        special_tokens=SPECIALS,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(CORPUS, trainer)
-    return _wrap(tokenizer, template)
+    return _wrap(tiny_models.byte_level_bpe(CORPUS, VOCABULARY, SPECIALS), template)
 
 
 def byte_fallback_tokenizer() -> Any:
@@ -137,9 +98,8 @@ def save_tiny(
     dtype: torch.dtype = torch.float32,
 ) -> Path:
     """Write a model folder and return it."""
-    tiny_network(family, seed).to(dtype).save_pretrained(path)
-    byte_level_tokenizer(template).save_pretrained(path)
-    return path
+    network = tiny_network(family, seed).to(dtype)
+    return tiny_models.save(network, path, byte_level_tokenizer(template))
 
 
 def generated(network: Any, prompt: Sequence[int], count: int, **options: Any) -> list[int]:

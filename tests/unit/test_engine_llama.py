@@ -3,27 +3,13 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from sovl_daemon.engine.llama import RmsNorm, Rows
 from sovl_daemon.engine.llama_finder import find_llama
 from sovl_daemon.engine.span import Span
-from tests.unit.engine_tiny import VOCABULARY, read, tiny_model, tiny_network
+from tests.unit.engine_tiny import read, tiny_model, tiny_network
 
 IDS = [5, 7, 300, 2, 9, 41, 8]
-
-
-def small_config(**changes: Any) -> LlamaConfig:
-    shape = {
-        "vocab_size": VOCABULARY,
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "initializer_range": 0.3,
-    }
-    return LlamaConfig(**(shape | changes))
 
 
 def test_the_lean_pass_gives_the_networks_logits() -> None:
@@ -49,7 +35,7 @@ def test_the_lean_pass_gives_the_networks_logits() -> None:
     ids=str,
 )
 def test_every_shape_of_the_family_is_found(changes: dict[str, Any]) -> None:
-    network = LlamaForCausalLM(small_config(**changes)).eval()
+    network = tiny_network("llama", **changes)
     expected = network(torch.tensor([IDS])).logits[0, -1]
     lean = find_llama(network)
     assert lean is not None

@@ -1,7 +1,6 @@
 """What grows with the input stops neither signs of life nor anybody else's answers."""
 
 import subprocess
-import tempfile
 import threading
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -149,11 +148,8 @@ def test_one_tokenizer_serves_many_threads(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def daemon() -> Iterator[Daemon]:
-    with (
-        tempfile.TemporaryDirectory(prefix="sovl") as place,
-        running(Path(place), **tiny_models.settings(Path(place))) as found,
-    ):
+def daemon(module_runtime: Path) -> Iterator[Daemon]:
+    with running(module_runtime, **tiny_models.settings(module_runtime)) as found:
         yield found
         assert not [each for each in found.events() if each["event"] == "child.restarting"]
 

@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,21 +24,20 @@ PATIENCE_MS = 20_000
 
 
 @pytest.fixture(scope="module")
-def daemon(echo_package: Path) -> Iterator[Daemon]:
+def daemon(module_runtime: Path, echo_package: Path) -> Iterator[Daemon]:
     """A daemon that has lived through 900 interactions of 4 KB, and one of 5 MB."""
-    with tempfile.TemporaryDirectory(prefix="sovl") as place:
-        state = Path(place) / "state"
-        state.mkdir()
-        store = InteractionStore(state / "sovl.db")
-        store._db.execute("PRAGMA synchronous=OFF")
-        for number in range(LIVED):
-            text = chr(0) * 5_000_000 if number == 400 else "said " * 400
-            store.add(Interaction(f"c{number}", "a", text, text[:2000], 1, 0.5))
-        store.close()
-        with running(Path(place), packages=echo_package, **ECHO) as found:
-            yield found
-            restarts = [each for each in found.events() if each["event"] == "child.restarting"]
-            assert restarts == [], "somebody was lost"
+    state = module_runtime / "state"
+    state.mkdir()
+    store = InteractionStore(state / "sovl.db")
+    store._db.execute("PRAGMA synchronous=OFF")
+    for number in range(LIVED):
+        text = chr(0) * 5_000_000 if number == 400 else "said " * 400
+        store.add(Interaction(f"c{number}", "a", text, text[:2000], 1, 0.5))
+    store.close()
+    with running(module_runtime, packages=echo_package, **ECHO) as found:
+        yield found
+        restarts = [each for each in found.events() if each["event"] == "child.restarting"]
+        assert restarts == [], "somebody was lost"
 
 
 class Raw:
