@@ -58,7 +58,6 @@ class Health(Checkup):
     async def start(self) -> None:
         """Find out what can be read here, and what is asked for."""
         self._probe = HealthProbe()
-        self._pids = {self.process: os.getpid()}
         self._last: HealthSample | None = None
         self._tasks = tasks_of(self.settings, self.paths)
         self._gauges = Gauges()
@@ -79,7 +78,9 @@ class Health(Checkup):
             await self._sample(began_s)
             if began_s >= told_s + self.settings.health.interval_s:
                 told_s = began_s
-                self._last = self._probe.sample(self._sampler.values, self._gpus.cards, self._pids)
+                self._last = self._probe.sample(
+                    self._sampler.values, self._gpus.cards, self._trees.roots
+                )
                 await self.publish(HEALTH, self._last, retain=True)
             # From one round's beginning to the next: what a round takes is not waited for again.
             next_s = min(began_s + self._interval_s, told_s + self.settings.health.interval_s)
@@ -88,8 +89,7 @@ class Health(Checkup):
     async def on_event(self, event: Envelope) -> None:
         """Learn which processes there are, what other agents count, and what was done."""
         match event.payload:
-            case AgentState() as state if state.pid not in self._pids.values():
-                self._pids[state.process] = state.pid
+            case AgentState() as state if state.pid not in self._trees.roots.values():
                 self._trees.watch(state.process, state.pid)
             case GaugesGiven() as given:
                 for name, value in given.values.items():

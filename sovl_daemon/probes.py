@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 import psutil
@@ -21,7 +21,9 @@ class HealthProbe:
     def __init__(self) -> None:
         self._processes: dict[int, psutil.Process] = {}
 
-    def sample(self, values: Values, cards: Sequence[Card], pids: dict[str, int]) -> HealthSample:
+    def sample(
+        self, values: Values, cards: Sequence[Card], pids: Mapping[str, int]
+    ) -> HealthSample:
         """One sample of what the sources read last, and of the processes that `pids` names.
 
         One that has ended, or is not to be seen, is left out.
@@ -37,7 +39,7 @@ class HealthProbe:
             gpus=tuple(_sample_gpu(card) for card in cards),
         )
 
-    def _sample_processes(self, pids: dict[str, int]) -> dict[str, ProcessSample]:
+    def _sample_processes(self, pids: Mapping[str, int]) -> dict[str, ProcessSample]:
         self._processes = {p: q for p, q in self._processes.items() if p in pids.values()}
         samples = {}
         for name, pid in pids.items():

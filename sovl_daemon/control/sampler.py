@@ -7,11 +7,21 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from sovl_daemon.control.guard import Limit
 from sovl_daemon.control.metric import Clock, Inspector, Metric, Reading
-from sovl_daemon.control.sampling import EDGE_S, FASTEST, URGENT_S, sampling_interval_s
 from sovl_daemon.control.sources.gauges import Gauges
 from sovl_daemon.control.sources.source import Source
 from sovl_daemon.control.stability import StabilityScore
 from sovl_daemon.control.task import Task
+
+CALM_S = 1.0
+URGENT_S = 0.1
+EDGE_S = 0.03
+"""Where a hard limit may be crossed before the next sample, or its duration runs."""
+
+FASTEST = 0.1
+"""The share of a scale that a metric may gain in a second when things go wrong."""
+
+STALLED = 10.0
+"""Share of time, in percent, that tasks wait for memory, from which on each sample counts."""
 
 STABILITY = "stability.score"
 PRESSURE = "pressure.memory"
@@ -147,6 +157,29 @@ class Sampler:
         """When a value was taken: a gauge's own time, a source's is now."""
         taken_s = self._gauges.taken_s(name)
         return now_s if taken_s == -math.inf else taken_s
+
+
+def sampling_interval_s(
+    headroom: float,
+    stalled: float = 0.0,
+    *,
+    verifying: bool = False,
+    edge_s: float = URGENT_S,
+) -> float:
+    """Return how long to wait for the next sample, between `edge_s` and a second.
+
+    So long as a metric growing at the fastest could not cross its hard limit in between, as in
+    earlyoom; a tenth of a second at most while tasks stall or an action's effect is awaited.
+
+    Args:
+        headroom: Smallest distance of a metric to its hard limit, as a share of its scale.
+        stalled: PSI memory `some avg10`, in percent; 0 where the kernel does not tell.
+        verifying: An action was just done and its effect is measured.
+        edge_s: The shortest interval.
+
+    """
+    longest_s = URGENT_S if verifying or stalled >= STALLED else CALM_S
+    return min(longest_s, max(edge_s, headroom / FASTEST))
 
 
 def _room(metric: Metric, limit: Limit, hard: float, reading: Reading) -> float:

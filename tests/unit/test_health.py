@@ -11,6 +11,7 @@ from agents.health import Health, readings_of, sampled
 from bus.topics import HEALTH, MetricsSample
 from config import Paths, Settings, with_value
 from sovl_daemon.control.metric import Reading
+from sovl_daemon.control.sources.process_tree import ProcessTree
 from tests.control import MEMORY, task
 
 
@@ -53,7 +54,7 @@ async def test_another_interval_holds_at_once(monkeypatch: pytest.MonkeyPatch) -
     health._probe = SimpleNamespace(sample=lambda *_: None)  # type: ignore[assignment]
     health._sampler = SimpleNamespace(values={})  # type: ignore[assignment]
     health._gpus = SimpleNamespace(cards=())  # type: ignore[assignment]
-    health._pids = {}
+    health._trees = ProcessTree({})
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(health.run)
         with anyio.fail_after(30):

@@ -35,7 +35,7 @@ class ProcessTree:
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._roots = dict(roots)
+        self.roots = dict(roots)
         self._proc = proc
         self._clock = clock
         self._trees: dict[str, list[int]] = {}
@@ -43,14 +43,14 @@ class ProcessTree:
 
     def watch(self, name: str, pid: int) -> None:
         """Read this process by this name from now on."""
-        self._roots[name] = pid
+        self.roots[name] = pid
         self._looked_s = -math.inf
 
     def read(self) -> Values:
         """Sum each tree."""
         now_s = self._clock()
         if now_s - self._looked_s >= _LOOK_EVERY_S:
-            self._trees = {name: tree_of(pid) for name, pid in self._roots.items()}
+            self._trees = {name: tree_of(pid) for name, pid in self.roots.items()}
             self._looked_s = now_s
         values: dict[str, float | None] = {}
         for name, pids in self._trees.items():

@@ -12,7 +12,7 @@ from sovl_daemon.control.metric import Inspector, Reading
 from sovl_daemon.control.performer import Outcome, Result
 from sovl_daemon.control.prompt import MOST_LINES
 from sovl_daemon.control.quarantine import Sentence
-from sovl_daemon.control.sampling import sampling_interval_s
+from sovl_daemon.control.sampler import sampling_interval_s
 from sovl_daemon.control.task import Task
 from sovl_daemon.control.verdict import Opinion, Question
 from sovl_daemon.laboratory.control.baselines import MEMORY, PRESSURE, Controller
