@@ -6,7 +6,6 @@ from typing import Any, Literal
 
 from bus.envelope import Payload
 
-BUS = "bus"
 AGENT = "agent"
 CONFIG = "config.changed"
 HEALTH = "health.sample"

@@ -11,6 +11,17 @@ from sovl_daemon.control.metric import Fault, Reading
 from sovl_daemon.control.task import Described, Rung, Task
 
 MEMORY = "memory.percent"
+GAUGES = (
+    "kv_cache.bytes",
+    "queue.depth",
+    "tokens.rate",
+    "latency.first_token_s",
+    "errors.rate",
+    "training.loss",
+    "training.loss_ratio",
+    "training.gradient_norm",
+)
+"""What agents give, as the shipped tasks know it."""
 
 
 def reading(

@@ -54,11 +54,6 @@ class Decider:
         self._last: tuple[str, ...] = ()
 
     @property
-    def degraded(self) -> bool:
-        """Whether anything is in force that is to be relaxed."""
-        return bool(self.ladder.in_force)
-
-    @property
     def busy(self) -> bool:
         """Whether an action is in flight."""
         return self._proposed is not None

@@ -176,7 +176,7 @@ class Journal:
 
     def unfinished(self) -> list[Entry]:
         """Actions in flight, and abandoned ones, newest first: undone in the reverse order."""
-        return self._select("state IN ('intended','applied','verified','reverting','abandoned')")
+        return self._select(f"state IN {(*OPEN, 'abandoned')}")
 
     def in_force(self) -> list[Entry]:
         """Committed settings that were not taken back, newest first."""

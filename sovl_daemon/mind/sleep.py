@@ -122,29 +122,3 @@ def sleep_reason(
         return "ready"
     tired = tiredness(entries, confidence, rhythm.awake_s(now), stage, knobs)
     return "tired" if tired > TIRED else None
-
-
-def wake_reason(
-    rhythm: Rhythm,
-    now: float,
-    *,
-    entries: int,
-    knobs: ControlsConfig,
-    called: bool = False,
-    failed: bool = False,
-    finished: bool = False,
-) -> WakeReason | None:
-    """Return why it wakes now, None while it sleeps on or is awake anyway.
-
-    `entries` is what the night is to learn. Learning that is finished outranks a call: what is
-    learned is not thrown away.
-    """
-    if rhythm.asleep_since is None:
-        return None
-    if failed:
-        return "failed"
-    if finished:
-        return "rested"
-    if called:
-        return "called"
-    return "time" if now - rhythm.asleep_since >= longest_night(entries, knobs) else None

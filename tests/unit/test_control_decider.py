@@ -151,7 +151,7 @@ def test_what_cannot_be_undone_stays_known() -> None:
     decider.restored(0, ["shrink"])
     step = last(feed(decider, 50, 100, 11))
     assert do(decider, step, 112, "abandoned").does == "failed"
-    assert decider.degraded
+    assert decider.ladder.in_force == ["shrink"]
 
 
 def test_a_failed_action_gives_way_to_the_next() -> None:
@@ -231,7 +231,7 @@ def test_what_others_took_back_is_not_done_at_once_again() -> None:
     decider.restored(0, ["shrink"])
     feed(decider, 80, 0, 1)
     decider.taken_back(1, "shrink")
-    assert not decider.degraded
+    assert not decider.ladder.in_force
     steps = feed(decider, 80, 1.5, 58)
     assert {step.does for step in steps} == {"hold"}
     assert any(step.decision and "the opposite one" in step.decision.why for step in steps)

@@ -7,13 +7,13 @@ import pytest
 
 from sovl_daemon.control.diagnosis import diagnose
 from sovl_daemon.control.sampler import EDGE_S, STABILITY, URGENT_S, Sampler
-from sovl_daemon.control.sources.gauges import COMMON, Gauges
+from sovl_daemon.control.sources.gauges import Gauges
 from sovl_daemon.control.sources.gpu import Gpus
 from sovl_daemon.control.sources.machine import Machine
 from sovl_daemon.control.sources.pressure import Pressure
 from sovl_daemon.control.sources.source import Values
 from sovl_daemon.control.task_file import load_tasks
-from tests.control import MEMORY
+from tests.control import GAUGES, MEMORY
 
 
 class Fixed:
@@ -101,7 +101,7 @@ def test_an_idle_daemon_is_looked_at_once_a_second() -> None:
     gauges = Gauges()
     source = Fixed({MEMORY: 50.0, "pressure.memory": 0.0})
     one = sampler(source, gauges)
-    for name in COMMON:
+    for name in GAUGES:
         gauges.give(name, 1.0 if name == "training.loss_ratio" else 0.0, 0.0)
     assert one.interval_s(one.sample(0.0, 1000.0)) == 1
     # Nobody answers, and the night is over: their gauges are stale, and that is no emergency.

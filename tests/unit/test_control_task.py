@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 
 from sovl_daemon.control.guard import Limit
-from sovl_daemon.control.sources.gauges import COMMON
 from sovl_daemon.control.task import Rung
 from sovl_daemon.control.task_file import SHIPPED, TaskError, load_task, load_tasks
 from tests import control
@@ -53,7 +52,7 @@ def test_shipped_tasks() -> None:
     machine = ("memory.", "swap.", "cpu.", "pressure.", "gpu.", "stability.")
     for task in tasks.values():
         for each in task.metrics:
-            assert each.name in COMMON or each.name.startswith(machine)
+            assert each.name in control.GAUGES or each.name.startswith(machine)
 
 
 def test_a_users_task_is_read(tmp_path: Path) -> None:

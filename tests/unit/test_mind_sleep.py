@@ -15,7 +15,6 @@ from sovl_daemon.mind.sleep import (
     ready,
     sleep_reason,
     tiredness,
-    wake_reason,
 )
 
 HOUR = 3600.0
@@ -38,11 +37,6 @@ def knobs(**values: Any) -> ControlsConfig:
 def why_sleep(now: float, rhythm: Rhythm | None = None, **given: Any) -> SleepReason | None:
     state: dict[str, Any] = {"entries": 10, "confidence": 0.8, "stage": 0.0, "knobs": knobs()}
     return sleep_reason(rhythm or Rhythm(0), now, **(state | given))
-
-
-def why_wake(now: float, rhythm: Rhythm | None = None, **given: Any) -> WakeReason | None:
-    state: dict[str, Any] = {"entries": 10, "knobs": knobs()}
-    return wake_reason(rhythm or Rhythm(0, asleep_since=0), now, **(state | given))
 
 
 # Being ready
@@ -181,29 +175,6 @@ def test_it_sleeps_only_with_a_reason_that_holds(
 )
 def test_how_long_a_night_may_last(entries: int, factor: float, minutes: float) -> None:
     assert longest_night(entries, knobs(sleep_time_factor=factor)) == 60 * minutes
-
-
-@pytest.mark.parametrize(
-    ("happens", "reason"),
-    [
-        ({}, None),
-        ({"called": True}, "called"),
-        ({"finished": True}, "rested"),
-        ({"failed": True}, "failed"),
-        ({"called": True, "finished": True}, "rested"),
-        ({"finished": True, "failed": True}, "failed"),
-    ],
-)
-def test_what_wakes_it(happens: dict[str, Any], reason: WakeReason | None) -> None:
-    assert why_wake(100, **happens) == reason
-    assert why_wake(100, Rhythm(0), **happens) is None
-
-
-def test_the_night_ends_when_its_time_is_up() -> None:
-    assert why_wake(599) is None
-    assert why_wake(600) == "time"
-    assert why_wake(1199, entries=20) is None
-    assert why_wake(600, knobs=knobs(sleep_time_factor=2.0)) is None
 
 
 def test_the_time_awake_begins_anew() -> None:

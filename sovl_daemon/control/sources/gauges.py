@@ -8,18 +8,6 @@ from typing import NamedTuple
 
 from sovl_daemon.control.sources.source import Values
 
-COMMON = (
-    "kv_cache.bytes",
-    "queue.depth",
-    "tokens.rate",
-    "latency.first_token_s",
-    "errors.rate",
-    "training.loss",
-    "training.loss_ratio",
-    "training.gradient_norm",
-)
-"""Names of gauges that the shipped tasks know; any other name may be given too."""
-
 
 class Gauge(NamedTuple):
     """A value, and when it was given, on the monotonic clock."""

@@ -59,7 +59,6 @@ class Plant:
         self._events = scenario.events
         self._index = 0
         self._landings: list[_Landing] = []
-        self._landed = 0
         self._number = 0
         self._others, self._leak, self._kv = _Line(scenario.base), _Line(), _Line()
         self._conversations: dict[int, tuple[float, float]] = {}

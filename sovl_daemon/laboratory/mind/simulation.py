@@ -23,7 +23,7 @@ from sovl_daemon.laboratory.mind.visitor import (
 from sovl_daemon.mind.curiosity import SILENCE_S, curiosity, worth_asking
 from sovl_daemon.mind.dreams import QUESTIONS_A_DREAM, choice_weights, choose, noise
 from sovl_daemon.mind.lifecycle import capacity, night_learning_rate, stage
-from sovl_daemon.mind.sleep import Rhythm, WakeReason, sleep_reason, tiredness, wake_reason
+from sovl_daemon.mind.sleep import Rhythm, WakeReason, longest_night, sleep_reason, tiredness
 from sovl_daemon.mind.state import Mind
 from sovl_daemon.mind.temperament import Mood, mood
 from sovl_daemon.mind.wake import wakes
@@ -215,16 +215,13 @@ class Simulation:
     def _sleep_on(self, called: bool) -> None:
         self._trained_s += _TICK_S
         taught = min(self._to_learn, int(self._trained_s / self._entry_s))
-        reason = wake_reason(
-            self._rhythm,
-            self._now,
-            entries=self._to_learn,
-            knobs=self._knobs,
-            called=called,
-            finished=taught == self._to_learn,
-        )
-        if reason is not None:
-            self._wake(reason, taught)
+        asleep_s = self._now - (self._rhythm.asleep_since or 0.0)
+        if taught == self._to_learn:  # even if somebody calls: what is learned is not thrown away
+            self._wake("rested", taught)
+        elif called:
+            self._wake("called", taught)
+        elif asleep_s >= longest_night(self._to_learn, self._knobs):
+            self._wake("time", taught)
 
     def _wake(self, reason: WakeReason, taught: int) -> None:
         if taught and reason in ("rested", "time"):
