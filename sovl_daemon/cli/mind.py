@@ -8,12 +8,13 @@ from typing import Annotated, Any
 
 import typer
 
-from config import load
+from config import ConfigError, Fault, Paths, Settings, load
 from sovl_daemon.cli import render
+from sovl_daemon.models import ModelStore
+from sovl_daemon.models.checkpoint import shapes_of
 
 app = typer.Typer(name="mind", help="Watch a mind live without a model.", no_args_is_help=True)
 
-_PARAMETERS_A_RANK = 57_600  # q_proj and v_proj in the 30 layers of the default scaffold
 _MOST_HOURS = 24 * 366
 
 
@@ -49,7 +50,7 @@ def simulate(
         settings.training_config,
         hours=hours,
         seed=seed,
-        parameters=settings.lora_config.lora_rank * _PARAMETERS_A_RANK,
+        parameters=_trainable(settings),
     )
     moments = list(simulation.run())
     if plot is not None:
@@ -58,6 +59,20 @@ def simulate(
     if as_json:
         report["moments"] = [asdict(moment) for moment in moments]
     render.show(report, as_json=as_json, view=_show)
+
+
+def _trainable(settings: Settings) -> int:
+    """The parameters that learn: of the scaffold, or of the default one before it is stored."""
+    from sovl_daemon.laboratory.mind.adapters import DEFAULT, trainable
+
+    store = ModelStore(Paths.of(settings).model_dir)
+    folder = store.stored(settings.core_config.scaffold_model_name)
+    shapes = shapes_of(folder) if folder else DEFAULT
+    found = trainable(shapes, settings.lora_config, settings.fusion.adapted_blocks)
+    if not found:
+        problem = "the scaffold has none of these modules"
+        raise ConfigError([Fault("lora_config.lora_target_modules", problem)])
+    return found
 
 
 def _show(report: dict[str, Any]) -> None:

@@ -15,9 +15,9 @@ from sovl_daemon.mind.lifecycle import TENTHS
 SleepReason = Literal["ready", "tired"]
 """ready: much to learn, and sure of itself; tired: much lived, unsure, or long awake."""
 
-WakeReason = Literal["called", "failed", "rested", "time"]
-"""called: somebody wants it awake; failed: the night went wrong; rested: all is learned;
-time: the night has lasted as long as it may."""
+WakeReason = Literal["called", "failed", "rested"]
+"""called: somebody wants it awake; failed: the night went wrong; rested: all is learned, as well as
+the time allowed."""
 
 AWAKE_AT_LEAST_S = 60.0
 ABORT_COOLDOWN_S = 120.0

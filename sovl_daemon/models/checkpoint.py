@@ -88,8 +88,20 @@ def _require_language_model(reader: Any, path: Path) -> None:
         )
 
 
+def shapes_of(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Return the shape of each weight of a transformers folder by its name.
+
+    Raises:
+        ConversionError: it has no safetensors.
+
+    """
+    return {
+        name: tuple(shape) for path in weight_files(folder) for name, _, shape in _tensors_of(path)
+    }
+
+
 def _read_folder(folder: Path) -> Header:
-    shapes = [entry for path in weight_files(folder) for entry in _tensors_of(path)]
+    shapes = [entry[1:] for path in weight_files(folder) for entry in _tensors_of(path)]
     if eighths := sorted({dtype for dtype, _ in shapes if dtype.startswith("F8")}):
         raise ConversionError(
             f"{folder} is quantised ({eighths[0]}); pull the original instead, or a GGUF file of it"
@@ -120,10 +132,11 @@ def weight_files(folder: Path) -> list[Path]:
     )
 
 
-def _tensors_of(path: Path) -> list[tuple[str, list[int]]]:
+def _tensors_of(path: Path) -> list[tuple[str, str, list[int]]]:
+    """Return name, precision and shape of each."""
     from safetensors import safe_open
 
     require_safetensors(path)
     with safe_open(path, "numpy") as weights:
-        slices: list[Any] = [weights.get_slice(name) for name in weights.keys()]  # noqa: SIM118
-        return [(part.get_dtype(), part.get_shape()) for part in slices]
+        parts: dict[str, Any] = {name: weights.get_slice(name) for name in weights.keys()}  # noqa: SIM118
+        return [(name, part.get_dtype(), part.get_shape()) for name, part in parts.items()]

@@ -1,4 +1,5 @@
 import itertools
+import math
 import random
 from collections.abc import Sequence
 from typing import Any, get_args
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from config.controls import ControlsConfig
 from config.mind import TrainingConfig
 from sovl_daemon.laboratory.mind.simulation import Event, EventKind, Moment, Simulation
-from sovl_daemon.laboratory.mind.visitor import Knowledge, prompts, similarity
+from sovl_daemon.laboratory.mind.visitor import Knowledge, Prompt, prompts, similarity
 
 
 def live(hours: float = 24, seed: int = 1, **knobs: Any) -> list[Moment]:
@@ -22,13 +23,25 @@ def live(hours: float = 24, seed: int = 1, **knobs: Any) -> list[Moment]:
         TrainingConfig(**training),
         hours=hours,
         seed=seed,
-        parameters=460_800,
+        parameters=122_880,
     )
     return list(simulation.run())
 
 
 def events(life: Sequence[Moment], kind: EventKind | None = None) -> list[Event]:
     return [each for moment in life for each in moment.events if kind in (None, each.kind)]
+
+
+def asleep(life: Sequence[Moment]) -> float:
+    """The share of a life that is slept through."""
+    return sum(moment.asleep for moment in life) / len(life)
+
+
+def spoken(seed: int) -> list[Prompt]:
+    """All that is said in a day."""
+    world = random.Random(seed)
+    Knowledge(world)
+    return list(prompts(24, world))
 
 
 @pytest.fixture(scope="module")
@@ -72,8 +85,8 @@ def test_nights_make_it_surer(life: list[Moment]) -> None:
 def test_the_first_words_come_once() -> None:
     assert [event.time_s for event in events(live(), "first words")] == [0]
     assert events(live(has_woken=True), "first words") == []
-    asleep = live(is_sleeping=True)
-    assert [event.kind for event in events(asleep)][:2] == ["wake", "first words"]
+    asleep = events(live(is_sleeping=True))
+    assert [(event.time_s, event.kind) for event in asleep][:2] == [(0, "sleep"), (0, "wake")]
 
 
 def test_influence_moves_at_the_end_of_nights_alone(life: list[Moment]) -> None:
@@ -120,32 +133,48 @@ def test_a_turned_knob_makes_another_life(life: list[Moment], knob: str, value: 
 
 
 def test_it_does_not_dream_while_somebody_speaks(life: list[Moment]) -> None:
-    world = random.Random(1)
-    Knowledge(world)
-    said = [prompt.time_s for prompt in prompts(24, world)]
+    said = [prompt.time_s for prompt in spoken(seed=1)]
     dreamt = [event.time_s for event in events(life, "dream")]
     assert dreamt
     for time_s in dreamt:
         assert time_s - max(each for each in said if each <= time_s) >= 20
 
 
-def test_what_a_night_that_is_cut_off_learned_is_kept_and_the_rest_waits() -> None:
-    cut_off = [
-        moment
-        for moment in live(sleep_time_factor=0.5)
-        if any(each.kind == "wake" and each.detail.startswith("time") for each in moment.events)
-    ]
-    assert cut_off
-    for moment in cut_off:
-        assert moment.entries > 0
-        assert moment.influence > 0
+def test_whoever_speaks_wakes_it(life: list[Moment]) -> None:
+    nights = [each for each in events(life) if each.kind in ("sleep", "wake")]
+    said = [math.ceil(each.time_s / 10) * 10 for each in spoken(seed=1)]
+    for sleep, wake in zip(nights[::2], nights[1::2], strict=False):
+        assert not any(sleep.time_s < time_s < wake.time_s for time_s in said)
+        assert wake.detail.startswith("called") <= (wake.time_s in said)
+    assert any(each.detail.startswith("called") for each in nights)
 
 
-def test_a_hurried_night_is_cut_off() -> None:
-    hurried = [event.detail for event in events(live(sleep_time_factor=0.5), "wake")]
-    assert any(detail.startswith("time") for detail in hurried)
-    long = [event.detail for event in events(live(sleep_time_factor=5.0), "wake")]
-    assert not any(detail.startswith("time") for detail in long)
+def test_what_a_night_that_is_cut_off_was_about_is_learned_the_next(life: list[Moment]) -> None:
+    said = [math.ceil(each.time_s / 10) * 10 for each in spoken(seed=1)]
+    begun, fell_asleep_s, later = 0, 0.0, 0
+    for moment in life:
+        for event in moment.events:
+            if event.kind == "sleep":
+                entries = int(event.detail.split(", ")[1].split()[0])
+                begun, fell_asleep_s = begun or entries, event.time_s
+            elif event.kind == "wake" and event.detail.startswith("rested"):
+                since = sum(fell_asleep_s < time_s <= moment.time_s for time_s in said)
+                assert moment.entries == entries - begun + since
+                later += entries > begun
+                begun = 0
+    assert later
+
+
+def test_a_night_lasts_as_its_knob_says() -> None:
+    hurried, usual, long = (asleep(live(sleep_time_factor=factor)) for factor in (0.5, 1.0, 5.0))
+    assert hurried < usual < long
+
+
+def test_without_training_a_night_lasts_as_long_as_it_may_and_leaves_all() -> None:
+    life = live(enable_sleep_training=False)
+    assert asleep(life) > asleep(live())
+    assert life[-1].influence == 0
+    assert all(after.entries >= before.entries for before, after in itertools.pairwise(life))
 
 
 @settings(max_examples=15, deadline=None)

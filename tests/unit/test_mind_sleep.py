@@ -131,7 +131,7 @@ def test_after_an_aborted_night_it_stays_awake_for_two_minutes() -> None:
 
 @pytest.mark.parametrize(
     ("reason", "after_60_s"),
-    [("called", None), ("failed", None), ("rested", "ready"), ("time", "ready")],
+    [("called", None), ("failed", None), ("rested", "ready")],
 )
 def test_only_aborts_have_a_cooldown(reason: WakeReason, after_60_s: str | None) -> None:
     rhythm = Rhythm(0).fell_asleep(100).woke(200, reason)

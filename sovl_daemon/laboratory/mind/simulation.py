@@ -33,7 +33,6 @@ EventKind = Literal["first words", "visit", "question", "dream", "sleep", "wake"
 _TICK_S = 10.0
 _TICKS_A_MOMENT = 6
 _TRAINING_S = (20.0, 80.0)  # an interaction, as busy as the machine may be
-_IMPATIENT = 0.2  # the share of visitors who want it awake
 _UNKNOWN = 0.6  # the most it may know of what comes to its mind
 
 
@@ -102,13 +101,18 @@ class Simulation:
         self._now = 0.0
         self._spoken_at, self._erupted_at = 0.0, -HOUR_S
         self._mind = Mind.born(knobs)
-        self._rhythm = Rhythm(0.0, asleep_since=0.0 if self._mind.asleep else None)
-        self._to_learn, self._trained_s, self._entry_s = 0, 0.0, _TRAINING_S[0]  # of this night
+        self._rhythm = Rhythm(0.0)
+        # Of this night, or of the one that was cut off: what it is about goes on the next time.
+        self._to_learn, self._trained_s, self._entry_s = 0, 0.0, _TRAINING_S[0]
+        self._slept_at = self._longest_s = 0.0
 
     def run(self) -> Iterator[Moment]:
         """Yield a moment a minute. Can be run through once."""
-        if not self._mind.asleep:
-            self._rise()
+        if self._mind.asleep:
+            self._fall_asleep("asleep")
+        elif wakes(self._mind.has_woken, self._knobs):
+            self._happened("first words", "once in a life")
+            self._mind = self._mind.woke()
         for tick in range(round(self._hours * HOUR_S / _TICK_S) + 1):
             self._now = tick * _TICK_S
             self._live()
@@ -146,21 +150,14 @@ class Simulation:
     # What happens to it
 
     def _listen(self) -> bool:
-        """Answer what was said since the last tick, or note the silence; whether it was called.
-
-        It answers in its sleep too; some visitors want it awake.
-        """
-        opened = any(prompt.opens for prompt in self._heard())
+        """Answer what was said since the last tick, or note the silence; whether somebody spoke."""
+        spoken = False
+        while self._prompts and self._prompts[0].time_s <= self._now:
+            self._answer(self._prompts.popleft())
+            spoken = True
         if not self._mind.asleep and self._now > self._spoken_at:
             self._mind = self._mind.waited(_TICK_S)
-        return opened and self._chance.random() < _IMPATIENT
-
-    def _heard(self) -> list[Prompt]:
-        said = []
-        while self._prompts and self._prompts[0].time_s <= self._now:
-            said.append(self._prompts.popleft())
-            self._answer(said[-1])
-        return said
+        return spoken
 
     def _answer(self, prompt: Prompt) -> None:
         if prompt.opens:
@@ -205,44 +202,49 @@ class Simulation:
             knobs=self._knobs,
         )
         if reason is not None:
-            self._mind, self._rhythm = self._mind.fell_asleep(), self._rhythm.fell_asleep(self._now)
-            self._to_learn = len(self._log)
-            self._trained_s, self._entry_s = 0.0, self._chance.uniform(*_TRAINING_S)
-            self._happened("sleep", f"{reason}, {len(self._log)} interactions")
+            self._fall_asleep(reason)
 
     # Asleep
 
+    def _fall_asleep(self, reason: str) -> None:
+        """Begin a night, or go on with what the last one was about if that was cut off."""
+        self._mind, self._rhythm = self._mind.fell_asleep(), self._rhythm.fell_asleep(self._now)
+        self._slept_at, self._longest_s = self._now, longest_night(len(self._log), self._knobs)
+        if not self._to_learn:
+            self._to_learn = len(self._log)
+            self._trained_s, self._entry_s = 0.0, self._chance.uniform(*_TRAINING_S)
+        self._happened("sleep", f"{reason}, {len(self._log)} interactions")
+
     def _sleep_on(self, called: bool) -> None:
+        """Rest until all is learned, or the night is over; whoever speaks wakes it."""
         self._trained_s += _TICK_S
-        taught = min(self._to_learn, int(self._trained_s / self._entry_s))
-        asleep_s = self._now - (self._rhythm.asleep_since or 0.0)
-        if taught == self._to_learn:  # even if somebody calls: what is learned is not thrown away
-            self._wake("rested", taught)
+        over = self._now - self._slept_at >= self._longest_s
+        if self._knobs.enable_sleep_training:
+            needed_s = self._to_learn * self._entry_s * self._knobs.sleep_time_factor
+            over |= self._trained_s >= needed_s
+        if over:
+            self._learn()
+            self._wake("rested")
         elif called:
-            self._wake("called", taught)
-        elif asleep_s >= longest_night(self._to_learn, self._knobs):
-            self._wake("time", taught)
+            self._wake("called")
 
-    def _wake(self, reason: WakeReason, taught: int) -> None:
-        if taught and reason in ("rested", "time"):
-            self._learn(taught)
-        self._rhythm = self._rhythm.woke(self._now, reason)
+    def _wake(self, reason: WakeReason) -> None:
+        self._mind, self._rhythm = self._mind.woke(), self._rhythm.woke(self._now, reason)
         self._happened("wake", f"{reason}, influence {self._mind.influence(self._knobs):.3f}")
-        self._rise()
 
-    def _rise(self) -> None:
-        if wakes(self._mind.has_woken, self._knobs):
-            self._happened("first words", "once in a life")
-        self._mind = self._mind.woke()
+    def _learn(self) -> None:
+        """Consume what the night was about, learned as well as it was trained for.
 
-    def _learn(self, taught: int) -> None:
-        """Consume the first so many interactions; a night without training leaves them all."""
-        if not self._knobs.enable_sleep_training:
+        A night without training leaves it all.
+        """
+        count, self._to_learn = self._to_learn, 0
+        if not (count and self._knobs.enable_sleep_training):
             return
         rate = night_learning_rate(self._stage(), self._training)
-        for prompt in self._log[:taught]:
-            self._knowledge.learn(prompt.topic, rate)
-        question, self._log = _question(self._log[0].topic), self._log[taught:]
+        share = self._trained_s / (count * self._entry_s)
+        for prompt in self._log[:count]:
+            self._knowledge.learn(prompt.topic, rate * share)
+        question, self._log = _question(self._log[0].topic), self._log[count:]
         self._mind = self._mind.slept(question, capacity=self._capacity, training=self._training)
 
     def _dream(self) -> None:
