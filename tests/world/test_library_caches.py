@@ -8,10 +8,11 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests import tiny_models
-from tests.daemon import SOVL, Daemon
+from tests.daemon import SOVL, Daemon, until
 from tests.integration.test_model_hub import OPEN, Hub, serving
 from tests.world import situation
 
@@ -105,10 +106,13 @@ def test_what_the_commands_write(service: Service, hub: str) -> None:
         ("model", "eval", "owner--mind", "--windows", "1", "--precision", "fp16"),
         ("mind", "simulate", "--hours", "1", "--plot", str(service.root / "day.svg")),
     )
+    seen = []
     for words in commands:
         service.run(*words, wrapper=tracing)
-        assert written(record, _OTHERS)  # what it wrote is seen
+        wait_for_tracer(record)
+        seen += written(record, _OTHERS)
         assert written(record, ours) == []
+    assert seen
     models = {"core_config.base_model_name": OPEN, "core_config.scaffold_model_name": OPEN}
     short = {"generation.system_prompt": "", "core_config.cross_attn_layers": [0, 1]}
     daemon = Daemon(service.root, wrapper=tracing, **models, **short)
@@ -121,8 +125,18 @@ def test_what_the_commands_write(service: Service, hub: str) -> None:
             client.ask("int8")
     finally:
         daemon.stop()
+    wait_for_tracer(record)
     assert written(record, ours) == []
     assert service.strays() == []
+
+
+def wait_for_tracer(record: Path) -> None:
+    """It outlives what it traced by a moment, and has not written all it saw before its end."""
+    for _ in until(60):
+        running = psutil.process_iter(["cmdline"])
+        if not any(str(record) in (each.info["cmdline"] or ()) for each in running):
+            return
+    raise AssertionError("strace did not end")
 
 
 def written(record: Path, ours: tuple[str, ...]) -> list[str]:

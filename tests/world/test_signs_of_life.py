@@ -103,7 +103,7 @@ def test_a_starved_process_is_left_alone(runtime: Path, packages: Path) -> None:
                     patted = heard(listener).count("WATCHDOG=1")
                 assert toil.result(60) == {}
             assert restarts(daemon) == {}
-            assert daemon.logged("child.starved")["silent_agent"] == "frail"
+            assert daemon.logged("child.starved")["child"] == "frail"
             assert patted >= 3
         finally:
             assert daemon.stop() == 0
