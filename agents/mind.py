@@ -28,7 +28,7 @@ from bus.topics import (
 )
 from config import Settings
 from sovl_daemon.conditions import condition_of
-from sovl_daemon.durable import replacing
+from sovl_daemon.durable import replacing, sweep
 from sovl_daemon.mind.confidence import NEUTRAL
 from sovl_daemon.mind.lifecycle import capacity, stage
 from sovl_daemon.mind.state import Mind
@@ -152,6 +152,7 @@ class MindKeeper(Agent):
         self._dry = self.settings.training_config.dry_run
         self._parameters = 0
         self._spoken_at = time.monotonic()
+        await anyio.to_thread.run_sync(sweep, self.paths.state_dir)
         read = partial(anyio.to_thread.run_sync, self._read)
         self._mind = await self.hindrance.outlast(read)
         # Whoever slept when the daemon ended is awake now.

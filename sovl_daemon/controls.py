@@ -57,7 +57,6 @@ class Controls:
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
         self._began = time.monotonic()
-        self._dry_run = hub.settings.training_config.dry_run
 
     @classmethod
     def table(cls) -> CommandTable:
@@ -94,7 +93,7 @@ class Controls:
             **self.ping(args),
             "agents": agents,
             "children": self._hub.supervisor.stats(),
-            "dry_run": self._dry_run,
+            "dry_run": self._hub.dry_run,
             "in_flight": self._hub.router.in_flight(),
             "troubles": [
                 *log.troubles(),

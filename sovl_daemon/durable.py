@@ -6,8 +6,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+UNFINISHED = ".sovl-unfinished."  # how the name of a file begins that has no place yet
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-_LONGEST_NAME = 100  # with what is added it has to be one
 
 
 @contextmanager
@@ -19,7 +19,7 @@ def replacing(path: Path, *, mode: int | None = None) -> Iterator[BinaryIO]:
     the system allows.
     """
     path = path.resolve()
-    beside = path.with_name(f".{path.name[:_LONGEST_NAME]}.{os.getpid()}.{os.urandom(4).hex()}")
+    beside = path.with_name(f"{UNFINISHED}{os.getpid()}.{os.urandom(4).hex()}")
     old = path.stat() if mode is None and path.exists() else None
     wanted = old.st_mode & 0o7777 if old else mode
     # From its beginning, so that nobody opens it who may not read what is written later.
@@ -39,6 +39,12 @@ def replacing(path: Path, *, mode: int | None = None) -> Iterator[BinaryIO]:
         beside.unlink(missing_ok=True)
         raise
     sync(path.parent)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what writers left there that were killed; whoever calls it is the only writer."""
+    for each in folder.glob(f"{UNFINISHED}*"):
+        each.unlink(missing_ok=True)
 
 
 def sync(path: Path) -> None:

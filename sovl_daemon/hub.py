@@ -51,6 +51,7 @@ class Hub:
         config_named: bool = False,
     ) -> None:
         self.settings = settings
+        self.dry_run = settings.training_config.dry_run  # as long as the daemon lives
         self.paths = Paths.of(settings)
         self.state, self.detail = "", ""
         self._config_file, self._config_named = config_file, config_named
@@ -98,15 +99,21 @@ class Hub:
         if group.process == registry.HUB:
             agent = self._agents[group.title]
             return _AgentTask(
-                lambda: agent(self.settings, self.paths, registry.HUB), self._own_time
+                lambda: agent(self._childrens_settings(), self.paths, registry.HUB), self._own_time
             )
         seats = [self.router.seat(name) for name in group.agents]
         return WorkerProcess(
             group.process,
             list(group.agents),
-            lambda: self.settings,
+            self._childrens_settings,
             lambda: any(seat.saving for seat in seats),
         )
+
+    def _childrens_settings(self) -> Settings:
+        """Those of now, but a dry run begins and ends for all of them at once, with the daemon."""
+        dry = {"dry_run": self.dry_run}
+        training = self.settings.training_config.model_copy(update=dry)
+        return self.settings.model_copy(update={"training_config": training})
 
     # Life
 

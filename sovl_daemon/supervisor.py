@@ -188,10 +188,13 @@ class Supervisor:
                 self._check(child, child.runner.own_time())
 
     def _check(self, child: Child, now: float) -> None:
-        if not child.started or child.ended.is_set() or child.scope.cancel_called:
-            return  # who stops falls silent an agent at a time, and has a limit of its own
+        if not child.started or child.ended.is_set():
+            return
         for agent in child.agents:
-            if why := self._fault(child, self._router.seat(agent), now):
+            seat = self._router.seat(agent)
+            if child.scope.cancel_called and not seat.saving:
+                continue  # who stops falls silent an agent at a time, and has a limit of its own
+            if why := self._fault(child, seat, now):
                 log.error("child.silent", child=child.name, silent_agent=agent, why=why)
                 child.started = 0.0  # once is enough
                 child.silence = f"{agent} {why}"

@@ -4,16 +4,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sovl_daemon.laboratory.plot import write
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_DOTS_PER_INCH = 120
 _DARK = 0.6  # from here on the number in a square is white
 
 
 def save_plot(matrix: Sequence[Sequence[float]], path: Path) -> None:
     """Write the picture; `path` is one that `plot.check` lets pass."""
-    draw(matrix).savefig(path, dpi=_DOTS_PER_INCH)
+    write(lambda: draw(matrix), path)
 
 
 def draw(matrix: Sequence[Sequence[float]]) -> "Figure":

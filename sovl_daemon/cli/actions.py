@@ -115,7 +115,7 @@ def _performance(data: dict[str, Any]) -> None:
         for each in data["done"]:
             if each["day"] == day:
                 render.console.print(render.escape(f"  {each['action']}: {_done(each)}"))
-    if not data["decided"]:
+    if not data["decided"] and not data["done"]:
         render.console.print("nothing was decided in these days")
 
 

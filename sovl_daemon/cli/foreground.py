@@ -37,8 +37,8 @@ def with_daemon(options: list[str], work: Work) -> None:
         if options:
             raise CommandError(
                 BAD_ARGUMENT,
-                f"a daemon runs already, without {', '.join(options)}: "
-                "leave that out, or stop the daemon first: sovl stop",
+                f"a daemon runs already and has its own settings: leave {', '.join(options)} out, "
+                "or stop it first: sovl stop",
             )
         anyio.run(_talk, None, work)
         return

@@ -127,8 +127,8 @@ class Int8Matrix:
 class Int4Matrix:
     """4 bits a weight, scale and zero point for each 32 of them along a row.
 
-    `parts` are the weights, one below the other, to be taken as `dtype`. What is float32 is
-    multiplied in bfloat16.
+    `parts` are the weights, one below the other, to be taken as `dtype`. Rows in float32
+    are multiplied in bfloat16 by the kernel.
     """
 
     precision: Precision = "int4"
@@ -147,9 +147,9 @@ class Int4Matrix:
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """Return x @ weights.T, (rows, in) -> (rows, out)."""
-        rows = x.to(self.scales.dtype)
         if not self.kernel:
-            return functional.linear(rows, self._dequantised()).to(x.dtype)
+            return functional.linear(x, self._dequantised().to(x.dtype))
+        rows = x.to(self.scales.dtype)
         y: torch.Tensor = torch.ops.aten._weight_int4pack_mm_for_cpu(
             rows, self.values, INT4_GROUP, self.scales
         )

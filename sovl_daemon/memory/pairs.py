@@ -338,8 +338,10 @@ def write_pairs(path: Path, pairs: Iterable[Pair], *, replace: bool = False) -> 
     try:
         with replacing(path, mode=0o600) as file:
             written = _write_lines(file, pairs)
+            file.flush()
+            os.fsync(file.fileno())  # nothing is there before all of it can be
             if not replace:
-                path.open("xb").close()  # nobody else can take the name from here on
+                path.resolve().open("xb").close()  # nobody else can take the name from here on
             return written
     except FileExistsError as error:
         raise PairsError(f"{path}: is there already, name another file or use --force") from error

@@ -78,7 +78,9 @@ def test_a_running_daemon_is_not_talked_to_with_options_it_does_not_have(
     for talk in ("--console", "--once=Hello!"):
         refused = echo_daemon.sovl("run", talk, option, text="ping\n")
         assert refused.returncode == exits.USAGE
-        assert f"a daemon runs already, without {option}: leave" in refused.stderr
+        assert (
+            f"a daemon runs already and has its own settings: leave {option} out" in refused.stderr
+        )
         assert refused.stdout == ""
 
 

@@ -90,6 +90,9 @@ def test_pairs_are_taken_from_the_file_that_is_set(daemon: Daemon, tmp_path: Pat
 
 def test_a_dry_run_waits_for_the_next_start(daemon: Daemon, tmp_path: Path) -> None:
     turn(daemon, f"{TRAINING}.dry_run", True)
+    daemon.worker().kill()  # of one process alone it would be half a dry run
+    daemon.logged("child.restarting")
+    daemon.wait()
     turn(daemon, f"{CORE}.valid_split_ratio", 0.0)
     result = trained(daemon, tmp_path / "pairs.jsonl", epochs=1)[1]
     written = json.loads((daemon.root / "state" / "mind.json").read_text())

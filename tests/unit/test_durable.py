@@ -11,7 +11,7 @@ import torch
 from agents.mind import MindKeeper
 from bus.auth import KeyRing
 from config import Paths, Settings, save
-from sovl_daemon.durable import replacing
+from sovl_daemon.durable import replacing, sweep
 from sovl_daemon.engine.probe import Card, Probe, save_probe
 from sovl_daemon.memory.pairs import Pair, write_pairs
 from sovl_daemon.mind.state import Mind
@@ -85,3 +85,20 @@ def test_nobody_reads_meanwhile_what_is_for_its_owner(tmp_path: Path) -> None:
     with replacing(tmp_path / "file", mode=0o600) as file:
         meanwhile = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
     assert (meanwhile, stat.S_IMODE((tmp_path / "file").stat().st_mode)) == (0o600, 0o600)
+
+
+def test_what_a_killed_writer_left_is_swept_away(tmp_path: Path) -> None:
+    writing = replacing(tmp_path / "mind.json")
+    writing.__enter__().write(b"half")
+    (left,) = tmp_path.iterdir()
+    (tmp_path / "mind.json").touch()
+    sweep(tmp_path)
+    assert [each.name for each in tmp_path.iterdir()] == ["mind.json"]
+    assert not left.exists()
+
+
+def test_a_name_may_be_as_long_as_names_can_be(tmp_path: Path) -> None:
+    path = tmp_path / ("ä" * 127)
+    with replacing(path) as file:
+        file.write(b"whole")
+    assert path.read_bytes() == b"whole"

@@ -25,7 +25,6 @@ class Machine:
     now: float = 0.0
     noise: float = 0.1
     worked: float = 0.0
-    tells_idle: bool = True
     best: float = 0.0  # what the same rows would have taken with the best number
     used: list[int] = field(default_factory=list)
 
@@ -47,7 +46,7 @@ class Machine:
 
     def _idle(self, now: float) -> float:
         threads = self.used[-1] if self.used else 0
-        return max(0, self.cores - self.busy - threads) if self.tells_idle else 0.0
+        return max(0, self.cores - self.busy - threads)
 
     def live(self, seconds: float, rows: Callable[[], int] = lambda: 1) -> None:
         until = self.now + seconds

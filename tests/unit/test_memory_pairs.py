@@ -1,6 +1,7 @@
 """Files of pairs: every mistake has its line, and what was written is read back."""
 
 import codecs
+import errno
 import json
 import os
 import stat
@@ -339,6 +340,25 @@ def test_a_link_is_followed(path: Path) -> None:
     write_pairs(link, [Pair("a", "b")], replace=True)
     assert link.is_symlink()
     assert read_pairs(path).pairs == [Pair("a", "b")]
+
+
+def test_a_link_to_what_is_not_there_yet_is_followed(path: Path) -> None:
+    link = path.with_name("link")
+    link.symlink_to(path)
+    write_pairs(link, [Pair("a", "b")])
+    assert read_pairs(path).pairs == [Pair("a", "b")]
+
+
+def test_a_disk_that_is_full_at_the_end_leaves_nothing(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(PairsError, match="cannot be written: No space left"):
+        write_pairs(path, [Pair("a", "b")])
+    assert list(path.parent.iterdir()) == []
 
 
 def test_trouble_half_way_leaves_nothing(path: Path) -> None:

@@ -130,6 +130,23 @@ def test_one_stops_before_the_other(daemon: Daemon) -> None:
     assert not events & {"child.silent", "child.ended_badly"}
 
 
+@situation("own", "Who hangs while it saves, after it was told to stop, is ended all the same.")
+def test_one_hangs_at_its_end(runtime: Path, packages: Path) -> None:
+    daemon = Daemon(runtime, packages=packages, **FRAIL | {"supervision.drain_s": 0}).start().wait()
+    worker = daemon.worker("frail")
+    with daemon.client() as client, ThreadPoolExecutor() as pool:
+        writing = pool.submit(client.ask, "write")
+        assert daemon.process is not None
+        time.sleep(1)
+        daemon.process.send_signal(signal.SIGTERM)
+        daemon.logged("hub.stop_requested")
+        time.sleep(0.3)
+        worker.send_signal(signal.SIGSTOP)
+        assert daemon.stop() == 0
+        assert writing.exception(60) is not None
+    assert daemon.logged("child.silent")["silent_agent"] == "frail"
+
+
 @situation("own", "A process that somebody has stopped, and not the machine, counts as hung.")
 def test_one_that_was_stopped_is_found(daemon: Daemon) -> None:
     daemon.worker("frail").send_signal(signal.SIGSTOP)
