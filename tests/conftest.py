@@ -1,5 +1,6 @@
 """Fixtures for every test."""
 
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,9 @@ import pytest
 from sovl_daemon.models import DEFAULT_MODEL, ModelStore
 from tests.daemon import Daemon, running
 from tests.packages import install
+
+# What a shell runs in the background is told to ignore Ctrl-C, and so are its children.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

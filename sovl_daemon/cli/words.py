@@ -38,10 +38,13 @@ def parse_words(words: list[str], schema: dict[str, Any]) -> dict[str, Any]:
 
     `key=value` names an argument, and the other words fill those that are not named, in order.
     Where the first argument is text that must be given, it is the first word if that has a space,
-    else all words before the named ones at the end.
+    else all words before the named ones at the end. Where all are `key=value`, none is text: one
+    that names nothing is a slip.
     """
     names = list(schema.get("properties", {}))
-    if not words or not _begins_with_text(schema) or any(_names(w, names[:1]) for w in words):
+    pairs = all(_PAIR.match(word) for word in words) and " " not in "".join(words[:1])
+    named = pairs or any(_names(word, names[:1]) for word in words)
+    if named or not _begins_with_text(schema):
         return _filled(words, names, schema)
     count = len(words)
     while count > 1 and (" " in words[0] or _names(words[count - 1], names)):

@@ -148,7 +148,7 @@ def test_cancelled_answer_ends_at_once_and_is_not_recorded(daemon: Daemon) -> No
         (["generate", "x", "--deadline", "nan"], exits.USAGE, "deadline_s: "),
         (["call", "generte", "prompt=x"], exits.UNKNOWN_COMMAND, "did you mean generate?"),
         (["call", "generate", "promt=x"], exits.USAGE, "did you mean prompt?"),
-        (["call", "generate", "prompt=x", "y"], exits.USAGE, "write arguments as key=value"),
+        (["call", "generate", "prompt=x", "y"], exits.USAGE, "max_tokens: Input should be"),
         (["statsu"], exits.UNKNOWN_COMMAND, "did you mean stats?"),
         (["config", "base_temprature"], exits.USAGE, "base_temperature"),
         (["config", "base_temperature", "9"], exits.USAGE, "0.5 to 1.5"),

@@ -59,6 +59,7 @@ def test_line(rest: str, schema: dict[str, object], args: dict[str, object]) -> 
         (["How", "are", "you?"], GENERATE, {"prompt": "How are you?"}),
         (["How are you?", "20"], GENERATE, {"prompt": "How are you?", "max_tokens": 20}),
         (["2 + 2 = 4?"], GENERATE, {"prompt": "2 + 2 = 4?"}),
+        (["promt=Hi", "max_tokens=5"], GENERATE, {"promt": "Hi", "max_tokens": 5}),  # refused
         (["Solve", "x=5"], GENERATE, {"prompt": "Solve x=5"}),
         (["max_tokens=5 is what?"], GENERATE, {"prompt": "max_tokens=5 is what?"}),
         (["a = b?", "max_tokens=5"], GENERATE, {"prompt": "a = b?", "max_tokens": 5}),
