@@ -99,17 +99,17 @@ class Hub:
         if group.process == registry.HUB:
             agent = self._agents[group.title]
             return _AgentTask(
-                lambda: agent(self._childrens_settings(), self.paths, registry.HUB), self._own_time
+                lambda: agent(self._child_settings(), self.paths, registry.HUB), self._own_time
             )
         seats = [self.router.seat(name) for name in group.agents]
         return WorkerProcess(
             group.process,
             list(group.agents),
-            self._childrens_settings,
+            self._child_settings,
             lambda: any(seat.saving for seat in seats),
         )
 
-    def _childrens_settings(self) -> Settings:
+    def _child_settings(self) -> Settings:
         """Those of now, but a dry run begins and ends for all of them at once, with the daemon."""
         dry = {"dry_run": self.dry_run}
         training = self.settings.training_config.model_copy(update=dry)

@@ -44,7 +44,7 @@ from sovl_daemon.limits import available_parallelism, memory
 
 _WARM_UP_TOKENS = 16
 # Of the memory: where 16 bits are emulated, prompts and nights are worth so much more of it.
-_SMALL = 1 / 12
+_SMALL_SHARE = 1 / 12
 # What families call the number of positions in their settings, and the table of learned ones.
 _POSITIONS = (
     "max_position_embeddings",
@@ -299,7 +299,7 @@ def _is_small(network: Any) -> bool:
     """Return whether in float32 its weights take but a small share of the memory there is."""
     room = memory()
     weights = sum(each.numel() for each in network.parameters())
-    return room is not None and 4 * weights <= _SMALL * room.total
+    return room is not None and 4 * weights <= _SMALL_SHARE * room.total
 
 
 def position_limit(network: Any) -> int | None:

@@ -25,7 +25,7 @@ class CurriculumOptions:
     times. Dreamt are `dreams_per_start` exchanges for each way a question begins, `free_dreams`
     that begin anyhow, and `texts` of running text; `dream_tokens` bounds what is kept of each. Of
     known facts every `rehearsed_every`th form is met again; one dream of `kept_every` is not
-    learned from. An exam has `asked` questions, and as many dreams, at most.
+    learned from. An exam has `exam_size` questions, and as many dreams, at most.
     """
 
     epochs: int = 9
@@ -37,7 +37,7 @@ class CurriculumOptions:
     dream_tokens: int = 12
     rehearsed_every: int = 4
     kept_every: int = 6
-    asked: int = 64
+    exam_size: int = 64
     seed: int = 42
 
 
@@ -145,7 +145,7 @@ def plan(
     texts = dream_texts(write, layout, options.texts, tokens=tokens, seed=options.seed)
     held = dict.fromkeys(held_out(each) for text in told for each in find_statements(text))
     chance = random.Random(options.seed)  # noqa: S311 - no secret
-    asked = [lesson(layout, each) for each in _some(list(held), options.asked, chance)]
+    asked = [lesson(layout, each) for each in _sampled(list(held), options.exam_size, chance)]
     lessons = [lesson(layout, each, weight) for (each, _), weight in about.items()]
     lessons += [lesson(layout, each) for each, _ in old]
     cut, end = len(chats) - len(chats) // options.kept_every, len(texts) // options.kept_every
@@ -155,11 +155,11 @@ def plan(
         tuple(texts[end:]),
         options,
         asked=tuple(asked),
-        kept=tuple(_some([*chats[cut:], *texts[:end]], options.asked, chance)),
+        kept=tuple(_sampled([*chats[cut:], *texts[:end]], options.exam_size, chance)),
     )
 
 
-def _some(found: list[T], most: int, chance: random.Random) -> list[T]:
+def _sampled(found: list[T], most: int, chance: random.Random) -> list[T]:
     """Return all of them, or `most` chosen at random: an exam must not outlast the night."""
     return found if len(found) <= most else chance.sample(found, most)
 

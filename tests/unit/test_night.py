@@ -160,10 +160,10 @@ def test_what_is_told_again_is_learned_once_as_what_weighs_most(chat: ChatTokeni
 
 
 def test_an_exam_does_not_grow_with_the_day(chat: ChatTokenizer) -> None:
-    night = course(chat, asked=3)
+    night = course(chat, exam_size=3)
     assert (len(night.asked), len(night.kept)) == (3, 3)
     assert set(night.asked) < set(course(chat).asked)
-    assert night.asked == course(chat, asked=3).asked
+    assert night.asked == course(chat, exam_size=3).asked
     assert night.lessons == course(chat).lessons
 
 
