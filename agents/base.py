@@ -264,7 +264,8 @@ class Agent:
             await anyio.sleep(self.settings.supervision.heartbeat_s)
 
     def _give_sign(self) -> None:
-        saving = self._writing.locked()
+        # The lock is that of the whole process; who has stopped has nothing to do with it any more.
+        saving = self._writing.locked() and self.state != "stopped"
         self._link.beat(self.state, self.detail, self._all_stats(), saving=saving)
 
     def _all_stats(self) -> dict[str, Any]:

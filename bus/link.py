@@ -11,7 +11,7 @@ from bus.caller import Caller
 from bus.envelope import Envelope, Payload, decode
 from bus.errors import BusError, CommandError
 from bus.messages import Failure, Heartbeat, Register, Result
-from bus.port import Port
+from bus.port import LINGER_S, Port
 from bus.size import fitting
 
 QUEUE = 100_000  # messages; what a hub that is stopped for a moment may leave unread
@@ -72,5 +72,5 @@ class AgentLink:
                 return envelope
 
     def close(self) -> None:
-        """Hang up."""
-        self._port.close()
+        """Hang up, after the last words."""
+        self._port.close(linger_s=LINGER_S)

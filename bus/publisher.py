@@ -5,11 +5,9 @@ from __future__ import annotations
 import zmq
 
 from bus.envelope import Envelope, Payload
-from bus.port import Port
+from bus.port import LINGER_S, Port
 from bus.publication import write
 from bus.size import fitting
-
-LINGER_S = 0.5  # the last words of an agent that stops should still get out
 
 
 class Publisher:
