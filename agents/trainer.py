@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence, Set
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -39,6 +39,7 @@ _REMEMBERED = 1000  # learned interactions, of which some are rehearsed
 _REHEARSED = 60
 _CHECKPOINT_EVERY = 10
 _COMMIT_S = 60.0
+_STEP_S = 2.0  # of a night on a slow machine, about; it may last that long in any case
 _LOOK_S = 10.0  # a step may take seconds
 _NIGHT = "a night"
 
@@ -96,6 +97,7 @@ class Trainer(Reins):
         await super().start()
         self._mind: MindState | None = None
         self._training = anyio.Lock()
+        self._put_off: set[int] = set()  # interactions of nights that were rolled back
         self._gate = Gate(self, "training")
 
     async def run(self) -> None:
@@ -145,14 +147,17 @@ class Trainer(Reins):
             return {"learned": 0, "reason": "nothing new to learn"}
         self.require_fit()
         unfinished = await self.unfinished(_NIGHT)
-        entries = _tonight(found, unfinished)
-        ids = [each["id"] for each in entries]
-        job.progress(text=f"Dreaming up questions about {len(entries)} interactions ...\n")
         school = await self._school()
+        entries = _tonight(found, unfinished, self._put_off)
+        entries = entries[: await school.room_for(entries)]
+        ids = [each["id"] for each in entries]
+        of = f" of {len(found)}" if len(found) > len(entries) else ""
+        job.progress(text=f"Dreaming up questions about {len(entries)}{of} interactions ...\n")
         course = await school.night(entries, await self._rehearsed())
         learner = self.taken_up(await school.learner(course, night=True))
         before = await school.exam(learner, course)
         steps = await self._go_on(school, learner, unfinished)
+        until = max(until, own_time() + _STEP_S * (course.steps - steps))
         async for report in school.steps(learner, course, steps):
             steps += 1
             await self.measured(report)
@@ -169,6 +174,7 @@ class Trainer(Reins):
         metrics = _metrics(before, after, course, steps)
         if (problem := school.failed(before, after, course)) is not None:
             await self.discard_unfinished()
+            self._put_off.update(ids)
             self.log.warning("night.rolled_back", reason=problem, **metrics)
             return {"learned": 0, "reason": f"rolled back: {problem}", **metrics}
         question = await self._question()
@@ -369,15 +375,18 @@ class Trainer(Reins):
 
 
 def _tonight(
-    unlearned: list[dict[str, Any]], unfinished: Generation | None
+    unlearned: list[dict[str, Any]], unfinished: Generation | None, put_off: Set[int]
 ) -> list[dict[str, Any]]:
     """What an unfinished night was about, if all that is still to learn, else all there is.
 
-    What was lived since waits for the next night.
+    What was lived since waits for the next night. What was `put_off` comes last: where some cannot
+    be learned, the rest should not wait for them for ever.
     """
     ids: Any = unfinished.manifest.metrics["ids"] if unfinished else ()
     begun = [each for each in unlearned if each["id"] in ids]
-    return begun if begun and len(begun) == len(ids) else unlearned
+    if begun and len(begun) == len(ids):
+        return begun
+    return sorted(unlearned, key=lambda each: each["id"] in put_off)
 
 
 async def _training_of(unfinished: Generation) -> dict[str, Any]:

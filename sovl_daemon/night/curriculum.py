@@ -2,7 +2,7 @@
 
 import math
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -22,14 +22,20 @@ class CurriculumOptions:
     """How a night is laid out.
 
     Each micro-batch has `batch` lessons and `replayed` dreams, and every lesson is met `epochs`
-    times. Dreamt are `dreams_per_start` exchanges for each way a question begins, `free_dreams`
-    that begin anyhow, and `texts` of running text; `dream_tokens` bounds what is kept of each. Of
-    known facts every `rehearsed_every`th form is met again; one dream of `kept_every` is not
-    learned from. An exam has `exam_size` questions, and as many dreams, at most.
+    times. Dreamt are `dreams_per_start` exchanges for each of the commonest ways in which a
+    question begins, `free_dreams` that begin anyhow, and `texts` of running text; `dream_tokens`
+    bounds what is kept of each. Of known facts every `rehearsed_every`th form is met again; one
+    dream of `kept_every` is not learned from. An exam has `exam_size` questions, and as many
+    dreams, at most. However much was told, there are no more than `most_lessons`, `most_starts`,
+    `most_lived` exchanges that are dreamt of and `most_rehearsed` forms of known facts.
     """
 
     epochs: int = 9
     batch: int = 16
+    most_lessons: int = 5000
+    most_rehearsed: int = 500
+    most_lived: int = 64
+    most_starts: int = 64
     replayed: int = 5
     dreams_per_start: int = 2
     free_dreams: int = 40
@@ -133,35 +139,52 @@ def plan(
     `known` from earlier nights some forms are rehearsed. `lived` are exchanges that tell nothing:
     they are dreamt of, to stay as they are. The last of the dreams are kept for the exam.
     """
+    chance = random.Random(options.seed)  # noqa: S311 - no secret
+
+    def sampled(found: Iterable[T], most: int) -> list[T]:
+        all_ = list(found)
+        return all_ if len(all_) <= most else chance.sample(all_, most)
+
     about: dict[tuple[Exchange, str], float] = {}
     for text, weight in zip(told, weights or [1.0] * len(told), strict=True):
         for pair in exchanges(text):
             about[pair] = max(weight, about.get(pair, weight))
-    old = [pair for text in known for pair in exchanges(text)[:: options.rehearsed_every]]
-    starts = starts_of([(each.question, subject) for each, subject in about])
+    starts = starts_of([(each.question, subject) for each, subject in about], options.most_starts)
     starts = starts * options.dreams_per_start + [""] * options.free_dreams
     tokens = options.dream_tokens
+    lived = sampled(lived, options.most_lived)
     chats = [*lived, *dream_chats(write, layout, starts, tokens=tokens)]
     texts = dream_texts(write, layout, options.texts, tokens=tokens, seed=options.seed)
+    learned = sampled(about.items(), options.most_lessons)
+    old = (pair for text in known for pair in exchanges(text)[:: options.rehearsed_every])
+    rehearsed = sampled(old, options.most_rehearsed)
+    lessons = [lesson(layout, each, weight) for (each, _), weight in learned]
+    lessons += [lesson(layout, each) for each, _ in rehearsed]
     held = dict.fromkeys(held_out(each) for text in told for each in find_statements(text))
-    chance = random.Random(options.seed)  # noqa: S311 - no secret
-    asked = [lesson(layout, each) for each in _sampled(list(held), options.exam_size, chance)]
-    lessons = [lesson(layout, each, weight) for (each, _), weight in about.items()]
-    lessons += [lesson(layout, each) for each, _ in old]
+    asked = [lesson(layout, each) for each in sampled(held, options.exam_size)]
     cut, end = len(chats) - len(chats) // options.kept_every, len(texts) // options.kept_every
+    kept = sampled([*chats[cut:], *texts[:end]], options.exam_size)
     return Curriculum(
         tuple(lessons),
         tuple(chats[:cut]),
         tuple(texts[end:]),
         options,
         asked=tuple(asked),
-        kept=tuple(_sampled([*chats[cut:], *texts[:end]], options.exam_size, chance)),
+        kept=tuple(kept),
     )
 
 
-def _sampled(found: list[T], most: int, chance: random.Random) -> list[T]:
-    """Return all of them, or `most` chosen at random: an exam must not outlast the night."""
-    return found if len(found) <= most else chance.sample(found, most)
+def taken(told: Sequence[str], options: CurriculumOptions) -> int:
+    """Return how many of the messages one night has room for, from the first one on: one at least.
+
+    Of the lessons of what comes after that, some would be left out.
+    """
+    lessons: set[tuple[Exchange, str]] = set()
+    for count, text in enumerate(told):
+        lessons.update(exchanges(text))
+        if count and len(lessons) > options.most_lessons:
+            return count
+    return len(told)
 
 
 def exchanges(told: str) -> list[tuple[Exchange, str]]:

@@ -7,6 +7,7 @@ lessons' questions do.
 """
 
 import random
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
@@ -71,13 +72,13 @@ def dream_texts(
     return _kept(prompts, rests)
 
 
-def starts_of(questions: Sequence[tuple[str, str]]) -> list[str]:
-    """Return how questions begin before what they are about, each once, the empty one not.
+def starts_of(questions: Sequence[tuple[str, str]], most: int) -> list[str]:
+    """Return the commonest ways in which questions begin before what they are about, in order.
 
-    `questions` come with what each is about.
+    `questions` come with what each is about; the empty start is none.
     """
     starts = (question.partition(about)[0].rstrip() for question, about in questions if about)
-    return sorted({start for start in starts if start})
+    return sorted(start for start, _ in Counter(filter(None, starts)).most_common(most))
 
 
 def prompt_ids(layout: Layout, text: str) -> Ids:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from sovl_daemon.engine.chat import ChatTokenizer
 from sovl_daemon.engine.sample import Ids, Sample
-from sovl_daemon.night.curriculum import Curriculum, CurriculumOptions, exchanges, plan
+from sovl_daemon.night.curriculum import Curriculum, CurriculumOptions, exchanges, plan, taken
 from sovl_daemon.night.replay import dream_chats, dream_texts, prompt_ids, starts_of
 from sovl_daemon.night.statement import find_statements, sentences
 from sovl_daemon.night.variants import backward, forward
@@ -125,7 +125,9 @@ def test_texts_are_cut_in_two(chat: ChatTokenizer) -> None:
 
 def test_starts_are_what_precedes_the_subject() -> None:
     asked = [("Who is Bo?", "Bo"), ("Who is Ann?", "Ann"), ("Bo: age?", "Bo"), ("Hm?", "")]
-    assert starts_of(asked) == ["Who is"]
+    assert starts_of(asked, 9) == ["Who is"]
+    many = [*asked, ("Where is Bo?", "Bo"), ("What is Bo?", "Bo"), ("What is Al?", "Al")]
+    assert starts_of(many, 2) == ["What is", "Who is"]  # the commonest
 
 
 def course(
@@ -165,6 +167,30 @@ def test_an_exam_does_not_grow_with_the_day(chat: ChatTokenizer) -> None:
     assert set(night.asked) < set(course(chat).asked)
     assert night.asked == course(chat, exam_size=3).asked
     assert night.lessons == course(chat).lessons
+
+
+def test_a_night_does_not_grow_with_what_was_told(chat: ChatTokenizer) -> None:
+    verbs = ("likes", "sees", "knows", "paints", "fears", "draws")
+    told = [f"{name} {verb} the lake." for name in ("Ann", "Bo", "Kim") for verb in verbs]
+    most = {"most_lessons": 20, "most_rehearsed": 3, "most_lived": 2, "most_starts": 4}
+    options = CurriculumOptions(**most, dreams_per_start=1, free_dreams=0)
+    write = parrot(" quick brown fox jumps over the lazy dog", chat)
+    idle = [Sample((1, 2, 3 + each), (4,), teacher=(1, 2, 3 + each)) for each in range(9)]
+    night = plan(told, write, chat, options, known=["Kim is 5 years old."] * 9, lived=idle)
+    assert len(night.lessons) == 20 + 3
+    assert len(night.chats) + len(night.texts) + len(night.kept) == 2 + 4 + options.texts
+    assert len(set(idle) & {*night.chats, *night.kept}) == 2
+
+
+def test_a_night_takes_what_it_has_room_for_from_the_first_on() -> None:
+    told = ["Ann is 5 years old.", "Bo is 6 years old.", "Kim is 7 years old."]
+    each = len(exchanges(told[0]))
+    assert taken(told, CurriculumOptions(most_lessons=3 * each)) == 3
+    assert taken(told, CurriculumOptions(most_lessons=3 * each - 1)) == 2
+    assert taken(told, CurriculumOptions(most_lessons=1)) == 1  # else it would wait for ever
+    assert taken(told[:1] * 9, CurriculumOptions(most_lessons=each)) == 9  # one lesson, told often
+    assert taken(["Hm?", *told[:1]], CurriculumOptions(most_lessons=each)) == 2
+    assert taken([], CurriculumOptions()) == 0
 
 
 def test_every_lesson_comes_once_an_epoch(chat: ChatTokenizer) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from agents.school import School
+from agents.trainer import _tonight
 from config import Settings, with_value
 from sovl_daemon.engine.engine import Engine
 from sovl_daemon.engine.lora import LoraOptions
@@ -42,3 +43,14 @@ async def test_answers_to_its_own_questions_weigh_more(school: School) -> None:
     assert weights == [1.2] * half + [1.0] * (len(weights) - half)
     assert [each.weight for each in night.chats[:2]] == [1.2, 1.0]
     assert {each.weight for each in (*night.chats[2:], *night.texts, *night.kept)} <= {1.0}
+
+
+async def test_a_night_has_room_for_so_much(school: School) -> None:
+    told = [lived(f"Kira met Ann {number}.", None) for number in range(1000)]
+    assert await school.room_for(told[:100]) == 100
+    assert 100 < await school.room_for(told) < 1000
+
+
+def test_what_could_not_be_learned_does_not_keep_the_rest_waiting() -> None:
+    entries = [{"id": number} for number in range(4)]
+    assert [each["id"] for each in _tonight(entries, None, {0, 2})] == [1, 3, 0, 2]
