@@ -16,8 +16,8 @@ from agents.device import device
 from bus.commands import Arguments, NoArguments, command
 from bus.errors import BAD_ARGUMENT, CommandError, FatalError
 from config import Settings
-from sovl_daemon.engine.inbox import call
-from sovl_daemon.engine.priority import Priority
+from sovl_daemon.engine.thread.inbox import call
+from sovl_daemon.engine.thread.priority import Priority
 from sovl_daemon.mind.state import Mind
 from sovl_daemon.state import (
     Generation,
@@ -177,7 +177,7 @@ class Archive(Agent):
         """Write a generation; returns its number, None in a dry run."""
         if self._writer is None:
             return None
-        from sovl_daemon.engine.learned import adapters_of, attentions_of
+        from sovl_daemon.engine.learning.learned import adapters_of, attentions_of
         from sovl_daemon.state import Contents
 
         engine = await device.engine()
@@ -229,7 +229,7 @@ class Archive(Agent):
         """
         if self._writer is None:
             return
-        from sovl_daemon.engine.learned import adapters_of, attentions_of
+        from sovl_daemon.engine.learning.learned import adapters_of, attentions_of
         from sovl_daemon.state import Contents
 
         state = best or {}
@@ -273,7 +273,7 @@ class Archive(Agent):
         return Origin(**device.names, memory=memory, digests=device.digests)
 
     async def _commit_as_it_is(self, reason: str) -> None:
-        from sovl_daemon.engine.learned import tensors_of
+        from sovl_daemon.engine.learning.learned import tensors_of
 
         engine = await device.engine()
         assert engine.fusion is not None  # noqa: S101 - it is shared with its scaffold
@@ -290,7 +290,7 @@ class Archive(Agent):
         Nothing is changed before, neither here nor on disk.
         """
         from sovl_daemon.engine.errors import EngineError
-        from sovl_daemon.engine.learned import prepared
+        from sovl_daemon.engine.learning.learned import prepared
 
         engine = await device.engine()
         assert engine.fusion is not None  # noqa: S101 - it is shared with its scaffold

@@ -20,9 +20,9 @@ from bus.envelope import Envelope
 from bus.errors import BAD_ARGUMENT, ENGINE, CommandError
 from bus.topics import ANSWERING, DREAM, INTERACTION, MIND, AnswerStarted, Dreamt, MindState
 from config import Settings
-from sovl_daemon.engine.message import Message
-from sovl_daemon.engine.options import SamplingOptions
-from sovl_daemon.engine.priority import Priority
+from sovl_daemon.engine.serving.options import SamplingOptions
+from sovl_daemon.engine.text.message import Message
+from sovl_daemon.engine.thread.priority import Priority
 from sovl_daemon.mind.confidence import answer_confidence
 from sovl_daemon.mind.curiosity import question_temperature
 from sovl_daemon.mind.dreams import QUESTIONS_A_DREAM, choice_weights, choose, noise
@@ -242,7 +242,7 @@ class Dreamer(Agent):
         wanted = kept if self.settings.controls_config.use_scaffold_memory else []
         if (kept, wanted) == (self._kept, self._blended):
             return
-        from sovl_daemon.engine.fusion import Dream
+        from sovl_daemon.engine.fusion.fusion import Dream
 
         engine = await device.engine()
         for scene in await self._remembered(missing=True) if wanted else ():

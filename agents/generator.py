@@ -27,8 +27,8 @@ from bus.envelope import new_id
 from bus.errors import BAD_ARGUMENT, ENGINE, UNAVAILABLE, CommandError, FatalError
 from bus.topics import ANSWERING, GAUGES, AnswerStarted, GaugesGiven
 from config import Paths, Settings
-from sovl_daemon.engine.message import Message
-from sovl_daemon.engine.options import SamplingOptions
+from sovl_daemon.engine.serving.options import SamplingOptions
+from sovl_daemon.engine.text.message import Message
 from sovl_daemon.heavy_imports import heavy_imports
 from sovl_daemon.mind.confidence import answer_confidence
 from sovl_daemon.mind.temperament import sampling_temperature
@@ -38,7 +38,7 @@ from sovl_daemon.own_time import OwnTime
 
 if TYPE_CHECKING:  # torch is loaded in `start`, so that the hub can import this module
     from sovl_daemon.engine.engine import Engine
-    from sovl_daemon.engine.piece import Summary
+    from sovl_daemon.engine.text.piece import Summary
 
 _GAUGES_EVERY_S = 1.0
 REPORT_S = 0.5  # how often the progress of loading is told
@@ -223,7 +223,7 @@ class Generator(Tuning):
         """Count what the engine holds and does now."""
         import torch
 
-        from sovl_daemon.engine.allocator import returnable_bytes
+        from sovl_daemon.engine.model.allocator import returnable_bytes
 
         assert self.engine is not None  # noqa: S101 - commands come after start
         card = self.engine.model.device
@@ -244,7 +244,7 @@ class Generator(Tuning):
         return {}
 
     async def _give_back(self) -> None:
-        from sovl_daemon.engine.allocator import return_free_memory
+        from sovl_daemon.engine.model.allocator import return_free_memory
 
         assert self.engine is not None  # noqa: S101 - there is one after start
         gc.collect()

@@ -21,7 +21,7 @@ from sovl_daemon.judge.typical import typical_key, typical_prompts
 
 if TYPE_CHECKING:  # torch is loaded by the generator
     from sovl_daemon.engine.engine import Engine
-    from sovl_daemon.engine.judging import Pieces
+    from sovl_daemon.engine.judging.judging import Pieces
 
 
 class WeighArguments(Arguments):
@@ -112,7 +112,7 @@ class Judge(Agent):
 
     async def _take_probe(self, engine: Engine, folder: Path) -> None:
         from sovl_daemon.engine.errors import EngineError
-        from sovl_daemon.engine.judging import Pieces
+        from sovl_daemon.engine.judging.judging import Pieces
         from sovl_daemon.judge.shelf import find_probe
 
         try:
@@ -131,7 +131,7 @@ class Judge(Agent):
 
 
 def _pieces(args: WeighArguments) -> Pieces:
-    from sovl_daemon.engine.judging import Pieces
+    from sovl_daemon.engine.judging.judging import Pieces
 
     return Pieces(args.prefix, args.text, args.evidence, args.ending)
 

@@ -14,10 +14,10 @@ from agents.base import Job
 from bus.commands import Arguments, command
 from bus.topics import GAUGES, GaugesGiven
 from sovl_daemon.control.sources.gauges import Ratio
-from sovl_daemon.engine.ease import Ease
+from sovl_daemon.engine.learning.ease import Ease
 
 if TYPE_CHECKING:  # torch is loaded by the generator
-    from sovl_daemon.engine.learner import Learner, StepReport
+    from sovl_daemon.engine.learning.learner import Learner, StepReport
 
 
 class Held(Exception):

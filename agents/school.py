@@ -17,10 +17,10 @@ import anyio.to_thread
 from agents.tuning import fused_layers, influence_of
 from bus.errors import BAD_ARGUMENT, ENGINE, CommandError
 from sovl_daemon.engine.errors import EngineError, JobCancelledError
-from sovl_daemon.engine.inbox import Inbox, call
-from sovl_daemon.engine.priority import Priority
-from sovl_daemon.engine.sample import Sample, common_prefix
-from sovl_daemon.engine.waiting import wait_for
+from sovl_daemon.engine.learning.sample import Sample, common_prefix
+from sovl_daemon.engine.thread.inbox import Inbox, call
+from sovl_daemon.engine.thread.priority import Priority
+from sovl_daemon.engine.thread.waiting import wait_for
 from sovl_daemon.memory.pairs import Pair, PairsError, read_pairs
 from sovl_daemon.memory.split import split
 from sovl_daemon.mind.lifecycle import life_weight, night_learning_rate
@@ -32,8 +32,8 @@ from sovl_daemon.night.statement import find_statements
 if TYPE_CHECKING:  # torch is loaded by the generator
     from config import Settings
     from sovl_daemon.engine.engine import Engine
-    from sovl_daemon.engine.learner import Learner, StepReport
-    from sovl_daemon.engine.sample import Ids
+    from sovl_daemon.engine.learning.learner import Learner, StepReport
+    from sovl_daemon.engine.learning.sample import Ids
 
 _LEAST_STEPS = 130  # fewer do not change enough, however little there is to learn
 REPLAY = 4.0  # the weight of dreams against lessons
@@ -111,7 +111,7 @@ class School:
 
     async def learner(self, course: Curriculum, *, night: bool) -> Learner:
         """Return a new candidate that learns at its own pace by night, at the set one by day."""
-        from sovl_daemon.engine.learner import Learner, LearnerOptions
+        from sovl_daemon.engine.learning.learner import Learner, LearnerOptions
 
         training = self._settings.training_config
         rate = night_learning_rate(self._stage, training) if night else training.learning_rate
@@ -238,7 +238,7 @@ def _writer(
     engine: Engine, seed: int, woken: threading.Event
 ) -> Callable[[Sequence[Ids], int], list[list[int]]]:
     """What lets the base write on the tensor thread while another thread waits; until `woken`."""
-    from sovl_daemon.engine.writing import writing
+    from sovl_daemon.engine.learning.writing import writing
 
     calls = count()
 

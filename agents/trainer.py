@@ -30,7 +30,7 @@ from sovl_daemon.night.curriculum import Curriculum
 from sovl_daemon.own_time import OwnTime, fail_after
 
 if TYPE_CHECKING:  # torch is loaded by the generator
-    from sovl_daemon.engine.learner import Learner, StepReport
+    from sovl_daemon.engine.learning.learner import Learner, StepReport
     from sovl_daemon.state import Generation
 
 _MOST_ENTRIES = 500  # interactions of one night...
@@ -331,7 +331,7 @@ class Trainer(Reins):
         question: str = "",
     ) -> int | None:
         """Commit on disk, then answer with it; from here on nothing cancels."""
-        from sovl_daemon.engine.learned import tensors_of
+        from sovl_daemon.engine.learning.learned import tensors_of
 
         engine = await device.engine()
         assert engine.fusion is not None  # noqa: S101 - it is shared with its scaffold

@@ -29,9 +29,9 @@ from sovl_daemon.models import ModelError, ModelStore
 
 if TYPE_CHECKING:  # torch is loaded when an agent starts, so that the hub can import this module
     from sovl_daemon.engine.engine import Engine
-    from sovl_daemon.engine.fusion import Steering
-    from sovl_daemon.engine.influence import Influence
-    from sovl_daemon.engine.scaffold import FusionOptions
+    from sovl_daemon.engine.fusion.fusion import Steering
+    from sovl_daemon.engine.fusion.influence import Influence
+    from sovl_daemon.engine.fusion.scaffold import FusionOptions
 
 PULL_AGAIN_S = 300.0  # longest pause: each try fetches anew
 _TOKEN_MAP_STRENGTH = 1.0
@@ -284,8 +284,8 @@ class Tuning(Agent):
                 await self.engine.steer(wanted)
 
     def _steering(self, settings: Settings) -> Steering:
-        from sovl_daemon.engine.fusion import Steering
-        from sovl_daemon.engine.influence import Influence
+        from sovl_daemon.engine.fusion.fusion import Steering
+        from sovl_daemon.engine.fusion.influence import Influence
 
         controls = settings.controls_config
         if not controls.enable_cross_attention:
@@ -310,7 +310,7 @@ class Tuning(Agent):
 
 def influence_of(settings: Settings, factor: float) -> Influence:
     """Return how strongly the fused layers steer, with what age and mood make of it."""
-    from sovl_daemon.engine.influence import Influence
+    from sovl_daemon.engine.fusion.influence import Influence
 
     fusion = settings.fusion
     return Influence(
@@ -324,7 +324,7 @@ def influence_of(settings: Settings, factor: float) -> Influence:
 
 def fused_layers(settings: Settings, count: int) -> tuple[int, ...]:
     """The layers of a base of `count` layers that are configured. Raises OptionError."""
-    from sovl_daemon.engine.layer_choice import existing, spread, third
+    from sovl_daemon.engine.fusion.layer_choice import existing, spread, third
 
     core = settings.core_config
     if not core.use_dynamic_layers:
@@ -336,8 +336,8 @@ def fused_layers(settings: Settings, count: int) -> tuple[int, ...]:
 
 def fusion_options(settings: Settings) -> FusionOptions:
     """Return how scaffold and cross-attention are configured."""
-    from sovl_daemon.engine.lora import LoraOptions
-    from sovl_daemon.engine.scaffold import FusionOptions
+    from sovl_daemon.engine.fusion.lora import LoraOptions
+    from sovl_daemon.engine.fusion.scaffold import FusionOptions
 
     lora = settings.lora_config
     return FusionOptions(
@@ -375,5 +375,5 @@ def _cross_settings(args: CrossArguments) -> dict[str, str]:
 
 def _import_fusion() -> None:
     with heavy_imports():
-        import sovl_daemon.engine.fusion
-        import sovl_daemon.engine.scaffold  # noqa: F401 - for the side effect of being loaded
+        import sovl_daemon.engine.fusion.fusion
+        import sovl_daemon.engine.fusion.scaffold  # noqa: F401 - for the side effect of being loaded

@@ -91,7 +91,7 @@ def faulty() -> Iterator[tuple[str, Policy, Faults]]:
 
 def ask_model(prompt: Prompt) -> Opinion:
     """The default model with its shipped probe, as in the daemon."""
-    from sovl_daemon.engine.judging import Pieces, asked
+    from sovl_daemon.engine.judging.judging import Pieces, asked
 
     tokenizer, court = model_court()
     laid_out = asked(tokenizer, Pieces(**prompt.pieces()), LIMIT)
@@ -101,9 +101,9 @@ def ask_model(prompt: Prompt) -> Opinion:
 
 @cache
 def model_court() -> tuple[Any, Any]:
-    from sovl_daemon.engine.chat import ChatTokenizer
-    from sovl_daemon.engine.judging import Bench as Court
-    from sovl_daemon.engine.model import load_model
+    from sovl_daemon.engine.judging.judging import Bench as Court
+    from sovl_daemon.engine.model.model import load_model
+    from sovl_daemon.engine.text.chat import ChatTokenizer
     from sovl_daemon.judge.shelf import find_probe
 
     folder = default_model()

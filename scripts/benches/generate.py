@@ -13,8 +13,8 @@ from benches.common import Bench, Goal, median, ratio
 from benches.default_model import default_model
 from benches.ours import first_token_steps, hold, steered, tokens_per_s
 from benches.peers import LlamaCpp, Pace, network, transformers_pace
-from sovl_daemon.engine.model import LoadedModel, load_model
-from sovl_daemon.engine.precision import Precision
+from sovl_daemon.engine.model.model import LoadedModel, load_model
+from sovl_daemon.engine.model.precision import Precision
 
 THREADS = 2
 ROUNDS = 3

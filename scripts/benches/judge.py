@@ -22,14 +22,14 @@ from benches.default_model import default_model
 from benches.ours import ENOUGH, decoding
 from config import Settings
 from sovl_daemon.control.task_file import load_tasks
-from sovl_daemon.engine.answering import Answering
-from sovl_daemon.engine.chat import ChatTokenizer
-from sovl_daemon.engine.judging import Asked, Pieces, Verdicts, asked
-from sovl_daemon.engine.judging import Bench as Court
-from sovl_daemon.engine.prefix_cache import PrefixCache
-from sovl_daemon.engine.priority import Priority
-from sovl_daemon.engine.probe import Probe
-from sovl_daemon.engine.tensor_thread import TensorThread
+from sovl_daemon.engine.judging.judging import Asked, Pieces, Verdicts, asked
+from sovl_daemon.engine.judging.judging import Bench as Court
+from sovl_daemon.engine.judging.probe import Probe
+from sovl_daemon.engine.serving.answering import Answering
+from sovl_daemon.engine.serving.prefix_cache import PrefixCache
+from sovl_daemon.engine.text.chat import ChatTokenizer
+from sovl_daemon.engine.thread.priority import Priority
+from sovl_daemon.engine.thread.tensor_thread import TensorThread
 from sovl_daemon.judge.shelf import find_probe
 from sovl_daemon.laboratory.control.policies import live, ours
 from sovl_daemon.laboratory.control.regression import features, fit

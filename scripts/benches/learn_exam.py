@@ -9,9 +9,9 @@ import anyio
 from benches.learn_facts import Fact
 from config import Settings
 from sovl_daemon.engine.engine import Engine
-from sovl_daemon.engine.message import Message
-from sovl_daemon.engine.options import SamplingOptions
-from sovl_daemon.engine.sample import Sample
+from sovl_daemon.engine.learning.sample import Sample
+from sovl_daemon.engine.serving.options import SamplingOptions
+from sovl_daemon.engine.text.message import Message
 from sovl_daemon.night.layout import SystemLayout
 from sovl_daemon.night.replay import prompt_ids
 

@@ -19,15 +19,15 @@ from agents.school import REPLAY, School
 from agents.tuning import fused_layers, fusion_options, influence_of
 from benches.default_model import default_model
 from config import Settings
-from sovl_daemon.engine.candidate import Candidate
 from sovl_daemon.engine.engine import Engine
-from sovl_daemon.engine.fusion import Fusion, Steering
-from sovl_daemon.engine.lean_batch import linear
-from sovl_daemon.engine.learner import LearnerOptions, pace
-from sovl_daemon.engine.memory_pass import LeanMemoryPass
-from sovl_daemon.engine.sample import Sample, common_prefix
-from sovl_daemon.engine.scaffold import LeanScaffold, make_scaffold
-from sovl_daemon.engine.store import Store
+from sovl_daemon.engine.fusion.fusion import Fusion, Steering
+from sovl_daemon.engine.fusion.scaffold import LeanScaffold, make_scaffold
+from sovl_daemon.engine.learning.candidate import Candidate
+from sovl_daemon.engine.learning.lean_batch import linear
+from sovl_daemon.engine.learning.learner import LearnerOptions, pace
+from sovl_daemon.engine.learning.memory_pass import LeanMemoryPass
+from sovl_daemon.engine.learning.sample import Sample, common_prefix
+from sovl_daemon.engine.learning.store import Store
 from sovl_daemon.mind.lifecycle import capacity, exposure_gain, life_weight, stage
 from sovl_daemon.night.curriculum import Curriculum, CurriculumOptions
 

@@ -55,7 +55,7 @@ class Machine:
     def __init__(self, dtype: str) -> None:
         from benches.default_model import default_model
         from benches.ours import steered
-        from sovl_daemon.engine.model import load_model
+        from sovl_daemon.engine.model.model import load_model
 
         random.seed(0)
         self.model = load_model(default_model(), device="cpu", dtype=dtype, threads=AUTO)
@@ -75,7 +75,7 @@ class Machine:
         return step
 
     def _decoding(self) -> Callable[[], object]:
-        from sovl_daemon.engine.span import Span
+        from sovl_daemon.engine.model.span import Span
 
         def step() -> None:
             if not 30 <= self._cache.length <= 300:
@@ -86,12 +86,12 @@ class Machine:
         return step
 
     def _reading(self) -> Callable[[], object]:
-        from sovl_daemon.engine.span import Span
+        from sovl_daemon.engine.model.span import Span
 
         return lambda: self.model.forward([Span(_ids(PROMPT), self.model.new_cache())])
 
     def _judging(self) -> Callable[[], object]:
-        from sovl_daemon.engine.judging import Asked, Reader
+        from sovl_daemon.engine.judging.judging import Asked, Reader
 
         reader, prefix = Reader(self.model, round(0.6 * self.model.layers)), _ids(200)
 
@@ -101,9 +101,9 @@ class Machine:
         return step
 
     def _training(self) -> Callable[[], object]:
-        from sovl_daemon.engine.fusion import Fusion
-        from sovl_daemon.engine.learner import Learner, LearnerOptions
-        from sovl_daemon.engine.sample import Sample
+        from sovl_daemon.engine.fusion.fusion import Fusion
+        from sovl_daemon.engine.learning.learner import Learner, LearnerOptions
+        from sovl_daemon.engine.learning.sample import Sample
 
         assert isinstance(self.model.fusion, Fusion)
         common = tuple(_ids(30))

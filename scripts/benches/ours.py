@@ -6,17 +6,17 @@ from itertools import pairwise
 import torch
 
 from benches.common import median
-from sovl_daemon.engine.batch import advance
-from sovl_daemon.engine.decode import Decoding
-from sovl_daemon.engine.fusion import Fusion
-from sovl_daemon.engine.influence import Influence
-from sovl_daemon.engine.layer_choice import spread
-from sovl_daemon.engine.lora import LoraOptions
-from sovl_daemon.engine.model import LoadedModel
-from sovl_daemon.engine.options import SamplingOptions
-from sovl_daemon.engine.precision import Precision
-from sovl_daemon.engine.prefix_cache import PrefixCache
-from sovl_daemon.engine.scaffold import make_scaffold
+from sovl_daemon.engine.fusion.fusion import Fusion
+from sovl_daemon.engine.fusion.influence import Influence
+from sovl_daemon.engine.fusion.layer_choice import spread
+from sovl_daemon.engine.fusion.lora import LoraOptions
+from sovl_daemon.engine.fusion.scaffold import make_scaffold
+from sovl_daemon.engine.model.model import LoadedModel
+from sovl_daemon.engine.model.precision import Precision
+from sovl_daemon.engine.serving.batch import advance
+from sovl_daemon.engine.serving.decode import Decoding
+from sovl_daemon.engine.serving.options import SamplingOptions
+from sovl_daemon.engine.serving.prefix_cache import PrefixCache
 
 CONTEXT = 2048
 ENOUGH = 2**28  # bytes of a prefix cache

@@ -20,15 +20,15 @@ from torch.nn import functional
 from benches.common import Bench, Goal, median
 from benches.default_model import default_model
 from benches.peers import network
-from sovl_daemon.engine.allocator import return_free_memory
 from sovl_daemon.engine.engine import Engine
-from sovl_daemon.engine.inbox import call
-from sovl_daemon.engine.message import Message
-from sovl_daemon.engine.model import LoadedModel
-from sovl_daemon.engine.options import SamplingOptions
-from sovl_daemon.engine.perplexity import perplexity as readings
-from sovl_daemon.engine.precision import Precision
-from sovl_daemon.engine.priority import Priority
+from sovl_daemon.engine.model.allocator import return_free_memory
+from sovl_daemon.engine.model.model import LoadedModel
+from sovl_daemon.engine.model.perplexity import perplexity as readings
+from sovl_daemon.engine.model.precision import Precision
+from sovl_daemon.engine.serving.options import SamplingOptions
+from sovl_daemon.engine.text.message import Message
+from sovl_daemon.engine.thread.inbox import call
+from sovl_daemon.engine.thread.priority import Priority
 from tests.unit.engine_tiny import save_tiny
 
 T = TypeVar("T")

@@ -15,12 +15,12 @@ from torch import nn
 from benches.common import Bench, Goal, median, percentile, ratio
 from benches.default_model import default_model
 from benches.ours import ENOUGH, decoding
-from sovl_daemon.engine.answering import Answering
-from sovl_daemon.engine.model import LoadedModel, load_model
-from sovl_daemon.engine.prefix_cache import PrefixCache
-from sovl_daemon.engine.priority import Priority
-from sovl_daemon.engine.span import Span
-from sovl_daemon.engine.tensor_thread import TensorThread
+from sovl_daemon.engine.model.model import LoadedModel, load_model
+from sovl_daemon.engine.model.span import Span
+from sovl_daemon.engine.serving.answering import Answering
+from sovl_daemon.engine.serving.prefix_cache import PrefixCache
+from sovl_daemon.engine.thread.priority import Priority
+from sovl_daemon.engine.thread.tensor_thread import TensorThread
 
 THREADS = 2
 ROUNDS = 4

@@ -22,7 +22,7 @@ from benches.priority import ANSWERS, PAUSE_S, ROUNDS, TOKENS, Talk
 from benches.train_peer import Peer
 from config import Paths, Settings
 from sovl_daemon.client import Client, ClientError, CommandError
-from sovl_daemon.engine.sample import Sample
+from sovl_daemon.engine.learning.sample import Sample
 from sovl_daemon.night.curriculum import Curriculum
 from tests.daemon import Daemon, running
 

@@ -13,7 +13,7 @@ from transformers import PrinterCallback, Trainer, TrainingArguments
 from benches.default_model import default_model
 from benches.peers import network
 from config import Settings
-from sovl_daemon.engine.sample import Sample
+from sovl_daemon.engine.learning.sample import Sample
 
 IGNORED = -100
 RATE = 1e-3

@@ -10,17 +10,17 @@ from rich.console import Console
 from rich.table import Table
 
 from sovl_daemon.cli.render import escape
-from sovl_daemon.engine.chat import load_tokenizer
 from sovl_daemon.engine.errors import (
     EngineError,
     EngineOutOfMemoryError,
     OptionError,
     is_out_of_memory,
 )
-from sovl_daemon.engine.model import LoadedModel, load_model
-from sovl_daemon.engine.perplexity import WINDOW, perplexity
-from sovl_daemon.engine.plain_text import PlainText
-from sovl_daemon.engine.precision import Precision
+from sovl_daemon.engine.model.model import LoadedModel, load_model
+from sovl_daemon.engine.model.perplexity import WINDOW, perplexity
+from sovl_daemon.engine.model.precision import Precision
+from sovl_daemon.engine.text.chat import load_tokenizer
+from sovl_daemon.engine.text.plain_text import PlainText
 from sovl_daemon.models import Progress, ProgressCallback
 from sovl_daemon.models.progress import begin
 

@@ -1,6 +1,7 @@
 """Tensors: load a frozen base model, talk to it, decode with a loop of our own.
 
-Importing this package is cheap: torch is loaded only by `model`, `precision`, `kernels`,
-`sampling`, `decode`, `generation`, `perplexity` and `engine`. The hub may use `options`, `message`,
-`piece`, `priority`, `repetition`, `token_map` and `errors`.
+The rooms, each of which imports only those before it: `thread` and `text`, `model`, `fusion` and
+`serving`, `learning` and `judging`; `engine` is the house. The hub may import `errors`, `thread`,
+`text.message`, `text.piece`, `text.token_map`, `serving.options` and `serving.repetition`, which
+load no torch.
 """

@@ -10,33 +10,33 @@ from typing import TYPE_CHECKING, TypeVar
 import anyio
 import anyio.to_thread
 
-from sovl_daemon.engine.answering import Answering
-from sovl_daemon.engine.chat import ChatTokenizer
-from sovl_daemon.engine.cores import keep_to_cores
-from sovl_daemon.engine.decode import Decoding
 from sovl_daemon.engine.errors import ModelLoadError, OptionError
-from sovl_daemon.engine.fingerprint import Fingerprint, fingerprint
-from sovl_daemon.engine.generation import Generation, Request
-from sovl_daemon.engine.inbox import call
-from sovl_daemon.engine.judging import Asked, Bench, By, Pieces, Share, Verdicts, asked
-from sovl_daemon.engine.message import Message
-from sovl_daemon.engine.model import LoadedModel, load_model
-from sovl_daemon.engine.options import SamplingOptions
-from sovl_daemon.engine.precision import Precision
-from sovl_daemon.engine.prefix_cache import PrefixCache
-from sovl_daemon.engine.priority import Priority
-from sovl_daemon.engine.probe import Probe
-from sovl_daemon.engine.repetition import Repetition
-from sovl_daemon.engine.switch import PrecisionSwitch
-from sovl_daemon.engine.tensor_thread import TensorThread
-from sovl_daemon.engine.usage import Usage
+from sovl_daemon.engine.judging.judging import Asked, Bench, By, Pieces, Share, Verdicts, asked
+from sovl_daemon.engine.judging.probe import Probe
+from sovl_daemon.engine.model.fingerprint import Fingerprint, fingerprint
+from sovl_daemon.engine.model.model import LoadedModel, load_model
+from sovl_daemon.engine.model.precision import Precision
+from sovl_daemon.engine.model.switch import PrecisionSwitch
+from sovl_daemon.engine.serving.answering import Answering
+from sovl_daemon.engine.serving.decode import Decoding
+from sovl_daemon.engine.serving.generation import Generation, Request
+from sovl_daemon.engine.serving.options import SamplingOptions
+from sovl_daemon.engine.serving.prefix_cache import PrefixCache
+from sovl_daemon.engine.serving.repetition import Repetition
+from sovl_daemon.engine.text.chat import ChatTokenizer
+from sovl_daemon.engine.text.message import Message
+from sovl_daemon.engine.thread.cores import keep_to_cores
+from sovl_daemon.engine.thread.inbox import call
+from sovl_daemon.engine.thread.priority import Priority
+from sovl_daemon.engine.thread.tensor_thread import TensorThread
+from sovl_daemon.engine.thread.usage import Usage
 
 if TYPE_CHECKING:  # peft takes seconds to load: conversations need not wait for it
     import torch
 
-    from sovl_daemon.engine.architecture import Architecture
-    from sovl_daemon.engine.fusion import Dream, Fusion, Steering
-    from sovl_daemon.engine.scaffold import FusionOptions
+    from sovl_daemon.engine.fusion.architecture import Architecture
+    from sovl_daemon.engine.fusion.fusion import Dream, Fusion, Steering
+    from sovl_daemon.engine.fusion.scaffold import FusionOptions
 
 # Read once beside the scaffold, to see whether that goes.
 _TRIAL = "What do you see, déjà vu? The capital of France is Paris."
@@ -313,8 +313,8 @@ class Engine:
             EngineOutOfMemoryError: it does not fit.
 
         """
-        from sovl_daemon.engine.fusion import Fusion
-        from sovl_daemon.engine.scaffold import load_scaffold
+        from sovl_daemon.engine.fusion.fusion import Fusion
+        from sovl_daemon.engine.fusion.scaffold import load_scaffold
 
         load = partial(load_scaffold, scaffold, options, self.model, self.tokenizer)
         made, tokens = await anyio.to_thread.run_sync(load)
@@ -332,7 +332,7 @@ class Engine:
             EngineStoppedError: the engine was closed.
 
         """
-        from sovl_daemon.engine.architecture import examine
+        from sovl_daemon.engine.fusion.architecture import examine
 
         if self.fusion is None:
             raise OptionError("there is no scaffold beside the base: fuse one first")

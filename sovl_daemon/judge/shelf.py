@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from sovl_daemon.engine.errors import StateError
-from sovl_daemon.engine.probe import Probe, load_probe
+from sovl_daemon.engine.judging.probe import Probe, load_probe
 from sovl_daemon.models.errors import ManifestError
 from sovl_daemon.models.files import sha256_of
 from sovl_daemon.models.manifest import read_manifest

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from sovl_daemon.engine.sample import Sample
+from sovl_daemon.engine.learning.sample import Sample
 from sovl_daemon.night.replay import Layout, Writer, dream_chats, dream_texts, prompt_ids, starts_of
 from sovl_daemon.night.statement import Statement, find_statements
 from sovl_daemon.night.variants import Exchange, backward, forward

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from sovl_daemon.engine.message import Message
+from sovl_daemon.engine.text.message import Message
 from sovl_daemon.night.replay import Layout
 
 

@@ -11,8 +11,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
-from sovl_daemon.engine.message import Message
-from sovl_daemon.engine.sample import Ids, Sample
+from sovl_daemon.engine.learning.sample import Ids, Sample
+from sovl_daemon.engine.text.message import Message
 
 # Given prompts and a number of tokens, how a model goes on: sampled, each up to its stop token.
 Writer = Callable[[Sequence[Ids], int], Sequence[Sequence[int]]]

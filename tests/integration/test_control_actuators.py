@@ -13,11 +13,11 @@ from agents.actuator import Means
 from agents.actuators import actuators
 from sovl_daemon.control.journal import Journal
 from sovl_daemon.control.performer import Performer
-from sovl_daemon.engine.allocator import return_free_memory, returnable_bytes
 from sovl_daemon.engine.engine import Engine
-from sovl_daemon.engine.judging import Pieces
-from sovl_daemon.engine.message import Message
-from sovl_daemon.engine.options import SamplingOptions
+from sovl_daemon.engine.judging.judging import Pieces
+from sovl_daemon.engine.model.allocator import return_free_memory, returnable_bytes
+from sovl_daemon.engine.serving.options import SamplingOptions
+from sovl_daemon.engine.text.message import Message
 
 pytestmark = pytest.mark.model
 MB = 1 << 20

@@ -11,17 +11,17 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from sovl_daemon.engine.engine import Engine
-from sovl_daemon.engine.fusion import Fusion
-from sovl_daemon.engine.generation import Generation, Request
-from sovl_daemon.engine.influence import Influence
-from sovl_daemon.engine.lora import LoraOptions
-from sovl_daemon.engine.message import Message
-from sovl_daemon.engine.model import LoadedModel, load_model
-from sovl_daemon.engine.options import SamplingOptions
-from sovl_daemon.engine.piece import Summary
-from sovl_daemon.engine.precision import DtypeChoice
-from sovl_daemon.engine.scaffold import make_scaffold
-from sovl_daemon.engine.tensor_thread import TensorThread
+from sovl_daemon.engine.fusion.fusion import Fusion
+from sovl_daemon.engine.fusion.influence import Influence
+from sovl_daemon.engine.fusion.lora import LoraOptions
+from sovl_daemon.engine.fusion.scaffold import make_scaffold
+from sovl_daemon.engine.model.model import LoadedModel, load_model
+from sovl_daemon.engine.model.precision import DtypeChoice
+from sovl_daemon.engine.serving.generation import Generation, Request
+from sovl_daemon.engine.serving.options import SamplingOptions
+from sovl_daemon.engine.text.message import Message
+from sovl_daemon.engine.text.piece import Summary
+from sovl_daemon.engine.thread.tensor_thread import TensorThread
 from tests.unit.engine_tiny import generated, read
 
 pytestmark = pytest.mark.model
@@ -58,7 +58,7 @@ def model(default_model: Path) -> Any:
 
 @pytest.fixture(scope="module")
 def chats(default_model: Path, model: Any) -> Any:
-    from sovl_daemon.engine.chat import ChatTokenizer
+    from sovl_daemon.engine.text.chat import ChatTokenizer
 
     return ChatTokenizer.load(default_model, stop_ids=model.stop_ids)
 

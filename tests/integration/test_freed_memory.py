@@ -15,10 +15,10 @@ import json, os, sys
 from pathlib import Path
 import anyio
 from sovl_daemon.control.sources.process_tree import exact_anonymous_bytes
-from sovl_daemon.engine.allocator import return_free_memory
+from sovl_daemon.engine.model.allocator import return_free_memory
 from sovl_daemon.engine.engine import Engine
-from sovl_daemon.engine.message import Message
-from sovl_daemon.engine.options import SamplingOptions
+from sovl_daemon.engine.text.message import Message
+from sovl_daemon.engine.serving.options import SamplingOptions
 
 def held():
     return_free_memory()
@@ -49,7 +49,7 @@ anyio.run(main)
 HEAP = """
 import json, os
 from sovl_daemon.control.sources.process_tree import exact_anonymous_bytes
-from sovl_daemon.engine.allocator import return_free_memory, returnable_bytes
+from sovl_daemon.engine.model.allocator import return_free_memory, returnable_bytes
 
 return_free_memory()
 told = [returnable_bytes()]

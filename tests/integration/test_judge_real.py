@@ -9,7 +9,7 @@ from sovl_daemon.control.metric import Reading
 from sovl_daemon.control.prompt import render
 from sovl_daemon.control.task_file import load_tasks
 from sovl_daemon.engine.engine import Engine
-from sovl_daemon.engine.judging import Pieces
+from sovl_daemon.engine.judging.judging import Pieces
 from sovl_daemon.judge.shelf import find_probe
 from sovl_daemon.judge.typical import typical_key
 

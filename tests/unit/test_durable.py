@@ -12,7 +12,7 @@ from agents.mind import MindKeeper
 from bus.auth import KeyRing
 from config import Paths, Settings, save
 from sovl_daemon.durable import replacing, sweep
-from sovl_daemon.engine.probe import Card, Probe, save_probe
+from sovl_daemon.engine.judging.probe import Card, Probe, save_probe
 from sovl_daemon.memory.pairs import Pair, write_pairs
 from sovl_daemon.mind.state import Mind
 

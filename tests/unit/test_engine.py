@@ -9,8 +9,6 @@ from typing import Any
 import anyio
 import pytest
 
-from sovl_daemon.engine.answering import Answer
-from sovl_daemon.engine.decode import Decoding
 from sovl_daemon.engine.engine import Engine
 from sovl_daemon.engine.errors import (
     EngineStoppedError,
@@ -19,13 +17,15 @@ from sovl_daemon.engine.errors import (
     OptionError,
     PromptTooLongError,
 )
-from sovl_daemon.engine.generation import Generation, Request
-from sovl_daemon.engine.inbox import call
-from sovl_daemon.engine.message import Message
-from sovl_daemon.engine.options import SamplingOptions
-from sovl_daemon.engine.piece import Piece, Summary
-from sovl_daemon.engine.priority import Priority
-from sovl_daemon.engine.span import Span
+from sovl_daemon.engine.model.span import Span
+from sovl_daemon.engine.serving.answering import Answer
+from sovl_daemon.engine.serving.decode import Decoding
+from sovl_daemon.engine.serving.generation import Generation, Request
+from sovl_daemon.engine.serving.options import SamplingOptions
+from sovl_daemon.engine.text.message import Message
+from sovl_daemon.engine.text.piece import Piece, Summary
+from sovl_daemon.engine.thread.inbox import call
+from sovl_daemon.engine.thread.priority import Priority
 from tests.unit.engine_tiny import generated, save_tiny, tokens
 
 HELLO = [Message("user", "What is the capital of France?")]

@@ -5,15 +5,15 @@ from typing import Any
 import pytest
 import torch
 
-from sovl_daemon.engine.answering import Answer, Answering
-from sovl_daemon.engine.decode import Decoding, Token
 from sovl_daemon.engine.errors import EngineStoppedError, JobCancelledError
-from sovl_daemon.engine.kv_cache import Cache
-from sovl_daemon.engine.options import SamplingOptions
-from sovl_daemon.engine.prefix_cache import PrefixCache
-from sovl_daemon.engine.priority import Priority
-from sovl_daemon.engine.span import Span
-from sovl_daemon.engine.tensor_thread import TensorThread
+from sovl_daemon.engine.model.kv_cache import Cache
+from sovl_daemon.engine.model.span import Span
+from sovl_daemon.engine.serving.answering import Answer, Answering
+from sovl_daemon.engine.serving.decode import Decoding, Token
+from sovl_daemon.engine.serving.options import SamplingOptions
+from sovl_daemon.engine.serving.prefix_cache import PrefixCache
+from sovl_daemon.engine.thread.priority import Priority
+from sovl_daemon.engine.thread.tensor_thread import TensorThread
 from tests.unit.engine_tiny import generated, tiny_model
 
 WAIT = 20

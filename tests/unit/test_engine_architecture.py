@@ -12,7 +12,6 @@ from agents import architecture
 from agents.generator import Generator
 from bus.errors import FatalError
 from config import Paths, Settings, with_value
-from sovl_daemon.engine.cross_attention import CrossAttention
 from sovl_daemon.engine.engine import Engine
 from sovl_daemon.engine.errors import (
     EngineError,
@@ -20,10 +19,11 @@ from sovl_daemon.engine.errors import (
     NonFiniteLogitsError,
     OptionError,
 )
-from sovl_daemon.engine.influence import Influence
-from sovl_daemon.engine.lora import LoraOptions
-from sovl_daemon.engine.scaffold import FusionOptions
-from sovl_daemon.engine.span import Span
+from sovl_daemon.engine.fusion.cross_attention import CrossAttention
+from sovl_daemon.engine.fusion.influence import Influence
+from sovl_daemon.engine.fusion.lora import LoraOptions
+from sovl_daemon.engine.fusion.scaffold import FusionOptions
+from sovl_daemon.engine.model.span import Span
 from tests.unit.engine_tiny import (
     VOCABULARY,
     byte_fallback_tokenizer,
@@ -185,7 +185,7 @@ async def test_a_setting_that_does_not_fit_is_named(
 async def test_adapters_without_a_target(
     engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sovl_daemon.engine.lora.USUAL_TARGETS", {})
+    monkeypatch.setattr("sovl_daemon.engine.fusion.lora.USUAL_TARGETS", {})
     values = {"lora_config.lora_target_modules": '["no_proj"]'}
     tuning = agent(engine, save_tiny(tmp_path / "scaffold"), **values)
     assert (await refusal(tuning)).startswith(

@@ -7,14 +7,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sovl_daemon.engine.batch import Outcome, advance, taking_part
-from sovl_daemon.engine.decode import Decoding, Token
 from sovl_daemon.engine.errors import EngineOutOfMemoryError, NonFiniteLogitsError
-from sovl_daemon.engine.kv_cache import Cache
-from sovl_daemon.engine.model import LoadedModel
-from sovl_daemon.engine.options import SamplingOptions
-from sovl_daemon.engine.prefix_cache import PrefixCache
-from sovl_daemon.engine.span import Span
+from sovl_daemon.engine.model.kv_cache import Cache
+from sovl_daemon.engine.model.model import LoadedModel
+from sovl_daemon.engine.model.span import Span
+from sovl_daemon.engine.serving.batch import Outcome, advance, taking_part
+from sovl_daemon.engine.serving.decode import Decoding, Token
+from sovl_daemon.engine.serving.options import SamplingOptions
+from sovl_daemon.engine.serving.prefix_cache import PrefixCache
 from tests.unit.engine_tiny import generated, tiny_model
 
 FAMILIES = ["gpt2", "llama"]

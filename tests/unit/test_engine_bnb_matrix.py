@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 import torch
 
-from sovl_daemon.engine import bnb_matrix
-from sovl_daemon.engine.bnb_matrix import BnbInt4Matrix, BnbInt8Matrix, obstacle
 from sovl_daemon.engine.errors import OptionError
-from sovl_daemon.engine.matrix import Matrix, PlainMatrix
-from sovl_daemon.engine.model import LoadedModel
-from sovl_daemon.engine.precision import Precision
-from sovl_daemon.engine.switch import PrecisionSwitch
+from sovl_daemon.engine.model import bnb_matrix
+from sovl_daemon.engine.model.bnb_matrix import BnbInt4Matrix, BnbInt8Matrix, obstacle
+from sovl_daemon.engine.model.matrix import Matrix, PlainMatrix
+from sovl_daemon.engine.model.model import LoadedModel
+from sovl_daemon.engine.model.precision import Precision
+from sovl_daemon.engine.model.switch import PrecisionSwitch
 from tests.unit.engine_tiny import read, save_tiny
 
 CPU = torch.device("cpu")
@@ -71,7 +71,7 @@ def test_quantised_in_chunks_and_parts_is_as_in_one(
 ) -> None:
     weight = weights(208, 96)
     whole = kind([weight], torch.float32, CPU)
-    monkeypatch.setattr("sovl_daemon.engine.quantise._AT_ONCE", 1)
+    monkeypatch.setattr("sovl_daemon.engine.model.quantise._AT_ONCE", 1)
     chunked = kind(weight.split([70, 8, 130]), torch.float32, CPU)
     for tensor, expected in zip(chunked.tensors(), whole.tensors(), strict=True):
         assert torch.equal(tensor, expected)
@@ -125,11 +125,11 @@ def stand_in(
 def test_a_model_switches_to_them_and_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str
 ) -> None:
-    from sovl_daemon.engine.model import load_model
+    from sovl_daemon.engine.model.model import load_model
 
     model = load_model(save_tiny(tmp_path), device="cpu", dtype=dtype)
     exact, size = read(model, range(5, 25)).float(), model.weight_bytes
-    monkeypatch.setattr("sovl_daemon.engine.slot.stack", stand_in)
+    monkeypatch.setattr("sovl_daemon.engine.model.slot.stack", stand_in)
     # The large random weights of the tiny model make much of little; one that has nothing in
     # common with it would be 1.4 away.
     for precision, limit in (("int8", 0.1), ("int4", 0.8)):
@@ -190,8 +190,8 @@ def test_what_is_in_the_way_is_told_in_one_line(
 def test_a_model_tells_why_it_has_one_precision_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from sovl_daemon.engine.llama import Llama
-    from sovl_daemon.engine.model import load_model
+    from sovl_daemon.engine.model.llama import Llama
+    from sovl_daemon.engine.model.model import load_model
 
     model = load_model(save_tiny(tmp_path), device="cpu", dtype="float32")
     monkeypatch.setattr(Llama, "device", torch.device("cuda"))
@@ -206,8 +206,8 @@ def test_a_model_tells_why_it_has_one_precision_only(
 def test_another_device_has_one_precision_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from sovl_daemon.engine.llama import Llama
-    from sovl_daemon.engine.model import load_model
+    from sovl_daemon.engine.model.llama import Llama
+    from sovl_daemon.engine.model.model import load_model
 
     model = load_model(save_tiny(tmp_path), device="cpu", dtype="float32")
     monkeypatch.setattr(Llama, "device", torch.device("mps"))
@@ -219,7 +219,7 @@ def test_a_cpu_never_loads_it(tmp_path: Path) -> None:
     script = f"""
 import sys
 from pathlib import Path
-from sovl_daemon.engine.model import load_model
+from sovl_daemon.engine.model.model import load_model
 model = load_model(Path({str(save_tiny(tmp_path))!r}), device="cpu")
 for precision in ("int8", "int4"):
     switch = model.switch(precision)

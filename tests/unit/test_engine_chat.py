@@ -3,14 +3,14 @@ from pathlib import Path
 
 import pytest
 
-from sovl_daemon.engine.chat import ChatTokenizer
 from sovl_daemon.engine.errors import (
     ModelLoadError,
     OptionError,
     PromptTooLongError,
     TemplateError,
 )
-from sovl_daemon.engine.message import Message
+from sovl_daemon.engine.text.chat import ChatTokenizer
+from sovl_daemon.engine.text.message import Message
 from tests import templates
 from tests.templates import TEMPLATES
 from tests.unit.engine_tiny import SPECIALS, TEMPLATE, byte_level_tokenizer

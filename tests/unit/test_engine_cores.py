@@ -10,7 +10,7 @@ ALL = sorted(os.sched_getaffinity(0))
 KEPT = """
 import os
 os.sched_setaffinity(0, {chosen})
-from sovl_daemon.engine.cores import keep_to_cores
+from sovl_daemon.engine.thread.cores import keep_to_cores
 for count in (1, 0):
     keep_to_cores(count)
     print(sorted(os.sched_getaffinity(0)))

@@ -1,12 +1,12 @@
 import pytest
 import torch
 
-from sovl_daemon.engine.decode import Decoding, Token
 from sovl_daemon.engine.errors import NonFiniteLogitsError, OptionError
-from sovl_daemon.engine.model import LoadedModel
-from sovl_daemon.engine.options import SamplingOptions
-from sovl_daemon.engine.prefix_cache import PrefixCache
-from sovl_daemon.engine.sampling import Choice
+from sovl_daemon.engine.model.model import LoadedModel
+from sovl_daemon.engine.serving.decode import Decoding, Token
+from sovl_daemon.engine.serving.options import SamplingOptions
+from sovl_daemon.engine.serving.prefix_cache import PrefixCache
+from sovl_daemon.engine.serving.sampling import Choice
 from tests.unit.engine_tiny import VOCABULARY, generated, tiny_model, tokens
 
 GREEDY = SamplingOptions(temperature=0, max_new_tokens=24)

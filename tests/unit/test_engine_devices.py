@@ -12,23 +12,23 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from sovl_daemon.engine import sampling
-from sovl_daemon.engine.allocator import return_free_memory
-from sovl_daemon.engine.base_pass import base_pass
-from sovl_daemon.engine.cross_attention import CrossAttention
-from sovl_daemon.engine.fusion import Fusion, Told
-from sovl_daemon.engine.influence import Influence
-from sovl_daemon.engine.llama_finder import _build
-from sovl_daemon.engine.lora import LoraOptions
-from sovl_daemon.engine.matrix import stack
-from sovl_daemon.engine.model import LoadedModel
-from sovl_daemon.engine.options import SamplingOptions
-from sovl_daemon.engine.precision import DtypeChoice
-from sovl_daemon.engine.prefix_cache import PrefixCache
-from sovl_daemon.engine.scaffold import make_scaffold
-from sovl_daemon.engine.span import Span
-from sovl_daemon.engine.store import Store
-from sovl_daemon.engine.switch import PrecisionSwitch
+from sovl_daemon.engine.fusion.cross_attention import CrossAttention
+from sovl_daemon.engine.fusion.fusion import Fusion, Told
+from sovl_daemon.engine.fusion.influence import Influence
+from sovl_daemon.engine.fusion.lora import LoraOptions
+from sovl_daemon.engine.fusion.scaffold import make_scaffold
+from sovl_daemon.engine.learning.base_pass import base_pass
+from sovl_daemon.engine.learning.store import Store
+from sovl_daemon.engine.model.allocator import return_free_memory
+from sovl_daemon.engine.model.llama_finder import _build
+from sovl_daemon.engine.model.matrix import stack
+from sovl_daemon.engine.model.model import LoadedModel
+from sovl_daemon.engine.model.precision import DtypeChoice
+from sovl_daemon.engine.model.span import Span
+from sovl_daemon.engine.model.switch import PrecisionSwitch
+from sovl_daemon.engine.serving import sampling
+from sovl_daemon.engine.serving.options import SamplingOptions
+from sovl_daemon.engine.serving.prefix_cache import PrefixCache
 from tests.unit.engine_tiny import VOCABULARY, tiny_network
 from tests.unit.test_engine_bnb_matrix import stand_in
 
@@ -89,7 +89,7 @@ class ShapesOnly:
 
 @pytest.fixture(autouse=True)
 def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sovl_daemon.engine.slot.stack", stand_in)
+    monkeypatch.setattr("sovl_daemon.engine.model.slot.stack", stand_in)
 
 
 def model(*, lean: bool = True) -> LoadedModel:
@@ -146,7 +146,7 @@ def test_a_switch_of_precision(precision: Any) -> None:
 
 
 def test_what_is_offloaded_stays_in_main_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sovl_daemon.engine.slot.stack", stack)
+    monkeypatch.setattr("sovl_daemon.engine.model.slot.stack", stack)
     loaded = model()
     assert loaded.lean is not None
     before = spans(loaded)

@@ -8,14 +8,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sovl_daemon.engine.cross_attention import KeysValues
 from sovl_daemon.engine.errors import OptionError
-from sovl_daemon.engine.fusion import Fusion
-from sovl_daemon.engine.influence import Influence
-from sovl_daemon.engine.lora import LoraOptions, lora_layers
-from sovl_daemon.engine.model import LoadedModel
-from sovl_daemon.engine.scaffold import make_scaffold
-from sovl_daemon.engine.span import Span
+from sovl_daemon.engine.fusion.cross_attention import KeysValues
+from sovl_daemon.engine.fusion.fusion import Fusion
+from sovl_daemon.engine.fusion.influence import Influence
+from sovl_daemon.engine.fusion.lora import LoraOptions, lora_layers
+from sovl_daemon.engine.fusion.scaffold import make_scaffold
+from sovl_daemon.engine.model.model import LoadedModel
+from sovl_daemon.engine.model.span import Span
 from tests.unit.engine_tiny import tiny_model, tiny_network
 
 PROMPT = [5, 7, 300, 2, 9, 41, 8]

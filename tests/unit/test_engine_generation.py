@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from sovl_daemon.engine.decode import Token
-from sovl_daemon.engine.generation import Writer
-from sovl_daemon.engine.repetition import Repetition
-from sovl_daemon.engine.text_stream import AnswerText
+from sovl_daemon.engine.serving.decode import Token
+from sovl_daemon.engine.serving.generation import Writer
+from sovl_daemon.engine.serving.repetition import Repetition
+from sovl_daemon.engine.text.text_stream import AnswerText
 
 
 class Letters:
@@ -43,7 +43,7 @@ def test_without_the_check_all_is_shown() -> None:
 
 
 async def test_an_engine_stops_where_it_is_told_to(tmp_path) -> None:  # type: ignore[no-untyped-def]
-    from sovl_daemon.engine.options import SamplingOptions
+    from sovl_daemon.engine.serving.options import SamplingOptions
     from tests.unit.engine_tiny import save_tiny
     from tests.unit.test_engine import HELLO, load
 

@@ -1,7 +1,7 @@
 import pytest
 
-from sovl_daemon.engine.job_queue import JobQueue
-from sovl_daemon.engine.priority import Priority
+from sovl_daemon.engine.thread.job_queue import JobQueue
+from sovl_daemon.engine.thread.priority import Priority
 
 
 def queue(**jobs: Priority) -> JobQueue[str]:

@@ -9,10 +9,10 @@ import torch
 
 from sovl_daemon.engine.engine import Engine
 from sovl_daemon.engine.errors import OptionError, PromptTooLongError, StateError
-from sovl_daemon.engine.judging import Pieces, Reader, asked
-from sovl_daemon.engine.message import Message
-from sovl_daemon.engine.options import SamplingOptions
-from sovl_daemon.engine.probe import Card, Probe, unit
+from sovl_daemon.engine.judging.judging import Pieces, Reader, asked
+from sovl_daemon.engine.judging.probe import Card, Probe, unit
+from sovl_daemon.engine.serving.options import SamplingOptions
+from sovl_daemon.engine.text.message import Message
 from tests.unit.engine_tiny import read, save_tiny
 
 PREFIX = "True or false? What is the "  # of 128 positions

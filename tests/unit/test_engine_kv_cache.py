@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from sovl_daemon.engine.errors import CacheError
-from sovl_daemon.engine.kv_cache import KeyValueCache, NetworkCache, side_by_side
+from sovl_daemon.engine.model.kv_cache import KeyValueCache, NetworkCache, side_by_side
 from tests.unit.engine_tiny import read, tiny_model, tiny_network
 
 LAYERS, HEADS, SIZE = 2, 6, 4

@@ -8,17 +8,17 @@ from typing import Any
 import pytest
 import torch
 
-from sovl_daemon.engine.ease import Ease
 from sovl_daemon.engine.errors import NonFiniteLossError, OptionError
-from sovl_daemon.engine.fusion import Fusion
-from sovl_daemon.engine.influence import Influence
-from sovl_daemon.engine.learner import Learner, LearnerOptions, pace
-from sovl_daemon.engine.lora import LoraOptions, lora_layers
-from sovl_daemon.engine.model import load_model
-from sovl_daemon.engine.precision import Precision
-from sovl_daemon.engine.sample import Sample, common_prefix
-from sovl_daemon.engine.scaffold import make_scaffold
-from sovl_daemon.engine.span import Span
+from sovl_daemon.engine.fusion.fusion import Fusion
+from sovl_daemon.engine.fusion.influence import Influence
+from sovl_daemon.engine.fusion.lora import LoraOptions, lora_layers
+from sovl_daemon.engine.fusion.scaffold import make_scaffold
+from sovl_daemon.engine.learning.ease import Ease
+from sovl_daemon.engine.learning.learner import Learner, LearnerOptions, pace
+from sovl_daemon.engine.learning.sample import Sample, common_prefix
+from sovl_daemon.engine.model.model import load_model
+from sovl_daemon.engine.model.precision import Precision
+from sovl_daemon.engine.model.span import Span
 from tests.unit.engine_tiny import save_tiny, tiny_model
 from tests.unit.test_engine_fusion import FULL, PAIRS, pair, taught
 

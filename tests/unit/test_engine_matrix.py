@@ -1,10 +1,17 @@
 import pytest
 import torch
 
-from sovl_daemon.engine import quantise
-from sovl_daemon.engine.formats import as_format_of
-from sovl_daemon.engine.matrix import HAS_INT4, HAS_INT8, Int4Matrix, Int8Matrix, Matrix, stack
-from sovl_daemon.engine.precision import Precision
+from sovl_daemon.engine.model import quantise
+from sovl_daemon.engine.model.formats import as_format_of
+from sovl_daemon.engine.model.matrix import (
+    HAS_INT4,
+    HAS_INT8,
+    Int4Matrix,
+    Int8Matrix,
+    Matrix,
+    stack,
+)
+from sovl_daemon.engine.model.precision import Precision
 
 
 def weights(out: int = 192, width: int = 64, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
@@ -54,7 +61,7 @@ def test_quantised_in_chunks_is_as_in_one(
 ) -> None:
     weight = weights(out=208)
     whole = kind([weight], weight.dtype)
-    monkeypatch.setattr("sovl_daemon.engine.quantise._AT_ONCE", 1)
+    monkeypatch.setattr("sovl_daemon.engine.model.quantise._AT_ONCE", 1)
     # The borders of the parts are not those of the chunks.
     chunked = kind(weight.split([70, 8, 130]), weight.dtype)
     for tensor, expected in zip(chunked.tensors(), whole.tensors(), strict=True):

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from sovl_daemon.engine.errors import ModelLoadError, OptionError
-from sovl_daemon.engine.kernels import native_is_faster, native_kernels
-from sovl_daemon.engine.model import choose_device, load_model
-from sovl_daemon.engine.precision import _choose_on_cpu, choose_dtype
+from sovl_daemon.engine.model.kernels import native_is_faster, native_kernels
+from sovl_daemon.engine.model.model import choose_device, load_model
+from sovl_daemon.engine.model.precision import _choose_on_cpu, choose_dtype
 from sovl_daemon.limits import Memory
 from tests.unit.engine_tiny import read, save_tiny, tiny_model
 
@@ -61,7 +61,7 @@ def test_the_format_on_a_cpu_is_what_was_faster(
 ) -> None:
     seconds = {torch.float32: 1.0, torch.bfloat16: times_as_long}
     monkeypatch.setattr(
-        "sovl_daemon.engine.precision._times_as_long",
+        "sovl_daemon.engine.model.precision._times_as_long",
         lambda one, other: seconds[one] / seconds[other],
     )
     choice = _choose_on_cpu(stored)
@@ -74,13 +74,13 @@ def test_a_network_without_a_lean_pass_is_not_emulated(
     tmp_path: Path, emulated: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its products are transformers' own: nothing multiplies them by float32 copies."""
-    monkeypatch.setattr("sovl_daemon.engine.model.memory", lambda: None)
+    monkeypatch.setattr("sovl_daemon.engine.model.model.memory", lambda: None)
     seconds = {torch.float32: 1.0, torch.bfloat16: 1.0}
     monkeypatch.setattr(
-        "sovl_daemon.engine.precision._times_as_long",
+        "sovl_daemon.engine.model.precision._times_as_long",
         lambda one, other: seconds[one] / seconds[other],
     )
-    monkeypatch.setattr("sovl_daemon.engine.model.is_emulated", lambda dtype: emulated)
+    monkeypatch.setattr("sovl_daemon.engine.model.model.is_emulated", lambda dtype: emulated)
     wanted = torch.float32 if emulated else torch.bfloat16
     for family, dtype in (("gpt2", wanted), ("llama", torch.bfloat16)):
         model = load_model(save_tiny(tmp_path / family, family), device="cpu")
@@ -93,10 +93,10 @@ def test_a_network_without_a_lean_pass_is_not_emulated(
 def test_what_is_emulated_is_float32_where_that_is_small(
     tmp_path: Path, total_mb: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sovl_daemon.engine.precision._times_as_long", lambda one, other: 1.0)
-    monkeypatch.setattr("sovl_daemon.engine.model.is_emulated", lambda dtype: True)
+    monkeypatch.setattr("sovl_daemon.engine.model.precision._times_as_long", lambda one, other: 1.0)
+    monkeypatch.setattr("sovl_daemon.engine.model.model.is_emulated", lambda dtype: True)
     room = Memory(50.0, total_mb << 19, total_mb << 20)
-    monkeypatch.setattr("sovl_daemon.engine.model.memory", lambda: room)
+    monkeypatch.setattr("sovl_daemon.engine.model.model.memory", lambda: room)
     model = load_model(save_tiny(tmp_path), device="cpu")
     assert model.precision.dtype == dtype
     assert model.lean is not None

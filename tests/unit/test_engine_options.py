@@ -4,8 +4,8 @@ import sys
 import pytest
 
 from sovl_daemon.engine.errors import OptionError, is_out_of_memory
-from sovl_daemon.engine.message import Message
-from sovl_daemon.engine.options import SamplingOptions
+from sovl_daemon.engine.serving.options import SamplingOptions
+from sovl_daemon.engine.text.message import Message
 
 
 @pytest.mark.parametrize(
@@ -42,9 +42,11 @@ def test_unknown_role_is_refused() -> None:
 
 
 def test_plain_types_do_not_load_torch() -> None:
-    modules = "errors, message, options, piece, priority, job_queue, tensor_thread, inbox"
     code = (
-        f"from sovl_daemon.engine import {modules}\n"
+        "from sovl_daemon.engine import errors\n"
+        "from sovl_daemon.engine.serving import options, repetition\n"
+        "from sovl_daemon.engine.text import message, piece, token_map\n"
+        "from sovl_daemon.engine.thread import inbox, job_queue, priority, tensor_thread\n"
         "import sys; print('torch' in sys.modules or 'transformers' in sys.modules)"
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sovl_daemon.engine.errors import NonFiniteLogitsError, OptionError
-from sovl_daemon.engine.model import LoadedModel, load_model
-from sovl_daemon.engine.perplexity import Reading, perplexity
-from sovl_daemon.engine.span import Span
+from sovl_daemon.engine.model.model import LoadedModel, load_model
+from sovl_daemon.engine.model.perplexity import Reading, perplexity
+from sovl_daemon.engine.model.span import Span
 from tests.unit.engine_tiny import VOCABULARY, save_tiny, tiny_model
 
 IDS = random.Random(0).choices(range(VOCABULARY), k=300)
@@ -46,7 +46,7 @@ def test_it_is_what_the_definition_says(model: LoadedModel, count: int, window: 
 def test_logits_a_few_rows_at_a_time_make_no_difference(
     model: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sovl_daemon.engine.perplexity._ROWS", 10)
+    monkeypatch.setattr("sovl_daemon.engine.model.perplexity._ROWS", 10)
     found = read(model, window=64)
     assert found.perplexity == pytest.approx(by_definition(model, IDS, 64), rel=1e-4)
 

@@ -22,14 +22,14 @@ from sovl_daemon.engine.errors import (
     ModelLoadError,
     OptionError,
 )
-from sovl_daemon.engine.inbox import call
-from sovl_daemon.engine.master import Master
-from sovl_daemon.engine.message import Message
-from sovl_daemon.engine.options import SamplingOptions
-from sovl_daemon.engine.precision import Precision
-from sovl_daemon.engine.priority import Priority
-from sovl_daemon.engine.slot import Slot
-from sovl_daemon.engine.span import Span
+from sovl_daemon.engine.model.master import Master
+from sovl_daemon.engine.model.precision import Precision
+from sovl_daemon.engine.model.slot import Slot
+from sovl_daemon.engine.model.span import Span
+from sovl_daemon.engine.serving.options import SamplingOptions
+from sovl_daemon.engine.text.message import Message
+from sovl_daemon.engine.thread.inbox import call
+from sovl_daemon.engine.thread.priority import Priority
 from tests.unit.engine_tiny import read, save_tiny
 
 HELLO = [Message("user", "What is the capital of France?")]

@@ -6,14 +6,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sovl_daemon.engine.batch import advance
-from sovl_daemon.engine.decode import Decoding
 from sovl_daemon.engine.errors import CacheError
-from sovl_daemon.engine.kv_cache import Cache, KeyValueCache
-from sovl_daemon.engine.model import LoadedModel
-from sovl_daemon.engine.options import SamplingOptions
-from sovl_daemon.engine.prefix_cache import PrefixCache, common_length
-from sovl_daemon.engine.span import Span
+from sovl_daemon.engine.model.kv_cache import Cache, KeyValueCache
+from sovl_daemon.engine.model.model import LoadedModel
+from sovl_daemon.engine.model.span import Span
+from sovl_daemon.engine.serving.batch import advance
+from sovl_daemon.engine.serving.decode import Decoding
+from sovl_daemon.engine.serving.options import SamplingOptions
+from sovl_daemon.engine.serving.prefix_cache import PrefixCache, common_length
 from tests.unit.engine_tiny import generated, read, tiny_model, tokens
 
 MB = 2**20

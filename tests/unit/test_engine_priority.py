@@ -10,13 +10,13 @@ import anyio
 import pytest
 import torch
 
-from sovl_daemon.engine.answering import Answering
 from sovl_daemon.engine.engine import Engine
-from sovl_daemon.engine.inbox import Inbox
-from sovl_daemon.engine.message import Message
-from sovl_daemon.engine.options import SamplingOptions
-from sovl_daemon.engine.priority import Priority
-from sovl_daemon.engine.span import Span
+from sovl_daemon.engine.model.span import Span
+from sovl_daemon.engine.serving.answering import Answering
+from sovl_daemon.engine.serving.options import SamplingOptions
+from sovl_daemon.engine.text.message import Message
+from sovl_daemon.engine.thread.inbox import Inbox
+from sovl_daemon.engine.thread.priority import Priority
 from tests.unit.engine_tiny import save_tiny
 
 HELLO = [Message("user", "What is the capital of France?")]

@@ -12,8 +12,8 @@ from transformers.generation.logits_process import (
 )
 
 from sovl_daemon.engine.errors import NonFiniteLogitsError
-from sovl_daemon.engine.options import SamplingOptions
-from sovl_daemon.engine.sampling import (
+from sovl_daemon.engine.serving.options import SamplingOptions
+from sovl_daemon.engine.serving.sampling import (
     Choice,
     Sampler,
     candidates,

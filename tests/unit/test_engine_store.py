@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import torch
 
-from sovl_daemon.engine.store import Store
+from sovl_daemon.engine.learning.store import Store
 
 
 class Maker:

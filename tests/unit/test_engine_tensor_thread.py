@@ -14,9 +14,9 @@ from sovl_daemon.engine.errors import (
     EngineStoppedError,
     JobCancelledError,
 )
-from sovl_daemon.engine.inbox import Inbox, call
-from sovl_daemon.engine.priority import Priority
-from sovl_daemon.engine.tensor_thread import TensorThread
+from sovl_daemon.engine.thread.inbox import Inbox, call
+from sovl_daemon.engine.thread.priority import Priority
+from sovl_daemon.engine.thread.tensor_thread import TensorThread
 
 WAIT = 20
 

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sovl_daemon.engine.chat import ChatTokenizer
-from sovl_daemon.engine.text_stream import AnswerText, TextStream
+from sovl_daemon.engine.text.chat import ChatTokenizer
+from sovl_daemon.engine.text.text_stream import AnswerText, TextStream
 from tests.unit.engine_tiny import byte_fallback_tokenizer, byte_level_tokenizer
 
 

@@ -7,7 +7,7 @@ from functools import partial
 
 import pytest
 
-from sovl_daemon.engine.thread_count import ThreadCount, _ladder
+from sovl_daemon.engine.thread.thread_count import ThreadCount, _ladder
 
 CORES = 2
 # Seconds of a row on two cores, by how many others keep a core busy and by threads: measured.

@@ -1,7 +1,7 @@
 """What the model sees of a conversation."""
 
 from agents.generator import with_question
-from sovl_daemon.engine.message import Message
+from sovl_daemon.engine.text.message import Message
 
 
 def test_a_question_of_its_own_belongs_to_the_answer_before_it() -> None:

@@ -21,12 +21,29 @@ LIBRARIES = (
     "sovl_daemon.judge",
     "sovl_daemon.night",
 )
+ROOMS = {
+    "thread": (),
+    "text": (),
+    "model": ("thread", "text"),
+    "fusion": ("thread", "text", "model"),
+    "serving": ("thread", "text", "model"),
+    "learning": ("thread", "text", "model", "fusion"),
+    "judging": ("thread", "text", "model", "serving"),
+}
 ALLOWED = {
     "config": ("config", "sovl_daemon.durable", "sovl_daemon.limits"),
     "bus": ("bus", "config", "sovl_daemon.durable", "sovl_daemon.opened"),
     "sovl_daemon/durable.py": (),
     "sovl_daemon/limits": ("sovl_daemon.limits",),
     "sovl_daemon/engine": ("sovl_daemon.engine", "sovl_daemon.durable", "sovl_daemon.limits"),
+    **{
+        f"sovl_daemon/engine/{room}": (
+            *(f"sovl_daemon.engine.{each}" for each in ("errors", room, *before)),
+            "sovl_daemon.durable",
+            "sovl_daemon.limits",
+        )
+        for room, before in ROOMS.items()
+    },
     "sovl_daemon/models": ("sovl_daemon.models", "sovl_daemon.durable"),
     "sovl_daemon/database.py": ("sovl_daemon.conditions",),
     "sovl_daemon/memory": ("sovl_daemon.memory", "sovl_daemon.database", "sovl_daemon.durable"),
@@ -117,8 +134,8 @@ def test_nothing_of_ours_is_a_pickle() -> None:
         "sovl_daemon.cli.app",
         "sovl_daemon.control.decision_log",
         "sovl_daemon.judge.why",
-        "sovl_daemon.engine.repetition",
-        "sovl_daemon.engine.token_map",
+        "sovl_daemon.engine.serving.repetition",
+        "sovl_daemon.engine.text.token_map",
         "sovl_daemon.laboratory.control.study",
         "sovl_daemon.laboratory.judge.lessons",
         "sovl_daemon.laboratory.mind.simulation",

@@ -9,7 +9,7 @@ import torch
 
 from sovl_daemon.control.task_file import load_tasks
 from sovl_daemon.engine.errors import StateError
-from sovl_daemon.engine.probe import Card, Probe, Read, load_probe, save_probe, shrunk
+from sovl_daemon.engine.judging.probe import Card, Probe, Read, load_probe, save_probe, shrunk
 from sovl_daemon.judge.shelf import SHIPPED, find_probe, identity, probe_path
 from sovl_daemon.judge.typical import typical_key
 from sovl_daemon.laboratory.judge.fit import Fit, Lessons, band, fit

@@ -9,8 +9,8 @@ import torch
 from agents.tuning import fused_layers, fusion_options
 from config import Settings, with_value
 from sovl_daemon.engine.engine import Engine
-from sovl_daemon.engine.fusion import Fusion
-from sovl_daemon.engine.lora import lora_layers
+from sovl_daemon.engine.fusion.fusion import Fusion
+from sovl_daemon.engine.fusion.lora import lora_layers
 from tests.unit.engine_tiny import save_tiny
 from tests.unit.test_engine_fusion import PROMPT
 from tests.unit.test_knobs_steering import agent

@@ -13,8 +13,8 @@ from agents.generator import Generator
 from bus.topics import DreamKept, MindState
 from config import Paths, Settings, with_value
 from sovl_daemon.engine.engine import Engine
-from sovl_daemon.engine.lora import LoraOptions
-from sovl_daemon.engine.scaffold import FusionOptions
+from sovl_daemon.engine.fusion.lora import LoraOptions
+from sovl_daemon.engine.fusion.scaffold import FusionOptions
 from tests.unit.engine_tiny import byte_fallback_tokenizer, save_tiny
 from tests.unit.test_engine_fusion import PROMPT, logits, taught
 

@@ -10,8 +10,8 @@ import pytest
 from agents.school import Course, School
 from config import Settings, with_value
 from sovl_daemon.engine.engine import Engine
-from sovl_daemon.engine.lora import LoraOptions
-from sovl_daemon.engine.scaffold import FusionOptions
+from sovl_daemon.engine.fusion.lora import LoraOptions
+from sovl_daemon.engine.fusion.scaffold import FusionOptions
 from tests.unit.engine_tiny import save_tiny
 
 PAIRS = 20

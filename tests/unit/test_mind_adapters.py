@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from config import Settings, with_value
-from sovl_daemon.engine.lora import LoraOptions
-from sovl_daemon.engine.model import load_model
-from sovl_daemon.engine.scaffold import make_scaffold
+from sovl_daemon.engine.fusion.lora import LoraOptions
+from sovl_daemon.engine.fusion.scaffold import make_scaffold
+from sovl_daemon.engine.model.model import load_model
 from sovl_daemon.laboratory.mind.adapters import DEFAULT, trainable
 from sovl_daemon.models.checkpoint import shapes_of
 from tests.unit.engine_tiny import save_tiny

@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 
 from sovl_daemon.cli import evaluation, exits
 from sovl_daemon.cli.app import app
-from sovl_daemon.engine.model import LoadedModel
-from sovl_daemon.engine.switch import PrecisionSwitch
+from sovl_daemon.engine.model.model import LoadedModel
+from sovl_daemon.engine.model.switch import PrecisionSwitch
 from tests.unit.engine_tiny import save_tiny
 
 Eval = Callable[..., Result]
@@ -59,10 +59,10 @@ def sixteen_bits(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a CPU with fast 16-bit matmuls, whichever this one is."""
     seconds = {torch.bfloat16: 1.0, torch.float32: 2.0}
     monkeypatch.setattr(
-        "sovl_daemon.engine.precision._times_as_long",
+        "sovl_daemon.engine.model.precision._times_as_long",
         lambda one, other: seconds[one] / seconds[other],
     )
-    monkeypatch.setattr("sovl_daemon.engine.model.is_emulated", lambda dtype: False)
+    monkeypatch.setattr("sovl_daemon.engine.model.model.is_emulated", lambda dtype: False)
 
 
 @pytest.mark.usefixtures("sixteen_bits")
@@ -123,7 +123,7 @@ def test_where_a_cpu_computes_in_32_bits_they_stand_for_fp16(
 ) -> None:
     seconds = {torch.bfloat16: 2.0, torch.float32: 1.0}
     monkeypatch.setattr(
-        "sovl_daemon.engine.precision._times_as_long",
+        "sovl_daemon.engine.model.precision._times_as_long",
         lambda one, other: seconds[one] / seconds[other],
     )
     found = rows(sovl_eval("tiny", "--precision", "fp16,fp32,int8", "--windows", 1, "--json"))

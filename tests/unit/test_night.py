@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sovl_daemon.engine.chat import ChatTokenizer
-from sovl_daemon.engine.sample import Ids, Sample
+from sovl_daemon.engine.learning.sample import Ids, Sample
+from sovl_daemon.engine.text.chat import ChatTokenizer
 from sovl_daemon.night.curriculum import Curriculum, CurriculumOptions, exchanges, plan, taken
 from sovl_daemon.night.replay import dream_chats, dream_texts, prompt_ids, starts_of
 from sovl_daemon.night.statement import find_statements, sentences

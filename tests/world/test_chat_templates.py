@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from sovl_daemon.engine.chat import ChatTokenizer
 from sovl_daemon.engine.errors import TemplateError
-from sovl_daemon.engine.message import Message
-from sovl_daemon.engine.template_files import template_in
+from sovl_daemon.engine.text.chat import ChatTokenizer
+from sovl_daemon.engine.text.message import Message
+from sovl_daemon.engine.text.template_files import template_in
 from sovl_daemon.models import ModelStore
 from tests import templates, tiny_models
 from tests.daemon import Daemon, running
@@ -182,9 +182,9 @@ def test_older_files(tmp_path: Path) -> None:
 
 @situation("own", "A scaffold is read with, never talked with: its template may be of no use.")
 def test_a_scaffold_needs_no_template(tmp_path: Path) -> None:
-    from sovl_daemon.engine.lora import LoraOptions
-    from sovl_daemon.engine.model import load_model
-    from sovl_daemon.engine.scaffold import FusionOptions, load_scaffold
+    from sovl_daemon.engine.fusion.lora import LoraOptions
+    from sovl_daemon.engine.fusion.scaffold import FusionOptions, load_scaffold
+    from sovl_daemon.engine.model.model import load_model
 
     base = tiny_models.save(tiny_models.llama(), tmp_path / "base")
     scaffold = tiny_models.save(tiny_models.llama(1), tmp_path / "scaffold")

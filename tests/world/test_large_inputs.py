@@ -13,12 +13,12 @@ from transformers import AutoTokenizer
 
 from sovl_daemon.cli import exits
 from sovl_daemon.client import CommandError
-from sovl_daemon.engine.chat import ChatTokenizer
 from sovl_daemon.engine.engine import Engine
 from sovl_daemon.engine.errors import PromptTooLongError
-from sovl_daemon.engine.judging import Pieces
-from sovl_daemon.engine.message import Message
-from sovl_daemon.engine.options import SamplingOptions
+from sovl_daemon.engine.judging.judging import Pieces
+from sovl_daemon.engine.serving.options import SamplingOptions
+from sovl_daemon.engine.text.chat import ChatTokenizer
+from sovl_daemon.engine.text.message import Message
 from tests import tiny_models
 from tests.daemon import SOVL, Daemon, running
 from tests.unit.engine_tiny import byte_level_tokenizer, save_tiny

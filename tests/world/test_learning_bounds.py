@@ -25,21 +25,21 @@ from agents.school import School
 from config import Settings, with_value
 from sovl_daemon.engine.engine import Engine
 from sovl_daemon.engine.errors import ModelLoadError, OptionError
-from sovl_daemon.engine.fusion import Fusion
-from sovl_daemon.engine.influence import Influence
-from sovl_daemon.engine.layer_choice import existing, spread, third
-from sovl_daemon.engine.learner import Learner, LearnerOptions
-from sovl_daemon.engine.llama_finder import find_llama
-from sovl_daemon.engine.lora import LoraOptions
-from sovl_daemon.engine.message import Message
-from sovl_daemon.engine.model import LoadedModel, position_limit
-from sovl_daemon.engine.options import SamplingOptions
-from sovl_daemon.engine.precision import DtypeChoice
-from sovl_daemon.engine.sample import Sample
-from sovl_daemon.engine.scaffold import FusionOptions, make_scaffold
-from sovl_daemon.engine.span import Span
-from sovl_daemon.engine.token_map import TokenMap
-from sovl_daemon.engine.writing import writing
+from sovl_daemon.engine.fusion.fusion import Fusion
+from sovl_daemon.engine.fusion.influence import Influence
+from sovl_daemon.engine.fusion.layer_choice import existing, spread, third
+from sovl_daemon.engine.fusion.lora import LoraOptions
+from sovl_daemon.engine.fusion.scaffold import FusionOptions, make_scaffold
+from sovl_daemon.engine.learning.learner import Learner, LearnerOptions
+from sovl_daemon.engine.learning.sample import Sample
+from sovl_daemon.engine.learning.writing import writing
+from sovl_daemon.engine.model.llama_finder import find_llama
+from sovl_daemon.engine.model.model import LoadedModel, position_limit
+from sovl_daemon.engine.model.precision import DtypeChoice
+from sovl_daemon.engine.model.span import Span
+from sovl_daemon.engine.serving.options import SamplingOptions
+from sovl_daemon.engine.text.message import Message
+from sovl_daemon.engine.text.token_map import TokenMap
 from sovl_daemon.night.curriculum import CurriculumOptions
 from tests import templates, tiny_models
 from tests.world import situation
@@ -293,7 +293,7 @@ async def test_next_to_no_positions(tmp_path: Path) -> None:
 
 @situation("own", "Rows of a vocabulary that no token has are no words, and no end.")
 def test_a_padded_vocabulary() -> None:
-    from sovl_daemon.engine.chat import ChatTokenizer
+    from sovl_daemon.engine.text.chat import ChatTokenizer
 
     chat = ChatTokenizer(tiny_models.tiny_tokenizer())
     unused = tiny_models.VOCABULARY + 50

@@ -11,8 +11,8 @@ import transformers
 
 from sovl_daemon.engine.engine import Engine
 from sovl_daemon.engine.errors import ModelLoadError
-from sovl_daemon.engine.lora import choose_targets
-from sovl_daemon.engine.model import position_limit
+from sovl_daemon.engine.fusion.lora import choose_targets
+from sovl_daemon.engine.model.model import position_limit
 from sovl_daemon.models import ConversionError, ModelStore
 from tests import tiny_models
 from tests.world import situation

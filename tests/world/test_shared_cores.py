@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from sovl_daemon import openmp
-from sovl_daemon.engine.thread_count import ThreadCount
-from sovl_daemon.engine.threads import Threads
+from sovl_daemon.engine.thread.thread_count import ThreadCount
+from sovl_daemon.engine.thread.threads import Threads
 from tests.world import situation
 
 # Seconds a token, in 4 bits, on AVX512 without BF16: by programs beside it, by threads.
@@ -39,9 +39,9 @@ print(burnt)
 # What a CPU is found to do, and what comes of it.
 TRIALS = """
 import json, torch
-from sovl_daemon.engine.matrix import PlainMatrix
-from sovl_daemon.engine.product import is_emulated
-from sovl_daemon.engine.vnni_matrix import VnniMatrix, highest
+from sovl_daemon.engine.model.matrix import PlainMatrix
+from sovl_daemon.engine.model.product import is_emulated
+from sovl_daemon.engine.model.vnni_matrix import VnniMatrix, highest
 torch.manual_seed(0)
 weight, x = torch.randn(512, 576).bfloat16(), torch.randn(64, 576).bfloat16()
 exact = x.double() @ weight.double().T

@@ -4,10 +4,10 @@ import pytest
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from sovl_daemon.engine.chat import ChatTokenizer
-from sovl_daemon.engine.judging import Pieces, asked
-from sovl_daemon.engine.message import Message
-from sovl_daemon.engine.plain_text import PlainText
+from sovl_daemon.engine.judging.judging import Pieces, asked
+from sovl_daemon.engine.text.chat import ChatTokenizer
+from sovl_daemon.engine.text.message import Message
+from sovl_daemon.engine.text.plain_text import PlainText
 from sovl_daemon.night.replay import dream_chats, prompt_ids
 from tests import templates
 from tests.templates import TEMPLATES
@@ -156,7 +156,7 @@ def test_a_turn_that_ends_in_text(name: str, said: str) -> None:
 
 @situation("own", "A marker in the base is the same marker in the scaffold, special or not.")
 def test_markers_of_another_tokenizer() -> None:
-    from sovl_daemon.engine.token_map import TokenMap
+    from sovl_daemon.engine.text.token_map import TokenMap
 
     base, scaffold = templates.tokenizer(None), byte_level_tokenizer()
     scaffold.add_tokens([AddedToken("<|im_start|>", special=False)])

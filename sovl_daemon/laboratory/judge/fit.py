@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import torch
 
-from sovl_daemon.engine.probe import shrunk
+from sovl_daemon.engine.judging.probe import shrunk
 
 METRICS_PENALTY, LINES_PENALTY = 0.1, 0.3
 """Strengths of the L2 penalties: those that ranked best on tasks and on lines left out."""

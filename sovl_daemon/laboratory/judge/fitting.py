@@ -11,10 +11,10 @@ from pathlib import Path
 import torch
 
 from sovl_daemon.control.prompt import Prompt
-from sovl_daemon.engine.chat import ChatTokenizer
-from sovl_daemon.engine.judging import Pieces, Reader, asked
-from sovl_daemon.engine.model import LoadedModel, load_model
-from sovl_daemon.engine.probe import Card, Probe, Read, centre_of, save_probe
+from sovl_daemon.engine.judging.judging import Pieces, Reader, asked
+from sovl_daemon.engine.judging.probe import Card, Probe, Read, centre_of, save_probe
+from sovl_daemon.engine.model.model import LoadedModel, load_model
+from sovl_daemon.engine.text.chat import ChatTokenizer
 from sovl_daemon.judge.shelf import identity
 from sovl_daemon.judge.typical import typical_key, typical_prompts
 from sovl_daemon.laboratory.judge.cases import Case, tasks

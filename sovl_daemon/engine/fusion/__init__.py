@@ -1,0 +1,1 @@
+"""The scaffold, and how what it remembers steers the base."""

@@ -1,0 +1,1 @@
+"""Verdicts of the base by a probe of its hidden states."""

@@ -1,0 +1,237 @@
+"""True or false, by the plain base: one forward pass behind a prefix that is kept.
+
+With a probe the pass ends at the probe's layer, and before what all prompts of a task end with: a
+token never hears of those behind it. Without one the words true and false are asked for.
+"""
+
+from collections.abc import Sequence
+from contextlib import suppress
+from itertools import pairwise
+from typing import Literal, NamedTuple
+
+import torch
+
+from sovl_daemon.engine.errors import CacheError, NonFiniteLogitsError, OptionError, StateError
+from sovl_daemon.engine.judging.probe import Probe, Read, centre_of, unit
+from sovl_daemon.engine.model.model import LoadedModel
+from sovl_daemon.engine.model.shallow import Shallow
+from sovl_daemon.engine.model.span import Span
+from sovl_daemon.engine.serving.prefix_cache import PrefixCache, common_length
+from sovl_daemon.engine.text.chat import ChatTokenizer
+from sovl_daemon.engine.text.message import Message
+
+_CHUNK = 512  # tokens in a pass: a short rest would cost as much as a hundred
+_KEPT_BYTES = 32 << 20  # a task's prefix of the default model takes some two of them
+_TRUE = ("true", "True", "TRUE")
+_FALSE = ("false", "False", "FALSE")
+
+By = Literal["probe", "words"]
+
+
+class Verdicts(NamedTuple):
+    """Probabilities of the two answers among all there are, and how much was read for them.
+
+    `band` is half the width of the band around 0.5 in which the probe abstains.
+    """
+
+    p_true: float
+    p_false: float
+    read_tokens: int
+    by: By = "words"
+    band: float = 0.0
+
+
+class Pieces(NamedTuple):
+    """A prompt: `prefix` and `ending` are those of its task, `evidence` are lines of a log.
+
+    The first line of the evidence says what the others are.
+    """
+
+    prefix: str
+    text: str
+    evidence: str = ""
+    ending: str = ""
+
+
+class Asked(NamedTuple):
+    """A prompt in tokens; what is not in every prompt of its task lies from `start` to `end`.
+
+    `lines` are where its lines begin and end, counted from `start`, each with its line break; the
+    first `metrics` of them are metrics, then comes the evidence.
+    """
+
+    ids: Sequence[int]
+    start: int
+    end: int
+    lines: Sequence[tuple[int, int]]
+    metrics: int
+
+
+class Share(NamedTuple):
+    """What a line of the prompt adds to the logit of true."""
+
+    text: str
+    logit: float
+
+
+def asked(tokenizer: ChatTokenizer, pieces: Pieces, limit: int) -> Asked:
+    """Lay out a prompt as the user's message, in `limit` tokens at most.
+
+    Raises:
+        OptionError: the chat template refuses the prompt.
+        PromptTooLongError: it does not fit.
+
+    """
+    ids = tokenizer.encode([Message("user", "".join(pieces))], limit)
+    around = tokenizer.encode([Message("user", pieces.prefix + pieces.ending)], limit)
+    start = common_length(ids, around)
+    end = len(ids) - common_length(ids[:start:-1], around[:start:-1])
+    breaks = [i + 1 for i, id_ in enumerate(ids[start:end]) if "\n" in tokenizer.decode([id_])]
+    metrics, evidence = pieces.text.count("\n"), pieces.evidence.count("\n")
+    lines = list(pairwise([0, *breaks]))[: metrics + evidence]
+    return Asked(ids, start, start + (lines[-1][1] if lines else 0), lines, metrics)
+
+
+class Bench:
+    """Where the base judges. Nothing steers it there, so it is the frozen base alone.
+
+    Use it from the tensor thread only.
+    """
+
+    def __init__(self, model: LoadedModel, tokenizer: ChatTokenizer) -> None:
+        self._model = model
+        self._tokenizer = tokenizer
+        self._kept = PrefixCache(model, _KEPT_BYTES)
+        self._true = _first_tokens(tokenizer, _TRUE)
+        self._false = _first_tokens(tokenizer, _FALSE) - self._true
+        self._true -= _first_tokens(tokenizer, _FALSE)
+        self._reader: Reader | None = None
+        self._probe: Probe | None = None
+
+    def use(self, probe: Probe | None) -> None:
+        """Judge by a probe from now on, or by words.
+
+        Raises:
+            OptionError: the model has no such layer.
+            StateError: its hidden states have another width.
+
+        """
+        if probe is not None and probe.weight.shape[1] != self._model.width:
+            raise StateError(
+                f"the probe of {probe.card.model} reads {probe.weight.shape[1]} numbers a token, "
+                f"the model has {self._model.width}: fit one for it with sovl judge fit"
+            )
+        self._reader = None
+        if probe is not None:
+            self._reader = Reader(self._model, probe.card.layer)
+        self._probe = probe
+
+    def judge(self, prompt: Asked, by: By = "probe", task: str = "") -> Verdicts:
+        """Read a prompt; what it begins with is kept for the next one.
+
+        `task` is the key of its centre, where there is one.
+
+        Raises:
+            NonFiniteLogitsError: the model gives no distribution.
+
+        """
+        if by == "words" or self._reader is None or self._probe is None:
+            return self._in_words(prompt)
+        found, read = self._reader.read(prompt)
+        p_true = self._probe.probability(found, task)
+        if p_true != p_true:
+            raise NonFiniteLogitsError("the hidden states that the probe reads are no numbers")
+        return Verdicts(p_true, 1.0 - p_true, read, "probe", self._probe.card.band)
+
+    def knows(self, task: str) -> bool:
+        """Whether a task needs no centre any more."""
+        return self._probe is None or task in self._probe.centres
+
+    def centre(self, task: str, prompts: Sequence[Asked]) -> None:
+        """Learn what typical prompts of a task look like."""
+        if self._reader is not None and self._probe is not None:
+            found = [self._reader.read(prompt)[0] for prompt in prompts]
+            self._probe.centres[task] = centre_of(found)
+
+    def explain(self, prompt: Asked, task: str = "") -> tuple[Verdicts, list[Share]]:
+        """Judge by the probe, and say what each line of the prompt adds to the logit.
+
+        The shares and the bias, which is the last of them, sum up to the logit exactly.
+
+        Raises:
+            OptionError: there is no probe.
+
+        """
+        if self._reader is None or self._probe is None:
+            raise OptionError("there is no probe for this model: run sovl judge fit")
+        found, _ = self._reader.read(prompt)
+        logits = self._probe.by_line(found, task)
+        texts = [
+            self._tokenizer.decode(prompt.ids[prompt.start + begin : prompt.start + end]).strip()
+            for begin, end in prompt.lines
+        ]
+        shares = [
+            Share(text, logit) for text, logit in zip([*texts, "(always)"], logits, strict=True)
+        ]
+        return self.judge(prompt, task=task), shares
+
+    def _in_words(self, prompt: Asked) -> Verdicts:
+        ids = prompt.ids
+        cache, stamp = self._kept.take(ids), self._kept.stamp
+        known = cache.length
+        while cache.length < len(ids):
+            chunk = ids[cache.length : cache.length + _CHUNK]
+            logits = self._model.forward([Span(chunk, cache)])
+        with suppress(CacheError):  # then the next prompt is read from its start
+            cache.truncate(prompt.start)
+            self._kept.keep(ids[: prompt.start], cache, stamp)
+        chances = torch.softmax(logits[0].float(), dim=-1)
+        if not bool(chances.isfinite().all()):
+            raise NonFiniteLogitsError("the judge's logits are no distribution")
+        p_true, p_false = (float(chances[sorted(ids_)].sum()) for ids_ in (self._true, self._false))
+        return Verdicts(p_true, p_false, len(ids) - known)
+
+
+class Reader:
+    """Reads prompts down to a layer, what they begin with once."""
+
+    def __init__(self, model: LoadedModel, layer: int, keep_bytes: int = _KEPT_BYTES) -> None:
+        self._model, self._threads = Shallow(model, layer), model.threads
+        self._kept = PrefixCache(self._model, keep_bytes)
+
+    def read(self, prompt: Asked) -> tuple[Read, int]:
+        """Return what the probe needs of a prompt's own tokens, and how many tokens were read.
+
+        Raises:
+            OptionError: there are no metrics in it.
+
+        """
+        if not 0 < prompt.metrics <= len(prompt.lines):
+            raise OptionError("nothing to judge: the prompt holds no metric")
+        hidden, count = self.states(prompt)
+        states = unit(hidden)
+        sums = torch.stack([states[begin:end].sum(0) for begin, end in prompt.lines]).cpu()
+        lengths = [end - begin for begin, end in prompt.lines]
+        return Read(sums, lengths, prompt.metrics), count
+
+    def states(self, prompt: Asked) -> tuple[torch.Tensor, int]:
+        """Return the hidden states (T, hidden) of its own tokens, and how many were read."""
+        ids = prompt.ids[: prompt.end]
+        cache = self._kept.take(ids)
+        cache.truncate(prompt.start)
+        known = cache.length
+        parts = []
+        while cache.length < len(ids):
+            chunk = ids[cache.length : cache.length + _CHUNK]
+            with self._threads.working("judging", len(chunk)):
+                parts.append(self._model.read(chunk, cache))
+        with suppress(CacheError):  # then the next prompt is read from its start
+            cache.truncate(prompt.start)
+            self._kept.keep(ids[: prompt.start], cache, self._kept.stamp)
+        return torch.cat(parts)[prompt.start - known :], len(ids) - known
+
+
+def _first_tokens(tokenizer: ChatTokenizer, words: Sequence[str]) -> set[int]:
+    """What an answer with one of the words may begin with, after a space or without one."""
+    texts = [space + word for word in words for space in ("", " ")]
+    return {ids[0] for text in texts if (ids := tokenizer.encode_text(text))}

@@ -1,0 +1,1 @@
+"""Training of what steers: samples, passes, a candidate and what becomes of it."""

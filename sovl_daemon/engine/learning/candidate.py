@@ -1,0 +1,84 @@
+"""What learns at night: copies of the attentions and adapters, beside those that answer."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
+from typing import Any
+
+import torch
+from torch import nn
+
+from sovl_daemon.engine.errors import OptionError
+from sovl_daemon.engine.fusion.cross_attention import CrossAttention
+from sovl_daemon.engine.fusion.fusion import Fusion
+
+
+class Candidate:
+    """Float32 copies of the attentions behind `layers` and of the scaffold's adapters.
+
+    What answers does not change until `commit`. `adapters` have the names that their parameters
+    have in the scaffold's network below its head; without `adapters` there are none, by default
+    where the fusion's scaffold reads without them.
+    """
+
+    def __init__(
+        self, fusion: Fusion, layers: Sequence[int], *, adapters: bool | None = None
+    ) -> None:
+        if adapters is None:
+            adapters = fusion.steering.adapters
+        self._fusion = fusion
+        self.attentions: dict[int, CrossAttention] = {
+            layer: deepcopy(fusion.attention(layer)).requires_grad_(True) for layer in layers
+        }
+        live = adapter_parameters(fusion) if adapters else {}
+        self.adapters = {
+            name: nn.Parameter(each.detach().clone().float()) for name, each in live.items()
+        }
+
+    def named_parameters(self) -> Iterator[tuple[str, Any]]:
+        """Yield all that learns, by a name that is the same in every process."""
+        for layer, attention in self.attentions.items():
+            for name, parameter in attention.named_parameters():
+                yield f"attention.{layer}.{name}", parameter
+        for name, parameter in self.adapters.items():
+            yield f"adapter.{name}", parameter
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """Return copies of all that learns."""
+        return {name: each.detach().clone() for name, each in self.named_parameters()}
+
+    def load(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Take up what `state` returned.
+
+        Raises:
+            OptionError: it is of other layers or adapters.
+
+        """
+        mine = dict(self.named_parameters())
+        odd = mine.keys() ^ state.keys()
+        wrong = [
+            name for name in mine.keys() & state.keys() if mine[name].shape != state[name].shape
+        ]
+        if odd or wrong:
+            raise OptionError(
+                f"the learned weights do not fit ({min([*odd, *wrong])}): they are of other "
+                "layers, ranks or models; choose those they were learned with"
+            )
+        with torch.no_grad():
+            for name, parameter in mine.items():
+                parameter.copy_(state[name])
+
+    def commit(self) -> None:
+        """Let what was learned answer from now on."""
+        with torch.no_grad():
+            for layer, attention in self.attentions.items():
+                self._fusion.attention(layer).load_state_dict(attention.state_dict())
+            live = adapter_parameters(self._fusion)
+            for name, parameter in self.adapters.items():
+                live[name].copy_(parameter)
+        self._fusion.refresh()
+
+
+def adapter_parameters(fusion: Fusion) -> dict[str, Any]:
+    """Return the low-rank matrices that answer, by their names below the network's head."""
+    network = fusion.scaffold.adapters.get_base_model().base_model
+    return {name: each for name, each in network.named_parameters() if ".lora_" in name}

@@ -1,0 +1,241 @@
+"""Llama blocks over padded batches, with gradients to what goes in and to adapters.
+
+The same sums as in `llama`, over the weights as the model's file has them, whatever precision
+answers: what is learned fits every precision, and a quantised model learns without a copy of its
+weights in memory. Frozen matrices multiply in the base's 16-bit format; the hidden states, to which
+every block adds, stay float32.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from sovl_daemon.engine.fusion.scaffold import AdaptedSlot
+from sovl_daemon.engine.model.formats import as_format_of
+from sovl_daemon.engine.model.llama import Block, Llama
+from sovl_daemon.engine.model.matrix import PlainMatrix
+from sovl_daemon.engine.model.product import product
+from sovl_daemon.engine.model.rotary import rotate
+from sovl_daemon.engine.model.slot import Slot
+
+# oneDNN compiles its 16-bit kernels anew for each number of rows, which takes seconds for all the
+# matrices of a model: numbers are rounded up to a multiple of _FEW, above _MANY of _MANY.
+_FEW, _MANY = 16, 64
+
+
+@dataclass(frozen=True, slots=True)
+class LowRank:
+    """Matrices (rank, in) and (out, rank) of one adapter, its scale and its share of dropout."""
+
+    down: torch.Tensor
+    up: torch.Tensor
+    scale: float
+    dropout: float
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """Return what is added for `x` (N, in)."""
+        inner = functional.dropout(x.float(), self.dropout) if self.dropout else x.float()
+        return functional.linear(functional.linear(inner, self.down), self.up) * self.scale
+
+
+# By the identity of peft's layer.
+Adapters = Mapping[int, LowRank]
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """Keys and values (B or 1, kv_heads, S, size) of positions before those of a batch."""
+
+    keys: torch.Tensor
+    values: torch.Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where the rows (B, R) of a batch stand; `mask` is (B, 1, R, S + R)."""
+
+    cos: torch.Tensor
+    sin: torch.Tensor
+    mask: torch.Tensor
+
+
+def places(lean: Llama, starts: Sequence[int], rows: int, seen: int) -> Places:
+    """Return the places of `rows` rows a sequence.
+
+    Sequence i begins at position starts[i], all of which before it are among its `seen` ones, the
+    first of them.
+    """
+    cos, sin = lean.rotary.rows([start + row for start in starts for row in range(rows)])
+    device = cos.device
+    before = torch.arange(seen, device=device) < torch.tensor(starts, device=device)[:, None]
+    own = torch.ones(rows, rows, dtype=torch.bool, device=device).tril()
+    count = len(starts)
+    mask = torch.cat((before[:, None].expand(count, rows, seen), own.expand(count, rows, rows)), -1)
+    return Places(cos, sin, mask[:, None])
+
+
+def through(
+    block: Block,
+    x: torch.Tensor,
+    at: Places,
+    seen: Sequence[Seen] = (),
+    adapters: Adapters | None = None,
+) -> tuple[torch.Tensor, Seen]:
+    """Map the hidden states (B, R, hidden) to those after a block; return its keys and values."""
+    adapters = adapters or {}
+    shape, dtype = x.shape, block.before_attention.weight.dtype
+    rows = x.reshape(-1, shape[-1])
+    attended, new = _attention(block, rows.to(dtype), at, seen, adapters, shape[0])
+    rows = rows + linear(block.out, attended, adapters)
+    gate, up = linear(block.gate_up, block.before_mlp(rows.to(dtype)), adapters).chunk(2, -1)
+    rows = rows + linear(block.down, functional.silu(gate) * up, adapters)
+    return rows.view(shape), new
+
+
+def _attention(
+    block: Block,
+    rows: torch.Tensor,
+    at: Places,
+    seen: Sequence[Seen],
+    adapters: Adapters,
+    count: int,
+) -> tuple[torch.Tensor, Seen]:
+    heads = block.heads
+    qkv = linear(block.qkv, block.before_attention(rows), adapters)
+    qkv = rotate(qkv.view(len(rows), -1, heads.size), at.cos, at.sin)
+    qkv = qkv.view(count, -1, *qkv.shape[1:]).transpose(1, 2)  # (B, heads, R, size)
+    q, k, v = qkv.split([heads.queries, heads.keys, heads.keys], 1)
+    new = Seen(k, v)
+    keys, values = joined([*seen, new], count)
+    out = _attend(q, keys, values, at.mask, heads.scale)
+    return out.transpose(1, 2).reshape(len(rows), -1), new
+
+
+def _attend(
+    q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor, scale: float
+) -> torch.Tensor:
+    """Attention of (B, heads, R, size), written out.
+
+    With so few rows a sequence, torch's fused kernel takes ten times as long to go backward on a
+    CPU. Queries that share keys are rows of one head.
+    """
+    count, heads, rows, size = q.shape
+    group = heads // keys.shape[1]
+    grouped = q.reshape(count, -1, group * rows, size).float()
+    scores = grouped @ keys.float().transpose(-1, -2) * scale
+    scores = scores.masked_fill(~mask.repeat(1, 1, group, 1), -torch.inf)
+    out = scores.softmax(-1) @ values.float()
+    return out.view(q.shape).to(q.dtype)
+
+
+def joined(parts: Sequence[Seen], count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the keys and values of `count` sequences, one part behind the other."""
+    if len(parts) == 1:
+        return parts[0].keys, parts[0].values
+    keys = [each.keys.expand(count, -1, -1, -1) for each in parts]
+    values = [each.values.expand(count, -1, -1, -1) for each in parts]
+    return torch.cat(keys, 2), torch.cat(values, 2)
+
+
+def linear(slot: Slot | AdaptedSlot, x: torch.Tensor, adapters: Adapters) -> torch.Tensor:
+    """Return x @ weights.T for `x` (N, in), with what the adapters beside the matrix add."""
+    if isinstance(slot, Slot):
+        return _frozen(slot, x)
+    y = _frozen(slot.slot, x)
+    for columns, layer in slot.adapters:
+        if id(layer) in adapters:
+            y[:, columns] += adapters[id(layer)](x).to(y.dtype)
+    return y
+
+
+def _frozen(slot: Slot, x: torch.Tensor) -> torch.Tensor:
+    count = len(x)
+    if x.dtype != torch.float32:
+        x = functional.pad(x, (0, 0, 0, -count % (_FEW if count <= _MANY else _MANY)))
+    return _product(slot, x)[:count]
+
+
+def _product(slot: Slot, x: torch.Tensor) -> torch.Tensor:
+    if isinstance(slot.matrix, PlainMatrix):
+        y: torch.Tensor = _FrozenLinear.apply(x, slot.matrix.weight)
+        return y
+    parts: list[torch.Tensor] = [_FrozenLinear.apply(x, each.weight) for each in slot.modules]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
+
+
+class _FrozenLinear(torch.autograd.Function):  # type: ignore[misc] # torch is untyped here
+    """A product with a weight whose copy is made twice rather than kept.
+
+    Its own may be in another format, and on another device.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        ctx.weight = weight
+        return product(x, as_format_of(x, weight))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> Any:
+        (grad,) = grads
+        return product(grad, as_format_of(grad, ctx.weight).T), None
+
+
+# What is kept of a sequence: hidden states by layer, and keys and values.
+Kept = tuple[dict[int, torch.Tensor], torch.Tensor]
+
+
+def survey(
+    lean: Llama, turns: Sequence[Sequence[int]], common: int, layers: Collection[int], past: int
+) -> list[Kept]:
+    """Read token ids without gradients, whose first `common` are the same; return what is kept.
+
+    For each sequence: the hidden states (T - common, hidden) before each of `layers`, by its
+    index, in the base's format, and the keys and values (L, 2 * kv_heads, T - common, size) in the
+    layers from `past` on. The number of layers, as an index, stands for behind the last.
+    """
+    with torch.no_grad():
+        rest = [ids[common:] for ids in turns]
+        hidden, whole = _surveyed(lean, turns[0][:common], rest, layers, past)
+        return [
+            (
+                {layer: each[index, : len(ids)].clone() for layer, each in hidden.items()},
+                whole[index, :, :, : len(ids)].clone(),
+            )
+            for index, ids in enumerate(rest)
+        ]
+
+
+def _surveyed(
+    lean: Llama,
+    begin: Sequence[int],
+    rest: Sequence[Sequence[int]],
+    layers: Collection[int],
+    past: int,
+) -> tuple[dict[int, torch.Tensor], torch.Tensor]:
+    dtype, common, most = lean.norm.weight.dtype, len(begin), max(map(len, rest))
+    x = lean.embed(_padded(rest, most)).float().view(len(rest), most, -1)
+    shared = lean.embed(begin)[None].float() if common else x[:1, :0]
+    at = places(lean, [common] * len(rest), most, common)
+    first = places(lean, [0], common, 0) if common else None
+    hidden, seen = {}, []
+    last = len(lean.blocks) if past < len(lean.blocks) else max(layers, default=0)
+    for block in lean.blocks[:last]:
+        if block.index in layers:
+            hidden[block.index] = x.to(dtype)
+        before: tuple[Seen, ...] = ()
+        if first is not None:
+            shared, one = through(block, shared, first)
+            before = (one,)
+        x, new = through(block, x, at, before)
+        if block.index >= past:
+            seen.append(torch.cat((new.keys, new.values), 1))
+    if last in layers:
+        hidden[last] = x.to(dtype)
+    return hidden, torch.stack(seen, 1) if seen else x.new_empty(len(rest), 0, 2, most, 1)
+
+
+def _padded(sequences: Sequence[Sequence[int]], length: int) -> list[int]:
+    return [id_ for each in sequences for id_ in (*each, *[0] * (length - len(each)))]

@@ -1,0 +1,1 @@
+"""A frozen language model: loaded, held in a precision, run over spans of tokens."""

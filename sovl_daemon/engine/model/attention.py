@@ -1,0 +1,100 @@
+"""Attention of the new tokens of several conversations, each to its own cache."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import torch
+from torch.nn import functional
+
+from sovl_daemon.engine.model.kv_cache import KeyValueCache, side_by_side
+from sovl_daemon.engine.model.span import Span
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """B conversations with T new tokens each, whose attention is one call.
+
+    `where` are their B * T rows of the hidden states; `pack` (layers, B, 2 * keys, capacity, size)
+    are their caches, in which the new keys and values go to `rows` (B, 1) and `positions` (B, T);
+    `mask` is added to the scores, None where every token may look at all `seen` positions.
+    """
+
+    where: slice
+    pack: torch.Tensor
+    rows: torch.Tensor
+    positions: torch.Tensor
+    seen: int
+    mask: torch.Tensor | None
+
+
+@dataclass(frozen=True, slots=True)
+class Heads:
+    """How the attention of a model is divided."""
+
+    queries: int
+    keys: int
+    size: int
+    scale: float
+
+    def attend(self, qkv: torch.Tensor, layer: int, part: Part) -> torch.Tensor:
+        """Add the keys and values of a part to its caches; return its attention's output.
+
+        `qkv` is (B * T, queries + 2 * keys, size), the output (B * T, queries * size). Queries
+        that share keys are laid out as rows of one head, so keys need no repetition.
+        """
+        batch, count = part.positions.shape
+        group = self.queries // self.keys
+        new = qkv.view(batch, count, -1, self.size)
+        held = part.pack[layer]
+        held[part.rows, :, part.positions] = new[:, :, self.queries :]
+        keys, values = held[:, :, : part.seen].chunk(2, 1)
+        rows = new[:, :, : self.queries].view(batch, count, self.keys, group, self.size)
+        rows = rows.permute(0, 2, 3, 1, 4).reshape(batch, self.keys, group * count, self.size)
+        out = functional.scaled_dot_product_attention(
+            rows, keys, values, attn_mask=part.mask, scale=self.scale
+        )
+        out = out.view(batch, self.keys, group, count, self.size).permute(0, 3, 1, 2, 4)
+        return out.reshape(batch * count, self.queries * self.size)
+
+    def part(self, group: Sequence[Span], start: int) -> Part:
+        """Describe `group`, one of `groups`, whose rows of the hidden states begin at `start`."""
+        caches = [span.cache for span in group]
+        pack, count = side_by_side(caches), len(group[0].ids)
+        lengths = [cache.length for cache in caches]
+        first = torch.tensor(lengths, device=pack.device)[:, None]
+        positions = first + torch.arange(count, device=pack.device)  # (B, T)
+        seen = max(lengths) + count
+        sees_all = count == 1 and min(lengths) == max(lengths)
+        return Part(
+            slice(start, start + len(group) * count),
+            pack,
+            torch.arange(len(group), device=pack.device)[:, None],
+            positions,
+            seen,
+            None if sees_all else self._mask(positions, seen, pack.dtype),
+        )
+
+    def _mask(self, positions: torch.Tensor, seen: int, dtype: torch.dtype) -> torch.Tensor:
+        hidden = torch.arange(seen, device=positions.device) > positions[..., None]  # (B, T, S)
+        mask = torch.zeros(hidden.shape, dtype=dtype, device=hidden.device)
+        mask.masked_fill_(hidden, -torch.inf)
+        return mask.repeat(1, self.queries // self.keys, 1)[:, None]  # (B, 1, group * T, S)
+
+
+def groups(spans: Sequence[Span]) -> Iterator[list[Span]]:
+    """Make room in the caches; yield the spans again, those together whose attention is one call.
+
+    These have one token each and caches of one capacity, so no more than half of what attention
+    reads is padding.
+    """
+    for span in spans:
+        span.cache.reserve(len(span.ids))
+    single = sorted((span for span in spans if len(span.ids) == 1), key=_capacity)
+    yield from (list(group) for _, group in groupby(single, _capacity))
+    yield from ([span] for span in spans if len(span.ids) > 1)
+
+
+def _capacity(span: Span) -> int:
+    cache: KeyValueCache = span.cache
+    return cache.capacity

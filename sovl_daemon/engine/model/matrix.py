@@ -1,0 +1,233 @@
+"""The matrix of a linear layer, held as it is, in 8 or 4 bits a weight, or not at all.
+
+The packed matmuls are private operators of torch. Each has a plain equal beside it, which takes
+over where the operator is missing: it multiplies by the dequantised matrix.
+"""
+
+from collections.abc import Sequence
+from functools import cache, partial
+from typing import Protocol
+
+import torch
+from torch.nn import functional
+
+from sovl_daemon.engine.model import quantise
+from sovl_daemon.engine.model.bnb_matrix import BnbInt4Matrix, BnbInt8Matrix
+from sovl_daemon.engine.model.formats import as_format_of, fill
+from sovl_daemon.engine.model.kernels import is_faster
+from sovl_daemon.engine.model.precision import Holding, Precision
+from sovl_daemon.engine.model.product import product
+from sovl_daemon.engine.model.quantise import INT4_GROUP
+from sovl_daemon.engine.model.vnni_matrix import HAS_QLINEAR, VnniMatrix
+
+# Rows from which multiplying by the dequantised matrix is faster than the packed operator
+# (measured with 576 x 3072 in bfloat16: at 16 rows 0.39 against 0.43 ms, at 128 8.0 against 1.4).
+_MANY_ROWS = 16
+# Weights of an offloaded matrix that are copied at a time.
+_COPY, _COPY_TO_CARD = 1 << 18, 1 << 24
+# Weights that whole numbers are tried with.
+_TRIAL, _TRIAL_ROWS = (16384, 576), 8
+# Their float32 forms take ten to thirty times as long as those in bfloat16 on every CPU measured
+# (int4, 1536 x 576, one row: 1.8 ms against 0.07 to 0.11; 8 rows in 8 bits: 7 against 0.4).
+_PACKED = torch.bfloat16
+# Both operators want the number of outputs in whole blocks; that of 8 bits the inputs too, or it
+# reads past their end in bfloat16.
+_KERNEL_BLOCK = 16
+
+HAS_INT8 = hasattr(torch.ops.aten, "_weight_int8pack_mm")
+HAS_INT4 = hasattr(torch.ops.aten, "_weight_int4pack_mm_for_cpu")
+
+
+class Matrix(Protocol):
+    """Weights (out, in) to multiply by."""
+
+    @property
+    def precision(self) -> Holding:
+        """How they are held."""
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """Return x @ weights.T, (rows, in) -> (rows, out), in the format of `x`."""
+
+    def tensors(self) -> list[torch.Tensor]:
+        """Return what is held."""
+
+
+class PlainMatrix:
+    """Weights as they are."""
+
+    def __init__(self, weight: torch.Tensor, precision: Precision) -> None:
+        self.precision = precision
+        self.weight = weight
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """Return x @ weights.T, (rows, in) -> (rows, out)."""
+        return product(x, self.weight)
+
+    def tensors(self) -> list[torch.Tensor]:
+        """Return the weights alone."""
+        return [self.weight]
+
+
+class OffloadedMatrix:
+    """Weights that stay where they are, mapped from a file, and are read for each product.
+
+    What is read lies in the page cache, which the system takes back where memory is short. A GPU,
+    or one that computes in another format, gets some rows at a time. `parts` are the weights, one
+    below the other.
+    """
+
+    precision: Holding = "offloaded"
+
+    def __init__(self, parts: Sequence[torch.Tensor]) -> None:
+        self._parts = tuple(parts)
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """Return x @ weights.T, (rows, in) -> (rows, out)."""
+        rows = [some for part in self._parts for some in part.split(_rows_at_once(part, x))]
+        parts = [product(x, as_format_of(x, some)) for some in rows]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
+
+    def tensors(self) -> list[torch.Tensor]:
+        """Return the weights as they are in the file."""
+        return list(self._parts)
+
+
+class Int8Matrix:
+    """8 bits a weight and a scale for each output; `kernel` asks for torch's packed operator.
+
+    `parts` are the weights, one below the other, to be taken as `dtype`. Few rows in float32 are
+    multiplied in bfloat16.
+    """
+
+    precision: Precision = "int8"
+
+    def __init__(
+        self, parts: Sequence[torch.Tensor], dtype: torch.dtype, *, kernel: bool = HAS_INT8
+    ) -> None:
+        out, width = _shape(parts)
+        self.kernel = kernel and out % _KERNEL_BLOCK == 0 and width % _KERNEL_BLOCK == 0
+        self.values = torch.empty(out, width, dtype=torch.int8, device=parts[0].device)
+        self.scales = parts[0].new_empty(out, dtype=_packed_dtype(dtype))
+        for rows, weight in quantise.chunks(parts, dtype):
+            self.values[rows], self.scales[rows] = quantise.int8(weight)
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """Return x @ weights.T, (rows, in) -> (rows, out)."""
+        if self.kernel and len(x) < _MANY_ROWS:
+            few = x.to(self.scales.dtype)
+            y: torch.Tensor = torch.ops.aten._weight_int8pack_mm(few, self.values, self.scales)
+            return y.to(x.dtype)
+        return product(x, self.values) * self.scales
+
+    def tensors(self) -> list[torch.Tensor]:
+        """Return the values and their scales."""
+        return [self.values, self.scales]
+
+
+class Int4Matrix:
+    """4 bits a weight, scale and zero point for each 32 of them along a row.
+
+    `parts` are the weights, one below the other, to be taken as `dtype`. Rows in float32
+    are multiplied in bfloat16 by the kernel.
+    """
+
+    precision: Precision = "int4"
+
+    def __init__(
+        self, parts: Sequence[torch.Tensor], dtype: torch.dtype, *, kernel: bool = HAS_INT4
+    ) -> None:
+        out, width = _shape(parts)
+        self.kernel = kernel and out % _KERNEL_BLOCK == 0
+        self.values = torch.empty(out, width // 2, dtype=torch.uint8)
+        shape = width // INT4_GROUP, out, 2  # scale, zero
+        self.scales = torch.empty(shape, dtype=_packed_dtype(dtype))
+        for rows, weight in quantise.chunks(parts, dtype):
+            values, self.scales[:, rows] = quantise.int4(weight)
+            self.values[rows] = self._pack(values)
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """Return x @ weights.T, (rows, in) -> (rows, out)."""
+        if not self.kernel:
+            return functional.linear(x, self._dequantised().to(x.dtype))
+        rows = x.to(self.scales.dtype)
+        y: torch.Tensor = torch.ops.aten._weight_int4pack_mm_for_cpu(
+            rows, self.values, INT4_GROUP, self.scales
+        )
+        return y.to(x.dtype)
+
+    def tensors(self) -> list[torch.Tensor]:
+        """Return the packed values, and the scales with the zero points."""
+        return [self.values, self.scales]
+
+    def _pack(self, values: torch.Tensor) -> torch.Tensor:
+        if self.kernel:
+            packed: torch.Tensor = torch.ops.aten._convert_weight_to_int4pack_for_cpu(values, 1)
+            return packed
+        return (values[:, ::2] | values[:, 1::2] << 4).to(torch.uint8)
+
+    def _dequantised(self) -> torch.Tensor:
+        values = torch.stack((self.values & 15, self.values >> 4), -1)  # (out, in / 2, 2)
+        groups = values.view(len(values), -1, INT4_GROUP).to(self.scales.dtype) - 8
+        scale, zero = self.scales.transpose(0, 1).unsqueeze(-2).unbind(-1)  # (out, groups, 1)
+        return (groups * scale + zero).view(len(values), -1)
+
+
+def stack(
+    parts: Sequence[torch.Tensor],
+    dtype: torch.dtype,
+    precision: Holding,
+    *,
+    few_rows: bool,
+    device: torch.device | None = None,
+) -> Matrix:
+    """Hold matrices of one width, one below the other; offloaded ones alone share their memory.
+
+    They are taken as `dtype`, then held in `precision` on `device`, that of `parts` if none is
+    given. `few_rows` tells that they will rarely multiply more than some ten rows at once.
+    """
+    if precision == "offloaded":
+        return OffloadedMatrix(parts)
+    place = device or parts[0].device
+    if precision in ("fp32", "fp16"):
+        return PlainMatrix(_joined(parts, dtype, place), precision)
+    if place.type == "cuda":
+        return (BnbInt8Matrix if precision == "int8" else BnbInt4Matrix)(parts, dtype, place)
+    if precision == "int4":
+        return Int4Matrix(parts, dtype)
+    # Over a long prompt it is the slower one, and there is no fast way back to its weights.
+    wide = few_rows and HAS_QLINEAR and whole_numbers_are_faster(dtype)
+    return (VnniMatrix if wide else Int8Matrix)(parts, dtype)
+
+
+@cache
+def whole_numbers_are_faster(dtype: torch.dtype) -> bool:
+    """Whether a large matrix multiplies a few rows faster in whole numbers; measured once."""
+    weight, x = torch.ones(_TRIAL, dtype=dtype), torch.ones(_TRIAL_ROWS, _TRIAL[1], dtype=dtype)
+    with torch.inference_mode():
+        whole, packed = VnniMatrix([weight], dtype), Int8Matrix([weight], dtype)
+        return is_faster(partial(whole, x), partial(packed, x))
+
+
+def _packed_dtype(dtype: torch.dtype) -> torch.dtype:
+    return _PACKED if dtype == torch.float32 else dtype
+
+
+def _rows_at_once(weights: torch.Tensor, x: torch.Tensor) -> int:
+    """All that need no copy to multiply; else as many as a copy of stays in the cache."""
+    if (weights.device, weights.dtype) == (x.device, x.dtype):
+        return len(weights)
+    copy = _COPY if x.device.type == "cpu" else _COPY_TO_CARD
+    return max(1, copy // int(weights.shape[1]))
+
+
+def _joined(
+    parts: Sequence[torch.Tensor], dtype: torch.dtype, device: torch.device
+) -> torch.Tensor:
+    whole = torch.empty(_shape(parts), dtype=dtype, device=device)
+    for rows, part in zip(whole.split([len(part) for part in parts]), parts, strict=True):
+        fill(rows, part)
+    return whole
+
+
+def _shape(parts: Sequence[torch.Tensor]) -> tuple[int, int]:
+    return sum(map(len, parts)), parts[0].shape[1]

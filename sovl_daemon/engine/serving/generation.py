@@ -1,0 +1,157 @@
+"""One answer while it is made, as its consumer sees it."""
+
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+
+from sovl_daemon.engine.errors import JobCancelledError
+from sovl_daemon.engine.serving.answering import Answer, Answering
+from sovl_daemon.engine.serving.decode import Decoding, Token
+from sovl_daemon.engine.serving.repetition import Repetition
+from sovl_daemon.engine.text.piece import FinishReason, Piece, Summary
+from sovl_daemon.engine.text.text_stream import AnswerText
+from sovl_daemon.engine.thread.inbox import Inbox
+from sovl_daemon.engine.thread.priority import Priority
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A decoding and what is needed to show it."""
+
+    decoding: Decoding
+    text: AnswerText
+    prompt: Sequence[int]
+    priority: Priority
+    repetition: Repetition | None = None
+
+
+class Generation(AsyncIterator[Piece]):
+    """The pieces of one answer; work begins with the first `anext`, which prepares the request.
+
+    `prompt` are its token ids from then on. The last piece has the summary. Leaving early, by
+    cancellation too, ends the work within one step and frees the cache: `async with
+    contextlib.aclosing(generation)` makes that prompt.
+    """
+
+    def __init__(self, answering: Answering, prepare: Callable[[], Awaitable[Request]]) -> None:
+        self.prompt: Sequence[int] = ()
+        self._answering = answering
+        self._prepare = prepare
+        self._started = time.perf_counter()
+        self._answer: Answer | None = None
+        self._cancelled = False
+        self._pieces = self._make_pieces()
+
+    async def __anext__(self) -> Piece:
+        return await anext(self._pieces)
+
+    async def aclose(self) -> None:
+        """End the work and the iteration, without a summary."""
+        await self._pieces.aclose()
+
+    def cancel(self) -> None:
+        """End the work within one step; the iteration goes on to the summary ("cancelled")."""
+        self._cancelled = True
+        if self._answer is not None:
+            self._answering.cancel(self._answer)
+
+    async def _make_pieces(self) -> AsyncGenerator[Piece]:
+        request = await self._prepare()
+        self.prompt = request.prompt
+        writer = Writer(request.text, request.repetition)
+        async with aclosing(self._tokens(request)) as arriving:
+            async for token in arriving:
+                if piece := writer.push(token):
+                    yield piece
+                if writer.stopped:
+                    break
+        cached = request.decoding.cached_tokens
+        yield writer.finish(self._started, len(self.prompt), cached)
+
+    async def _tokens(self, request: Request) -> AsyncGenerator[Token]:
+        if self._cancelled:
+            return
+        inbox: Inbox[Token] = Inbox()
+        self._answer = self._answering.start(request.decoding, inbox, request.priority)
+        try:
+            async for token in inbox:
+                yield token
+        except JobCancelledError:
+            return
+        finally:
+            self._answering.cancel(self._answer)
+
+
+class Writer:
+    """Makes pieces of tokens, and notices what ends an answer besides its stop token."""
+
+    def __init__(self, text: AnswerText, repetition: Repetition | None) -> None:
+        self.stopped: FinishReason | None = None
+        self._text = text
+        self._repetition = repetition
+        self._tokens: list[Token] = []
+        self._held: list[int] = []  # may turn out to be said for the second time
+        self._shown = 0
+
+    def push(self, token: Token) -> Piece | None:
+        """Take a token; return what may be shown now, if anything."""
+        self._tokens.append(token)
+        if token.finish_reason == "stop":
+            self.stopped = "stop"
+            return None
+        self._held.append(token.id)
+        if self._repetition is not None:
+            if self._repetition.push(token.id):
+                self.stopped = "repetition"
+                self._held.clear()
+                return None
+            if self._repetition.repeated:
+                return None
+        return self._piece(self._release())
+
+    def finish(self, started: float, prompt_tokens: int, cached_tokens: int = 0) -> Piece:
+        """Return what is left to show, with the figures."""
+        rest = self._release() + self._text.finish()
+        reason = self.stopped
+        summary = summarise(self._tokens, started, prompt_tokens, cached_tokens, reason=reason)
+        return Piece(rest, summary.generated_tokens - self._shown, summary)
+
+    def _release(self) -> str:
+        text = "".join(self._text.push(id_) for id_ in self._held)
+        self._held.clear()
+        if self._text.stopped:
+            self.stopped = "stop"
+        return text
+
+    def _piece(self, text: str) -> Piece | None:
+        if not text:
+            return None
+        count = len(self._tokens) - self._shown
+        self._shown = len(self._tokens)
+        return Piece(text, count)
+
+
+def summarise(
+    tokens: Sequence[Token],
+    started: float,
+    prompt_tokens: int,
+    cached_tokens: int,
+    *,
+    reason: FinishReason | None = None,
+) -> Summary:
+    """Return the figures of an answer of which `tokens` came, ended for `reason` if one is known.
+
+    The tokens that a repetition dropped from the text count as generated.
+    """
+    last_reason = tokens[-1].finish_reason if tokens else None
+    seconds = tokens[-1].at - tokens[0].at if tokens else 0.0
+    return Summary(
+        finish_reason=reason or last_reason or "cancelled",
+        prompt_tokens=prompt_tokens,
+        cached_tokens=cached_tokens,
+        generated_tokens=len(tokens) - (last_reason == "stop"),
+        seconds_to_first_token=tokens[0].at - started if tokens else None,
+        tokens_per_second=(len(tokens) - 1) / seconds if seconds > 0 else 0.0,
+        probabilities=tuple(token.probability for token in tokens),
+    )
