@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from agents.school import REPLAY, School
-from agents.tuning import fused_layers, fusion_options, influence_of
+from agents.generator.tuning import fused_layers, fusion_options, influence_of
+from agents.training.school import REPLAY, School
 from benches.default_model import default_model
 from config import Settings
 from sovl_daemon.engine.engine import Engine

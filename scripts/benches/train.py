@@ -15,7 +15,7 @@ from typing import Any
 import anyio
 import torch
 
-from agents.school import School
+from agents.training.school import School
 from benches.common import Bench, Goal, median, ratio
 from benches.learn_methods import THREADS, born
 from benches.priority import ANSWERS, PAUSE_S, ROUNDS, TOKENS, Talk

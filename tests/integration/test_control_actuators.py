@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from agents.actuator import Means
-from agents.actuators import actuators
+from agents.control.actuators import actuators
 from sovl_daemon.control.journal import Journal
 from sovl_daemon.control.performer import Performer
 from sovl_daemon.engine.engine import Engine

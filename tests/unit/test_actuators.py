@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from agents.actuator import Actuator, Means
-from agents.actuators import ACTUATORS, ActionError, actuators, find_actuators
+from agents.control.actuators import ACTUATORS, ActionError, actuators, find_actuators
 from bus.errors import CommandError
 from sovl_daemon.control.action import ActionFailed
 from sovl_daemon.control.journal import Entry, Journal
@@ -325,7 +325,7 @@ class Point:
 
 def test_a_third_partys_action_is_found_beside_ours(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "agents.actuators.entry_points", lambda group: [Point("drop_logs", DropLogs)]
+        "agents.control.actuators.entry_points", lambda group: [Point("drop_logs", DropLogs)]
     )
     found = find_actuators()
     assert found["drop_logs"] is DropLogs
@@ -344,7 +344,7 @@ def test_a_third_partys_action_is_found_beside_ours(monkeypatch: pytest.MonkeyPa
 def test_one_that_cannot_be_used_is_named(
     monkeypatch: pytest.MonkeyPatch, name: str, kind: object, says: str
 ) -> None:
-    monkeypatch.setattr("agents.actuators.entry_points", lambda group: [Point(name, kind)])
+    monkeypatch.setattr("agents.control.actuators.entry_points", lambda group: [Point(name, kind)])
     with pytest.raises(ActionError, match=r"^sovl\.actions: ") as refused:
         find_actuators()
     assert says in str(refused.value)

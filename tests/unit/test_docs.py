@@ -11,7 +11,7 @@ import pytest
 from documents import parts
 from documents.log_events import log_events
 
-from agents.actuators import ACTUATORS
+from agents.control.actuators import ACTUATORS
 from config import KEYS
 from sovl_daemon.control.task_file import load_task
 from sovl_daemon.controls import Controls

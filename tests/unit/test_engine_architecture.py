@@ -8,8 +8,8 @@ import pytest
 import torch
 from structlog.testing import capture_logs
 
-from agents import architecture
-from agents.generator import Generator
+from agents.generator import architecture
+from agents.generator.generator import Generator
 from bus.errors import FatalError
 from config import Paths, Settings, with_value
 from sovl_daemon.engine.engine import Engine

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from agents.evidence import troubles
+from agents.control.evidence import troubles
 
 NOW_S = 1_000_000.0
 

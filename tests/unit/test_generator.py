@@ -1,6 +1,6 @@
 """What the model sees of a conversation."""
 
-from agents.generator import with_question
+from agents.generator.generator import with_question
 from sovl_daemon.engine.text.message import Message
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import anyio
 import pytest
 
-from agents.health import Health, readings_of, sampled
+from agents.control.health import Health, readings_of, sampled
 from bus.topics import HEALTH, MetricsSample
 from config import Paths, Settings, with_value
 from sovl_daemon.control.metric import Reading

@@ -42,8 +42,10 @@ def test_an_import_that_fails_leaves_the_collector_on() -> None:
 
 def test_the_model_host_never_walks_over_torch_again() -> None:
     script = (
-        "import gc; from agents.generator import _import_engine; from agents.tuning import"
-        " _import_fusion; _import_engine(); _import_fusion(); print(len(gc.get_objects()))"
+        "import gc\n"
+        "from agents.generator.generator import _import_engine\n"
+        "from agents.generator.tuning import _import_fusion\n"
+        "_import_engine(); _import_fusion(); print(len(gc.get_objects()))"
     )
     found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert int(found.stdout) < 10_000, found.stderr

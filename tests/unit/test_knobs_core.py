@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from agents.tuning import fused_layers, fusion_options
+from agents.generator.tuning import fused_layers, fusion_options
 from config import Settings, with_value
 from sovl_daemon.engine.engine import Engine
 from sovl_daemon.engine.fusion.fusion import Fusion

@@ -9,7 +9,7 @@ import torch
 
 from agents.device import device
 from agents.dreamer import Dreamer
-from agents.generator import Generator
+from agents.generator.generator import Generator
 from bus.topics import DreamKept, MindState
 from config import Paths, Settings, with_value
 from sovl_daemon.engine.engine import Engine

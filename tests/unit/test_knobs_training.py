@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from agents.school import Course, School
+from agents.training.school import Course, School
 from config import Settings, with_value
 from sovl_daemon.engine.engine import Engine
 from sovl_daemon.engine.fusion.lora import LoraOptions

@@ -2,7 +2,7 @@
 
 import pytest
 
-from agents.meter import WINDOW_S, Meter
+from agents.generator.meter import WINDOW_S, Meter
 
 
 def test_a_fresh_one_is_all_zero() -> None:

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from agents.school import School
-from agents.trainer import _tonight
+from agents.training.school import School
+from agents.training.trainer import _tonight
 from config import Settings, with_value
 from sovl_daemon.engine.engine import Engine
 from sovl_daemon.engine.fusion.lora import LoraOptions

@@ -2,10 +2,10 @@
 
 import pytest
 
-from agents.generator import GenerateArguments
+from agents.generator.generator import GenerateArguments
+from agents.generator.tuning import CrossArguments, TuneArguments
 from agents.scribe import HistoryArguments
-from agents.trainer import TrainArguments
-from agents.tuning import CrossArguments, TuneArguments
+from agents.training.trainer import TrainArguments
 from bus.errors import CommandError
 from sovl_daemon.cli.words import parse_line, parse_pairs, parse_words
 from sovl_daemon.controls import SetArguments

@@ -21,7 +21,7 @@ from transformers import (
     OPTForCausalLM,
 )
 
-from agents.school import School
+from agents.training.school import School
 from config import Settings, with_value
 from sovl_daemon.engine.engine import Engine
 from sovl_daemon.engine.errors import ModelLoadError, OptionError
@@ -116,7 +116,7 @@ def test_a_sample_longer_than_the_positions(
 @situation("own", "A night about long talk with a model of 64 positions ends, and was learned.")
 async def test_a_night_with_few_positions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     few = partial(CurriculumOptions, epochs=1, free_dreams=4, texts=8, dreams_per_start=1)
-    monkeypatch.setattr("agents.school.CurriculumOptions", few)
+    monkeypatch.setattr("agents.training.school.CurriculumOptions", few)
     async with engine_of(tiny_models.save(tiny_models.gpt2(), tmp_path / "base")) as engine:
         entries = [
             {"prompt": "Kira is 44 years old.", "response": LONG, "question": None},

@@ -12,8 +12,8 @@ import anyio.to_thread
 from pydantic import Field
 
 from agents.base import Agent, Job
+from agents.control.health import tasks_of
 from agents.device import device
-from agents.health import tasks_of
 from bus.commands import Arguments, command
 from bus.errors import BAD_ARGUMENT, ENGINE, CommandError
 from sovl_daemon.control.prompt import render

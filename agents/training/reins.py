@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import anyio
 from pydantic import Field
 
-from agents.archive import Archive
 from agents.base import Job
+from agents.training.archive import Archive
 from bus.commands import Arguments, command
 from bus.topics import GAUGES, GaugesGiven
 from sovl_daemon.control.sources.gauges import Ratio

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import anyio
 
-from agents.checkup import Checkup
+from agents.control.checkup import Checkup
 from bus.envelope import Envelope
 from bus.errors import FatalError
 from bus.topics import (

@@ -7,7 +7,12 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from agents.actuator import MB, Actuator, Means
-from agents.training_actuators import LaterNights, LowerLearningRate, PauseTraining, SmallerBatches
+from agents.control.training_actuators import (
+    LaterNights,
+    LowerLearningRate,
+    PauseTraining,
+    SmallerBatches,
+)
 from sovl_daemon.control.action import Action, ActionFailed, Effect
 from sovl_daemon.limits import available_parallelism
 

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from agents.tuning import Tuning, fused_layers, influence_of
+from agents.generator.tuning import Tuning, fused_layers, influence_of
 from bus.errors import FatalError
 from config import Settings
 from sovl_daemon.engine.errors import EngineError

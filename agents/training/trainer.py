@@ -14,13 +14,13 @@ import anyio
 import anyio.to_thread
 from pydantic import Field
 
-from agents.archive import tensors_in
 from agents.base import Job
 from agents.device import device
 from agents.gate import FORCE, Gate
 from agents.recall import recalled, unlearned
-from agents.reins import Held, Reins
-from agents.school import Course, School
+from agents.training.archive import tensors_in
+from agents.training.reins import Held, Reins
+from agents.training.school import Course, School
 from bus.commands import Arguments, command
 from bus.envelope import Envelope
 from bus.errors import BUSY, CommandError

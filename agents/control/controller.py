@@ -17,10 +17,10 @@ from anyio.abc import TaskGroup
 from pydantic import Field
 
 from agents.actuator import Means
-from agents.actuators import ActionError, actuators, find_actuators
 from agents.base import Agent, Job
-from agents.evidence import troubles
-from agents.health import readings_of, tasks_of
+from agents.control.actuators import ActionError, actuators, find_actuators
+from agents.control.evidence import troubles
+from agents.control.health import readings_of, tasks_of
 from bus.commands import Arguments, command
 from bus.envelope import Envelope
 from bus.errors import BAD_ARGUMENT, CommandError, FatalError

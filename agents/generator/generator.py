@@ -17,11 +17,11 @@ import anyio.from_thread
 import anyio.to_thread
 from pydantic import Field, field_validator
 
-from agents import architecture
 from agents.base import Agent, Job
 from agents.device import device
-from agents.meter import Meter
-from agents.tuning import PULL_AGAIN_S, Tuning
+from agents.generator import architecture
+from agents.generator.meter import Meter
+from agents.generator.tuning import PULL_AGAIN_S, Tuning
 from bus.commands import Arguments, NoArguments, command
 from bus.envelope import new_id
 from bus.errors import BAD_ARGUMENT, ENGINE, UNAVAILABLE, CommandError, FatalError

@@ -1,0 +1,1 @@
+"""The agents of the health loop: who measures, who judges, who acts, and its actions."""

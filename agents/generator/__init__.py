@@ -1,0 +1,1 @@
+"""The agent that answers, with what sets it and what measures it."""
