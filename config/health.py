@@ -3,7 +3,7 @@
 from config.section import AbsolutePath, Section, key
 
 
-class Health(Section):
+class HealthSettings(Section):
     """The health monitor."""
 
     interval_s: float = key(
@@ -11,7 +11,7 @@ class Health(Section):
     )
 
 
-class Control(Section):
+class ControlSettings(Section):
     """The loop that keeps SOVL within the machine's means."""
 
     enabled: bool = key(True, "Whether it watches, decides and acts at all.")

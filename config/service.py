@@ -32,7 +32,7 @@ Device = Annotated[
 Weight = Annotated[float, Ge(0), Le(1)]
 
 
-class Bus(Section):
+class BusSettings(Section):
     """Endpoints and limits of the message bus."""
 
     runtime_dir: AbsolutePath | None = key(
@@ -83,7 +83,7 @@ class Bus(Section):
     )
 
 
-class Host(Section):
+class HostSettings(Section):
     """The process that owns the models and the device."""
 
     device: Device = key("auto", "Where the models run: auto, cpu, cuda or cuda:N.", restart=True)
@@ -139,7 +139,7 @@ class Host(Section):
         return self.threads or available_parallelism()
 
 
-class Supervision(Section):
+class SupervisionSettings(Section):
     """Heartbeats, restarts and the stages of a shutdown."""
 
     heartbeat_s: float = key(
@@ -230,7 +230,7 @@ class Supervision(Section):
         return seconds
 
 
-class Logging(Section):
+class LoggingSettings(Section):
     """What is logged, where and how much of it is kept."""
 
     level: Literal["debug", "info", "warning", "error"] = key("info", "Least severity logged.")
@@ -256,7 +256,7 @@ class Logging(Section):
     backups: int = key(5, "Rotated files kept.", unit="files", restart=True, ge=0, le=100)
 
 
-class Store(Section):
+class StoreSettings(Section):
     """Where state, models and training data are kept."""
 
     state_dir: AbsolutePath | None = key(
@@ -286,7 +286,7 @@ class Store(Section):
     )
 
 
-class Night(Section):
+class NightSettings(Section):
     """What a night must have reached for what it learned to be kept."""
 
     least_recall: float = key(
@@ -305,7 +305,7 @@ class Night(Section):
     )
 
 
-class State(Section):
+class StateSettings(Section):
     """The generations of the mind: what it has learned, as it was after each night."""
 
     keep: int = key(
@@ -317,7 +317,7 @@ class State(Section):
     )
 
 
-class Fusion(Section):
+class FusionSettings(Section):
     """How strongly the scaffold steers the base, and the shape of the cross-attention."""
 
     weight: float = key(1.0, "Influence of every fused layer.", unit="weight", ge=0, le=1)
@@ -342,7 +342,7 @@ class Fusion(Section):
     )
 
 
-class Generation(Section):
+class GenerationSettings(Section):
     """How answers are sampled. The temperature is controls_config.base_temperature."""
 
     max_new_tokens: int = key(60, "Longest answer.", unit="tokens", ge=1, le=32_768)
@@ -392,7 +392,7 @@ class Generation(Section):
     )
 
 
-class Agents(Section):
+class AgentsSettings(Section):
     """Which agents run, and in which process."""
 
     placement: dict[Name, Name] = key(

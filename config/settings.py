@@ -3,19 +3,19 @@
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from config.controls import ControlsConfig
-from config.health import Control, Health
+from config.health import ControlSettings, HealthSettings
 from config.mind import CoreConfig, LoraConfig, TrainingConfig
 from config.service import (
-    Agents,
-    Bus,
-    Fusion,
-    Generation,
-    Host,
-    Logging,
-    Night,
-    State,
-    Store,
-    Supervision,
+    AgentsSettings,
+    BusSettings,
+    FusionSettings,
+    GenerationSettings,
+    HostSettings,
+    LoggingSettings,
+    NightSettings,
+    StateSettings,
+    StoreSettings,
+    SupervisionSettings,
 )
 
 
@@ -33,18 +33,18 @@ class Settings(BaseSettings):
     lora_config: LoraConfig = LoraConfig()
     training_config: TrainingConfig = TrainingConfig()
     controls_config: ControlsConfig = ControlsConfig()
-    generation: Generation = Generation()
-    fusion: Fusion = Fusion()
-    agents: Agents = Agents()
-    bus: Bus = Bus()
-    host: Host = Host()
-    supervision: Supervision = Supervision()
-    health: Health = Health()
-    control: Control = Control()
-    logging: Logging = Logging()
-    store: Store = Store()
-    state: State = State()
-    night: Night = Night()
+    generation: GenerationSettings = GenerationSettings()
+    fusion: FusionSettings = FusionSettings()
+    agents: AgentsSettings = AgentsSettings()
+    bus: BusSettings = BusSettings()
+    host: HostSettings = HostSettings()
+    supervision: SupervisionSettings = SupervisionSettings()
+    health: HealthSettings = HealthSettings()
+    control: ControlSettings = ControlSettings()
+    logging: LoggingSettings = LoggingSettings()
+    store: StoreSettings = StoreSettings()
+    state: StateSettings = StateSettings()
+    night: NightSettings = NightSettings()
 
     @classmethod
     def settings_customise_sources(

@@ -19,7 +19,7 @@ import orjson
 import structlog
 from structlog.typing import EventDict, WrappedLogger
 
-from config.service import Logging
+from config.service import LoggingSettings
 from sovl_daemon.log_sink import FileTarget, Sink, StreamTarget
 
 Form = Callable[[EventDict], bytes]
@@ -176,7 +176,7 @@ def _to_argument(logger: WrappedLogger, method: str, event: EventDict) -> Any:
     return (event,), {}
 
 
-def configure_hub(settings: Logging, log_file: Path) -> None:
+def configure_hub(settings: LoggingSettings, log_file: Path) -> None:
     """Log to where the settings say."""
     sinks: list[tuple[Sink, Form]] = []
     if settings.destination in ("file", "both"):
@@ -188,7 +188,7 @@ def configure_hub(settings: Logging, log_file: Path) -> None:
     configure(settings.level, sinks)
 
 
-def configure_worker(settings: Logging) -> None:
+def configure_worker(settings: LoggingSettings) -> None:
     """Log to standard output, where the hub reads it."""
     configure(settings.level, [(_standard_output(), _as_json)])
 

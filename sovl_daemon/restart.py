@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 
-from config.service import Supervision
+from config.service import SupervisionSettings
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class RestartPolicy:
     jitter: float
 
     @classmethod
-    def of(cls, settings: Supervision) -> RestartPolicy:
+    def of(cls, settings: SupervisionSettings) -> RestartPolicy:
         """The policy that the settings describe."""
         return cls(
             settings.restart_intensity,

@@ -14,7 +14,7 @@ from anyio.abc import TaskGroup
 from bus.errors import FatalError, TransientError
 from bus.messages import HUNG
 from bus.router import CommandRouter, Seat
-from config.service import Supervision
+from config.service import SupervisionSettings
 from sovl_daemon.conditions import condition_of
 from sovl_daemon.own_time import EVERY_S, OwnTime
 from sovl_daemon.restart import RestartHistory, RestartPolicy
@@ -82,7 +82,9 @@ class Supervisor:
     (`rest_for_one`: what was started later may lean on what was started before.)
     """
 
-    def __init__(self, children: list[Child], router: CommandRouter, settings: Supervision) -> None:
+    def __init__(
+        self, children: list[Child], router: CommandRouter, settings: SupervisionSettings
+    ) -> None:
         self._children = children
         for child in children:
             for agent in child.agents:
@@ -236,7 +238,7 @@ class Supervisor:
         )
 
 
-def policy(settings: Supervision) -> RestartHistory:
+def policy(settings: SupervisionSettings) -> RestartHistory:
     """A clean record under the policy of the settings."""
     return RestartHistory(RestartPolicy.of(settings))
 

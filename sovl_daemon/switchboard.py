@@ -17,7 +17,7 @@ from bus.port import Port
 from bus.responder import Responder
 from bus.router import CommandRouter
 from config import Paths
-from config.service import Bus
+from config.service import BusSettings
 
 CLIENT_QUEUE = 2000  # messages that a client may leave unread before it is cut off
 AGENT_QUEUE = 10_000  # those that agents may
@@ -31,7 +31,7 @@ class Switchboard:
     """
 
     def __init__(
-        self, settings: Bus, paths: Paths, commands: CommandTable, controls: CommandTable
+        self, settings: BusSettings, paths: Paths, commands: CommandTable, controls: CommandTable
     ) -> None:
         self._settings = settings
         self._keys = KeyRing(paths.keys_dir)

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from config import Settings
-from config.service import Logging
+from config.service import LoggingSettings
 from sovl_daemon import log
 from tests.daemon import until
 
@@ -43,7 +43,7 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "log.jsonl"
 
 
-def settings(**changed: Any) -> Logging:
+def settings(**changed: Any) -> LoggingSettings:
     return Settings().logging.model_copy(update=changed)
 
 
