@@ -5,7 +5,7 @@
 
 from pathlib import Path
 
-from benches.control_kills import (
+from tests.torture.control_kills import (
     Report,
     Torture,
     judged,

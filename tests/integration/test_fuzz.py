@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 import zmq
-from benches.fuzz import fuzz
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.daemon import Daemon
+from tests.torture.fuzz import fuzz
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=30),

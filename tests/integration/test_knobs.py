@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from benches.night_kills import settings_for
 
 from sovl_daemon.client import CommandError
 from sovl_daemon.state import StateStore
 from tests.daemon import Daemon, running
+from tests.torture.night_kills import settings_for
 
 CORE = "core_config"
 TRAINING = "training_config"

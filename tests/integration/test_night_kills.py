@@ -6,9 +6,9 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from benches.night_kills import judged, settings_for, torture
 
 from tests.daemon import running
+from tests.torture.night_kills import judged, settings_for, torture
 
 
 @pytest.fixture

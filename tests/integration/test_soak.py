@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from benches.soak import soak
+from tests.torture.soak import soak
 
 
 def test_no_command_is_lost_or_answered_twice(runtime: Path, echo_package: Path) -> None:

@@ -2,9 +2,8 @@
 
 from dataclasses import replace
 
-from benches import control
-from benches.control import MINE
-
+from experiments import control
+from experiments.control import MINE
 from sovl_daemon.laboratory.control.measure import Measures
 from sovl_daemon.laboratory.control.policies import BOUND, NONE, RIVAL
 from sovl_daemon.laboratory.scores import Interval

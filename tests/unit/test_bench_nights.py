@@ -1,9 +1,10 @@
 """What the benchmarks of learning count: facts, answers, and what is left of earlier nights."""
 
 import pytest
-from benches.learn_exam import bare
-from benches.learn_facts import invent, invent_nights
-from benches.nights import backward_transfer, rows_of
+
+from experiments.learn_exam import bare
+from experiments.learn_facts import invent, invent_nights
+from experiments.nights import backward_transfer, rows_of
 
 
 def test_backward_transfer_is_the_mean_change_since_each_night() -> None:

@@ -206,7 +206,7 @@ async def _resume_later(process: psutil.Process) -> None:
 @pytest.mark.model
 @pytest.mark.usefixtures("default_model")
 def test_a_night_beside_two_busy_programs(runtime: Path) -> None:
-    from benches.learn_facts import invent
+    from experiments.learn_facts import invent
 
     began = time.monotonic()
     with running(runtime) as daemon, daemon.client() as client:

@@ -1,0 +1,1 @@
+"""What SOVL takes, beside what others take: each has `run(quick: bool) -> Bench`."""

@@ -1,1 +1,0 @@
-"""Benchmarks: each module has `run(quick: bool) -> Bench`."""

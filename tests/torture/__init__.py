@@ -1,0 +1,1 @@
+"""What is killed, stopped, flooded and starved many times over; ./scripts/bench runs each."""
