@@ -39,13 +39,13 @@ def simulate(
 ) -> None:
     """Let a mind with the configured knobs live through imagined visits, and tell what it did."""
     from sovl_daemon.laboratory.mind.plot import draw
-    from sovl_daemon.laboratory.mind.simulation import Simulation, summary
+    from sovl_daemon.laboratory.mind.simulation import MindSimulation, summary
     from sovl_daemon.laboratory.plot import check, write
 
     settings = load()
     if plot is not None:
         check(plot)
-    simulation = Simulation(
+    simulation = MindSimulation(
         settings.controls_config,
         settings.training_config,
         hours=hours,

@@ -16,7 +16,7 @@ from sovl_daemon.control.task import Task
 from sovl_daemon.control.verdict import Opinion, Question
 from sovl_daemon.laboratory.control.baselines import Baseline, Hysteresis, Threshold
 from sovl_daemon.laboratory.control.clairvoyant import Clairvoyant
-from sovl_daemon.laboratory.control.faults import Sample, SensorFault, Sensors
+from sovl_daemon.laboratory.control.faults import SensorFault, SensorReadings, Sensors
 from sovl_daemon.laboratory.control.fitting import fit_judge, memory_task
 from sovl_daemon.laboratory.control.judges import (
     TimedJudge,
@@ -31,14 +31,14 @@ from sovl_daemon.laboratory.control.measure import coming_peaks, measure
 from sovl_daemon.laboratory.control.plant import CAPACITY, DOWN_S, Plant
 from sovl_daemon.laboratory.control.policies import Policy, guarded, live, policies
 from sovl_daemon.laboratory.control.run import Faults, Run, demand
-from sovl_daemon.laboratory.control.scenario import FAMILIES, Event, Scenario, draw
+from sovl_daemon.laboratory.control.scenario import FAMILIES, Disturbance, Scenario, draw
 from sovl_daemon.laboratory.control.study import merged, regret, regret_difference, table
 from sovl_daemon.laboratory.control.witness import Witness
 
 NONE = Policy("none", lambda task, plant: Baseline(task))
 
 
-def plain(*events: Event, base: float = 40, cache: float = 0) -> Scenario:
+def plain(*events: Disturbance, base: float = 40, cache: float = 0) -> Scenario:
     return Scenario("plain", 0, base, 20, cache, 30, 0.0, tuple(events))
 
 
@@ -59,7 +59,7 @@ def test_an_unknown_family_is_refused() -> None:
 
 
 def test_conversations_grow_and_go() -> None:
-    plant = Plant(plain(Event(10, "arrive", 1, 0.1), Event(110, "leave", 1)))
+    plant = Plant(plain(Disturbance(10, "arrive", 1, 0.1), Disturbance(110, "leave", 1)))
     plant.advance(60)
     assert plant.kv() == pytest.approx(5)
     assert plant.used() == pytest.approx(65)
@@ -68,15 +68,15 @@ def test_conversations_grow_and_go() -> None:
 
 
 def test_running_out_is_found_between_two_looks() -> None:
-    spike = (Event(10, "slope", amount=50), Event(11, "slope", amount=-50))
-    plant = Plant(plain(*spike, Event(11.5, "drop", amount=50)))
+    spike = (Disturbance(10, "slope", amount=50), Disturbance(11, "slope", amount=-50))
+    plant = Plant(plain(*spike, Disturbance(11.5, "drop", amount=50)))
     plant.advance(200)
     assert plant.ooms == [11]
     assert plant.used() == pytest.approx(60)
 
 
 def test_a_killed_host_is_down_for_a_while_and_forgets() -> None:
-    plant = Plant(plain(Event(0, "leak", amount=1)))
+    plant = Plant(plain(Disturbance(0, "leak", amount=1)))
     plant.land("quantize_int8", True, 1.0)
     plant.advance(60)
     assert len(plant.ooms) == 1
@@ -87,7 +87,7 @@ def test_a_killed_host_is_down_for_a_while_and_forgets() -> None:
 
 
 def test_effects_are_delayed_and_undone() -> None:
-    plant = Plant(plain(Event(0, "arrive", 1, 0.1), cache=10))
+    plant = Plant(plain(Disturbance(0, "arrive", 1, 0.1), cache=10))
     plant.advance(100)
     before = plant.used()
     plant.land("quantize_int8", True, 2.0)
@@ -108,7 +108,7 @@ def test_effects_are_delayed_and_undone() -> None:
 
 
 def test_limited_admission_lets_nobody_in() -> None:
-    plant = Plant(plain(Event(10, "arrive", 1, 0.1), Event(20, "leave", 1)))
+    plant = Plant(plain(Disturbance(10, "arrive", 1, 0.1), Disturbance(20, "leave", 1)))
     plant.land("limit_admission", True, 0.0)
     plant.advance(50)
     assert plant.kv() == 0
@@ -181,7 +181,7 @@ def test_sensor_faults_do_not_move_a_calm_machine(fault: str) -> None:
     assert run.moves == []
 
 
-SHOWS: dict[SensorFault, Callable[[Sample, float, float], bool]] = {
+SHOWS: dict[SensorFault, Callable[[SensorReadings, float, float], bool]] = {
     "nan": lambda sample, last, now_s: math.isnan(sample.memory),
     "frozen": lambda sample, last, now_s: sample.memory == last,
     "spiking": lambda sample, last, now_s: sample.memory > 95,
@@ -252,7 +252,7 @@ def test_a_fitted_judge_is_asked_and_answers() -> None:
 
 
 def test_the_perfect_judge_sees_what_comes_and_what_suffices() -> None:
-    plant = Plant(plain(Event(50, "slope", amount=1), Event(90, "slope", amount=-1)))
+    plant = Plant(plain(Disturbance(50, "slope", amount=1), Disturbance(90, "slope", amount=-1)))
     task = memory_task()
     question = Question(task, {}, render(task, {}), 0.0)
     plant.advance(20)

@@ -15,7 +15,7 @@ from sovl_daemon.cli.app import app
 from sovl_daemon.control.guard import Limit
 from sovl_daemon.laboratory.control import plot
 from sovl_daemon.laboratory.control.plot import Picture
-from sovl_daemon.laboratory.control.witness import Happening, Moment
+from sovl_daemon.laboratory.control.witness import Happening, Observation
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "decisions.md"
 HOUR = ("--scenario", "kv_growth", "--seed", "1", "--policy", "guard alone")
@@ -139,9 +139,9 @@ def test_the_picture_shows_what_was_lived() -> None:
     picture = Picture(
         title="made up",
         moments=[
-            Moment(0, 50, 50.0, 0.0, ()),
-            Moment(60, 95, 95.0, 20.0, ("shrink",)),
-            Moment(120, 80, None, None, ("shrink",)),
+            Observation(0, 50, 50.0, 0.0, ()),
+            Observation(60, 95, 95.0, 20.0, ("shrink",)),
+            Observation(120, 80, None, None, ("shrink",)),
         ],
         happenings=[Happening(60, "acts", "shrink", "hot"), Happening(61, "done", "shrink", "so")],
         ooms=[30.0],

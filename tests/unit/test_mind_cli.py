@@ -15,7 +15,7 @@ from config.mind import TrainingConfig
 from sovl_daemon.cli import exits
 from sovl_daemon.cli.app import app
 from sovl_daemon.laboratory.mind import plot
-from sovl_daemon.laboratory.mind.simulation import Moment, Simulation
+from sovl_daemon.laboratory.mind.simulation import MindSimulation, MindSnapshot
 
 
 @pytest.fixture(autouse=True)
@@ -127,8 +127,8 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     assert line.endswith("none/life.png: No such file or directory; give another place")
 
 
-def a_day(hours: float = 24) -> list[Moment]:
-    simulation = Simulation(
+def a_day(hours: float = 24) -> list[MindSnapshot]:
+    simulation = MindSimulation(
         ControlsConfig(), TrainingConfig(), hours=hours, seed=1, parameters=460_800
     )
     return list(simulation.run())

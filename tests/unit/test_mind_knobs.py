@@ -39,7 +39,7 @@ def slept(controls: ControlsConfig, training: TrainingConfig) -> float:
 
 def lived(controls: ControlsConfig, training: TrainingConfig) -> bool:
     """Whether anything was learned in half a day."""
-    life = simulation.Simulation(controls, training, hours=12, seed=1, parameters=122_880)
+    life = simulation.MindSimulation(controls, training, hours=12, seed=1, parameters=122_880)
     return any(moment.influence > 0 for moment in life.run())
 
 

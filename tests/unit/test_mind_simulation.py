@@ -10,15 +10,20 @@ from hypothesis import strategies as st
 
 from config.controls import ControlsConfig
 from config.mind import TrainingConfig
-from sovl_daemon.laboratory.mind.simulation import Event, EventKind, Moment, Simulation
+from sovl_daemon.laboratory.mind.simulation import (
+    EventKind,
+    LifeEvent,
+    MindSimulation,
+    MindSnapshot,
+)
 from sovl_daemon.laboratory.mind.visitor import Knowledge, Prompt, prompts, similarity
 
 
-def live(hours: float = 24, seed: int = 1, **knobs: Any) -> list[Moment]:
+def live(hours: float = 24, seed: int = 1, **knobs: Any) -> list[MindSnapshot]:
     training = {
         name: knobs.pop(name) for name in list(knobs) if name in TrainingConfig.model_fields
     }
-    simulation = Simulation(
+    simulation = MindSimulation(
         ControlsConfig(**knobs),
         TrainingConfig(**training),
         hours=hours,
@@ -28,11 +33,11 @@ def live(hours: float = 24, seed: int = 1, **knobs: Any) -> list[Moment]:
     return list(simulation.run())
 
 
-def events(life: Sequence[Moment], kind: EventKind | None = None) -> list[Event]:
+def events(life: Sequence[MindSnapshot], kind: EventKind | None = None) -> list[LifeEvent]:
     return [each for moment in life for each in moment.events if kind in (None, each.kind)]
 
 
-def asleep(life: Sequence[Moment]) -> float:
+def asleep(life: Sequence[MindSnapshot]) -> float:
     """The share of a life that is slept through."""
     return sum(moment.asleep for moment in life) / len(life)
 
@@ -45,26 +50,26 @@ def spoken(seed: int) -> list[Prompt]:
 
 
 @pytest.fixture(scope="module")
-def life() -> list[Moment]:
+def life() -> list[MindSnapshot]:
     return live()
 
 
-def test_a_moment_a_minute(life: list[Moment]) -> None:
+def test_a_moment_a_minute(life: list[MindSnapshot]) -> None:
     assert [moment.time_s for moment in life] == [60.0 * minute for minute in range(24 * 60 + 1)]
 
 
-def test_a_day_has_all_that_a_mind_does(life: list[Moment]) -> None:
+def test_a_day_has_all_that_a_mind_does(life: list[MindSnapshot]) -> None:
     assert {event.kind for event in events(life)} == set(get_args(EventKind))
 
 
-def test_events_come_in_their_order_and_in_their_minute(life: list[Moment]) -> None:
+def test_events_come_in_their_order_and_in_their_minute(life: list[MindSnapshot]) -> None:
     times = [event.time_s for event in events(life)]
     assert times == sorted(times)
     for moment in life:
         assert all(moment.time_s - 60 < each.time_s <= moment.time_s for each in moment.events)
 
 
-def test_sleeping_and_waking_take_turns(life: list[Moment]) -> None:
+def test_sleeping_and_waking_take_turns(life: list[MindSnapshot]) -> None:
     kinds = [event.kind for event in events(life) if event.kind in ("sleep", "wake")]
     assert kinds == ["sleep", "wake"] * (len(kinds) // 2) + ["sleep"] * (len(kinds) % 2)
     asleep = False
@@ -74,7 +79,7 @@ def test_sleeping_and_waking_take_turns(life: list[Moment]) -> None:
         assert moment.asleep == asleep
 
 
-def test_nights_make_it_surer(life: list[Moment]) -> None:
+def test_nights_make_it_surer(life: list[MindSnapshot]) -> None:
     known = [moment.confidence for moment in life if moment.confidence is not None]
     assert sum(known[-60:]) / 60 > sum(known[:60]) / 60 + 0.15
     untrained = [moment.confidence for moment in live(enable_sleep_training=False)]
@@ -89,7 +94,7 @@ def test_the_first_words_come_once() -> None:
     assert [(event.time_s, event.kind) for event in asleep][:2] == [(0, "sleep"), (0, "wake")]
 
 
-def test_influence_moves_at_the_end_of_nights_alone(life: list[Moment]) -> None:
+def test_influence_moves_at_the_end_of_nights_alone(life: list[MindSnapshot]) -> None:
     assert life[0].influence == 0
     for before, after in itertools.pairwise(life):
         if before.influence != after.influence:
@@ -97,7 +102,7 @@ def test_influence_moves_at_the_end_of_nights_alone(life: list[Moment]) -> None:
     assert life[-1].influence > 0.07
 
 
-def test_the_same_seed_gives_the_same_life_and_another_another(life: list[Moment]) -> None:
+def test_the_same_seed_gives_the_same_life_and_another_another(life: list[MindSnapshot]) -> None:
     assert live() == life
     assert live(seed=2) != life
 
@@ -128,11 +133,11 @@ def test_what_is_switched_off_does_not_happen(knob: str, value: bool, kind: Even
         ("lifecycle_curve", "exponential"),
     ],
 )
-def test_a_turned_knob_makes_another_life(life: list[Moment], knob: str, value: Any) -> None:
+def test_a_turned_knob_makes_another_life(life: list[MindSnapshot], knob: str, value: Any) -> None:
     assert live(**{knob: value}) != life
 
 
-def test_it_does_not_dream_while_somebody_speaks(life: list[Moment]) -> None:
+def test_it_does_not_dream_while_somebody_speaks(life: list[MindSnapshot]) -> None:
     said = [prompt.time_s for prompt in spoken(seed=1)]
     dreamt = [event.time_s for event in events(life, "dream")]
     assert dreamt
@@ -140,7 +145,7 @@ def test_it_does_not_dream_while_somebody_speaks(life: list[Moment]) -> None:
         assert time_s - max(each for each in said if each <= time_s) >= 20
 
 
-def test_whoever_speaks_wakes_it(life: list[Moment]) -> None:
+def test_whoever_speaks_wakes_it(life: list[MindSnapshot]) -> None:
     nights = [each for each in events(life) if each.kind in ("sleep", "wake")]
     said = [math.ceil(each.time_s / 10) * 10 for each in spoken(seed=1)]
     for sleep, wake in zip(nights[::2], nights[1::2], strict=False):
@@ -149,7 +154,9 @@ def test_whoever_speaks_wakes_it(life: list[Moment]) -> None:
     assert any(each.detail.startswith("called") for each in nights)
 
 
-def test_what_a_night_that_is_cut_off_was_about_is_learned_the_next(life: list[Moment]) -> None:
+def test_what_a_night_that_is_cut_off_was_about_is_learned_the_next(
+    life: list[MindSnapshot],
+) -> None:
     said = [math.ceil(each.time_s / 10) * 10 for each in spoken(seed=1)]
     begun, fell_asleep_s, later = 0, 0.0, 0
     for moment in life:

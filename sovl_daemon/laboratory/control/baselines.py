@@ -18,7 +18,7 @@ MEMORY, PRESSURE = "memory.percent", "pressure.memory"
 _HOLD = Step("hold")
 
 
-class Controller(Protocol):
+class PlantController(Protocol):
     """Whatever may drive a plant: `Decider` does, and every baseline here."""
 
     @property

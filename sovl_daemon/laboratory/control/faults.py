@@ -21,7 +21,7 @@ SLOWEST_S = 5.0
 """An action shows its effect after a quarter of a second up to this."""
 
 
-class Sample(NamedTuple):
+class SensorReadings(NamedTuple):
     """What the sensors say: memory in use, pressure, conversations, and the time they give."""
 
     memory: float
@@ -43,17 +43,17 @@ class Sensors:
         self._from_s = chance.expovariate(1 / _EVERY_S) if fault else math.inf
         self._until_s = self._from_s + chance.uniform(*_LASTS_S)
 
-    def read(self, now_s: float) -> Sample:
+    def read(self, now_s: float) -> SensorReadings:
         """Read all at once."""
         plant = self._plant
         memory = plant.used() + self._chance.gauss(0.0, self._noise)
         memory = 0.0 if memory < 0.0 else 100.0 if memory > 100.0 else memory
-        sound = Sample(memory, plant.pressure(), plant.kv(), now_s)
+        sound = SensorReadings(memory, plant.pressure(), plant.kv(), now_s)
         given = self._spoil(sound, now_s) if now_s >= self._from_s else sound
         self.error = abs(given.memory - sound.memory)
         return given
 
-    def _spoil(self, sound: Sample, now_s: float) -> Sample:
+    def _spoil(self, sound: SensorReadings, now_s: float) -> SensorReadings:
         if now_s > self._until_s:
             self._from_s = now_s + self._chance.expovariate(1 / _EVERY_S)
             self._until_s = self._from_s + self._chance.uniform(*_LASTS_S)

@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from sovl_daemon.laboratory.control.scenario import Event, Scenario
+from sovl_daemon.laboratory.control.scenario import Disturbance, Scenario
 
 CAPACITY = 100.0
 DOWN_S = 20.0
@@ -188,7 +188,7 @@ class Plant:
         else:
             self.settings.discard(landing.what)
 
-    def _happen(self, event: Event) -> None:
+    def _happen(self, event: Disturbance) -> None:
         self._known_s = math.nan
         kind = event.kind
         if kind == "arrive":
@@ -204,12 +204,12 @@ class Plant:
         elif kind == "leak ends":
             self._leak = _Line()
 
-    def _arrive(self, event: Event) -> None:
+    def _arrive(self, event: Disturbance) -> None:
         if self._up and "limit_admission" not in self.settings:
             self._conversations[event.number] = (event.time_s, event.amount)
             self._kv.bend(event.time_s, event.amount)
 
-    def _leave(self, event: Event) -> None:
+    def _leave(self, event: Disturbance) -> None:
         known = self._conversations.pop(event.number, None)
         if known is None:
             return  # it was never admitted, or was lost with the host

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple, get_args
 
 from sovl_daemon.control.guard import Limit
-from sovl_daemon.laboratory.control.witness import Happening, Kind, Moment
+from sovl_daemon.laboratory.control.witness import Happening, Kind, Observation
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,7 +21,7 @@ class Picture(NamedTuple):
     """What is drawn: `demand` is what would be in use at each second if nobody acted."""
 
     title: str
-    moments: Sequence[Moment]
+    moments: Sequence[Observation]
     happenings: Sequence[Happening]
     ooms: Sequence[float]
     demand: Sequence[float]
@@ -72,7 +72,7 @@ def _draw_memory(panel: Axes, picture: Picture) -> None:
     panel.legend(loc="upper left", ncols=2)
 
 
-def _draw_pressure(panel: Axes, moments: Sequence[Moment]) -> None:
+def _draw_pressure(panel: Axes, moments: Sequence[Observation]) -> None:
     pressure = [float("nan") if each.pressure is None else each.pressure for each in moments]
     panel.plot(_minutes(moments), pressure, color="tab:purple")
     panel.set_ylabel("pressure, %")
@@ -97,7 +97,7 @@ def _draw_happenings(panel: Axes, happenings: Sequence[Happening]) -> None:
     panel.set_yticks(rows, kinds)
 
 
-def _spans(moments: Sequence[Moment], action: str) -> Iterator[tuple[float, float]]:
+def _spans(moments: Sequence[Observation], action: str) -> Iterator[tuple[float, float]]:
     """When a setting was in force, in minutes."""
     since = None
     for moment in moments:
@@ -111,5 +111,5 @@ def _spans(moments: Sequence[Moment], action: str) -> Iterator[tuple[float, floa
         yield since, moments[-1].time_s / _MINUTE_S
 
 
-def _minutes(moments: Sequence[Moment]) -> list[float]:
+def _minutes(moments: Sequence[Observation]) -> list[float]:
     return [each.time_s / _MINUTE_S for each in moments]

@@ -12,10 +12,10 @@ from sovl_daemon.control.metric import Reading
 from sovl_daemon.control.task import Task
 from sovl_daemon.laboratory.control.baselines import (
     Baseline,
-    Controller,
     Hpa,
     Hysteresis,
     Oomd,
+    PlantController,
     Threshold,
 )
 from sovl_daemon.laboratory.control.clairvoyant import Clairvoyant
@@ -32,7 +32,7 @@ from sovl_daemon.laboratory.control.judges import (
     shuffled,
 )
 from sovl_daemon.laboratory.control.plant import Plant
-from sovl_daemon.laboratory.control.run import HARD, Faults, Run, Simulation
+from sovl_daemon.laboratory.control.run import HARD, ControlSimulation, Faults, Run
 from sovl_daemon.laboratory.control.scenario import FAMILIES, Scenario, draw
 
 JudgeFor = Callable[[Plant], TimedJudge]
@@ -50,16 +50,18 @@ class Policy:
     """
 
     name: str
-    make: Callable[[Task, Plant], Controller]
+    make: Callable[[Task, Plant], PlantController]
     judge: JudgeFor | None = None
 
 
-def simulation(scenario: Scenario, policy: Policy, faults: Faults | None = None) -> Simulation:
+def simulation(
+    scenario: Scenario, policy: Policy, faults: Faults | None = None
+) -> ControlSimulation:
     """A policy on a fresh plant, about to live through a scenario."""
     plant, task = Plant(scenario), memory_task()
     judge = policy.judge(plant) if policy.judge else None
     controller = policy.make(task, plant)
-    return Simulation(scenario, task, controller, plant, judge=judge, faults=faults)
+    return ControlSimulation(scenario, task, controller, plant, judge=judge, faults=faults)
 
 
 def live(scenario: Scenario, policy: Policy, faults: Faults | None = None) -> Run:
@@ -141,7 +143,7 @@ def policies() -> list[Policy]:
     return [*baselines(), ours(), *controls(), *qualities(), *broken_judges()]
 
 
-def _decider(task: Task, plant: Plant) -> Controller:
+def _decider(task: Task, plant: Plant) -> PlantController:
     return Decider(task)
 
 

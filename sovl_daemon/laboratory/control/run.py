@@ -15,7 +15,7 @@ from sovl_daemon.control.quarantine import Sentence
 from sovl_daemon.control.sampler import sampling_interval_s
 from sovl_daemon.control.task import Task
 from sovl_daemon.control.verdict import Opinion, Question
-from sovl_daemon.laboratory.control.baselines import MEMORY, PRESSURE, Controller
+from sovl_daemon.laboratory.control.baselines import MEMORY, PRESSURE, PlantController
 from sovl_daemon.laboratory.control.faults import ActionFault, SensorFault, Sensors, effect_delay_s
 from sovl_daemon.laboratory.control.judges import TimedJudge
 from sovl_daemon.laboratory.control.plant import LASTING, Plant
@@ -87,14 +87,14 @@ class _Flight:
         return "failed" if passed_s > WITHIN_S else ""
 
 
-class Simulation:
+class ControlSimulation:
     """A controller on a plant. The same arguments always give the same run."""
 
     def __init__(
         self,
         scenario: Scenario,
         task: Task,
-        controller: Controller,
+        controller: PlantController,
         plant: Plant,
         *,
         judge: TimedJudge | None = None,

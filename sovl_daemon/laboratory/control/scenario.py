@@ -16,7 +16,7 @@ HOUR_S = 3600.0
 Kind = Literal["arrive", "leave", "slope", "drop", "leak", "leak ends"]
 
 
-class Event(NamedTuple):
+class Disturbance(NamedTuple):
     """Something that happens whatever anyone does.
 
     `arrive`: conversation `number` begins, growing by `amount` a second; `leave`: it ends.
@@ -62,7 +62,7 @@ class Scenario:
     cache: float
     cache_s: float
     noise: float
-    events: tuple[Event, ...] = field(repr=False)
+    events: tuple[Disturbance, ...] = field(repr=False)
     lines: tuple[LogLine, ...] = field(default=(), repr=False)
     duration_s: float = HOUR_S
 
@@ -72,7 +72,7 @@ class _Family:
     base: tuple[float, float]
     weights: tuple[float, float]
     cache: tuple[float, float]
-    draw: Callable[[random.Random], list[Event]]
+    draw: Callable[[random.Random], list[Disturbance]]
     cache_s: tuple[float, float] = (20.0, 60.0)
     noise: tuple[float, float] = (0.03, 0.2)
 
@@ -86,13 +86,16 @@ def _conversations(
     begin_s: float = 0.0,
     end_s: float = HOUR_S,
     first: int = 0,
-) -> list[Event]:
+) -> list[Disturbance]:
     """Poisson arrivals; each grows for an exponential time, five times the mean at most."""
     events, now_s, number = [], begin_s + chance.expovariate(1 / every_s), first
     while now_s < end_s:
         rate = per_min / 60 * chance.uniform(0.5, 1.5)
         leaves_s = now_s + min(5 * lasting_s, chance.expovariate(1 / lasting_s))
-        events += [Event(now_s, "arrive", number, rate), Event(leaves_s, "leave", number)]
+        events += [
+            Disturbance(now_s, "arrive", number, rate),
+            Disturbance(leaves_s, "leave", number),
+        ]
         now_s += chance.expovariate(1 / every_s)
         number += 1
     return events
@@ -104,13 +107,13 @@ def _burst(
     amount: tuple[float, float],
     ramp_s: tuple[float, float],
     stay_s: tuple[float, float],
-) -> list[Event]:
+) -> list[Disturbance]:
     size, ramp, stay = chance.uniform(*amount), chance.uniform(*ramp_s), chance.uniform(*stay_s)
     rate = size / ramp
     return [
-        Event(at_s, "slope", amount=rate),
-        Event(at_s + ramp, "slope", amount=-rate),
-        Event(at_s + ramp + stay, "drop", amount=size),
+        Disturbance(at_s, "slope", amount=rate),
+        Disturbance(at_s + ramp, "slope", amount=-rate),
+        Disturbance(at_s + ramp + stay, "drop", amount=size),
     ]
 
 
@@ -120,9 +123,9 @@ def _bursts(
     amount: tuple[float, float],
     ramp_s: tuple[float, float] = (2.0, 25.0),
     stay_s: tuple[float, float] = (30.0, 300.0),
-) -> list[Event]:
+) -> list[Disturbance]:
     """One after another, never two at once: other programs alone must not fill the machine."""
-    events: list[Event] = []
+    events: list[Disturbance] = []
     now_s = chance.expovariate(1 / every_s)
     while now_s < HOUR_S - 400:
         events += _burst(chance, now_s, amount, ramp_s, stay_s)
@@ -130,50 +133,50 @@ def _bursts(
     return events
 
 
-def _leaks(chance: random.Random, per_min: tuple[float, float]) -> list[Event]:
+def _leaks(chance: random.Random, per_min: tuple[float, float]) -> list[Disturbance]:
     begins_s = chance.uniform(60, 900)
     ends_s = begins_s + chance.uniform(900, 2400)
     rate = chance.uniform(*per_min) / 60
-    return [Event(begins_s, "leak", amount=rate), Event(ends_s, "leak ends")]
+    return [Disturbance(begins_s, "leak", amount=rate), Disturbance(ends_s, "leak ends")]
 
 
-def _quiet(chance: random.Random) -> list[Event]:
+def _quiet(chance: random.Random) -> list[Disturbance]:
     return _conversations(chance, every_s=90, lasting_s=120, per_min=0.8)
 
 
-def _kv_growth(chance: random.Random) -> list[Event]:
+def _kv_growth(chance: random.Random) -> list[Disturbance]:
     return _conversations(
         chance, every_s=chance.uniform(25, 45), lasting_s=chance.uniform(240, 420), per_min=1.0
     )
 
 
-def _leak(chance: random.Random) -> list[Event]:
+def _leak(chance: random.Random) -> list[Disturbance]:
     return _quiet(chance) + _leaks(chance, (0.6, 1.6))
 
 
-def _burst_family(chance: random.Random) -> list[Event]:
+def _burst_family(chance: random.Random) -> list[Disturbance]:
     return _quiet(chance) + _bursts(chance, 300, (3.0, 32.0), (1.5, 20.0))
 
 
-def _cache_lag(chance: random.Random) -> list[Event]:
+def _cache_lag(chance: random.Random) -> list[Disturbance]:
     return _conversations(chance, every_s=60, lasting_s=180, per_min=1.0) + _bursts(
         chance, 600, (5.0, 15.0)
     )
 
 
-def _edge(chance: random.Random) -> list[Event]:
+def _edge(chance: random.Random) -> list[Disturbance]:
     return _conversations(chance, every_s=60, lasting_s=120, per_min=0.6)
 
 
-def _noise(chance: random.Random) -> list[Event]:
+def _noise(chance: random.Random) -> list[Disturbance]:
     """Memory moves slowly from one threshold's nearness to another's, under a noisy sensor."""
     events, now_s, level = [], 0.0, 0.0
     while now_s < HOUR_S:
         goal, takes_s = chance.uniform(*_NOISE_RISES), chance.uniform(120, 600)
         slope = (goal - level) / takes_s
         events += [
-            Event(now_s, "slope", amount=slope),
-            Event(now_s + takes_s, "slope", amount=-slope),
+            Disturbance(now_s, "slope", amount=slope),
+            Disturbance(now_s + takes_s, "slope", amount=-slope),
         ]
         now_s, level = now_s + takes_s, goal
     return events
@@ -182,7 +185,7 @@ def _noise(chance: random.Random) -> list[Event]:
 _NOISE_RISES = (0.0, 22.0)
 
 
-def _tide(chance: random.Random) -> list[Event]:
+def _tide(chance: random.Random) -> list[Disturbance]:
     """Three waves of conversations, and bursts besides."""
     events = _bursts(chance, 900, (5.0, 20.0))
     for wave in range(3):
@@ -199,16 +202,16 @@ def _tide(chance: random.Random) -> list[Event]:
     return events
 
 
-def _leak_burst(chance: random.Random) -> list[Event]:
+def _leak_burst(chance: random.Random) -> list[Disturbance]:
     return _leak(chance) + _bursts(chance, 500, (8.0, 28.0))
 
 
-def _storm(chance: random.Random) -> list[Event]:
+def _storm(chance: random.Random) -> list[Disturbance]:
     """Short, steep bursts, one after another."""
     return _quiet(chance) + _bursts(chance, 100, (3.0, 30.0), (1.0, 8.0), (10.0, 60.0))
 
 
-def _swell(chance: random.Random) -> list[Event]:
+def _swell(chance: random.Random) -> list[Disturbance]:
     """Other programs fill the memory within minutes, stay for minutes, and leave."""
     return _quiet(chance) + _bursts(chance, 400, (10.0, 35.0), (60.0, 600.0), (120.0, 600.0))
 
@@ -281,7 +284,7 @@ _OTHERS = (
 _GB = 0.16  # one percent of a machine with 16 GB
 
 
-def _lines(chance: random.Random, events: Sequence[Event]) -> Iterator[LogLine]:
+def _lines(chance: random.Random, events: Sequence[Disturbance]) -> Iterator[LogLine]:
     """Announcements of bursts, most of the time; as many of small jobs; and idle talk."""
     for event, after in pairwise(_ramps(events)):
         if event.amount < 0:
@@ -298,5 +301,5 @@ def _lines(chance: random.Random, events: Sequence[Event]) -> Iterator[LogLine]:
         yield LogLine(now_s, chance.choice(_OTHERS))
 
 
-def _ramps(events: Sequence[Event]) -> list[Event]:
+def _ramps(events: Sequence[Disturbance]) -> list[Disturbance]:
     return [event for event in events if event.kind == "slope"]

@@ -10,13 +10,13 @@ from sovl_daemon.control.ladder import Ladder
 from sovl_daemon.control.metric import Reading
 from sovl_daemon.control.performer import Outcome
 from sovl_daemon.control.verdict import Opinion, Question
-from sovl_daemon.laboratory.control.baselines import MEMORY, PRESSURE, Controller
+from sovl_daemon.laboratory.control.baselines import MEMORY, PRESSURE, PlantController
 from sovl_daemon.laboratory.control.plant import Plant
 
 Kind = Literal["asks", "true", "false", "abstains", "acts", "relaxes", "done", "failed"]
 
 
-class Moment(NamedTuple):
+class Observation(NamedTuple):
     """One look. `read` and `pressure` are what the controller was told, None for a fault."""
 
     time_s: float
@@ -38,9 +38,9 @@ class Happening(NamedTuple):
 class Witness:
     """A controller that is another one, and remembers."""
 
-    def __init__(self, controller: Controller, plant: Plant) -> None:
+    def __init__(self, controller: PlantController, plant: Plant) -> None:
         self._controller, self._plant = controller, plant
-        self.moments: list[Moment] = []
+        self.moments: list[Observation] = []
         self.happenings: list[Happening] = []
 
     @property
@@ -64,7 +64,7 @@ class Witness:
         """Look, and let the other one decide."""
         read, pressure = (_told(readings, name) for name in (MEMORY, PRESSURE))
         settings = tuple(sorted(self._plant.settings))
-        self.moments.append(Moment(now_s, self._plant.used(), read, pressure, settings))
+        self.moments.append(Observation(now_s, self._plant.used(), read, pressure, settings))
         step = self._controller.sense(now_s, readings, log_lines=log_lines, unavailable=unavailable)
         self._note(now_s, step)
         return step

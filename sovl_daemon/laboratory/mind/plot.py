@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, get_args
 
-from sovl_daemon.laboratory.mind.simulation import EventKind, Moment
+from sovl_daemon.laboratory.mind.simulation import EventKind, MindSnapshot
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -14,7 +14,7 @@ _SIZE_INCHES = (12, 9)
 _HEIGHTS = (3, 2, 2, 2)
 
 
-def draw(moments: Sequence[Moment]) -> "Figure":
+def draw(moments: Sequence[MindSnapshot]) -> "Figure":
     """Return a life as a figure.
 
     On one axis of time in hours: confidence, tiredness and pressure; temperament; exposure; and
@@ -37,7 +37,7 @@ def draw(moments: Sequence[Moment]) -> "Figure":
     return figure
 
 
-def _draw_shares(panel: "Axes", moments: Sequence[Moment]) -> None:
+def _draw_shares(panel: "Axes", moments: Sequence[MindSnapshot]) -> None:
     hours = _hours(moments)
     confidence = [float("nan") if each.confidence is None else each.confidence for each in moments]
     panel.plot(hours, confidence, label="confidence")
@@ -47,18 +47,18 @@ def _draw_shares(panel: "Axes", moments: Sequence[Moment]) -> None:
     panel.legend(loc="lower right", ncols=3)
 
 
-def _draw_temperament(panel: "Axes", moments: Sequence[Moment]) -> None:
+def _draw_temperament(panel: "Axes", moments: Sequence[MindSnapshot]) -> None:
     panel.plot(_hours(moments), [each.temperament for each in moments], color="tab:purple")
     panel.set_ylim(-1.02, 1.02)
     panel.set_ylabel("temperament")
 
 
-def _draw_exposure(panel: "Axes", moments: Sequence[Moment]) -> None:
+def _draw_exposure(panel: "Axes", moments: Sequence[MindSnapshot]) -> None:
     panel.plot(_hours(moments), [each.exposure for each in moments], color="tab:green")
     panel.set_ylabel("exposure")
 
 
-def _draw_events(panel: "Axes", moments: Sequence[Moment]) -> None:
+def _draw_events(panel: "Axes", moments: Sequence[MindSnapshot]) -> None:
     kinds = get_args(EventKind)
     times = [
         [event.time_s / _HOUR_S for moment in moments for event in moment.events
@@ -70,12 +70,12 @@ def _draw_events(panel: "Axes", moments: Sequence[Moment]) -> None:
     panel.set_yticks(rows, kinds)
 
 
-def _shade_sleep(panel: "Axes", moments: Sequence[Moment]) -> None:
+def _shade_sleep(panel: "Axes", moments: Sequence[MindSnapshot]) -> None:
     for start, end in _nights(moments):
         panel.axvspan(start, end, color="navy", alpha=0.12, linewidth=0)
 
 
-def _nights(moments: Sequence[Moment]) -> Iterator[tuple[float, float]]:
+def _nights(moments: Sequence[MindSnapshot]) -> Iterator[tuple[float, float]]:
     """When it slept, in hours. One that is cut off by the end lasts until it."""
     asleep_since = None
     for moment in moments:
@@ -89,5 +89,5 @@ def _nights(moments: Sequence[Moment]) -> Iterator[tuple[float, float]]:
         yield asleep_since, moments[-1].time_s / _HOUR_S
 
 
-def _hours(moments: Sequence[Moment]) -> list[float]:
+def _hours(moments: Sequence[MindSnapshot]) -> list[float]:
     return [each.time_s / _HOUR_S for each in moments]

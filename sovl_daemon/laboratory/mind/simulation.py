@@ -37,7 +37,7 @@ _UNKNOWN = 0.6  # the most it may know of what comes to its mind
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
+class LifeEvent:
     """What happened at `time_s`, seconds since the start."""
 
     time_s: float
@@ -46,7 +46,7 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True)
-class Moment:
+class MindSnapshot:
     """A mind at `time_s`, seconds since the start, and what happened since the last moment.
 
     `confidence` is the mean of the last answers', None before the first; `entries` are the
@@ -63,10 +63,10 @@ class Moment:
     influence: float
     asleep: bool
     entries: int
-    events: tuple[Event, ...]
+    events: tuple[LifeEvent, ...]
 
 
-class Simulation:
+class MindSimulation:
     """One simulated life. The same arguments always give the same one.
 
     `parameters` is how many trainable ones the scaffold's adapters have.
@@ -97,7 +97,7 @@ class Simulation:
         self._lived: list[Prompt] = []
         self._seen: set[str] = set()
         self._dreamt: dict[str, int] = {}  # the topic of each prompt that was dreamt of
-        self._events: list[Event] = []
+        self._events: list[LifeEvent] = []
         self._now = 0.0
         self._spoken_at, self._erupted_at = 0.0, -HOUR_S
         self._mind = Mind.born(knobs)
@@ -106,7 +106,7 @@ class Simulation:
         self._to_learn, self._trained_s, self._entry_s = 0, 0.0, _TRAINING_S[0]
         self._slept_at = self._longest_s = 0.0
 
-    def run(self) -> Iterator[Moment]:
+    def run(self) -> Iterator[MindSnapshot]:
         """Yield a moment a minute. Can be run through once."""
         if self._mind.asleep:
             self._fall_asleep("asleep")
@@ -130,10 +130,10 @@ class Simulation:
         if not self._mind.asleep:
             self._tire()
 
-    def _moment(self) -> Moment:
+    def _moment(self) -> MindSnapshot:
         mind, knobs = self._mind, self._knobs
         events, self._events = tuple(self._events), []
-        return Moment(
+        return MindSnapshot(
             time_s=self._now,
             confidence=mind.confidence(knobs),
             temperament=mind.score(knobs),
@@ -281,10 +281,10 @@ class Simulation:
         return curiosity([confidence], (similarity(topic, other) for other in dreamt))
 
     def _happened(self, kind: EventKind, detail: str) -> None:
-        self._events.append(Event(self._now, kind, detail))
+        self._events.append(LifeEvent(self._now, kind, detail))
 
 
-def summary(moments: Sequence[Moment], *, hours: float, seed: int) -> dict[str, Any]:
+def summary(moments: Sequence[MindSnapshot], *, hours: float, seed: int) -> dict[str, Any]:
     """Return what a life came to: how often what happened, and what it is like at its end."""
     happened = Counter(event.kind for moment in moments for event in moment.events)
     last = moments[-1]
