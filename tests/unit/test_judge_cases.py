@@ -12,7 +12,7 @@ from sovl_daemon.judge.typical import typical_key, typical_prompts
 from sovl_daemon.laboratory.judge.cases import UNSEEN_TASKS, draw, fitted_tasks, log_lines, tasks
 from sovl_daemon.laboratory.judge.lessons import exam, lessons
 from sovl_daemon.laboratory.judge.loads import HELD_OUT
-from sovl_daemon.laboratory.judge.plants import PLANTS
+from sovl_daemon.laboratory.judge.simulators import PLANTS
 from tests.control import readings, task
 
 

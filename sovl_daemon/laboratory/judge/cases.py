@@ -19,7 +19,7 @@ from sovl_daemon.control.prompt import Prompt, render
 from sovl_daemon.control.task import Task
 from sovl_daemon.control.task_file import SHIPPED, load_tasks
 from sovl_daemon.laboratory.judge.loads import FAMILIES, LENGTH_S, Load
-from sovl_daemon.laboratory.judge.plants import PLANTS, Plant, Values
+from sovl_daemon.laboratory.judge.simulators import PLANTS, Plant, Values
 
 _HERE = Path(__file__).parent
 UNSEEN_TASKS = ("mail", "stream", "greenhouse", "boiler")
