@@ -12,11 +12,11 @@ from sovl_daemon.judge.typical import typical_key, typical_prompts
 from sovl_daemon.laboratory.judge.cases import UNSEEN_TASKS, draw, fitted_tasks, log_lines, tasks
 from sovl_daemon.laboratory.judge.lessons import exam, lessons
 from sovl_daemon.laboratory.judge.loads import HELD_OUT
-from sovl_daemon.laboratory.judge.simulators import PLANTS
+from sovl_daemon.laboratory.judge.simulators import SIMULATORS
 from tests.control import readings, task
 
 
-@pytest.mark.parametrize("name", PLANTS)
+@pytest.mark.parametrize("name", SIMULATORS)
 def test_the_same_arguments_draw_the_same_cases(name: str) -> None:
     first, second = draw(name, "ramp", 6), draw(name, "ramp", 6)
     assert [case.prompt for case in first] == [case.prompt for case in second]
@@ -57,7 +57,7 @@ def test_no_line_stands_twice() -> None:
 
 def test_every_fitted_task_has_lines_that_no_probe_is_fitted_on() -> None:
     tables = log_lines()
-    assert set(tables) == {"", *PLANTS}
+    assert set(tables) == {"", *SIMULATORS}
     assert set(tables[""]) == {"idle", "new_idle"}
     for name in fitted_tasks():
         assert set(tables[name]) == {"worse", "better", "new_worse", "new_better"}

@@ -19,7 +19,7 @@ from sovl_daemon.control.prompt import Prompt, render
 from sovl_daemon.control.task import Task
 from sovl_daemon.control.task_file import SHIPPED, load_tasks
 from sovl_daemon.laboratory.judge.loads import FAMILIES, LENGTH_S, Load
-from sovl_daemon.laboratory.judge.simulators import PLANTS, Plant, Values
+from sovl_daemon.laboratory.judge.simulators import SIMULATORS, Simulator, Values
 
 _HERE = Path(__file__).parent
 UNSEEN_TASKS = ("mail", "stream", "greenhouse", "boiler")
@@ -74,7 +74,7 @@ def tasks() -> dict[str, Task]:
 
 def fitted_tasks() -> list[str]:
     """The tasks that a probe is fitted on."""
-    return [name for name in PLANTS if name not in UNSEEN_TASKS]
+    return [name for name in SIMULATORS if name not in UNSEEN_TASKS]
 
 
 def draw(
@@ -117,18 +117,18 @@ class _Finder:
     def run(self, evidence: Evidence) -> list[Case]:
         """The cases of one scenario."""
         load = FAMILIES[self._family](self._chance)
-        plant = PLANTS[self._task.name](self._chance)
+        system = SIMULATORS[self._task.name](self._chance)
         inspectors = {metric.name: Inspector(metric) for metric in self._task.metrics}
-        moments: list[tuple[dict[str, Reading], Plant, int]] = []
+        moments: list[tuple[dict[str, Reading], Simulator, int]] = []
         for second in range(LENGTH_S):
-            values = plant.step(load(second))
+            values = system.step(load(second))
             now_s = float(second)
             readings = {n: each.check(values[n], now_s, now_s) for n, each in inspectors.items()}
             if self._beyond(values):
                 break
             due = second >= _WARM_S and second % _EVERY_S == 0
             if due and self._is_grey(values):
-                moments.append((readings, copy(plant), second))
+                moments.append((readings, copy(system), second))
         chosen = self._chance.sample(moments, min(_MOST_A_RUN, len(moments)))
         cases = (self._case(evidence, readings, at, load, s) for readings, at, s in chosen)
         return [case for case in cases if case is not None]
@@ -137,38 +137,38 @@ class _Finder:
         self,
         evidence: Evidence,
         readings: Mapping[str, Reading],
-        plant: Plant,
+        system: Simulator,
         load: Load,
         second: int,
     ) -> Case | None:
         if evidence == "numbers":
-            truth = self._reaches(plant, lambda ahead: load(second + ahead))
+            truth = self._reaches(system, lambda ahead: load(second + ahead))
             return self._made(evidence, readings, "idle", truth)
         calm = all(self._is_calm(reading) for reading in readings.values())
         if calm is not (evidence == "lines"):
             return None
         says: Says = self._chance.choice(_SAYS)
-        comes = self._comes(plant, load, second, says, calm=calm)
+        comes = self._comes(system, load, second, says, calm=calm)
         return None if comes is None else self._made(evidence, readings, says, comes)
 
     def _comes(
-        self, plant: Plant, load: Load, second: int, says: Says, *, calm: bool
+        self, system: Simulator, load: Load, second: int, says: Says, *, calm: bool
     ) -> bool | None:
         """Whether it happens after such a line; None where neither line nor numbers tell."""
         lead_s = self._chance.randint(*_LEADS_S)
         now = load(second)
         if says == "worse":
             ways = ((lambda ahead, d=d: d if ahead >= lead_s else now) for d in _DEMANDS)
-            return True if any(self._reaches(plant, way) for way in ways) else None
+            return True if any(self._reaches(system, way) for way in ways) else None
         if says == "better":
-            reaches = self._reaches(plant, lambda ahead: _RELIEF if ahead >= lead_s else now)
+            reaches = self._reaches(system, lambda ahead: _RELIEF if ahead >= lead_s else now)
             return None if reaches else False
-        reaches = self._reaches(plant, lambda ahead: load(second + ahead))
+        reaches = self._reaches(system, lambda ahead: load(second + ahead))
         return None if reaches and calm else reaches
 
-    def _reaches(self, plant: Plant, load: Load) -> bool:
+    def _reaches(self, system: Simulator, load: Load) -> bool:
         """Whether it would reach a hard limit within a minute."""
-        other = copy(plant)
+        other = copy(system)
         other.chance = random.Random(self._chance.random())  # noqa: S311 - a game
         return any(self._beyond(other.step(load(ahead))) for ahead in range(1, SOON_S + 1))
 

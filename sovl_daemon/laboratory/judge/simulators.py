@@ -14,7 +14,7 @@ from collections.abc import Callable
 Values = dict[str, float]
 
 
-class Plant(ABC):
+class Simulator(ABC):
     """One system. `step` lives through a second."""
 
     def __init__(self, chance: random.Random) -> None:
@@ -34,7 +34,7 @@ class Plant(ABC):
         return value * (1.0 + self.chance.gauss(0.0, share))
 
 
-class Queue(Plant):
+class Queue(Simulator):
     """Requests of Poisson number that a server works off one after another."""
 
     def begin(self) -> None:
@@ -57,7 +57,7 @@ class Queue(Plant):
         }
 
 
-class Card(Plant):
+class GraphicsCard(Simulator):
     """A graphics card: memory follows the load soon, heat later."""
 
     def begin(self) -> None:
@@ -80,7 +80,7 @@ class Card(Plant):
         }
 
 
-class Descent(Plant):
+class Descent(Simulator):
     """A training: beyond what its learning rate bears, the loss grows by a share of itself."""
 
     def begin(self) -> None:
@@ -101,7 +101,7 @@ class Descent(Plant):
         }
 
 
-class Memory(Plant):
+class MachineMemory(Simulator):
     """A machine whose programs hold more or less memory; above 88 % they begin to wait for it."""
 
     def begin(self) -> None:
@@ -129,7 +129,7 @@ class Memory(Plant):
         }
 
 
-class Volume(Plant):
+class Volume(Simulator):
     """A disk that is written to, and cleaned up at a steady rate."""
 
     def begin(self) -> None:
@@ -148,7 +148,7 @@ class Volume(Plant):
         }
 
 
-class Link(Plant):
+class Link(Simulator):
     """A line with a deep buffer: what does not fit waits in it, then is dropped."""
 
     def begin(self) -> None:
@@ -169,7 +169,7 @@ class Link(Plant):
         }
 
 
-class Processor(Plant):
+class Processor(Simulator):
     """A processor with a fan that turns with its temperature."""
 
     def begin(self) -> None:
@@ -191,7 +191,7 @@ class Processor(Plant):
         }
 
 
-class Pool(Plant):
+class Pool(Simulator):
     """Workers that take a task each; when none is free, tasks wait."""
 
     def begin(self) -> None:
@@ -214,7 +214,7 @@ class Pool(Plant):
         }
 
 
-class Database(Plant):
+class Database(Simulator):
     """Connections that slow queries hold longer, which slows the queries."""
 
     def begin(self) -> None:
@@ -235,7 +235,7 @@ class Database(Plant):
         }
 
 
-class Battery(Plant):
+class Battery(Simulator):
     """A battery that is drawn from, and charged a little by the sun."""
 
     def begin(self) -> None:
@@ -255,7 +255,7 @@ class Battery(Plant):
         }
 
 
-class Talk(Plant):
+class Talk(Simulator):
     """Conversations that begin to repeat themselves; complaints come with a delay."""
 
     def begin(self) -> None:
@@ -276,7 +276,7 @@ class Talk(Plant):
         }
 
 
-class Post(Plant):
+class Post(Simulator):
     """Mail that waits to be sent; beyond what receivers like, they refuse some of it."""
 
     def begin(self) -> None:
@@ -298,7 +298,7 @@ class Post(Plant):
         }
 
 
-class Player(Plant):
+class Player(Simulator):
     """A film that is shown while it is loaded: a second is used up each second."""
 
     def begin(self) -> None:
@@ -318,7 +318,7 @@ class Player(Plant):
         }
 
 
-class Greenhouse(Plant):
+class Greenhouse(Simulator):
     """Air that plants moisten and vents dry; wet leaves give their water back later."""
 
     def begin(self) -> None:
@@ -340,7 +340,7 @@ class Greenhouse(Plant):
         }
 
 
-class Boiler(Plant):
+class Boiler(Simulator):
     """Steam that a flame makes and a valve lets out, by the square root of the pressure."""
 
     def begin(self) -> None:
@@ -361,10 +361,10 @@ class Boiler(Plant):
         }
 
 
-PLANTS: dict[str, Callable[[random.Random], Plant]] = {
-    "memory": Memory,
+SIMULATORS: dict[str, Callable[[random.Random], Simulator]] = {
+    "memory": MachineMemory,
     "latency": Queue,
-    "gpu": Card,
+    "gpu": GraphicsCard,
     "training": Descent,
     "disk": Volume,
     "network": Link,
