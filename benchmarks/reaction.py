@@ -19,7 +19,7 @@ import platformdirs
 
 from benchmarks.common import Bench, Goal, percentile
 from sovl_daemon.client import ClientError, CommandError
-from sovl_daemon.control.journal import Entry, Journal
+from sovl_daemon.control.journal import Journal, JournalEntry
 from tests.daemon import Daemon, running, until
 from tests.level import Level, write_task
 
@@ -97,7 +97,7 @@ def _cross(level: Level, number: int) -> float:
     return level.given_s + HARD_S
 
 
-def _next(journal: Journal, known: int, daemon: Daemon) -> Entry:
+def _next(journal: Journal, known: int, daemon: Daemon) -> JournalEntry:
     for _ in until(20, pause=0.01):
         for entry in journal.recent(1):
             if entry.id > known:
@@ -105,7 +105,7 @@ def _next(journal: Journal, known: int, daemon: Daemon) -> Entry:
     raise AssertionError(f"it never acted\n{daemon.output()}")
 
 
-def _tell_why(daemon: Daemon, over_s: float, entry: Entry) -> None:
+def _tell_why(daemon: Daemon, over_s: float, entry: JournalEntry) -> None:
     times = ((datetime.fromisoformat(each["time"]).timestamp(), each) for each in daemon.events())
     for time_s, event in times:
         if over_s - HARD_S <= time_s <= entry.intended_s + HARD_S:

@@ -12,7 +12,7 @@ from bus.errors import BUSY, DUPLICATE, CommandError
 
 
 @dataclass(slots=True, eq=False)
-class Entry:
+class PendingCommand:
     """One command. `client` is where its answers go; times are monotonic seconds.
 
     A step on the way moves the deadline so that `patience_s` are left, where that is not None.
@@ -44,14 +44,14 @@ class Ledger:
 
     def __init__(self, *, per_agent: int, per_client: int) -> None:
         self._limits = {"agent": per_agent, "client": per_client}
-        self._entries: dict[str, Entry] = {}
+        self._entries: dict[str, PendingCommand] = {}
         self._agents: Counter[str] = Counter()
         self._clients: Counter[Hashable] = Counter()
 
     def __len__(self) -> int:
         return len(self._entries)
 
-    def admit(self, entry: Entry) -> bool:
+    def admit(self, entry: PendingCommand) -> bool:
         """Take a command in; False when this client sent the very same one before.
 
         Raises CommandError `busy` over a limit, `duplicate_id` when another client uses the id.
@@ -77,11 +77,11 @@ class Ledger:
                 {"in_flight": count, "allowed": limit},
             )
 
-    def get(self, command_id: str) -> Entry | None:
+    def get(self, command_id: str) -> PendingCommand | None:
         """The entry of a command that has no final answer yet."""
         return self._entries.get(command_id)
 
-    def close(self, command_id: str) -> Entry | None:
+    def close(self, command_id: str) -> PendingCommand | None:
         """Hand the entry out for its final answer; None if it had one already."""
         entry = self._entries.pop(command_id, None)
         if entry is not None:
@@ -89,15 +89,17 @@ class Ledger:
             _release(self._clients, entry.client)
         return entry
 
-    def of_agent(self, agent: str, *, running: bool) -> list[Entry]:
+    def of_agent(self, agent: str, *, running: bool) -> list[PendingCommand]:
         """The commands that `agent` has (running) or will get (not running), oldest first."""
         return [e for e in self._entries.values() if e.agent == agent and e.running == running]
 
-    def of_client(self, client: Hashable) -> list[Entry]:
+    def of_client(self, client: Hashable) -> list[PendingCommand]:
         """The commands of one client, oldest first."""
         return [e for e in self._entries.values() if e.client == client]
 
-    def overdue(self, now: float, own_time: Callable[[str], float] | None = None) -> list[Entry]:
+    def overdue(
+        self, now: float, own_time: Callable[[str], float] | None = None
+    ) -> list[PendingCommand]:
         """Commands past their deadline, and cancelled ones that their agent never let go.
 
         `own_time` tells the time that an agent had for itself; without it that is `now`.
@@ -109,7 +111,7 @@ class Ledger:
             or (e.cancel_by is not None and (own_time(e.agent) if own_time else now) >= e.cancel_by)
         ]
 
-    def all(self) -> list[Entry]:
+    def all(self) -> list[PendingCommand]:
         """Everything in flight, oldest first."""
         return list(self._entries.values())
 

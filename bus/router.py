@@ -30,7 +30,7 @@ from bus.errors import (
     BadMessage,
     CommandError,
 )
-from bus.ledger import Entry, Ledger
+from bus.ledger import Ledger, PendingCommand
 from bus.messages import (
     Accepted,
     Cancel,
@@ -231,7 +231,7 @@ class CommandRouter:
             self._send(client, _reply(Progress(data=waiting), envelope.id))
         self._dispatch_waiting(seat)
 
-    def _admit(self, client: Address, envelope: Envelope) -> Entry | None:
+    def _admit(self, client: Address, envelope: Envelope) -> PendingCommand | None:
         payload = envelope.payload
         assert isinstance(payload, Command)  # noqa: S101 - the handler table says so
         of_agent = client.door is self._agents
@@ -253,7 +253,7 @@ class CommandRouter:
             patience_s = self._default_deadline_s
             deadline = now + patience_s
         checked = envelope.model_copy(update={"payload": payload.model_copy(update={"args": args})})
-        entry = Entry(checked, client, spec.agent, deadline, patience_s)
+        entry = PendingCommand(checked, client, spec.agent, deadline, patience_s)
         return entry if self._ledger.admit(entry) else None
 
     def _on_cancel(self, client: Address, envelope: Envelope) -> None:
@@ -261,7 +261,7 @@ class CommandRouter:
         if entry is not None and entry.client == client:
             self._cancel(entry)
 
-    def _cancel(self, entry: Entry) -> None:
+    def _cancel(self, entry: PendingCommand) -> None:
         if entry.cancel_by is not None:
             return  # asking again does not buy the agent more time
         self.counters["cancelled"] += 1
@@ -318,7 +318,7 @@ class CommandRouter:
         self._ledger.close(entry.id)
         self._answer(entry, envelope)
 
-    def _entry_of(self, address: Address, envelope: Envelope) -> Entry | None:
+    def _entry_of(self, address: Address, envelope: Envelope) -> PendingCommand | None:
         entry = self._ledger.get(envelope.correlation or "")
         if entry is None or not entry.running or self.seat(entry.agent).address != address:
             return None
@@ -345,11 +345,11 @@ class CommandRouter:
             self.agent_lost(name, "its connection closed")
             return False
 
-    def _fail(self, entry: Entry, error: CommandError) -> None:
+    def _fail(self, entry: PendingCommand, error: CommandError) -> None:
         if self._ledger.close(entry.id) is not None:
             self._answer(entry, _failure(error, entry.id))
 
-    def _answer(self, entry: Entry, envelope: Envelope) -> None:
+    def _answer(self, entry: PendingCommand, envelope: Envelope) -> None:
         self.counters["results" if envelope.kind == Result.kind else "errors"] += 1
         log.debug("command.answered", answer=envelope.kind, correlation=entry.id)
         self._send(entry.client, envelope, final=True)
@@ -369,7 +369,7 @@ class CommandRouter:
         for entry in self._abandon(address):
             self._keep(address, _failure(slow, entry.id))
 
-    def _abandon(self, client: Address) -> list[Entry]:
+    def _abandon(self, client: Address) -> list[PendingCommand]:
         abandoned = self._ledger.of_client(client)
         for entry in abandoned:
             self._ledger.close(entry.id)
@@ -401,7 +401,7 @@ class CommandRouter:
             for entry in self._ledger.overdue(now, lambda agent: self.seat(agent).clock()):
                 self._expire(entry)
 
-    def _expire(self, entry: Entry) -> None:
+    def _expire(self, entry: PendingCommand) -> None:
         if entry.cancel_by is not None:
             self._fail(entry, CommandError(CANCELLED, "cancelled; its agent did not answer"))
             return

@@ -12,7 +12,7 @@ from typing import Any, cast
 
 from benchmarks.common import Bench, Goal, in_new_process
 from benchmarks.default_model import default_model
-from sovl_daemon.control.prompt import Prompt
+from sovl_daemon.control.prompt import JudgePrompt
 from sovl_daemon.control.verdict import Opinion
 from sovl_daemon.judge.typical import typical_key
 from sovl_daemon.laboratory.control.faults import ActionFault, SensorFault
@@ -89,7 +89,7 @@ def faulty() -> Iterator[tuple[str, Policy, Faults]]:
         yield policy.name, policy, Faults()
 
 
-def ask_model(prompt: Prompt) -> Opinion:
+def ask_model(prompt: JudgePrompt) -> Opinion:
     """The default model with its shipped probe, as in the daemon."""
     from sovl_daemon.engine.judging.judging import Pieces, asked
 

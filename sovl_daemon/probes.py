@@ -8,7 +8,7 @@ from typing import TypeVar
 import psutil
 
 from bus.topics import GpuSample, HealthSample, ProcessSample
-from sovl_daemon.control.sources.gpu import Card
+from sovl_daemon.control.sources.gpu import GpuStatus
 from sovl_daemon.control.sources.process_tree import anonymous_bytes
 from sovl_daemon.control.sources.source import Values
 
@@ -22,7 +22,7 @@ class HealthProbe:
         self._processes: dict[int, psutil.Process] = {}
 
     def sample(
-        self, values: Values, cards: Sequence[Card], pids: Mapping[str, int]
+        self, values: Values, cards: Sequence[GpuStatus], pids: Mapping[str, int]
     ) -> HealthSample:
         """One sample of what the sources read last, and of the processes that `pids` names.
 
@@ -74,7 +74,7 @@ def _ask(question: Callable[[], T]) -> T | None:
         return None
 
 
-def _sample_gpu(card: Card) -> GpuSample:
+def _sample_gpu(card: GpuStatus) -> GpuSample:
     used, total = card.memory_used, card.memory_total
     return GpuSample(
         index=card.index,

@@ -39,10 +39,10 @@ from sovl_daemon.conditions import in_words
 from sovl_daemon.control.decider import Decider
 from sovl_daemon.control.decision import Decision, Step
 from sovl_daemon.control.decision_log import DecisionLog
-from sovl_daemon.control.journal import Entry, Journal
+from sovl_daemon.control.journal import Journal, JournalEntry
 from sovl_daemon.control.performer import Outcome, Performer
 from sovl_daemon.control.recommendation import Recommendation, recommend
-from sovl_daemon.control.verdict import Opinion, Question, verdict
+from sovl_daemon.control.verdict import JudgeQuestion, Opinion, verdict
 from sovl_daemon.database import UnusableDatabase
 from sovl_daemon.handle import Handle
 from sovl_daemon.opened import opened_database
@@ -237,14 +237,16 @@ class Controller(Agent):
             work.start_soon(self._ask_judge, decider, step.question, work)
         return step.decision
 
-    async def _ask_judge(self, decider: Decider, question: Question, work: TaskGroup) -> None:
+    async def _ask_judge(self, decider: Decider, question: JudgeQuestion, work: TaskGroup) -> None:
         opinion, why = None, "there is no judge: control.judge is off"
         if self.settings.control.judge:
             opinion, why = await self._opinion(question, decider)
         step = decider.answered(time.monotonic(), question, opinion, why)
         await self._tell(self._begin(decider, step, work))
 
-    async def _opinion(self, question: Question, decider: Decider) -> tuple[Opinion | None, str]:
+    async def _opinion(
+        self, question: JudgeQuestion, decider: Decider
+    ) -> tuple[Opinion | None, str]:
         try:
             with anyio.fail_after(question.task.deadline_s):
                 found = await self.ask("judge", **question.prompt.pieces())
@@ -324,7 +326,7 @@ class Controller(Agent):
         outcomes = [await self._undo(each, "the user asked for it") for each in chosen]
         return {"reverted": [each._asdict() for each in outcomes]}
 
-    async def _undo(self, entry: Entry, why: str) -> Outcome:
+    async def _undo(self, entry: JournalEntry, why: str) -> Outcome:
         outcome = await self._performer.take_back(entry.id, why)
         await self._gone(outcome)
         return outcome

@@ -14,10 +14,10 @@ from sovl_daemon.control.guard import Guard
 from sovl_daemon.control.ladder import Ladder
 from sovl_daemon.control.metric import Reading
 from sovl_daemon.control.performer import Outcome
-from sovl_daemon.control.prompt import Prompt, describe, render
+from sovl_daemon.control.prompt import JudgePrompt, describe, render
 from sovl_daemon.control.ruling import Ruling
 from sovl_daemon.control.task import Rung, Task
-from sovl_daemon.control.verdict import LATE, Opinion, Question, Verdict, verdict
+from sovl_daemon.control.verdict import LATE, JudgeQuestion, Opinion, Verdict, verdict
 
 _HARD_AHEAD_S = 10.0  # a hard limit chooses an action that still suffices this much later
 _JUDGED_AHEAD_S = 30.0  # and a verdict one that suffices for so long
@@ -42,7 +42,7 @@ class Decider:
         self.guard = Guard(task.limits, task.pace, still_s)
         self.ladder = Ladder(task.ladder)
         self._limits = {limit.metric: limit for limit in task.limits}
-        self._question: Question | None = None
+        self._question: JudgeQuestion | None = None
         self._asked = Ruling("hold", "calm")
         self._readings: Mapping[str, Reading] = {}
         self._unavailable: Mapping[str, str] = {}
@@ -73,7 +73,7 @@ class Decider:
             for limit in self.task.limits
         )
 
-    def prompt(self, log_lines: Sequence[str]) -> Prompt:
+    def prompt(self, log_lines: Sequence[str]) -> JudgePrompt:
         """What the judge would be asked now."""
         return render(self.task, self._readings, log_lines)
 
@@ -110,7 +110,7 @@ class Decider:
     def answered(
         self,
         now_s: float,
-        question: Question,
+        question: JudgeQuestion,
         opinion: Opinion | None,
         why: str = "the judge failed",
     ) -> Step:
@@ -230,12 +230,12 @@ class Decider:
 
     def _ask(self, now_s: float, ruling: Ruling, log_lines: Sequence[str]) -> Step:
         sound = {name: each for name, each in self._readings.items() if not each.fault}
-        question = Question(self.task, sound, render(self.task, sound, log_lines), now_s)
+        question = JudgeQuestion(self.task, sound, render(self.task, sound, log_lines), now_s)
         self._question, self._asked = question, ruling
         self.guard.asked(now_s, ruling)
         return self._say(now_s, "ask", ruling.words())._replace(question=question)
 
-    def _wait(self, now_s: float, question: Question) -> Step:
+    def _wait(self, now_s: float, question: JudgeQuestion) -> Step:
         if now_s - question.asked_s <= self.task.deadline_s:
             return _HOLD
         self._question = None

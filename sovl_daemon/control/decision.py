@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
-from sovl_daemon.control.verdict import Question, Verdict
+from sovl_daemon.control.verdict import JudgeQuestion, Verdict
 
 Does = Literal["hold", "ask", "act", "relax", "done", "failed"]
 
@@ -42,5 +42,5 @@ class Step(NamedTuple):
 
     does: Does
     action: str = ""
-    question: Question | None = None
+    question: JudgeQuestion | None = None
     decision: Decision | None = None

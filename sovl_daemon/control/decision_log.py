@@ -59,7 +59,7 @@ class Logged:
 
 
 @dataclass(frozen=True, slots=True)
-class Tally:
+class DailyTally:
     """What was decided on a task on one day (UTC), and what the judge said."""
 
     day: str
@@ -151,7 +151,7 @@ class DecisionLog:
         )
         return [_logged(row) for row in rows]
 
-    def tallies(self, since_s: float) -> list[Tally]:
+    def tallies(self, since_s: float) -> list[DailyTally]:
         """What was decided on each task on each day from a moment on, the oldest day first."""
         rows = self._db.execute(
             "SELECT date(time_s, 'unixepoch') AS day, task, sum(does = 'act'),"
@@ -160,7 +160,7 @@ class DecisionLog:
             " FROM decisions WHERE time_s >= ? GROUP BY day, task ORDER BY day, task",
             (since_s,),
         )
-        return [Tally(str(day), str(task), *map(int, counts)) for day, task, *counts in rows]
+        return [DailyTally(str(day), str(task), *map(int, counts)) for day, task, *counts in rows]
 
 
 def _logged(row: Sequence[Any]) -> Logged:

@@ -59,7 +59,7 @@ class InFlight(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class JournalEntry:
     """One action in the journal. Times are seconds since the epoch.
 
     `before` is the setting that was in force, and what a revert sets; `deadline_s` when its effect
@@ -123,7 +123,7 @@ class Journal:
         """Fold the write-ahead log in and close."""
         close_database(self._db)
 
-    def intend(self, entry: Entry) -> int:
+    def intend(self, entry: JournalEntry) -> int:
         """Write down an intent, durably, and return its id.
 
         Raises:
@@ -167,22 +167,22 @@ class Journal:
             (expires_s, id_),
         )
 
-    def entry(self, id_: int) -> Entry:
+    def entry(self, id_: int) -> JournalEntry:
         """One entry. Raises KeyError for an unknown id."""
         row = self._db.execute(f"SELECT {_FIELDS} FROM actions WHERE id = ?", (id_,)).fetchone()  # noqa: S608
         if row is None:
             raise KeyError(id_)
-        return Entry(*row)
+        return JournalEntry(*row)
 
-    def unfinished(self) -> list[Entry]:
+    def unfinished(self) -> list[JournalEntry]:
         """Actions in flight, and abandoned ones, newest first: undone in the reverse order."""
         return self._select(f"state IN {(*OPEN, 'abandoned')}")
 
-    def in_force(self) -> list[Entry]:
+    def in_force(self) -> list[JournalEntry]:
         """Committed settings that were not taken back, newest first."""
         return self._select("state = 'committed' AND target != ''")
 
-    def recent(self, limit: int = 50) -> list[Entry]:
+    def recent(self, limit: int = 50) -> list[JournalEntry]:
         """The last entries, newest first."""
         return self._select("1")[:limit]
 
@@ -228,8 +228,8 @@ class Journal:
         all_ = {str(name): Sentence(*rest) for name, *rest in rows}
         return {name: each for name, each in all_.items() if each.holds(moment_s)}
 
-    def _select(self, condition: str) -> list[Entry]:
+    def _select(self, condition: str) -> list[JournalEntry]:
         rows = self._db.execute(
             f"SELECT {_FIELDS} FROM actions WHERE {condition} ORDER BY id DESC"  # noqa: S608 - conditions are ours
         )
-        return [Entry(*row) for row in rows]
+        return [JournalEntry(*row) for row in rows]

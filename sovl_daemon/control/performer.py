@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 import anyio
 
 from sovl_daemon.control.action import Action, ActionFailed, Effect
-from sovl_daemon.control.journal import Entry, InFlight, Journal, Record, State
+from sovl_daemon.control.journal import InFlight, Journal, JournalEntry, Record, State
 from sovl_daemon.handle import Handle
 from sovl_daemon.own_time import move_on_after
 
@@ -79,15 +79,15 @@ class Performer:
             for name, each in sentences.items()
         }
 
-    async def in_force(self) -> list[Entry]:
+    async def in_force(self) -> list[JournalEntry]:
         """Committed settings that were not taken back, newest first."""
         return await self._write(self._journal.in_force)
 
-    async def unfinished(self) -> list[Entry]:
+    async def unfinished(self) -> list[JournalEntry]:
         """Actions in flight, and abandoned ones, newest first."""
         return await self._write(self._journal.unfinished)
 
-    async def history(self, limit: int) -> list[Entry]:
+    async def history(self, limit: int) -> list[JournalEntry]:
         """The last entries of the journal, newest first."""
         return await self._write(self._journal.recent, limit)
 
@@ -164,7 +164,7 @@ class Performer:
             kept = await self._write(self._journal.in_force)
             return [*outcomes, *[await self._review(each) for each in kept]]
 
-    async def _is_covered(self, entry: Entry) -> bool:
+    async def _is_covered(self, entry: JournalEntry) -> bool:
         """Whether something else was set since on what an entry has set."""
         action = self._actions.get(entry.action)
         try:
@@ -215,9 +215,9 @@ class Performer:
         refusal = next(filter(None, problems), None)
         return refusal or _Survey(told["effect"], told["before"], told["measured"])
 
-    def _intent(self, action: Action, found: _Survey, task: str, why: str) -> Entry:
+    def _intent(self, action: Action, found: _Survey, task: str, why: str) -> JournalEntry:
         now_s = self._wall()
-        return Entry(
+        return JournalEntry(
             task=task,
             action=action.name,
             target=action.target,
@@ -231,7 +231,7 @@ class Performer:
         )
 
     async def _apply_and_verify(
-        self, action: Action, effect: Effect, entry: Entry
+        self, action: Action, effect: Effect, entry: JournalEntry
     ) -> tuple[str, float]:
         """Return what went wrong, or nothing, and what was freed."""
         freed = 0.0
@@ -258,7 +258,9 @@ class Performer:
                 return after
             await anyio.sleep(_POLL_S)
 
-    async def _failed(self, action: Action, entry: Entry, problem: str, freed: float) -> Outcome:
+    async def _failed(
+        self, action: Action, entry: JournalEntry, problem: str, freed: float
+    ) -> Outcome:
         await self._sentence(action.name, failed=True)
         outcome = await self._undo(entry, problem)
         return outcome._replace(freed=freed)
@@ -271,7 +273,7 @@ class Performer:
 
     # Undoing
 
-    async def _undo(self, entry: Entry, reason: str) -> Outcome:
+    async def _undo(self, entry: JournalEntry, reason: str) -> Outcome:
         action = self._actions.get(entry.action)
         if action is None:
             return await self._finish(entry, "abandoned", f"no agent provides it; {reason}")
@@ -283,7 +285,7 @@ class Performer:
             return await self._finish(entry, "abandoned", problem)
         return await self._finish(entry, "reverted", reason)
 
-    async def _set_back(self, action: Action, entry: Entry, reason: str) -> str:
+    async def _set_back(self, action: Action, entry: JournalEntry, reason: str) -> str:
         """Set what was in force before, unless it is; return the reason to note."""
         found = await self._step(action.current())
         if found == entry.before and entry.state == "committed":
@@ -300,7 +302,7 @@ class Performer:
             raise ActionFailed(f"{found} is in force after the revert to {entry.before}")
         return reason
 
-    async def _review(self, entry: Entry) -> Outcome:
+    async def _review(self, entry: JournalEntry) -> Outcome:
         """A committed setting after a start: expired, gone, or kept."""
         if entry.has_expired(self._wall()) or entry.action not in self._actions:
             return await self._undo(entry, "its time to live is over")
@@ -314,7 +316,7 @@ class Performer:
             return await self._finish(entry, "reverted", "it was no longer in force")
         return Outcome(entry.action, "kept", id=entry.id)
 
-    async def _call_off(self, entry: Entry, reason: str) -> Outcome:
+    async def _call_off(self, entry: JournalEntry, reason: str) -> Outcome:
         """Give up a setting that is not in force, lest it comes true later."""
         try:
             await self._step(self._actions[entry.action].revert(entry.before))
@@ -323,7 +325,7 @@ class Performer:
         return await self._finish(entry, "reverted", reason)
 
     async def _finish(
-        self, entry: Entry, state: Literal["reverted", "abandoned"], reason: str
+        self, entry: JournalEntry, state: Literal["reverted", "abandoned"], reason: str
     ) -> Outcome:
         final: State = state
         await self._write(self._journal.move, entry.id, final, reason)

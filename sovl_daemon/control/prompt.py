@@ -37,7 +37,7 @@ _SIZES = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 
 
 @dataclass(frozen=True, slots=True)
-class Prompt:
+class JudgePrompt:
     """The prompt in pieces: `prefix` and `question` are always the same for a task.
 
     `evidence` are lines of the log, each on a line of its own; empty without any.
@@ -63,7 +63,9 @@ class Prompt:
         }
 
 
-def render(task: Task, readings: Mapping[str, Reading], log_lines: Sequence[str] = ()) -> Prompt:
+def render(
+    task: Task, readings: Mapping[str, Reading], log_lines: Sequence[str] = ()
+) -> JudgePrompt:
     """Put a task's readings to the judge.
 
     The block from "Given the following" to "Respond only with true or false." is the contract, in
@@ -76,7 +78,7 @@ def render(task: Task, readings: Mapping[str, Reading], log_lines: Sequence[str]
     pairs = ((each, readings.get(each.name)) for each in task.metrics)
     lines = [_line(each, reading, limits.get(each.name)) for each, reading in pairs]
     body = "".join(f"{line}\n" for line in lines if line)
-    return Prompt(prefix, body, _evidence(log_lines), f"{task.decide} {ONLY}\n")
+    return JudgePrompt(prefix, body, _evidence(log_lines), f"{task.decide} {ONLY}\n")
 
 
 def describe(described: Described, reading: Reading) -> str:

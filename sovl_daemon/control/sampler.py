@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from sovl_daemon.control.guard import Limit
 from sovl_daemon.control.metric import Clock, Inspector, Metric, Reading
 from sovl_daemon.control.sources.gauges import Gauges
-from sovl_daemon.control.sources.source import Source
+from sovl_daemon.control.sources.source import MetricSource
 from sovl_daemon.control.stability import StabilityScore
 from sovl_daemon.control.task import Task
 
@@ -40,7 +40,9 @@ class Sampler:
     was and is no more is a reading with a fault.
     """
 
-    def __init__(self, tasks: Iterable[Task], sources: Sequence[Source], gauges: Gauges) -> None:
+    def __init__(
+        self, tasks: Iterable[Task], sources: Sequence[MetricSource], gauges: Gauges
+    ) -> None:
         self._tasks = tuple(tasks)
         self._sources = sources
         self._gauges = gauges

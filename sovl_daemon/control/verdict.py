@@ -7,7 +7,7 @@ from collections.abc import Collection
 from typing import Literal, NamedTuple
 
 from sovl_daemon.control.metric import Reading
-from sovl_daemon.control.prompt import Prompt
+from sovl_daemon.control.prompt import JudgePrompt
 from sovl_daemon.control.task import Task
 
 Answer = Literal["true", "false", "abstain"]
@@ -16,12 +16,12 @@ LEAST_MASS = 0.5
 """If true and false together have less probability than this, the judge did not answer at all."""
 
 
-class Question(NamedTuple):
+class JudgeQuestion(NamedTuple):
     """What is put to a judge: a task, its sound readings, and the prompt made of them."""
 
     task: Task
     readings: dict[str, Reading]
-    prompt: Prompt
+    prompt: JudgePrompt
     asked_s: float
 
 

@@ -14,7 +14,7 @@ from itertools import pairwise
 
 from sovl_daemon.control.guard import Limit
 from sovl_daemon.control.metric import Reading
-from sovl_daemon.control.prompt import Prompt, render
+from sovl_daemon.control.prompt import JudgePrompt, render
 from sovl_daemon.control.task import Described, Task
 
 COUNT = 16
@@ -31,7 +31,7 @@ LINES = (
 _SOON_S = (10.0, 600.0)
 
 
-def typical_prompts(task: Task, count: int = COUNT) -> list[Prompt]:
+def typical_prompts(task: Task, count: int = COUNT) -> list[JudgePrompt]:
     """Prompts of a task at random moments in its grey zones; the same task, the same prompts."""
     chance = random.Random(f"{task.name} typical")  # noqa: S311 - a game
     return [_prompt(task, chance) for _ in range(count)]
@@ -43,7 +43,7 @@ def typical_key(task: Task) -> str:
     return f"{task.name} {hashlib.sha256(texts.encode()).hexdigest()[:16]}"
 
 
-def _prompt(task: Task, chance: random.Random) -> Prompt:
+def _prompt(task: Task, chance: random.Random) -> JudgePrompt:
     readings = {each.name: each for each in _readings(task, chance)}
     return render(task, readings, chance.sample(LINES, chance.choice((1, 2))))
 

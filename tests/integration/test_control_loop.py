@@ -16,7 +16,7 @@ from bus.endpoints import Endpoints
 from bus.publisher import Publisher
 from bus.topics import MetricReading, MetricsSample
 from sovl_daemon.client import CommandError
-from sovl_daemon.control.journal import Entry, Journal
+from sovl_daemon.control.journal import Journal, JournalEntry
 from sovl_daemon.control.sources.process_tree import cores_of
 from tests import tiny_models
 from tests.daemon import Daemon, running, until
@@ -192,8 +192,8 @@ def test_what_a_crash_left_half_done_is_undone(runtime: Path, tiny: dict[str, An
         assert limit(daemon) == 8
 
 
-def half_done() -> Entry:
-    return Entry(
+def half_done() -> JournalEntry:
+    return JournalEntry(
         task="memory",
         action="limit_admission",
         target="2",

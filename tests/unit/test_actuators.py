@@ -10,7 +10,7 @@ from agents.actuator import Actuator, Means
 from agents.control.actuators import ACTUATORS, ActionError, actuators, find_actuators
 from bus.errors import CommandError
 from sovl_daemon.control.action import ActionFailed
-from sovl_daemon.control.journal import Entry, Journal
+from sovl_daemon.control.journal import Journal, JournalEntry
 from sovl_daemon.control.performer import Performer
 from sovl_daemon.control.task_file import load_tasks
 
@@ -131,7 +131,7 @@ async def test_what_the_user_saved_meanwhile_stays(
 ) -> None:
     before = await by_name[name].current()
     assert await by_name[name].stays() is None
-    entry = Entry("memory", name, by_name[name].target, before, "why", 0, 5, 1, "bytes", 1)
+    entry = JournalEntry("memory", name, by_name[name].target, before, "why", 0, 5, 1, "bytes", 1)
     await by_name[name].apply()
     daemon.file[key] = value
     assert await by_name[name].stays() == f"{key} was saved as {value} meanwhile"

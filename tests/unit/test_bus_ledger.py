@@ -8,7 +8,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 
 from bus.envelope import Envelope
 from bus.errors import BUSY, DUPLICATE, CommandError
-from bus.ledger import Entry, Ledger
+from bus.ledger import Ledger, PendingCommand
 from bus.messages import Command
 
 PER_AGENT, PER_CLIENT = 4, 3
@@ -16,8 +16,10 @@ agents = st.sampled_from(["a", "b", "c"])
 clients = st.sampled_from(["x", "y", "z"])
 
 
-def entry(name: str, client: str = "x", agent: str = "a", deadline: float = 100.0) -> Entry:
-    return Entry(Envelope.of(Command(name="do"), message_id=name), client, agent, deadline)
+def entry(
+    name: str, client: str = "x", agent: str = "a", deadline: float = 100.0
+) -> PendingCommand:
+    return PendingCommand(Envelope.of(Command(name="do"), message_id=name), client, agent, deadline)
 
 
 class Book(RuleBasedStateMachine):
@@ -28,7 +30,7 @@ class Book(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.ledger = Ledger(per_agent=PER_AGENT, per_client=PER_CLIENT)
-        self.open: dict[str, Entry] = {}
+        self.open: dict[str, PendingCommand] = {}
         self.made = 0
         self.closed: Counter[str] = Counter()
 

@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sovl_daemon.control.action import Effect
-from sovl_daemon.control.journal import OPEN, Entry, InFlight, Journal, Record
+from sovl_daemon.control.journal import OPEN, InFlight, Journal, JournalEntry, Record
 from sovl_daemon.control.quarantine import FIRST_S, LONGEST_S, Sentence
 from sovl_daemon.database import UnusableDatabase
 
-ENTRY = Entry("memory", "quantize", "int8", "float16", "why", 100, 105, 1e9, "bytes", 2e9)
+ENTRY = JournalEntry("memory", "quantize", "int8", "float16", "why", 100, 105, 1e9, "bytes", 2e9)
 
 
 @pytest.fixture

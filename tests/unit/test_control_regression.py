@@ -6,7 +6,7 @@ import random
 import pytest
 
 from sovl_daemon.control.prompt import render
-from sovl_daemon.control.verdict import Question, verdict
+from sovl_daemon.control.verdict import JudgeQuestion, verdict
 from sovl_daemon.laboratory.control.regression import features, fit
 from sovl_daemon.laboratory.scores import bootstrap, scores
 from tests.control import readings, task
@@ -60,7 +60,7 @@ def test_it_answers_as_a_judge() -> None:
     judge = fit(rows, [value >= 80 for value in range(60, 100)])
     for value, answer in ((70, "false"), (95, "true")):
         found = readings(value)
-        question = Question(task(), dict(found), render(task(), found), 0.0)
+        question = JudgeQuestion(task(), dict(found), render(task(), found), 0.0)
         assert verdict(judge.opine(question)).answer == answer
 
 

@@ -11,9 +11,9 @@ import pytest
 from sovl_daemon.control.decider import Decider
 from sovl_daemon.control.decision import Step
 from sovl_daemon.control.metric import Reading
-from sovl_daemon.control.prompt import Prompt, render
+from sovl_daemon.control.prompt import JudgePrompt, render
 from sovl_daemon.control.task import Task
-from sovl_daemon.control.verdict import Opinion, Question
+from sovl_daemon.control.verdict import JudgeQuestion, Opinion
 from sovl_daemon.laboratory.control.baselines import Baseline, Hysteresis, Threshold
 from sovl_daemon.laboratory.control.clairvoyant import Clairvoyant
 from sovl_daemon.laboratory.control.faults import SensorFault, SensorReadings, Sensors
@@ -254,7 +254,7 @@ def test_a_fitted_judge_is_asked_and_answers() -> None:
 def test_the_perfect_judge_sees_what_comes_and_what_suffices() -> None:
     plant = Plant(plain(Disturbance(50, "slope", amount=1), Disturbance(90, "slope", amount=-1)))
     task = memory_task()
-    question = Question(task, {}, render(task, {}), 0.0)
+    question = JudgeQuestion(task, {}, render(task, {}), 0.0)
     plant.advance(20)
     assert perfect(plant, 110)(question).p_true == 0  # 100 is all that it comes to
     plant.advance(60)
@@ -264,7 +264,7 @@ def test_the_perfect_judge_sees_what_comes_and_what_suffices() -> None:
 
 
 def test_a_judge_may_be_wrong_or_unsure() -> None:
-    question = Question(memory_task(), {}, render(memory_task(), {}), 0.0)
+    question = JudgeQuestion(memory_task(), {}, render(memory_task(), {}), 0.0)
     wrong = mistaken(constant(1.0), random.Random(1), 0.25)
     found = [wrong(question).p_true for _ in range(4000)]
     assert sum(found) / 4000 == pytest.approx(0.75, abs=0.03)
@@ -276,7 +276,7 @@ def test_a_judge_may_be_wrong_or_unsure() -> None:
 def test_a_judge_from_outside_reads_the_prompt_alone_and_once() -> None:
     asked = []
 
-    def model(prompt: Prompt) -> Opinion:
+    def model(prompt: JudgePrompt) -> Opinion:
         asked.append(prompt.text)
         return Opinion(0.9, 0.05) if "critical" in prompt.metrics else Opinion(0.05, 0.9)
 
@@ -318,7 +318,7 @@ def test_the_guard_begins_nothing_on_a_broken_reading(family: str, fault: Sensor
 
 def test_an_answer_that_is_none_is_counted_where_it_is_acted_upon() -> None:
     class Credulous(Decider):
-        def answered(self, now_s: float, question: Question, opinion: Opinion | None) -> Step:
+        def answered(self, now_s: float, question: JudgeQuestion, opinion: Opinion | None) -> Step:
             return super().answered(now_s, question, Opinion(1.0, 0.0))
 
     policy = Policy(

@@ -13,7 +13,7 @@ import pytest
 
 from sovl_daemon.control.sources import gpu
 from sovl_daemon.control.sources.gauges import Gauges, Rate, Ratio
-from sovl_daemon.control.sources.gpu import Card, Gpus
+from sovl_daemon.control.sources.gpu import Gpus, GpuStatus
 from sovl_daemon.control.sources.machine import Machine
 from sovl_daemon.control.sources.pressure import Pressure
 from sovl_daemon.control.sources.process_tree import ProcessTree, exact_anonymous_bytes
@@ -206,7 +206,7 @@ def test_a_card_that_tells_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert set(Gpus().read().values()) == {None}
 
 
-def card(readings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Card:
+def card(readings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> GpuStatus:
     monkeypatch.setattr(gpu, "pynvml", Nvml([readings]))
     gpus = Gpus()
     gpus.read()

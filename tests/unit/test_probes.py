@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from bus.topics import HealthSample
-from sovl_daemon.control.sources.gpu import Card
+from sovl_daemon.control.sources.gpu import GpuStatus
 from sovl_daemon.control.sources.machine import Machine
 from sovl_daemon.control.sources.process_tree import anonymous_bytes
 from sovl_daemon.probes import HealthProbe
@@ -73,8 +73,8 @@ def test_what_a_process_does_not_let_us_see(
 
 def test_cards_that_tell_some_and_none() -> None:
     cards = (
-        Card(0, "card", 1 << 30, 8 << 30, 37.0, 61.0, 120.0),
-        Card(1),
+        GpuStatus(0, "card", 1 << 30, 8 << 30, 37.0, 61.0, 120.0),
+        GpuStatus(1),
     )
     first, second = HealthProbe().sample(KNOWN, cards, {}).gpus
     assert (first.name, first.memory_used, first.utilization_percent) == ("card", 1 << 30, 37)

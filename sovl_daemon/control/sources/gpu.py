@@ -19,7 +19,7 @@ _COLDEST, _HOTTEST = -55.0, 200.0  # degrees Celsius that a card lives to tell
 
 
 @dataclass(frozen=True)
-class Card:
+class GpuStatus:
     """What a card says of itself, None for what it does not tell: bytes, percent, Celsius, watts.
 
     Cards that share the machine's memory, and parts of a card, tell of no memory or no use of
@@ -44,7 +44,7 @@ class Card:
     @property
     def silent(self) -> bool:
         """Whether it tells nothing that is measured."""
-        return self == Card(self.index, self.name)
+        return self == GpuStatus(self.index, self.name)
 
 
 class Gpus:
@@ -63,7 +63,7 @@ class Gpus:
         self._driver = driver
         self._clock = clock
         self._handles: list[object | None] = []
-        self._cards: tuple[Card, ...] = ()
+        self._cards: tuple[GpuStatus, ...] = ()
         self._initialised = False
         self._look()
 
@@ -73,7 +73,7 @@ class Gpus:
         return len(self._handles)
 
     @property
-    def cards(self) -> tuple[Card, ...]:
+    def cards(self) -> tuple[GpuStatus, ...]:
         """What each said when they were read last."""
         return self._cards
 
@@ -124,12 +124,12 @@ def _handle(index: int) -> object | None:
     return handle
 
 
-def _card(index: int, handle: object | None) -> Card:
+def _card(index: int, handle: object | None) -> GpuStatus:
     if handle is None:
-        return Card(index)
+        return GpuStatus(index)
     milliwatts = _ask(lambda: pynvml.nvmlDeviceGetPowerUsage(handle))
     sensor = pynvml.NVML_TEMPERATURE_GPU
-    return Card(
+    return GpuStatus(
         index=index,
         name=_name(handle),
         memory_used=_ask(lambda: pynvml.nvmlDeviceGetMemoryInfo(handle).used),

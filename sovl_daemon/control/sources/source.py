@@ -10,7 +10,7 @@ Values = Mapping[str, float | None]
 """Values by the metric's name; None where there is none to be had now."""
 
 
-class Source(Protocol):
+class MetricSource(Protocol):
     """Reads some metrics at once; quick, and without an error for what this machine lacks."""
 
     def read(self) -> Values:

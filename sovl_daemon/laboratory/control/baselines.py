@@ -12,7 +12,7 @@ from sovl_daemon.control.ladder import Ladder
 from sovl_daemon.control.metric import Reading
 from sovl_daemon.control.performer import Outcome
 from sovl_daemon.control.task import Task
-from sovl_daemon.control.verdict import Opinion, Question
+from sovl_daemon.control.verdict import JudgeQuestion, Opinion
 
 MEMORY, PRESSURE = "memory.percent", "pressure.memory"
 _HOLD = Step("hold")
@@ -42,7 +42,7 @@ class PlantController(Protocol):
         """Take readings and say what to do."""
         ...
 
-    def answered(self, now_s: float, question: Question, opinion: Opinion | None) -> Step:
+    def answered(self, now_s: float, question: JudgeQuestion, opinion: Opinion | None) -> Step:
         """Take an opinion that was asked for."""
         ...
 
@@ -87,7 +87,7 @@ class Baseline:
         self.busy = True
         return Step("act" if wanted > 0 else "relax", rung.action)
 
-    def answered(self, now_s: float, question: Question, opinion: Opinion | None) -> Step:
+    def answered(self, now_s: float, question: JudgeQuestion, opinion: Opinion | None) -> Step:
         """It never asks."""
         return _HOLD
 

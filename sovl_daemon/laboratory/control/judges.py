@@ -8,12 +8,12 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from sovl_daemon.control.metric import Reading
-from sovl_daemon.control.prompt import Prompt
-from sovl_daemon.control.verdict import Opinion, Question
+from sovl_daemon.control.prompt import JudgePrompt
+from sovl_daemon.control.verdict import JudgeQuestion, Opinion
 from sovl_daemon.laboratory.control.plant import Plant
 from sovl_daemon.laboratory.control.regression import Regression
 
-Opine = Callable[[Question], Opinion]
+Opine = Callable[[JudgeQuestion], Opinion]
 
 AHEAD_S = 60
 """How far ahead a judge is asked to see."""
@@ -46,7 +46,7 @@ def perfect(plant: Plant, limit: float) -> Opine:
     recommends the cheapest action that keeps memory below it, or the strongest.
     """
 
-    def opine(question: Question) -> Opinion:
+    def opine(question: JudgeQuestion) -> Opinion:
         if _peak(plant) < limit:
             return Opinion(0.0, 1.0)
         free = [rung.action for rung in question.task.ladder if rung.action not in plant.settings]
@@ -77,7 +77,7 @@ def _sure(answer: bool) -> tuple[float, float]:
 def mistaken(opine: Opine, chance: random.Random, share: float) -> Opine:
     """A judge whose answer is turned round in a share of the cases."""
 
-    def answer(question: Question) -> Opinion:
+    def answer(question: JudgeQuestion) -> Opinion:
         said = opine(question)
         turned = Opinion(said.p_false, said.p_true)
         return turned if chance.random() < share else said
@@ -88,7 +88,7 @@ def mistaken(opine: Opine, chance: random.Random, share: float) -> Opine:
 def blurred(opine: Opine, chance: random.Random, deviation: float) -> Opine:
     """A judge with normal noise added to its log-odds."""
 
-    def answer(question: Question) -> Opinion:
+    def answer(question: JudgeQuestion) -> Opinion:
         said = opine(question)
         p = min(1 - _LEAST_P, max(_LEAST_P, said.p_true / (said.p_true + said.p_false)))
         noisy = math.log(p / (1 - p)) + chance.gauss(0.0, deviation)
@@ -98,14 +98,14 @@ def blurred(opine: Opine, chance: random.Random, deviation: float) -> Opine:
     return answer
 
 
-def outside(ask: Callable[[Prompt], Opinion]) -> Opine:
+def outside(ask: Callable[[JudgePrompt], Opinion]) -> Opine:
     """A judge that reads the prompt alone, as the language model does.
 
     The same prompt is put to it only once.
     """
     known: dict[str, Opinion] = {}
 
-    def answer(question: Question) -> Opinion:
+    def answer(question: JudgeQuestion) -> Opinion:
         text = question.prompt.text
         if text not in known:
             known[text] = ask(question.prompt)
@@ -124,7 +124,7 @@ def shuffled(
 ) -> Opine:
     """A control: the same judge, but it reads metrics of another moment."""
 
-    def opine(question: Question) -> Opinion:
+    def opine(question: JudgeQuestion) -> Opinion:
         return judge.opine(question._replace(readings=chance.choice(others)))
 
     return opine

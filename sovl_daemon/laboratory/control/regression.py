@@ -10,7 +10,7 @@ import numpy as np
 
 from sovl_daemon.control.metric import Reading
 from sovl_daemon.control.task import Task
-from sovl_daemon.control.verdict import Opinion, Question
+from sovl_daemon.control.verdict import JudgeQuestion, Opinion
 
 _RIDGE = 1e-3  # L2 penalty a sample: keeps weights finite where classes can be separated
 _HORIZON_S = 60.0
@@ -63,7 +63,7 @@ class Regression:
         parts = (w * (x - m) / s for x, m, s, w in rows if x is not None)
         return _sigmoid(self.bias + math.fsum(parts))
 
-    def opine(self, question: Question) -> Opinion:
+    def opine(self, question: JudgeQuestion) -> Opinion:
         """Answer at once."""
         p = self.probability(features(question.task, question.readings))
         return Opinion(p, 1.0 - p)

@@ -14,7 +14,7 @@ from sovl_daemon.control.prompt import MOST_LINES
 from sovl_daemon.control.quarantine import Sentence
 from sovl_daemon.control.sampler import sampling_interval_s
 from sovl_daemon.control.task import Task
-from sovl_daemon.control.verdict import Opinion, Question
+from sovl_daemon.control.verdict import JudgeQuestion, Opinion
 from sovl_daemon.laboratory.control.baselines import MEMORY, PRESSURE, PlantController
 from sovl_daemon.laboratory.control.faults import ActionFault, SensorFault, Sensors, effect_delay_s
 from sovl_daemon.laboratory.control.judges import TimedJudge
@@ -120,7 +120,7 @@ class ControlSimulation:
         self._sentences: dict[str, Sentence] = {}
         self._flight: _Flight | None = None
         self._crossed_s: float | None = None
-        self._answer: tuple[float, Question, Opinion] | None = None
+        self._answer: tuple[float, JudgeQuestion, Opinion] | None = None
         self._dead = self._read = 0
         self._log: list[str] = []
         self.run = Run()
@@ -209,7 +209,7 @@ class ControlSimulation:
         lies = self._faults.action == "lies" and step.action == _LIAR
         self._flight = _Flight(self._plant, step, self._delays, lies)
 
-    def _deliver(self, now_s: float, question: Question, opinion: Opinion) -> None:
+    def _deliver(self, now_s: float, question: JudgeQuestion, opinion: Opinion) -> None:
         self._answer = None
         step = self._controller.answered(now_s, question, opinion)
         if step.does == "act":

@@ -9,7 +9,7 @@ from sovl_daemon.control.decision import Decision, Step
 from sovl_daemon.control.ladder import Ladder
 from sovl_daemon.control.metric import Reading
 from sovl_daemon.control.performer import Outcome
-from sovl_daemon.control.verdict import Opinion, Question
+from sovl_daemon.control.verdict import JudgeQuestion, Opinion
 from sovl_daemon.laboratory.control.baselines import MEMORY, PRESSURE, PlantController
 from sovl_daemon.laboratory.control.plant import Plant
 
@@ -69,7 +69,7 @@ class Witness:
         self._note(now_s, step)
         return step
 
-    def answered(self, now_s: float, question: Question, opinion: Opinion | None) -> Step:
+    def answered(self, now_s: float, question: JudgeQuestion, opinion: Opinion | None) -> Step:
         """Hand an opinion on."""
         step = self._controller.answered(now_s, question, opinion)
         self._note(now_s, step)

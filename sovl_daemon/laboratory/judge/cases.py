@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from sovl_daemon.control.metric import Inspector, Reading
-from sovl_daemon.control.prompt import Prompt, render
+from sovl_daemon.control.prompt import JudgePrompt, render
 from sovl_daemon.control.task import Task
 from sovl_daemon.control.task_file import SHIPPED, load_tasks
 from sovl_daemon.laboratory.judge.loads import FAMILIES, LENGTH_S, Load
@@ -61,7 +61,7 @@ class Case:
     telling: str = ""
 
     @property
-    def prompt(self) -> Prompt:
+    def prompt(self) -> JudgePrompt:
         """What the judge reads, from the code that the daemon uses."""
         return render(self.task, self.readings, self.lines)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from sovl_daemon.control.prompt import Prompt
+from sovl_daemon.control.prompt import JudgePrompt
 from sovl_daemon.engine.judging.judging import Pieces, Reader, asked
 from sovl_daemon.engine.judging.probe import Card, Probe, Read, centre_of, save_probe
 from sovl_daemon.engine.model.model import LoadedModel, load_model
@@ -45,7 +45,7 @@ class Study:
         return max(1, round(DEPTH * self.model.layers))
 
     def read(
-        self, prompts: Sequence[Prompt], layer: int, stage: str, report: ProgressCallback
+        self, prompts: Sequence[JudgePrompt], layer: int, stage: str, report: ProgressCallback
     ) -> list[Read]:
         """What a probe reads of prompts at a layer.
 
@@ -184,7 +184,7 @@ def _auc_by_task(cases: Sequence[Case], answers: Sequence[float]) -> float:
     return math.fsum(found) / len(found) if found else math.nan
 
 
-def _prompts(cases: Sequence[Case]) -> list[Prompt]:
+def _prompts(cases: Sequence[Case]) -> list[JudgePrompt]:
     return [case.prompt for case in cases]
 
 
