@@ -13,7 +13,7 @@ from bus.commands import Arguments, command
 from bus.topics import DIAGNOSIS, HealthDiagnosis
 from sovl_daemon.control.diagnosis import Diagnosis, Finding, context_use, diagnose, room_for
 from sovl_daemon.control.metric import Reading
-from sovl_daemon.control.sampler import Readings
+from sovl_daemon.control.metric_sampler import Readings
 from sovl_daemon.control.sources.gauges import Gauges
 from sovl_daemon.control.sources.machine import Machine
 from sovl_daemon.control.task import Task

@@ -30,7 +30,7 @@ from bus.topics import (
 )
 from config import Paths, Settings
 from sovl_daemon.control.metric import Metric, Reading
-from sovl_daemon.control.sampler import Readings, Sampler
+from sovl_daemon.control.metric_sampler import Readings, Sampler
 from sovl_daemon.control.sources.gauges import Gauges
 from sovl_daemon.control.sources.gpu import Gpus
 from sovl_daemon.control.sources.machine import Machine

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sovl_daemon.control.metric import Clock, Inspector, Metric
-from sovl_daemon.control.sampler import sampling_interval_s
+from sovl_daemon.control.metric_sampler import sampling_interval_s
 from sovl_daemon.control.stability import StabilityScore, stability
 from sovl_daemon.control.trend import Trend
 from tests.control import reading

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from sovl_daemon.control.diagnosis import diagnose
-from sovl_daemon.control.sampler import EDGE_S, STABILITY, URGENT_S, Sampler
+from sovl_daemon.control.metric_sampler import EDGE_S, STABILITY, URGENT_S, Sampler
 from sovl_daemon.control.sources.gauges import Gauges
 from sovl_daemon.control.sources.gpu import Gpus
 from sovl_daemon.control.sources.machine import Machine

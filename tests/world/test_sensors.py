@@ -10,7 +10,7 @@ import pynvml
 import pytest
 
 from sovl_daemon.control.diagnosis import diagnose
-from sovl_daemon.control.sampler import Sampler
+from sovl_daemon.control.metric_sampler import Sampler
 from sovl_daemon.control.sources import gpu
 from sovl_daemon.control.sources.gauges import Gauges
 from sovl_daemon.control.sources.gpu import Gpus
