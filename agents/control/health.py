@@ -30,7 +30,7 @@ from bus.topics import (
 )
 from config import Paths, Settings
 from sovl_daemon.control.metric import Metric, Reading
-from sovl_daemon.control.metric_sampler import Readings, Sampler
+from sovl_daemon.control.metric_sampler import MetricSampler, Readings
 from sovl_daemon.control.sources.gauges import Gauges
 from sovl_daemon.control.sources.gpu import Gpus
 from sovl_daemon.control.sources.machine import Machine
@@ -65,7 +65,7 @@ class Health(Checkup):
         self._machine = Machine(self.paths.state_dir)
         self._gpus = Gpus()
         sources = (self._machine, Pressure(), self._gpus, self._trees)
-        self._sampler = Sampler(self._tasks.values(), sources, self._gauges)
+        self._sampler = MetricSampler(self._tasks.values(), sources, self._gauges)
         self._failures: dict[str, str] = {}
         self._interval_s = 1.0
         self._awaited: set[str] = set()  # tasks with an action in flight

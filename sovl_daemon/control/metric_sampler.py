@@ -33,7 +33,7 @@ _WAYS = 4.0  # a scale is at most so many times the way from low to the hard lim
 Readings = Mapping[str, Reading]
 
 
-class Sampler:
+class MetricSampler:
     """Reads sources and gauges for some tasks, and knows when to look again.
 
     A metric that was never there, such as a GPU's on a machine without one, is left out; one that

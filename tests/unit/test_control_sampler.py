@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from sovl_daemon.control.diagnosis import diagnose
-from sovl_daemon.control.metric_sampler import EDGE_S, STABILITY, URGENT_S, Sampler
+from sovl_daemon.control.metric_sampler import EDGE_S, STABILITY, URGENT_S, MetricSampler
 from sovl_daemon.control.sources.gauges import Gauges
 from sovl_daemon.control.sources.gpu import Gpus
 from sovl_daemon.control.sources.machine import Machine
@@ -26,13 +26,13 @@ class Fixed:
         return self.values
 
 
-def sampler(source: Fixed, gauges: Gauges | None = None) -> Sampler:
-    return Sampler(load_tasks().values(), [source], gauges or Gauges())
+def sampler(source: Fixed, gauges: Gauges | None = None) -> MetricSampler:
+    return MetricSampler(load_tasks().values(), [source], gauges or Gauges())
 
 
 def test_the_machine_for_real(tmp_path: Path) -> None:
     tasks = load_tasks()
-    real = Sampler(tasks.values(), [Machine(tmp_path), Pressure(), Gpus()], Gauges())
+    real = MetricSampler(tasks.values(), [Machine(tmp_path), Pressure(), Gpus()], Gauges())
     for n in range(3):
         found = real.sample(time.monotonic() + n, time.time() + n)
     assert found["memory"][MEMORY].fault == ""
@@ -61,7 +61,7 @@ def test_a_source_that_fails_is_one_that_says_nothing() -> None:
             return {"cpu.percent": 7.0}
 
     broken = Broken()
-    one = Sampler(load_tasks().values(), [broken, Fixed({MEMORY: 50.0})], Gauges())
+    one = MetricSampler(load_tasks().values(), [broken, Fixed({MEMORY: 50.0})], Gauges())
     assert one.sample(0, 1000)["memory"][MEMORY].value == 50
     assert one.failures == {"Broken": "RuntimeError: no such sensor"}
     broken.well = True
@@ -133,7 +133,7 @@ def test_it_looks_at_the_very_end_of_a_hard_limits_duration() -> None:
     limit = next(each for each in task.limits if each.metric == MEMORY)
     limit = limit.model_copy(update={"hard_s": 0.32})
     source = Fixed({MEMORY: limit.hard, "pressure.memory": 0.0})
-    one = Sampler([task.model_copy(update={"limits": (limit,)})], [source], Gauges())
+    one = MetricSampler([task.model_copy(update={"limits": (limit,)})], [source], Gauges())
     start_s = now_s = 10.0
     while now_s - start_s < limit.hard_s:
         found = one.sample(now_s, 1000 + now_s)

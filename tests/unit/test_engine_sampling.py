@@ -15,7 +15,7 @@ from sovl_daemon.engine.errors import NonFiniteLogitsError
 from sovl_daemon.engine.serving.options import SamplingOptions
 from sovl_daemon.engine.serving.sampling import (
     Choice,
-    Sampler,
+    TokenSampler,
     candidates,
     choose,
     highest_probabilities,
@@ -31,7 +31,7 @@ def random_logits(seed: int) -> torch.Tensor:
     return 4 * torch.randn(SIZE, generator=generator, dtype=torch.float64)
 
 
-def chosen(sampler: Sampler, logits: torch.Tensor, history: Sequence[int] = ()) -> Choice:
+def chosen(sampler: TokenSampler, logits: torch.Tensor, history: Sequence[int] = ()) -> Choice:
     (choice,) = choose(logits[None], [sampler], [history])
     assert isinstance(choice, Choice)
     return choice
@@ -88,7 +88,7 @@ def test_penalty_leaves_the_models_logits_alone() -> None:
 
 def test_draws_follow_the_distribution() -> None:
     logits = torch.tensor([0.5, 0.3, 0.15, 0.05]).log()
-    sampler = Sampler(SamplingOptions(temperature=1, top_k=0, top_p=1, seed=7))
+    sampler = TokenSampler(SamplingOptions(temperature=1, top_k=0, top_p=1, seed=7))
     draws = torch.tensor([chosen(sampler, logits).id for _ in range(4000)])
     shares = torch.bincount(draws, minlength=4) / len(draws)
     torch.testing.assert_close(shares, logits.exp(), atol=0.03, rtol=0)
@@ -96,13 +96,13 @@ def test_draws_follow_the_distribution() -> None:
 
 def test_zero_temperature_takes_the_likeliest_and_penalty_still_counts() -> None:
     logits = torch.tensor([1.0, 3.0, 2.9])
-    assert chosen(Sampler(SamplingOptions(temperature=0)), logits).id == 1
+    assert chosen(TokenSampler(SamplingOptions(temperature=0)), logits).id == 1
     penalised = SamplingOptions(temperature=0, repetition_penalty=1.5)
-    assert chosen(Sampler(penalised), logits, [1]).id == 2
+    assert chosen(TokenSampler(penalised), logits, [1]).id == 2
 
 
 def test_a_tiny_temperature_is_greedy() -> None:
-    sampler = Sampler(SamplingOptions(temperature=1e-45, top_k=0, top_p=1))
+    sampler = TokenSampler(SamplingOptions(temperature=1e-45, top_k=0, top_p=1))
     assert {chosen(sampler, random_logits(3)).id for _ in range(20)} == {
         int(random_logits(3).argmax())
     }
@@ -110,7 +110,7 @@ def test_a_tiny_temperature_is_greedy() -> None:
 
 def test_the_same_seed_draws_the_same_and_no_seed_differs() -> None:
     def draws(seed: int | None) -> list[int]:
-        sampler = Sampler(SamplingOptions(temperature=5, top_k=0, top_p=1, seed=seed))
+        sampler = TokenSampler(SamplingOptions(temperature=5, top_k=0, top_p=1, seed=seed))
         return [chosen(sampler, torch.zeros(1000)).id for _ in range(8)]
 
     assert draws(5) == draws(5)
@@ -121,7 +121,7 @@ def test_the_same_seed_draws_the_same_and_no_seed_differs() -> None:
 def test_probability_is_that_of_the_plain_distribution() -> None:
     logits = random_logits(9)
     options = SamplingOptions(temperature=3, top_k=2, repetition_penalty=2)
-    choice = chosen(Sampler(options), logits, list(range(SIZE)))
+    choice = chosen(TokenSampler(options), logits, list(range(SIZE)))
     assert choice.probability == pytest.approx(float(logits.softmax(0).max()), rel=1e-5)
 
 
@@ -133,7 +133,7 @@ def test_logits_that_are_not_finite_are_an_error_of_their_row(
     rows = torch.zeros(4, 3)
     rows[1, 2] = bad
     rows[2] = -float("inf")
-    samplers = [Sampler(SamplingOptions(temperature=temperature)) for _ in rows]
+    samplers = [TokenSampler(SamplingOptions(temperature=temperature)) for _ in rows]
     choices = choose(rows, samplers, [[]] * 4)
     assert [isinstance(each, NonFiniteLogitsError) for each in choices] == [0, 1, 1, 0]
     assert "try dtype float32" in str(choices[1])
@@ -158,9 +158,9 @@ OPTIONS = st.builds(
 def test_rows_are_chosen_as_if_alone(rows: list[tuple[int, SamplingOptions]]) -> None:
     logits = torch.stack([random_logits(seed) for seed, _ in rows]).float()
     histories = [[seed % SIZE, 3] for seed, _ in rows]
-    together = choose(logits, [Sampler(options) for _, options in rows], histories)
+    together = choose(logits, [TokenSampler(options) for _, options in rows], histories)
     alone = [
-        chosen(Sampler(options), row, history)
+        chosen(TokenSampler(options), row, history)
         for (_, options), row, history in zip(rows, logits, histories, strict=True)
     ]
     assert [each.id for each in together if isinstance(each, Choice)] == [c.id for c in alone]

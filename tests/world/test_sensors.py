@@ -10,7 +10,7 @@ import pynvml
 import pytest
 
 from sovl_daemon.control.diagnosis import diagnose
-from sovl_daemon.control.metric_sampler import Sampler
+from sovl_daemon.control.metric_sampler import MetricSampler
 from sovl_daemon.control.sources import gpu
 from sovl_daemon.control.sources.gauges import Gauges
 from sovl_daemon.control.sources.gpu import Gpus
@@ -62,7 +62,7 @@ def read_and_diagnosed(cards: list[dict[str, Any]], monkeypatch: pytest.MonkeyPa
     """The sample that people see, and what self-diagnosis makes of the same readings."""
     monkeypatch.setattr(gpu, "pynvml", Nvml(cards))
     tasks, gpus = load_tasks(), Gpus()
-    sampler = Sampler(tasks.values(), [Machine(Path()), Pressure(), gpus], Gauges())
+    sampler = MetricSampler(tasks.values(), [Machine(Path()), Pressure(), gpus], Gauges())
     found = sampler.sample(0, 1000)
     merged = {name: reading for each in found.values() for name, reading in each.items()}
     return HealthProbe().sample(sampler.values, gpus.cards, {}), diagnose(tasks.values(), merged)
@@ -127,7 +127,7 @@ def test_a_driver_that_comes_and_goes(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_a_proc_of_which_much_is_hidden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(psutil, "PROCFS_PATH", str(tmp_path))
     tasks = load_tasks()
-    sampler = Sampler(tasks.values(), [Machine(Path()), Pressure(tmp_path)], Gauges())
+    sampler = MetricSampler(tasks.values(), [Machine(Path()), Pressure(tmp_path)], Gauges())
     for n in range(2):
         found = sampler.sample(n, 1000 + n)
     assert sampler.failures == {}

@@ -9,7 +9,7 @@ from sovl_daemon.engine.model.kv_cache import Cache
 from sovl_daemon.engine.model.span import Span
 from sovl_daemon.engine.serving.options import SamplingOptions
 from sovl_daemon.engine.serving.prefix_cache import PrefixCache
-from sovl_daemon.engine.serving.sampling import Choice, Sampler
+from sovl_daemon.engine.serving.sampling import Choice, TokenSampler
 from sovl_daemon.engine.text.piece import FinishReason
 
 # Short enough that another conversation's next token does not wait long behind a prompt.
@@ -55,7 +55,7 @@ class Decoding:
                 "so that an answer fits into the context"
             )
         self.finish_reason: FinishReason | None = None
-        self.sampler = Sampler(options)
+        self.sampler = TokenSampler(options)
         self.ids = list(prompt)
         self.cached_tokens = 0
         self._caches = caches

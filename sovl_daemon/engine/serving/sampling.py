@@ -14,7 +14,7 @@ from sovl_daemon.engine.errors import NonFiniteLogitsError
 from sovl_daemon.engine.serving.options import SamplingOptions
 
 
-class Sampler:
+class TokenSampler:
     """How one answer is sampled: its options and a random generator of its own.
 
     The generator stays on the CPU: one number a token, the same on every device and whatever runs
@@ -52,7 +52,7 @@ class Choice:
 
 
 def choose(
-    logits: torch.Tensor, samplers: Sequence[Sampler], histories: Sequence[Sequence[int]]
+    logits: torch.Tensor, samplers: Sequence[TokenSampler], histories: Sequence[Sequence[int]]
 ) -> list[Choice | NonFiniteLogitsError]:
     """Choose a token for each row of `logits` (B, vocab); an error where a row is no distribution.
 
@@ -95,7 +95,7 @@ def penalise(logits: torch.Tensor, history: Sequence[int], penalty: float) -> to
     return logits.scatter(0, seen, torch.where(scores < 0, scores * penalty, scores / penalty))
 
 
-def draw(logits: torch.Tensor, samplers: Sequence[Sampler]) -> list[int]:
+def draw(logits: torch.Tensor, samplers: Sequence[TokenSampler]) -> list[int]:
     """Draw a token for each row (n, vocab); the samplers have one top_k, and temperatures above 0.
 
     By the inverse of the cumulative distribution at one uniform number each.
@@ -128,7 +128,7 @@ def candidates(
 
 
 def _penalised(
-    logits: torch.Tensor, samplers: Sequence[Sampler], histories: Sequence[Sequence[int]]
+    logits: torch.Tensor, samplers: Sequence[TokenSampler], histories: Sequence[Sequence[int]]
 ) -> torch.Tensor:
     penalties = [sampler.options.repetition_penalty for sampler in samplers]
     if all(penalty == 1 for penalty in penalties):
@@ -137,7 +137,9 @@ def _penalised(
     return torch.stack([penalise(*row) for row in rows])
 
 
-def _alike(samplers: Sequence[Sampler], probabilities: Sequence[float | None]) -> list[list[int]]:
+def _alike(
+    samplers: Sequence[TokenSampler], probabilities: Sequence[float | None]
+) -> list[list[int]]:
     """Return the rows to draw from, those with one top_k together."""
     rows: dict[int, list[int]] = {}
     for row, (sampler, probability) in enumerate(zip(samplers, probabilities, strict=True)):
