@@ -32,7 +32,7 @@ from sovl_daemon.engine.text.message import Message
 from sovl_daemon.heavy_imports import heavy_imports
 from sovl_daemon.mind.confidence import answer_confidence
 from sovl_daemon.mind.temperament import sampling_temperature
-from sovl_daemon.models import ModelError, ModelStore, Progress
+from sovl_daemon.models import ModelError, ModelStore, StageProgress
 from sovl_daemon.opened import Mapped
 from sovl_daemon.own_time import OwnTime
 
@@ -377,7 +377,7 @@ class _Reporter:
         self._agent = agent
         self._last = 0.0
 
-    def progress(self, step: Progress) -> None:
+    def progress(self, step: StageProgress) -> None:
         """Take one report (called in the pulling thread)."""
         now = time.monotonic()
         if now - self._last < REPORT_S and step.done:

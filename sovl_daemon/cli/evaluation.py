@@ -21,7 +21,7 @@ from sovl_daemon.engine.model.perplexity import WINDOW, perplexity
 from sovl_daemon.engine.model.precision import Precision
 from sovl_daemon.engine.text.chat import load_tokenizer
 from sovl_daemon.engine.text.plain_text import PlainText
-from sovl_daemon.models import Progress, ProgressCallback
+from sovl_daemon.models import ProgressCallback, StageProgress
 from sovl_daemon.models.progress import begin
 
 # More characters than tokenizers put into one token of a text, so that no window lacks any.
@@ -164,7 +164,7 @@ def _measure(
         hold(model, precision)
         for reading in perplexity(model, ids):
             so_far = f"windows, perplexity {reading.perplexity:.2f}"
-            report(Progress(stage, reading.done, reading.total, so_far))
+            report(StageProgress(stage, reading.done, reading.total, so_far))
     except EngineError as error:
         return Measurement(precision, reason=str(error))
     return Measurement(precision, reading.perplexity, None, model.weight_bytes)

@@ -21,10 +21,10 @@ from sovl_daemon.engine.text.template_files import template_in
 from sovl_daemon.library_caches import use_library_caches
 from sovl_daemon.models import (
     DEFAULT_MODEL,
-    Manifest,
+    ModelManifest,
     ModelStore,
-    Progress,
     ProgressCallback,
+    StageProgress,
     ignore_progress,
 )
 from sovl_daemon.models.progress import begin
@@ -176,7 +176,7 @@ def _silence() -> Iterator[ProgressCallback]:
 def _bar() -> Iterator[ProgressCallback]:
     with bar(render.errors) as move:
 
-        def show(step: Progress) -> None:
+        def show(step: StageProgress) -> None:
             move(step.stage, step.done, step.total, step.amount())
 
         yield _throttled(show)
@@ -186,7 +186,7 @@ def _throttled(show: ProgressCallback) -> ProgressCallback:
     """Pass on a stage's first and last step, and of the others ten a second."""
     stage, shown_at = "", 0.0
 
-    def report(step: Progress) -> None:
+    def report(step: StageProgress) -> None:
         nonlocal stage, shown_at
         now = time.monotonic()
         due = now - shown_at >= _REFRESH_SECONDS
@@ -200,7 +200,7 @@ def _throttled(show: ProgressCallback) -> ProgressCallback:
 def _once_a_stage(show: ProgressCallback) -> ProgressCallback:
     stage = ""
 
-    def report(step: Progress) -> None:
+    def report(step: StageProgress) -> None:
         nonlocal stage
         if step.stage != stage:
             stage = step.stage
@@ -209,22 +209,22 @@ def _once_a_stage(show: ProgressCallback) -> ProgressCallback:
     return report
 
 
-def _print_json(step: Progress) -> None:
+def _print_json(step: StageProgress) -> None:
     typer.echo(json.dumps({"event": "progress", **asdict(step)}))
 
 
-def _as_dict(manifest: Manifest) -> dict[str, object]:
+def _as_dict(manifest: ModelManifest) -> dict[str, object]:
     return manifest.model_dump(mode="json")
 
 
-def _summary(manifest: Manifest) -> str:
+def _summary(manifest: ModelManifest) -> str:
     return (
         f"{manifest.parameters / 1e6:.1f} M parameters, {manifest.dtype}, "
         f"{manifest.total_bytes / 1e6:.0f} MB"
     )
 
 
-def _table(manifests: list[Manifest]) -> Table:
+def _table(manifests: list[ModelManifest]) -> Table:
     table = Table("name", "parameters", "dtype", "size", "source", box=None)
     for manifest in manifests:
         parameters = f"{manifest.parameters / 1e6:.1f} M"

@@ -7,7 +7,7 @@ from sovl_daemon.models.catalogue import CATALOGUE, DEFAULT_MODEL, PackagedModel
 from sovl_daemon.models.errors import (
     ConversionError,
     FetchError,
-    InvalidName,
+    InvalidModelName,
     ManifestError,
     ModelError,
     ModelExists,
@@ -15,8 +15,8 @@ from sovl_daemon.models.errors import (
     NoSpace,
     WrongHash,
 )
-from sovl_daemon.models.manifest import FileEntry, Manifest
-from sovl_daemon.models.progress import Progress, ProgressCallback, ignore_progress
+from sovl_daemon.models.manifest import FileEntry, ModelManifest
+from sovl_daemon.models.progress import ProgressCallback, StageProgress, ignore_progress
 from sovl_daemon.models.store import ModelStore
 
 __all__ = [
@@ -25,17 +25,17 @@ __all__ = [
     "ConversionError",
     "FetchError",
     "FileEntry",
-    "InvalidName",
-    "Manifest",
+    "InvalidModelName",
     "ManifestError",
     "ModelError",
     "ModelExists",
+    "ModelManifest",
     "ModelNotFound",
     "ModelStore",
     "NoSpace",
     "PackagedModel",
-    "Progress",
     "ProgressCallback",
+    "StageProgress",
     "WrongHash",
     "ignore_progress",
 ]

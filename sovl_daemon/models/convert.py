@@ -16,7 +16,7 @@ from transformers.tokenization_utils_base import VERY_LARGE_INTEGER
 
 from sovl_daemon.models.checkpoint import Header
 from sovl_daemon.models.errors import ConversionError, first_line
-from sovl_daemon.models.progress import Progress, ProgressCallback, begin
+from sovl_daemon.models.progress import ProgressCallback, StageProgress, begin
 
 HALF_MAX = 65504.0
 # float16 rounds a number of its normal range by at most 2^-11 of it; twice that for a whole
@@ -176,7 +176,7 @@ def choose_dtype(model: Any, header: Header, report: ProgressCallback) -> torch.
         return model.dtype
     weights = list(model.parameters())
     for count, weight in enumerate(weights):
-        report(Progress("checking the weights", count, len(weights), "tensors"))
+        report(StageProgress("checking the weights", count, len(weights), "tensors"))
         if not survives_half(weight):
             return torch.bfloat16
     return torch.float16

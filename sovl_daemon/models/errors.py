@@ -11,7 +11,7 @@ class ModelError(Exception):
     """Base of every error of the model store."""
 
 
-class InvalidName(ModelError):
+class InvalidModelName(ModelError):
     """A name that cannot be a folder of the store."""
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import IO
 
 from sovl_daemon.models.errors import NoSpace
-from sovl_daemon.models.progress import Progress, ProgressCallback, ignore_progress
+from sovl_daemon.models.progress import ProgressCallback, StageProgress, ignore_progress
 
 _CHUNK_BYTES = 1 << 22
 
@@ -27,7 +27,7 @@ def sha256_of(path: Path, report: ProgressCallback = ignore_progress) -> str:
         for chunk in chunks(stream):
             digest.update(chunk)
             done += len(chunk)
-            report(Progress("hashing", done, total, "B"))
+            report(StageProgress("hashing", done, total, "B"))
     return digest.hexdigest()
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from sovl_daemon.models.errors import ConversionError
 from sovl_daemon.models.files import require_space
-from sovl_daemon.models.progress import Progress, ProgressCallback
+from sovl_daemon.models.progress import ProgressCallback, StageProgress
 from sovl_daemon.models.unusable import few
 
 _PART = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.IGNORECASE)
@@ -90,5 +90,5 @@ def _join(parts: Sequence[Path], target: Path, report: ProgressCallback) -> None
     for each in tensors:
         writer.write_tensor_data(each.data)
         done += each.data.nbytes
-        report(Progress("putting the parts together", done, total, "B"))
+        report(StageProgress("putting the parts together", done, total, "B"))
     writer.close()

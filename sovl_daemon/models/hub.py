@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from sovl_daemon.models.errors import FetchError, SourceUnreachable, first_line, later_is_better
-from sovl_daemon.models.progress import Progress, ProgressCallback
+from sovl_daemon.models.progress import ProgressCallback, StageProgress
 
 # No pickles (*.bin, *.pt), no Python; subfolders hold other formats of the same weights.
 WANTED = ["*.json", "*.safetensors", "*.jinja", "*.model", "merges.txt", "vocab.txt"]
@@ -80,6 +80,6 @@ def _reporting_bar(stage: str, report: ProgressCallback) -> type[Any]:
 
         def display(self, *_: Any, **__: Any) -> None:
             if self.unit == "B" and self.n:
-                report(Progress(stage, int(self.n), int(self.total or 0) or None, "B"))
+                report(StageProgress(stage, int(self.n), int(self.total or 0) or None, "B"))
 
     return ReportingBar

@@ -32,7 +32,7 @@ class Listing(Protocol):
         """The files by their path in the folder."""
 
 
-class Manifest(BaseModel):
+class ModelManifest(BaseModel):
     """Everything the store knows about one model.
 
     `dtype` is the precision of the stored weights (float16 or bfloat16), `parameters` counts
@@ -68,7 +68,7 @@ def describe_files(
     }
 
 
-def write_manifest(manifest: Manifest, folder: Path) -> None:
+def write_manifest(manifest: ModelManifest, folder: Path) -> None:
     """Write the manifest into its model's folder and give all files its mode.
 
     safetensors makes its files readable by their owner alone, whatever the umask; a daemon that
@@ -80,7 +80,7 @@ def write_manifest(manifest: Manifest, folder: Path) -> None:
         (folder / name).chmod(path.stat().st_mode)
 
 
-def read_manifest(folder: Path) -> Manifest:
+def read_manifest(folder: Path) -> ModelManifest:
     """Read the manifest of a model's folder.
 
     Raises:
@@ -89,7 +89,7 @@ def read_manifest(folder: Path) -> Manifest:
     """
     path = folder / MANIFEST_NAME
     try:
-        manifest = Manifest.model_validate_json(path.read_bytes())
+        manifest = ModelManifest.model_validate_json(path.read_bytes())
     except FileNotFoundError:
         raise ManifestError(f"{MANIFEST_NAME}: missing") from None
     except (OSError, ValidationError) as error:

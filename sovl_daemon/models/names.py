@@ -4,7 +4,7 @@ import difflib
 import re
 from collections.abc import Iterable
 
-from sovl_daemon.models.errors import InvalidName
+from sovl_daemon.models.errors import InvalidModelName
 
 _STORE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
@@ -14,11 +14,11 @@ def checked_name(name: str) -> str:
     """Return the name of a folder of the store if it is allowed as one.
 
     Raises:
-        InvalidName: it could leave the store or hide in it.
+        InvalidModelName: it could leave the store or hide in it.
 
     """
     if not _STORE_NAME.fullmatch(name) or ".." in name:
-        raise InvalidName(
+        raise InvalidModelName(
             f"{name!r} cannot name a model; allowed are up to 128 letters, digits, '.', '_' and "
             "'-', beginning with a letter or digit, without '..'"
         )
@@ -29,7 +29,7 @@ def local_name(name: str) -> str:
     """Return the folder for a file's or folder's name: what is not allowed becomes one `-`.
 
     Raises:
-        InvalidName: nothing of it is left.
+        InvalidModelName: nothing of it is left.
 
     """
     return checked_name(re.sub(r"[^A-Za-z0-9._-]+|\.{2,}", "-", name).strip("-._")[:128])
@@ -39,7 +39,7 @@ def store_name(name: str) -> str:
     """Return the folder for a name: `owner/name` of a model hub becomes `owner--name`.
 
     Raises:
-        InvalidName: the name is neither a folder's nor a hub's.
+        InvalidModelName: the name is neither a folder's nor a hub's.
 
     """
     hub_name = _HUB_NAME.fullmatch(name)

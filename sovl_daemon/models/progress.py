@@ -5,8 +5,11 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
-    """One step of a pull: `done` of `total` in `unit`; `total` is None while nobody knows it."""
+class StageProgress:
+    """A step of a pull, or of other long work: `done` of `total` in `unit`.
+
+    `total` is None while nobody knows it.
+    """
 
     stage: str
     done: int
@@ -21,13 +24,13 @@ class Progress:
         return f"{self.done / scale:.0f}/{self.total / scale:.0f} {unit}"
 
 
-ProgressCallback = Callable[[Progress], None]
+ProgressCallback = Callable[[StageProgress], None]
 
 
-def ignore_progress(_: Progress) -> None:
+def ignore_progress(_: StageProgress) -> None:
     """Drop the report."""
 
 
 def begin(stage: str, report: ProgressCallback) -> None:
     """Report that a stage of unknown length begins."""
-    report(Progress(stage, 0, None, ""))
+    report(StageProgress(stage, 0, None, ""))

@@ -28,7 +28,7 @@ class Checkpoint:
     sha256: str
 
 
-class Source(Protocol):
+class ModelSource(Protocol):
     """Where one model comes from.
 
     `name` is its folder in the store, `origin` the line kept in the manifest, `local` says that
@@ -176,11 +176,11 @@ class HubSource:
         return Checkpoint(snapshot, _hash_content(snapshot, report))
 
 
-def parse_source(name: str, catalogue: Mapping[str, PackagedModel]) -> Source:
+def parse_source(name: str, catalogue: Mapping[str, PackagedModel]) -> ModelSource:
     """Tell what a name given by the user stands for; reads no more than whether a folder exists.
 
     Raises:
-        InvalidName: it stands for nothing that can be kept in the store.
+        InvalidModelName: it stands for nothing that can be kept in the store.
 
     """
     if name in catalogue:

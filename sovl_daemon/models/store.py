@@ -22,7 +22,7 @@ from sovl_daemon.models.files import bytes_below, discard, require_space
 from sovl_daemon.models.gguf_parts import whole
 from sovl_daemon.models.identity import weights_digest
 from sovl_daemon.models.manifest import (
-    Manifest,
+    ModelManifest,
     describe_files,
     find_faults,
     has_its_sizes,
@@ -30,8 +30,8 @@ from sovl_daemon.models.manifest import (
     write_manifest,
 )
 from sovl_daemon.models.names import nearest_hint, store_name
-from sovl_daemon.models.progress import Progress, ProgressCallback, begin, ignore_progress
-from sovl_daemon.models.source import Checkpoint, Source, parse_source
+from sovl_daemon.models.progress import ProgressCallback, StageProgress, begin, ignore_progress
+from sovl_daemon.models.source import Checkpoint, ModelSource, parse_source
 
 WAITING = "waiting for another pull"
 
@@ -44,7 +44,7 @@ _LOCKS = ".locks"
 _SIDE_FILES_BYTES = 64_000_000
 
 # Inside the class the name `list` is the method.
-ManifestList = list[Manifest]
+ManifestList = list[ModelManifest]
 StringList = list[str]
 
 
@@ -60,7 +60,7 @@ class ModelStore:
 
     def pull(
         self, name: str, *, force: bool = False, progress: ProgressCallback = ignore_progress
-    ) -> Manifest:
+    ) -> ModelManifest:
         """Fetch and convert a model unless it is there already; `force` replaces it.
 
         `name` is one of the catalogue, a GGUF file, a transformers folder, or a hub's model.
@@ -99,7 +99,7 @@ class ModelStore:
         """Return the folder of what a configured name stands for, None if it was never pulled.
 
         Raises:
-            InvalidName: it stands for nothing that can be kept in the store.
+            InvalidModelName: it stands for nothing that can be kept in the store.
 
         """
         folder = self.root / parse_source(name, self._catalogue).name
@@ -147,7 +147,7 @@ class ModelStore:
         """Return the manifests of all models that have one."""
         return [manifest for name in self.names() if (manifest := self._manifest(name))]
 
-    def _pull(self, source: Source, report: ProgressCallback) -> Manifest:
+    def _pull(self, source: ModelSource, report: ProgressCallback) -> ModelManifest:
         with self._scratch(source.name) as scratch:
             checkpoint = source.fetch(scratch / "source", report)
             begin("reading the header", report)
@@ -161,17 +161,17 @@ class ModelStore:
 
     def _stage(
         self,
-        source: Source,
+        source: ModelSource,
         checkpoint: Checkpoint,
         header: Header,
         folder: Path,
         report: ProgressCallback,
-    ) -> Manifest:
+    ) -> ModelManifest:
         begin("starting the converter", report)
         from sovl_daemon.models.convert import convert  # loads torch: only a pull pays for it
 
         converted = convert(checkpoint.path, header, folder, report)
-        manifest = Manifest(
+        manifest = ModelManifest(
             name=source.name,
             source=source.origin,
             source_sha256=checkpoint.sha256,
@@ -194,7 +194,7 @@ class ModelStore:
         sync(self.root)
         discard(retired)
 
-    def _present(self, source: Source, report: ProgressCallback) -> Manifest | None:
+    def _present(self, source: ModelSource, report: ProgressCallback) -> ModelManifest | None:
         """Return the stored model if it is this source's; None if it has to be pulled."""
         if not (self.root / source.name).exists():
             return None
@@ -212,7 +212,7 @@ class ModelStore:
         return manifest
 
     def _require_unchanged(
-        self, source: Source, manifest: Manifest, report: ProgressCallback
+        self, source: ModelSource, manifest: ModelManifest, report: ProgressCallback
     ) -> None:
         with self._scratch(source.name) as scratch:
             sha256 = source.fetch(scratch, report).sha256
@@ -222,7 +222,7 @@ class ModelStore:
                 "to replace the stored model add --force"
             )
 
-    def _require_pulled(self, manifest: Manifest) -> None:
+    def _require_pulled(self, manifest: ModelManifest) -> None:
         """Raise ModelReplaced where the weights are others, in files of the same sizes."""
         folder = self.root / manifest.name
         if manifest.weights and weights_digest(folder) != manifest.weights:
@@ -232,13 +232,13 @@ class ModelStore:
                 "get the old ones back by pulling them again with --force"
             )
 
-    def _manifest(self, name: str) -> Manifest | None:
+    def _manifest(self, name: str) -> ModelManifest | None:
         try:
             return read_manifest(self.root / name)
         except ManifestError:
             return None
 
-    def _sound(self, name: str) -> Manifest | None:
+    def _sound(self, name: str) -> ModelManifest | None:
         manifest = self._manifest(name)
         return manifest if manifest and has_its_sizes(manifest, self.root / name) else None
 
@@ -269,7 +269,7 @@ class ModelStore:
                 lock.acquire(timeout=_LOOK_S)
             except Timeout:
                 others = sum(map(bytes_below, self.root.glob(f"{_SCRATCH}{name}.*")))
-                report(Progress(WAITING, others, None, "B"))
+                report(StageProgress(WAITING, others, None, "B"))
             else:
                 return
 

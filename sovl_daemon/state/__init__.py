@@ -7,7 +7,7 @@ loads neither torch nor numpy.
 from sovl_daemon.state.contents import Contents
 from sovl_daemon.state.errors import (
     Damaged,
-    InvalidName,
+    InvalidSaveName,
     NewerFormat,
     NoSoundGeneration,
     NotFound,
@@ -19,7 +19,7 @@ from sovl_daemon.state.errors import (
     StateLocked,
 )
 from sovl_daemon.state.generation import Generation
-from sovl_daemon.state.manifest import Manifest
+from sovl_daemon.state.manifest import GenerationManifest
 from sovl_daemon.state.origin import Origin, is_known_by_name, misfit
 from sovl_daemon.state.store import Listed, Loaded, Refusal, StateStore
 from sovl_daemon.state.writer import StateWriter
@@ -28,10 +28,10 @@ __all__ = [
     "Contents",
     "Damaged",
     "Generation",
-    "InvalidName",
+    "GenerationManifest",
+    "InvalidSaveName",
     "Listed",
     "Loaded",
-    "Manifest",
     "NewerFormat",
     "NoSoundGeneration",
     "NotFound",

@@ -9,7 +9,7 @@ class StateLocked(StateError):
     """Another process is the one that writes."""
 
 
-class InvalidName(StateError):
+class InvalidSaveName(StateError):
     """A name that cannot be that of a save."""
 
 

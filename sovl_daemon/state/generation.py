@@ -18,7 +18,7 @@ from sovl_daemon.state.contents import (
     Contents,
 )
 from sovl_daemon.state.errors import Damaged
-from sovl_daemon.state.manifest import MANIFEST_NAME, SEAL_NAME, Manifest, read_manifest
+from sovl_daemon.state.manifest import MANIFEST_NAME, SEAL_NAME, GenerationManifest, read_manifest
 from sovl_daemon.state.tensors import Framework, read
 
 
@@ -27,7 +27,7 @@ class Generation:
     """A folder and its manifest. Make one with `sound` or `glance`."""
 
     folder: Path
-    manifest: Manifest
+    manifest: GenerationManifest
 
     @classmethod
     def sound(cls, folder: Path) -> "Generation":

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 
-class Run(NamedTuple):
+class LearnedRun(NamedTuple):
     """The interactions from `first` to `last`, both included, were learned in `generation`."""
 
     first: int
@@ -12,23 +12,23 @@ class Run(NamedTuple):
     generation: int
 
 
-def runs_of(learned: Mapping[int, int]) -> tuple[Run, ...]:
+def runs_of(learned: Mapping[int, int]) -> tuple[LearnedRun, ...]:
     """Return the shortest list of runs for a mapping of interaction to generation."""
-    runs: list[Run] = []
+    runs: list[LearnedRun] = []
     for id_, generation in sorted(learned.items()):
         if runs and runs[-1].last == id_ - 1 and runs[-1].generation == generation:
             runs[-1] = runs[-1]._replace(last=id_)
         else:
-            runs.append(Run(id_, id_, generation))
+            runs.append(LearnedRun(id_, id_, generation))
     return tuple(runs)
 
 
-def learned_of(runs: Iterable[Run]) -> dict[int, int]:
+def learned_of(runs: Iterable[LearnedRun]) -> dict[int, int]:
     """Return the generation by interaction."""
     return {id_: run.generation for run in runs for id_ in range(run.first, run.last + 1)}
 
 
-def ids_of(runs: Iterable[Run], generation: int) -> list[int]:
+def ids_of(runs: Iterable[LearnedRun], generation: int) -> list[int]:
     """Return the interactions that one generation learned."""
     return [
         id_

@@ -9,7 +9,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, Val
 
 from sovl_daemon.models.manifest import FileEntry
 from sovl_daemon.state.errors import Damaged, NewerFormat, NotStorable
-from sovl_daemon.state.learned import Run, ids_of, learned_of
+from sovl_daemon.state.learned import LearnedRun, ids_of, learned_of
 from sovl_daemon.state.migrations import FORMAT_VERSION, upgraded
 
 MANIFEST_NAME = "manifest.json"
@@ -18,7 +18,7 @@ SEAL_NAME = "manifest.sha256"
 _SEALED_SINCE = 2
 
 
-class Manifest(BaseModel):
+class GenerationManifest(BaseModel):
     """Everything about one generation but its contents.
 
     `format_version` is that of the files on disk. `parent` is the generation it was made from.
@@ -41,7 +41,7 @@ class Manifest(BaseModel):
     digests: dict[str, str] = {}
     metrics: dict[str, JsonValue] = {}
     memory: str = ""
-    learned: tuple[Run, ...] = ()
+    learned: tuple[LearnedRun, ...] = ()
     files: dict[str, FileEntry]
 
     @property
@@ -62,7 +62,7 @@ class Manifest(BaseModel):
         return learned_of(self.learned) if self.memory in ("", memory) else {}
 
 
-def write_manifest(manifest: Manifest, folder: Path) -> None:
+def write_manifest(manifest: GenerationManifest, folder: Path) -> None:
     """Write the manifest and, beside it, its hash.
 
     Raises:
@@ -75,7 +75,7 @@ def write_manifest(manifest: Manifest, folder: Path) -> None:
     (folder / SEAL_NAME).write_text(_seal(text.encode()), encoding="utf-8")
 
 
-def read_manifest(folder: Path) -> Manifest:
+def read_manifest(folder: Path) -> GenerationManifest:
     """Read the manifest of a generation, of this or an older format.
 
     Raises:
@@ -139,9 +139,9 @@ def _document(data: bytes) -> dict[str, Any]:
     return dict(document)
 
 
-def _validated(document: dict[str, Any], version: int) -> Manifest:
+def _validated(document: dict[str, Any], version: int) -> GenerationManifest:
     try:
-        manifest = Manifest.model_validate(upgraded(document, version))
+        manifest = GenerationManifest.model_validate(upgraded(document, version))
     except (ValidationError, KeyError, TypeError) as error:
         raise Damaged(f"{MANIFEST_NAME}: cannot be read as a manifest") from error
     return manifest

@@ -3,7 +3,7 @@
 import re
 
 from sovl_daemon.models.names import nearest_hint
-from sovl_daemon.state.errors import InvalidName
+from sovl_daemon.state.errors import InvalidSaveName
 
 __all__ = ["checked_name", "folder_name", "nearest_hint", "parse_number"]
 
@@ -14,11 +14,11 @@ def checked_name(name: str) -> str:
     """Return the name of a save if it is allowed as one.
 
     Raises:
-        InvalidName: it could leave the folder of saves, hide in it, or be taken for a number.
+        InvalidSaveName: it could leave the folder of saves, hide in it, or be taken for a number.
 
     """
     if not _NAME.fullmatch(name) or name.isdigit():
-        raise InvalidName(
+        raise InvalidSaveName(
             f"{name!r} cannot name a save; allowed are up to 64 letters, digits, '.', '_' and '-', "
             "beginning with a letter or digit, not digits alone"
         )

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePath
 
-from sovl_daemon.state.manifest import Manifest
+from sovl_daemon.state.manifest import GenerationManifest
 
 ROLES = ("base", "scaffold")
 _PARTS = ("weights", "vocabulary")
@@ -24,7 +24,7 @@ class Origin:
     digests: Mapping[str, str] = field(default_factory=dict)
 
 
-def misfit(manifest: Manifest, origin: Origin) -> str:
+def misfit(manifest: GenerationManifest, origin: Origin) -> str:
     """Say why what a generation has learned does not fit on the models, empty if it does.
 
     By their digests; only where one of the two knows none, by their names. A mind that has learned
@@ -44,12 +44,12 @@ def misfit(manifest: Manifest, origin: Origin) -> str:
     return ""
 
 
-def is_known_by_name(manifest: Manifest) -> bool:
+def is_known_by_name(manifest: GenerationManifest) -> bool:
     """Whether an older SOVL wrote it, which noted no more of the models than their names."""
     return bool(manifest.base) and not manifest.digests
 
 
-def _changed(role: str, manifest: Manifest, origin: Origin) -> str:
+def _changed(role: str, manifest: GenerationManifest, origin: Origin) -> str:
     """Return what is not the same: the key of a digest, or the role where names had to do."""
     keys = [f"{role}.{part}" for part in _PARTS]
     both = [key for key in keys if key in manifest.digests and key in origin.digests]

@@ -17,7 +17,7 @@ from sovl_daemon.state.errors import (
 )
 from sovl_daemon.state.folders import make, names_in
 from sovl_daemon.state.generation import Generation
-from sovl_daemon.state.manifest import Manifest
+from sovl_daemon.state.manifest import GenerationManifest
 from sovl_daemon.state.names import checked_name, folder_name, nearest_hint, parse_number
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class Listed:
     """One line of a list: a folder, and its manifest or why it has none that can be used."""
 
     folder: Path
-    manifest: Manifest | None
+    manifest: GenerationManifest | None
     fault: str = ""
 
 
@@ -109,7 +109,7 @@ class StateStore:
         Raises:
             NotFound: there is no such generation or save.
             Damaged, NewerFormat, NoSoundGeneration: it cannot be loaded.
-            InvalidName: it is neither a number nor a name.
+            InvalidSaveName: it is neither a number nor a name.
 
         """
         if reference == CURRENT:
@@ -120,7 +120,7 @@ class StateStore:
         return _sound(self.save_folder(reference))
 
     def save_folder(self, name: str) -> Path:
-        """Return the folder of a save. Raises NotFound, InvalidName."""
+        """Return the folder of a save. Raises NotFound, InvalidSaveName."""
         folder = self.saves / checked_name(name)
         if not folder.is_dir():
             hint = nearest_hint(name, self.save_names())

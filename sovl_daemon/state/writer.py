@@ -24,7 +24,7 @@ from sovl_daemon.state.errors import (
 )
 from sovl_daemon.state.generation import Generation
 from sovl_daemon.state.learned import runs_of, with_learned
-from sovl_daemon.state.manifest import MANIFEST_NAME, SEAL_NAME, Manifest, write_manifest
+from sovl_daemon.state.manifest import MANIFEST_NAME, SEAL_NAME, GenerationManifest, write_manifest
 from sovl_daemon.state.migrations import FORMAT_VERSION, upgrade_files
 from sovl_daemon.state.names import checked_name, parse_number
 from sovl_daemon.state.origin import Origin, misfit
@@ -140,7 +140,7 @@ class StateWriter:
 
         Raises:
             SaveExists: the name is taken and `replacing` is not given.
-            InvalidName: the name cannot be that of a save.
+            InvalidSaveName: the name cannot be that of a save.
             NotFound: there is no generation yet.
 
         """
@@ -156,7 +156,7 @@ class StateWriter:
         """Remove a save.
 
         Raises:
-            NotFound, InvalidName: there is none of that name.
+            NotFound, InvalidSaveName: there is none of that name.
 
         """
         folders.remove(self.store.save_folder(name))
@@ -202,12 +202,12 @@ class StateWriter:
             discard(folder)
         return names
 
-    def _current(self) -> Manifest | None:
+    def _current(self) -> GenerationManifest | None:
         loaded = self._loaded or self.load()
         return loaded.generation.manifest if loaded.generation else None
 
     @contextmanager
-    def _healing(self) -> Iterator[Manifest | None]:
+    def _healing(self) -> Iterator[GenerationManifest | None]:
         """Give the current manifest, or None if all are damaged: then move them aside at the end.
 
         Not before: a crash in between shall find them as they were.
@@ -231,7 +231,7 @@ class StateWriter:
         *,
         reason: str,
         metrics: Mapping[str, Any] | None,
-    ) -> Manifest:
+    ) -> GenerationManifest:
         parent, number = self._current(), self._next_number()
         if parent is not None and (why := misfit(parent, origin)):
             raise OtherModels(f"generation {parent.number}: {why}")
@@ -239,7 +239,7 @@ class StateWriter:
         learned = with_learned(before, interactions, number)
         return _manifest(parent, number, origin, reason=reason, learned=learned, metrics=metrics)
 
-    def _install(self, contents: Contents, manifest: Manifest) -> Generation:
+    def _install(self, contents: Contents, manifest: GenerationManifest) -> Generation:
         target = self.store.folder(manifest.number)
         with _writing(target, manifest) as folder:
             contents.write(folder)
@@ -296,16 +296,16 @@ class StateWriter:
 
 
 def _manifest(
-    parent: Manifest | None,
+    parent: GenerationManifest | None,
     number: int,
     origin: Origin,
     *,
     reason: str,
     learned: Mapping[int, int],
     metrics: Mapping[str, Any] | None = None,
-) -> Manifest:
+) -> GenerationManifest:
     try:
-        return Manifest(
+        return GenerationManifest(
             number=number,
             parent=parent.number if parent else None,
             created=datetime.now(UTC),
@@ -325,7 +325,7 @@ def _manifest(
 
 
 @contextmanager
-def _writing(target: Path, manifest: Manifest) -> Iterator[Path]:
+def _writing(target: Path, manifest: GenerationManifest) -> Iterator[Path]:
     """Give a folder for the files beside the manifest, which is added and all of it installed."""
     with folders.staged(target) as folder:
         yield folder

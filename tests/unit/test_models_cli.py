@@ -6,7 +6,7 @@ from typer.testing import CliRunner
 
 from sovl_daemon.cli.app import app
 from sovl_daemon.cli.model import _throttled
-from sovl_daemon.models import Progress
+from sovl_daemon.models import StageProgress
 from sovl_daemon.models.catalogue import DEFAULT_MODEL
 from tests import tiny_models
 
@@ -104,8 +104,8 @@ def test_reports_are_thinned_out_but_for_first_and_last():
     shown = []
     report = _throttled(shown.append)
     for done in range(1001):
-        report(Progress("a", done, 1000, "B"))
-    report(Progress("b", 0, None, ""))
+        report(StageProgress("a", done, 1000, "B"))
+    report(StageProgress("b", 0, None, ""))
     assert [step.stage for step in shown].count("a") < 500
     assert shown[0].done == 0
     assert shown[-2].done == 1000

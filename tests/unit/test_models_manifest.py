@@ -2,7 +2,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from sovl_daemon.models import Manifest, ManifestError
+from sovl_daemon.models import ManifestError, ModelManifest
 from sovl_daemon.models.manifest import (
     describe_files,
     find_faults,
@@ -21,7 +21,7 @@ def folder(tmp_path):
 
 @pytest.fixture
 def manifest(folder):
-    manifest = Manifest(
+    manifest = ModelManifest(
         name="mind",
         source="folder:/x/mind",
         source_sha256="0" * 64,

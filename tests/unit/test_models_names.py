@@ -1,6 +1,6 @@
 import pytest
 
-from sovl_daemon.models import CATALOGUE, DEFAULT_MODEL, InvalidName
+from sovl_daemon.models import CATALOGUE, DEFAULT_MODEL, InvalidModelName
 from sovl_daemon.models.names import checked_name, nearest_names, store_name
 from sovl_daemon.models.source import FolderSource, GgufSource, HubSource, parse_source
 
@@ -19,18 +19,18 @@ def test_a_hub_name_gets_two_dashes():
     ["", ".", "..", "a/../b", "../a", "/etc", "a..b", "a/b/c", "a/", "/", ".tmp-a", "-x"],
 )
 def test_paths_are_refused(name):
-    with pytest.raises(InvalidName, match="cannot name a model"):
+    with pytest.raises(InvalidModelName, match="cannot name a model"):
         store_name(name)
 
 
 @pytest.mark.parametrize("name", ["a b", "a\\b", "a\nb", "é", "x" * 129, "C:", "a\0b"])
 def test_other_characters_are_refused(name):
-    with pytest.raises(InvalidName, match="cannot name a model"):
+    with pytest.raises(InvalidModelName, match="cannot name a model"):
         store_name(name)
 
 
 def test_the_error_says_what_is_allowed_in_one_line():
-    with pytest.raises(InvalidName) as caught:
+    with pytest.raises(InvalidModelName) as caught:
         checked_name("a b")
     assert "letters, digits" in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -71,5 +71,5 @@ def test_any_other_name_means_the_hub(tmp_path, monkeypatch):
 
 def test_a_folder_s_name_is_made_to_fit(tmp_path):
     assert parse_source(str(tmp_path / "my mind"), CATALOGUE).name == "my-mind"
-    with pytest.raises(InvalidName, match="''"):
+    with pytest.raises(InvalidModelName, match="''"):
         _ = parse_source(str(tmp_path / "模型"), CATALOGUE).name

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 from sovl_daemon.state import (
     Contents,
-    InvalidName,
+    InvalidSaveName,
     NotFound,
     NotStorable,
     Origin,
@@ -24,7 +24,7 @@ from sovl_daemon.state import (
     StateLocked,
     StateStore,
 )
-from sovl_daemon.state.learned import Run, ids_of, learned_of, runs_of, with_learned
+from sovl_daemon.state.learned import LearnedRun, ids_of, learned_of, runs_of, with_learned
 from tests.states import FILES, ORIGIN, mind, number_in
 
 
@@ -275,7 +275,7 @@ def test_a_reset_can_be_undone(store: StateStore) -> None:
 @pytest.mark.parametrize("name", ["", "12", "../x", ".hidden", "a/b", "x" * 65, "a b"])
 def test_names_that_no_save_has(store: StateStore, name: str) -> None:
     commit(store, 1)
-    with store.writer(keep=5) as writer, pytest.raises(InvalidName, match="cannot name a save"):
+    with store.writer(keep=5) as writer, pytest.raises(InvalidSaveName, match="cannot name a save"):
         writer.save(name)
     assert store.save_names() == []
 
@@ -372,7 +372,7 @@ def test_a_damaged_candidate_is_kept_aside(store: StateStore) -> None:
 def test_runs_say_the_same_as_the_mapping(learned: dict[int, int]) -> None:
     runs = runs_of(learned)
     assert learned_of(runs) == learned
-    assert learned_of(map(Run._make, json.loads(json.dumps(runs)))) == learned
+    assert learned_of(map(LearnedRun._make, json.loads(json.dumps(runs)))) == learned
     for generation in range(1, 5):
         expected = sorted(id_ for id_, number in learned.items() if number == generation)
         assert ids_of(runs, generation) == expected

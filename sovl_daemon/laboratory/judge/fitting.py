@@ -21,7 +21,7 @@ from sovl_daemon.laboratory.judge.cases import Case, tasks
 from sovl_daemon.laboratory.judge.fit import Lessons, band, fit
 from sovl_daemon.laboratory.judge.lessons import Group, exam, lessons
 from sovl_daemon.laboratory.scores import scores
-from sovl_daemon.models.progress import Progress, ProgressCallback
+from sovl_daemon.models.progress import ProgressCallback, StageProgress
 
 ERROR = 0.2
 """How often a verdict may be wrong, of those that are no abstentions, in each held-out family."""
@@ -55,10 +55,10 @@ class Study:
         """
         reader, found = Reader(self.model, layer), []
         for number, prompt in enumerate(prompts):
-            report(Progress(stage, number, len(prompts), "questions"))
+            report(StageProgress(stage, number, len(prompts), "questions"))
             laid_out = asked(self.tokenizer, Pieces(**prompt.pieces()), self._limit)
             found.append(reader.read(laid_out)[0])
-        report(Progress(stage, len(prompts), len(prompts), "questions"))
+        report(StageProgress(stage, len(prompts), len(prompts), "questions"))
         return found
 
     def centres(self, layer: int, report: ProgressCallback) -> dict[str, torch.Tensor]:
