@@ -28,7 +28,7 @@ from bus.topics import (
 from sovl_daemon.mind.confidence import NEUTRAL
 from sovl_daemon.mind.curiosity import (
     COOLDOWN_S,
-    Pressure,
+    CuriosityPressure,
     curiosity,
     question_temperature,
     worth_asking,
@@ -109,7 +109,7 @@ class Curiosity(Agent):
         if self._state is None or self._state.asleep or self._unanswered:
             return False
         now = time.monotonic()
-        return Pressure(self._state.pressure).erupts(
+        return CuriosityPressure(self._state.pressure).erupts(
             self._chance,
             silence_s=now - self._spoken_at,
             since_eruption_s=now - self._erupted_at,

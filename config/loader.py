@@ -12,7 +12,7 @@ from config.faults import ConfigError
 from config.paths import default_path
 from config.settings import Settings
 from config.size import oversize
-from config.sources import Source, command_line, environment, json_file
+from config.sources import ConfigSource, command_line, environment, json_file
 
 
 def load(
@@ -48,11 +48,11 @@ def load(
     return settings
 
 
-def _validate(sources: Sequence[Source]) -> Settings:
+def _validate(sources: Sequence[ConfigSource]) -> Settings:
     """Let pydantic-settings merge the sources, the strongest first."""
     layers = tuple(InitSettingsSource(Settings, source.values) for source in sources)
     return Settings(_build_sources=(layers, {}))
 
 
-def _origin(sources: Sequence[Source], location: Sequence[str | int]) -> str:
+def _origin(sources: Sequence[ConfigSource], location: Sequence[str | int]) -> str:
     return next((source.origin(location) for source in sources if source.provides(location)), "")

@@ -20,7 +20,7 @@ _MAX_BYTES = 16 << 20
 
 
 @dataclass
-class Source:
+class ConfigSource:
     """What one source says.
 
     Attributes:
@@ -50,12 +50,12 @@ class Source:
         return next((self.origins[name] for name in names if name in self.origins), "")
 
 
-def command_line(overrides: Mapping[str, str]) -> Source:
+def command_line(overrides: Mapping[str, str]) -> ConfigSource:
     """Read overrides given as dotted key to text."""
     return _from_texts((name, text, "command line") for name, text in overrides.items())
 
 
-def environment(environ: Mapping[str, str]) -> Source:
+def environment(environ: Mapping[str, str]) -> ConfigSource:
     """Read the variables `SOVL_SECTION__KEY`; plain `SOVL_NAME` variables are not settings."""
     return _from_texts(
         (_dotted(variable), text, f"environment variable {variable}")
@@ -68,8 +68,8 @@ def _dotted(variable: str) -> str:
     return variable.removeprefix(ENV_PREFIX).lower().replace(ENV_DELIMITER, ".")
 
 
-def _from_texts(entries: Iterator[tuple[str, str, str]]) -> Source:
-    source = Source()
+def _from_texts(entries: Iterator[tuple[str, str, str]]) -> ConfigSource:
+    source = ConfigSource()
     for name, text, origin in entries:
         found = keys.matches(name, keys.KEYS)
         if len(found) != 1:
@@ -104,7 +104,7 @@ def parse_text(field: FieldInfo, text: str) -> Any:
     return None if value is None and keys.allows_null(field) else text
 
 
-def json_file(path: Path, *, required: bool = True) -> Source:
+def json_file(path: Path, *, required: bool = True) -> ConfigSource:
     """Read the configuration file; a missing one says nothing unless it is required."""
     try:
         return _from_json(path, _read(path))
@@ -114,7 +114,7 @@ def json_file(path: Path, *, required: bool = True) -> Source:
         elif required:
             problem = "no such file, name another or leave it out to use the defaults"
         else:
-            return Source()
+            return ConfigSource()
     except OSError as error:
         problem = f"cannot be read: {error.strerror}"
     except UnicodeDecodeError as error:
@@ -123,7 +123,7 @@ def json_file(path: Path, *, required: bool = True) -> Source:
         problem = f"not JSON at line {error.lineno} column {error.colno}: {error.msg}"
     except (ValueError, RecursionError) as error:  # a number too long, or nesting too deep
         problem = f"not JSON: {error}"
-    return Source(faults=[Fault(str(path), problem)])
+    return ConfigSource(faults=[Fault(str(path), problem)])
 
 
 def _read(path: Path) -> str:
@@ -146,11 +146,11 @@ class _Object(dict[str, Any]):
         self.doubled = [name for name in self if names.count(name) > 1]
 
 
-def _from_json(path: Path, text: str) -> Source:
+def _from_json(path: Path, text: str) -> ConfigSource:
     values = json.loads(text, object_pairs_hook=_Object)
     if not isinstance(values, _Object):
-        return Source(faults=[Fault(str(path), "not a JSON object of sections")])
-    source = Source(values, faults=list(_doubled_keys(values, "")))
+        return ConfigSource(faults=[Fault(str(path), "not a JSON object of sections")])
+    source = ConfigSource(values, faults=list(_doubled_keys(values, "")))
     for section, target in keys.MOVED.items():
         _move_section(source, section, target)
     return source
@@ -164,7 +164,7 @@ def _doubled_keys(values: _Object, prefix: str) -> Iterator[Fault]:
             yield from _doubled_keys(value, f"{prefix}{name}.")
 
 
-def _move_section(source: Source, section: str, target: str) -> None:
+def _move_section(source: ConfigSource, section: str, target: str) -> None:
     if section not in source.values:
         return
     moved = source.values.pop(section)

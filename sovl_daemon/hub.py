@@ -281,7 +281,7 @@ class Hub:
 class _AgentTask:
     """An agent that lives inside the hub."""
 
-    def __init__(self, make: Callable[[], registry.Agent], own_time: OwnTime) -> None:
+    def __init__(self, make: Callable[[], registry.AgentProtocol], own_time: OwnTime) -> None:
         self.own_time = own_time
         self._make = make
         self._scope = anyio.CancelScope()

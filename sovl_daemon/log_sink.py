@@ -23,7 +23,7 @@ _AT_ONCE = select.PIPE_BUF  # what a pipe takes without waiting once it says tha
 _AGAIN_S = (0.05, 5.0)  # pause before it is tried again: the first, and the longest
 
 
-class Target(Protocol):
+class LogTarget(Protocol):
     """What bytes are written to."""
 
     def write(self, data: bytes) -> int:
@@ -134,7 +134,7 @@ class Sink:
     `tell` is called with how many lines were lost and why, when lines can be written again.
     """
 
-    def __init__(self, target: Target, tell: Callable[[int, str], None]) -> None:
+    def __init__(self, target: LogTarget, tell: Callable[[int, str], None]) -> None:
         self.lost = 0
         self.trouble = ""
         self._target = target

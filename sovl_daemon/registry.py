@@ -13,7 +13,7 @@ GROUP = "sovl.agents"
 HUB = "hub"
 
 
-class Agent(Protocol):
+class AgentProtocol(Protocol):
     """What the daemon needs of an agent; `agents.base.Agent` has it."""
 
     name: ClassVar[str]
@@ -36,7 +36,7 @@ class RegistryError(Exception):
     """An agent that is configured but cannot be used."""
 
 
-def find_agents(settings: Settings) -> dict[str, type[Agent]]:
+def find_agents(settings: Settings) -> dict[str, type[AgentProtocol]]:
     """All enabled agents by name. Raises RegistryError."""
     points = {point.name: point for point in entry_points(group=GROUP)}
     wanted = {*settings.agents.placement, *settings.agents.disabled}
@@ -47,9 +47,9 @@ def find_agents(settings: Settings) -> dict[str, type[Agent]]:
     return {name: _load(name, points[name]) for name in enabled}
 
 
-def _load(name: str, point: Any) -> type[Agent]:
+def _load(name: str, point: Any) -> type[AgentProtocol]:
     try:
-        agent: type[Agent] = point.load()
+        agent: type[AgentProtocol] = point.load()
     except Exception as error:  # a third party's module may fail in any way at all
         raise RegistryError(f"agents.{name}: cannot load {point.value}: {error}") from error
     if getattr(agent, "name", None) != name:
@@ -59,7 +59,7 @@ def _load(name: str, point: Any) -> type[Agent]:
     return agent
 
 
-def command_table(agents: dict[str, type[Agent]]) -> CommandTable:
+def command_table(agents: dict[str, type[AgentProtocol]]) -> CommandTable:
     """The commands that the agents offer. Raises RegistryError when two offer the same."""
     try:
         return CommandTable(spec for agent in agents.values() for spec in agent.commands())
@@ -81,7 +81,7 @@ class Group:
         return self.agents[0] if self.process == HUB else self.process
 
 
-def groups(settings: Settings, agents: dict[str, type[Agent]]) -> list[Group]:
+def groups(settings: Settings, agents: dict[str, type[AgentProtocol]]) -> list[Group]:
     """The agents in start order: what the daemon needs first, inside the hub first.
 
     What starts later restarts with what started before it, so an agent that the daemon can do

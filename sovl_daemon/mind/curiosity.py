@@ -43,7 +43,7 @@ def question_temperature(temperament: float) -> float:
 
 
 @dataclass(frozen=True, slots=True)
-class Pressure:
+class CuriosityPressure:
     """The urge to ask, in 0..1.
 
     SOVL added 0.1 * temperament + 0.05 * (1 - confidence) + 0.02 * seconds of silence at every
@@ -61,11 +61,11 @@ class Pressure:
         if not 0 <= self.value <= 1:
             raise ValueError(f"pressure {self.value} is not allowed: give 0 to 1")
 
-    def answered(self, temperament: float, confidence: float) -> "Pressure":
+    def answered(self, temperament: float, confidence: float) -> "CuriosityPressure":
         """Return the pressure after an answer: eager and unsure minds want to know more."""
         return self._moved(_EAGERNESS * temperament + _DOUBT * (1 - confidence))
 
-    def waited(self, seconds: float) -> "Pressure":
+    def waited(self, seconds: float) -> "CuriosityPressure":
         """Return the pressure after so many more `seconds` of silence.
 
         Raises:
@@ -88,12 +88,12 @@ class Pressure:
             return False
         return chance.random() < _CHANCE
 
-    def relieved(self) -> "Pressure":
+    def relieved(self) -> "CuriosityPressure":
         """Return the pressure after an eruption, 0.3 lower."""
         return self._moved(-_RELIEF)
 
-    def _moved(self, by: float) -> "Pressure":
-        return Pressure(min(max(self.value + by, 0.0), 1.0))
+    def _moved(self, by: float) -> "CuriosityPressure":
+        return CuriosityPressure(min(max(self.value + by, 0.0), 1.0))
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from config.controls import ControlsConfig
 from config.mind import TrainingConfig
-from sovl_daemon.mind.curiosity import Pressure, QuestionQueue
+from sovl_daemon.mind.curiosity import CuriosityPressure, QuestionQueue
 from sovl_daemon.mind.dreams import DreamMemory, DreamReason, dream_reason
 from sovl_daemon.mind.history import History
 from sovl_daemon.mind.lifecycle import exposure_gain, life_weight, stage
@@ -37,7 +37,7 @@ class Mind:
     learned_weight: float = 0.0
     confidences: History = field(default_factory=History)
     temperament: Temperament = field(default_factory=Temperament)
-    pressure: Pressure = field(default_factory=Pressure)
+    pressure: CuriosityPressure = field(default_factory=CuriosityPressure)
     questions: QuestionQueue = field(default_factory=QuestionQueue)
     dream_memory: DreamMemory[str] = field(default_factory=DreamMemory)
     dreamt_at: float = 0.0

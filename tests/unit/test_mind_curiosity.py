@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sovl_daemon.mind.curiosity import (
+    CuriosityPressure,
     OpenQuestion,
-    Pressure,
     QuestionQueue,
     curiosity,
     question_temperature,
@@ -78,27 +78,27 @@ def test_the_temperature_is_in_range(temperament: float) -> None:
 def test_an_answer_moves_the_pressure(
     temperament: float, confidence: float, expected: float
 ) -> None:
-    assert Pressure(0.4).answered(temperament, confidence).value == pytest.approx(expected)
+    assert CuriosityPressure(0.4).answered(temperament, confidence).value == pytest.approx(expected)
 
 
 def test_silence_moves_the_pressure() -> None:
-    assert Pressure(0.1).waited(10).value == pytest.approx(0.3)
-    assert Pressure(0.1).waited(1000).value == 1
+    assert CuriosityPressure(0.1).waited(10).value == pytest.approx(0.3)
+    assert CuriosityPressure(0.1).waited(1000).value == 1
 
 
 @given(total=st.floats(0, 60), looks=st.integers(1, 50))
 def test_it_does_not_matter_how_often_one_looks(total: float, looks: int) -> None:
-    pressure = Pressure()
+    pressure = CuriosityPressure()
     for _ in range(looks):
         pressure = pressure.waited(total / looks)
-    assert pressure.value == pytest.approx(Pressure().waited(total).value)
+    assert pressure.value == pytest.approx(CuriosityPressure().waited(total).value)
 
 
 @given(value=shares, temperament=scores, confidence=shares, seconds=st.floats(0, 1e9))
 def test_the_pressure_stays_in_range(
     value: float, temperament: float, confidence: float, seconds: float
 ) -> None:
-    pressure = Pressure(value)
+    pressure = CuriosityPressure(value)
     for after in (
         pressure.answered(temperament, confidence), pressure.waited(seconds), pressure.relieved()
     ):  # fmt: skip
@@ -106,13 +106,13 @@ def test_the_pressure_stays_in_range(
 
 
 def test_relief() -> None:
-    assert Pressure(0.8).relieved().value == pytest.approx(0.5)
-    assert Pressure(0.1).relieved().value == 0
+    assert CuriosityPressure(0.8).relieved().value == pytest.approx(0.5)
+    assert CuriosityPressure(0.1).relieved().value == 0
 
 
 def test_it_erupts_three_times_in_ten() -> None:
     chance = random.Random(1)
-    erupted = sum(Pressure(0.71).erupts(chance, silence_s=20) for _ in range(4000))
+    erupted = sum(CuriosityPressure(0.71).erupts(chance, silence_s=20) for _ in range(4000))
     assert erupted / 4000 == pytest.approx(0.3, abs=0.03)
 
 
@@ -124,7 +124,7 @@ def test_what_holds_it_back(value: float, silence_s: float, since_eruption_s: fl
     chance = random.Random(1)
     before = chance.getstate()
     for _ in range(100):
-        assert not Pressure(value).erupts(
+        assert not CuriosityPressure(value).erupts(
             chance, silence_s=silence_s, since_eruption_s=since_eruption_s
         )
     assert chance.getstate() == before
@@ -132,19 +132,21 @@ def test_what_holds_it_back(value: float, silence_s: float, since_eruption_s: fl
 
 def test_after_a_minute_it_may_erupt_again() -> None:
     chance = random.Random(1)
-    found = {Pressure(0.8).erupts(chance, silence_s=20, since_eruption_s=60) for _ in range(50)}
+    found = {
+        CuriosityPressure(0.8).erupts(chance, silence_s=20, since_eruption_s=60) for _ in range(50)
+    }
     assert found == {True, False}
 
 
 @pytest.mark.parametrize("value", [-0.1, 1.1, math.nan])
 def test_a_pressure_out_of_range_is_refused(value: float) -> None:
     with pytest.raises(ValueError, match=r"pressure .* is not allowed: give 0 to 1"):
-        Pressure(value)
+        CuriosityPressure(value)
 
 
 def test_time_does_not_run_backwards() -> None:
     with pytest.raises(ValueError, match="give 0 or more"):
-        Pressure().waited(-1)
+        CuriosityPressure().waited(-1)
 
 
 # The questions

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from config.controls import ControlsConfig
 from config.mind import TrainingConfig
-from sovl_daemon.mind.curiosity import Pressure, QuestionQueue
+from sovl_daemon.mind.curiosity import CuriosityPressure, QuestionQueue
 from sovl_daemon.mind.dreams import Dream, DreamMemory
 from sovl_daemon.mind.history import History
 from sovl_daemon.mind.lifecycle import life_weight
@@ -41,7 +41,7 @@ minds = st.builds(
     learned_weight=shares,
     confidences=histories(shares),
     temperament=st.builds(Temperament, scores, histories(scores)),
-    pressure=st.builds(Pressure, shares),
+    pressure=st.builds(CuriosityPressure, shares),
     questions=queues,
     dream_memory=memories,
     dreamt_at=scores,
@@ -223,7 +223,7 @@ def test_curiosity_builds_up_erupts_and_asks() -> None:
 
 
 def test_an_eruption_without_a_question_is_none_the_less_a_relief() -> None:
-    assert Mind(pressure=Pressure(0.8)).erupted("").questions == QuestionQueue()
+    assert Mind(pressure=CuriosityPressure(0.8)).erupted("").questions == QuestionQueue()
 
 
 @given(mind=minds)
