@@ -242,7 +242,7 @@ class Dreamer(Agent):
         wanted = kept if self.settings.controls_config.use_scaffold_memory else []
         if (kept, wanted) == (self._kept, self._blended):
             return
-        from sovl_daemon.engine.fusion.fusion import Dream
+        from sovl_daemon.engine.fusion.fusion import DreamStates
 
         engine = await device.engine()
         for scene in await self._remembered(missing=True) if wanted else ():
@@ -250,7 +250,9 @@ class Dreamer(Agent):
             if hidden is not None:
                 self._hidden[str(scene["id"])] = hidden
         self._hidden = {n: self._hidden[n] for n, _ in kept if n in self._hidden}
-        await engine.remember([Dream(self._hidden[n], w) for n, w in wanted if n in self._hidden])
+        await engine.remember(
+            [DreamStates(self._hidden[n], w) for n, w in wanted if n in self._hidden]
+        )
         self._kept, self._blended = kept, wanted
 
     async def _recent(self) -> list[dict[str, Any]]:

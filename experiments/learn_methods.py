@@ -25,7 +25,7 @@ from sovl_daemon.engine.learning.lean_batch import linear
 from sovl_daemon.engine.learning.learner import LearnerOptions, pace
 from sovl_daemon.engine.learning.memory_pass import LeanMemoryPass
 from sovl_daemon.engine.learning.sample import Sample, common_prefix
-from sovl_daemon.engine.learning.store import Store
+from sovl_daemon.engine.learning.store import ActivationCache
 from sovl_daemon.mind.lifecycle import capacity, exposure_gain, life_weight, stage
 from sovl_daemon.night.curriculum import Curriculum, CurriculumOptions
 
@@ -130,7 +130,9 @@ class Lora(Pupil):
         self.options = LearnerOptions(
             learning_rate=LORA_RATE, updates=course.steps, replay=REPLAY, seed=self.seed
         )
-        self.reader = LeanMemoryPass(made, self.candidate, Store(0), self.engine.model.threads)
+        self.reader = LeanMemoryPass(
+            made, self.candidate, ActivationCache(0), self.engine.model.threads
+        )
         adapters = self.candidate.adapters.values()
         self.optimizer = torch.optim.AdamW(adapters, LORA_RATE, weight_decay=0.0)
         torch.manual_seed(self.seed)

@@ -19,7 +19,7 @@ from sovl_daemon.engine.model.precision import Precision
 from sovl_daemon.engine.model.switch import PrecisionSwitch
 from sovl_daemon.engine.serving.answering import Answering
 from sovl_daemon.engine.serving.decode import Decoding
-from sovl_daemon.engine.serving.generation import Generation, Request
+from sovl_daemon.engine.serving.generation import AnswerStream, Request
 from sovl_daemon.engine.serving.options import SamplingOptions
 from sovl_daemon.engine.serving.prefix_cache import PrefixCache
 from sovl_daemon.engine.serving.repetition import Repetition
@@ -35,7 +35,7 @@ if TYPE_CHECKING:  # peft takes seconds to load: conversations need not wait for
     import torch
 
     from sovl_daemon.engine.fusion.architecture import Architecture
-    from sovl_daemon.engine.fusion.fusion import Dream, Fusion, Steering
+    from sovl_daemon.engine.fusion.fusion import DreamStates, Fusion, Steering
     from sovl_daemon.engine.fusion.scaffold import FusionOptions
 
 # Read once beside the scaffold, to see whether that goes.
@@ -142,7 +142,7 @@ class Engine:
         *,
         priority: Priority = Priority.CONVERSATION,
         stop_repetition: bool = False,
-    ) -> Generation:
+    ) -> AnswerStream:
         """Answer the last message; iterate the result for the pieces of the answer.
 
         A history that is too long loses its oldest turns. With `stop_repetition` the answer ends
@@ -157,7 +157,7 @@ class Engine:
         options = options or SamplingOptions()
         work = partial(self._request, messages, options, priority, stop_repetition=stop_repetition)
         prepare = partial(_in_thread, work, limiter=self._reading)
-        return Generation(self._answering, prepare)
+        return AnswerStream(self._answering, prepare)
 
     def check(self, messages: Sequence[Message], options: SamplingOptions) -> None:
         """Refuse at once what is too long however it is read; see ChatTokenizer.check."""
@@ -368,7 +368,7 @@ class Engine:
         hidden: torch.Tensor = await call(self.thread, read, Priority.CURIOSITY)
         return hidden
 
-    async def remember(self, dreams: Sequence["Dream"]) -> None:
+    async def remember(self, dreams: Sequence["DreamStates"]) -> None:
         """Let every conversation look at these dreams too."""
         if self.fusion is not None:
             await call(self.thread, partial(self.fusion.remember, dreams), Priority.JUDGE)

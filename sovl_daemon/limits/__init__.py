@@ -2,11 +2,11 @@
 
 from sovl_daemon.limits.control_group import ControlGroups, Room
 from sovl_daemon.limits.cores import available_parallelism, usable_cores
-from sovl_daemon.limits.memory import Memory, memory
+from sovl_daemon.limits.memory import MemoryUsage, memory
 
 __all__ = [
     "ControlGroups",
-    "Memory",
+    "MemoryUsage",
     "Room",
     "available_parallelism",
     "memory",

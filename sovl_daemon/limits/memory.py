@@ -11,7 +11,7 @@ from sovl_daemon.limits.control_group import ControlGroups, Room
 _OURS = ControlGroups()
 
 
-class Memory(NamedTuple):
+class MemoryUsage(NamedTuple):
     """What is in use, in percent, and left, in bytes, of the machine or the group."""
 
     percent: float
@@ -19,7 +19,7 @@ class Memory(NamedTuple):
     total: int
 
 
-def memory(groups: ControlGroups = _OURS) -> Memory | None:
+def memory(groups: ControlGroups = _OURS) -> MemoryUsage | None:
     """Return how it is now; None where neither machine nor control group tells.
 
     Memory in use is what is not available, unrounded: caches that can be dropped are no use. It is
@@ -29,7 +29,7 @@ def memory(groups: ControlGroups = _OURS) -> Memory | None:
     rooms = [room for room in (_machine(), groups.memory()) if room is not None]
     if not rooms:
         return None
-    return Memory(
+    return MemoryUsage(
         max(room.percent for room in rooms),
         min(room.available for room in rooms),
         min(room.limit for room in rooms),

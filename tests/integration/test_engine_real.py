@@ -17,7 +17,7 @@ from sovl_daemon.engine.fusion.lora import LoraOptions
 from sovl_daemon.engine.fusion.scaffold import make_scaffold
 from sovl_daemon.engine.model.model import LoadedModel, load_model
 from sovl_daemon.engine.model.precision import DtypeChoice
-from sovl_daemon.engine.serving.generation import Generation, Request
+from sovl_daemon.engine.serving.generation import AnswerStream, Request
 from sovl_daemon.engine.serving.options import SamplingOptions
 from sovl_daemon.engine.text.message import Message
 from sovl_daemon.engine.text.piece import Summary
@@ -123,7 +123,7 @@ async def test_greedy_answers_are_those_of_generate(
     assert ours == expected
 
 
-async def whole(generation: Generation) -> tuple[str, Summary]:
+async def whole(generation: AnswerStream) -> tuple[str, Summary]:
     pieces = [piece async for piece in generation]
     summary = pieces[-1].summary
     assert summary is not None

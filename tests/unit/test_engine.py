@@ -20,7 +20,7 @@ from sovl_daemon.engine.errors import (
 from sovl_daemon.engine.model.span import Span
 from sovl_daemon.engine.serving.answering import Answer
 from sovl_daemon.engine.serving.decode import Decoding
-from sovl_daemon.engine.serving.generation import Generation, Request
+from sovl_daemon.engine.serving.generation import AnswerStream, Request
 from sovl_daemon.engine.serving.options import SamplingOptions
 from sovl_daemon.engine.text.message import Message
 from sovl_daemon.engine.text.piece import Piece, Summary
@@ -187,7 +187,7 @@ async def test_a_judge_overtakes_a_conversation(engine: Engine, paused: Watched)
     assert paused.turns == [[0]] * 6 + [[1]] * 12 + [[0]] * 6
 
 
-async def decoding_of(generation: Generation) -> Decoding:
+async def decoding_of(generation: AnswerStream) -> Decoding:
     """What it will decode with, before it begins."""
     request = await generation._prepare()
 

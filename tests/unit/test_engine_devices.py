@@ -18,7 +18,7 @@ from sovl_daemon.engine.fusion.influence import Influence
 from sovl_daemon.engine.fusion.lora import LoraOptions
 from sovl_daemon.engine.fusion.scaffold import make_scaffold
 from sovl_daemon.engine.learning.base_pass import base_pass
-from sovl_daemon.engine.learning.store import Store
+from sovl_daemon.engine.learning.store import ActivationCache
 from sovl_daemon.engine.model.allocator import return_free_memory
 from sovl_daemon.engine.model.llama_finder import _build
 from sovl_daemon.engine.model.matrix import stack
@@ -219,7 +219,7 @@ def test_learning_beside_it(precision: Any) -> None:
     switch = PrecisionSwitch(loaded.lean, loaded.master, precision)  # type: ignore[arg-type]
     while switch.step():
         pass
-    reading = base_pass(loaded, (0,), Store(2**20))
+    reading = base_pass(loaded, (0,), ActivationCache(2**20))
     turns = [(tuple(range(9)), (1, 2, 3)), (tuple(range(5)), (4, 5))]
     hidden = reading.steered(turns, 2, lambda _, x: x)
     assert (hidden.device, hidden.shape) == (GPU, (2, 3, 32))

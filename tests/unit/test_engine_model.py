@@ -9,7 +9,7 @@ from sovl_daemon.engine.errors import ModelLoadError, OptionError
 from sovl_daemon.engine.model.kernels import native_is_faster, native_kernels
 from sovl_daemon.engine.model.model import choose_device, load_model
 from sovl_daemon.engine.model.precision import _choose_on_cpu, choose_dtype
-from sovl_daemon.limits import Memory
+from sovl_daemon.limits import MemoryUsage
 from tests.unit.engine_tiny import read, save_tiny, tiny_model
 
 CPU = torch.device("cpu")
@@ -95,7 +95,7 @@ def test_what_is_emulated_is_float32_where_that_is_small(
 ) -> None:
     monkeypatch.setattr("sovl_daemon.engine.model.precision._times_as_long", lambda one, other: 1.0)
     monkeypatch.setattr("sovl_daemon.engine.model.model.is_emulated", lambda dtype: True)
-    room = Memory(50.0, total_mb << 19, total_mb << 20)
+    room = MemoryUsage(50.0, total_mb << 19, total_mb << 20)
     monkeypatch.setattr("sovl_daemon.engine.model.model.memory", lambda: room)
     model = load_model(save_tiny(tmp_path), device="cpu")
     assert model.precision.dtype == dtype

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import torch
 
-from sovl_daemon.engine.learning.store import Store
+from sovl_daemon.engine.learning.store import ActivationCache
 
 
 class Maker:
@@ -19,7 +19,7 @@ class Maker:
 
 
 def test_what_is_missing_is_made_and_the_rest_kept() -> None:
-    store, make = Store(80), Maker()
+    store, make = ActivationCache(80), Maker()
     first = store.get(["a", "b"], make)
     again = store.get(["a", "c", "b"], make)
     assert make.made == [0, 1, 1]
@@ -29,7 +29,7 @@ def test_what_is_missing_is_made_and_the_rest_kept() -> None:
 
 
 def test_beyond_the_budget_it_is_made_anew() -> None:
-    store, make = Store(0), Maker()
+    store, make = ActivationCache(0), Maker()
     for _ in range(2):
         (found,) = store.get(["a"], make)
         assert float(found[0]) == 0
@@ -38,7 +38,7 @@ def test_beyond_the_budget_it_is_made_anew() -> None:
 
 
 def test_tuples_count_whole_and_clear_forgets() -> None:
-    store = Store(1000)
+    store = ActivationCache(1000)
     store.get(["a"], lambda _: [(torch.zeros(10), torch.zeros(10))])
     assert store.nbytes == 80
     store.clear()

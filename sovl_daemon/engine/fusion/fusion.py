@@ -34,7 +34,7 @@ class Steering:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Dream:
+class DreamStates:
     """What the scaffold remembers of a dream: hidden states (D, width), and their weight.
 
     The weight, above 0, multiplies the attention they get; states of a prompt have 1.
@@ -83,7 +83,7 @@ class Fusion:
         self._removers: list[Callable[[], object]] = []
         self._generation = 1
         self._adapters_on = True
-        self._dreams: tuple[Dream, ...] = ()
+        self._dreams: tuple[DreamStates, ...] = ()
         base.fusion = self
 
     @property
@@ -168,7 +168,7 @@ class Fusion:
         blur = torch.randn(hidden.shape, generator=generator).to(hidden)
         return hidden + blur * noise * hidden.std()
 
-    def remember(self, dreams: Sequence[Dream]) -> None:
+    def remember(self, dreams: Sequence[DreamStates]) -> None:
         """Let every conversation look at these dreams too; those that went on begin anew."""
         if dreams or self._dreams:
             self._dreams = tuple(dreams)

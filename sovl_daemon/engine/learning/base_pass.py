@@ -12,7 +12,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from sovl_daemon.engine.learning.lean_batch import Seen, linear, places, survey, through
 from sovl_daemon.engine.learning.sample import Ids
-from sovl_daemon.engine.learning.store import Store
+from sovl_daemon.engine.learning.store import ActivationCache
 from sovl_daemon.engine.model.llama import Llama
 from sovl_daemon.engine.model.model import LoadedModel
 from sovl_daemon.engine.thread.threads import Threads
@@ -39,7 +39,7 @@ class BasePass(Protocol):
         """Return the logits (N, vocab), float32, of hidden states (N, hidden)."""
 
 
-def base_pass(base: LoadedModel, layers: Sequence[int], store: Store) -> BasePass:
+def base_pass(base: LoadedModel, layers: Sequence[int], store: ActivationCache) -> BasePass:
     """Return how the base reads, steered behind `layers`."""
     if base.lean is not None:
         return LeanBasePass(base.lean, layers, store, base.threads)
@@ -49,7 +49,9 @@ def base_pass(base: LoadedModel, layers: Sequence[int], store: Store) -> BasePas
 class LeanBasePass:
     """Through lean blocks, with what precedes the answers kept in `store`."""
 
-    def __init__(self, lean: Llama, layers: Sequence[int], store: Store, threads: Threads) -> None:
+    def __init__(
+        self, lean: Llama, layers: Sequence[int], store: ActivationCache, threads: Threads
+    ) -> None:
         self._lean = lean
         self._threads = threads
         self._layers = tuple(sorted(layers))

@@ -44,7 +44,7 @@ def prepared(
 
     Raises:
         OptionError: it is of another base or scaffold, or of other ranks or layers.
-        StateError: the token map is damaged, or of another base.
+        ArtifactError: the token map is damaged, or of another base.
 
     """
     layers = sorted({int(name.split(".")[1]) for name in attentions_of(state)})

@@ -21,9 +21,9 @@ from sovl_daemon.engine.fusion.fusion import Fusion
 from sovl_daemon.engine.learning.base_pass import base_pass
 from sovl_daemon.engine.learning.candidate import Candidate
 from sovl_daemon.engine.learning.ease import Ease
-from sovl_daemon.engine.learning.memory_pass import Memory, memory_pass
+from sovl_daemon.engine.learning.memory_pass import BatchMemory, memory_pass
 from sovl_daemon.engine.learning.sample import Ids, Sample
-from sovl_daemon.engine.learning.store import Store
+from sovl_daemon.engine.learning.store import ActivationCache
 from sovl_daemon.engine.model.model import LoadedModel
 
 
@@ -116,7 +116,7 @@ class Learner:
         self._pending = 0
         self._common = common
         self._limit = base.max_context
-        self._store = Store(options.kept_mb << 20)
+        self._store = ActivationCache(options.kept_mb << 20)
         self._threads = base.threads
         self._base = base_pass(base, tuple(self._weights), self._store)
         self._scaffold = memory_pass(fusion, self.candidate, self._store, base.threads)
@@ -305,7 +305,7 @@ class Learner:
         begin = all(len(p) > len(common) and p[: len(common)] == common for p in prompts)
         return len(common) if begin else 0
 
-    def _steer(self, memory: Memory, layer: int, x: torch.Tensor) -> torch.Tensor:
+    def _steer(self, memory: BatchMemory, layer: int, x: torch.Tensor) -> torch.Tensor:
         return memory.added(self.candidate.attentions[layer], x) * self._weights[layer]
 
     def _divergence(

@@ -15,7 +15,7 @@ from sovl_daemon.engine.fusion.scaffold import AdaptedSlot, LeanScaffold
 from sovl_daemon.engine.learning.candidate import Candidate
 from sovl_daemon.engine.learning.lean_batch import Adapters, LowRank, Seen, places, survey, through
 from sovl_daemon.engine.learning.sample import Ids
-from sovl_daemon.engine.learning.store import Store
+from sovl_daemon.engine.learning.store import ActivationCache
 from sovl_daemon.engine.model.llama import Llama
 from sovl_daemon.engine.thread.threads import Threads
 
@@ -23,7 +23,7 @@ _NEVER = 1 << 30
 
 
 @dataclass(frozen=True, slots=True)
-class Memory:
+class BatchMemory:
     """What a scaffold remembers of a batch of prompts.
 
     `common` (C, width) is of what all begin with, `hidden` (B, S, width) of the rest; `bias`
@@ -56,11 +56,13 @@ class Memory:
 class MemoryPass(Protocol):
     """How a scaffold reads prompts while it learns."""
 
-    def read(self, prompts: Sequence[Ids], common: int, *, dropout: bool) -> Memory:
+    def read(self, prompts: Sequence[Ids], common: int, *, dropout: bool) -> BatchMemory:
         """Read prompts, whose first `common` tokens are the same."""
 
 
-def memory_pass(fusion: Fusion, candidate: Candidate, store: Store, threads: Threads) -> MemoryPass:
+def memory_pass(
+    fusion: Fusion, candidate: Candidate, store: ActivationCache, threads: Threads
+) -> MemoryPass:
     """Return how the fusion's scaffold reads with the candidate's adapters."""
     if isinstance(fusion.scaffold, LeanScaffold) and fusion.tokens is None:
         return LeanMemoryPass(fusion.scaffold, candidate, store, threads)
@@ -71,7 +73,7 @@ class LeanMemoryPass:
     """Through lean blocks; those below the first adapter run once for each prompt."""
 
     def __init__(
-        self, scaffold: LeanScaffold, candidate: Candidate, store: Store, threads: Threads
+        self, scaffold: LeanScaffold, candidate: Candidate, store: ActivationCache, threads: Threads
     ) -> None:
         self._lean: Llama = scaffold.lean
         self._scaffold = scaffold
@@ -85,7 +87,7 @@ class LeanMemoryPass:
             else len(self._lean.blocks)
         )
 
-    def read(self, prompts: Sequence[Ids], common: int, *, dropout: bool) -> Memory:
+    def read(self, prompts: Sequence[Ids], common: int, *, dropout: bool) -> BatchMemory:
         """Read prompts, whose first `common` tokens are the same; the ends of those too long."""
         limit = self._scaffold.max_context
         if limit is not None and max(map(len, prompts)) > limit:
@@ -102,7 +104,7 @@ class LeanMemoryPass:
                     shared, kept = through(block, shared, first, (), adapters)
                     seen = (kept,)
                 x, _ = through(block, x, at, seen, adapters)
-        return Memory(self._norm(shared[0]), self._norm(x), _bias(prompts, x))
+        return BatchMemory(self._norm(shared[0]), self._norm(x), _bias(prompts, x))
 
     def _below(self, prompts: Sequence[Ids], common: int) -> tuple[torch.Tensor, torch.Tensor]:
         """What the first adapted block reads: of what all begin with, and of the rest, padded."""
@@ -136,7 +138,7 @@ class NetworkMemoryPass:
         self._candidate = candidate
         self._network = fusion.scaffold.adapters.get_base_model().base_model
 
-    def read(self, prompts: Sequence[Ids], common: int, *, dropout: bool) -> Memory:
+    def read(self, prompts: Sequence[Ids], common: int, *, dropout: bool) -> BatchMemory:
         """Read prompts; that their first `common` tokens are the same makes no difference."""
         del common
         told = [self._fusion.fitting(self._fusion.translated(prompt))[:2] for prompt in prompts]
@@ -148,7 +150,7 @@ class NetworkMemoryPass:
         bias = _bias(ids, hidden)
         for row, (_, weights) in zip(bias, told, strict=True):
             row[0, 0, : len(weights)] = torch.tensor(weights, device=device).log()
-        return Memory(hidden[0, :0], hidden, bias)
+        return BatchMemory(hidden[0, :0], hidden, bias)
 
     def _run(self, ids: torch.Tensor, dropout: bool) -> Any:
         drops = [each.lora_dropout for each in lora_layers(self._fusion.scaffold.adapters).values()]

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 
-class Store:
+class ActivationCache:
     """Keeps the first values it is asked for, up to `limit` bytes; makes the others anew."""
 
     def __init__(self, limit: int) -> None:

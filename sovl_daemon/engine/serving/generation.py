@@ -26,7 +26,7 @@ class Request:
     repetition: Repetition | None = None
 
 
-class Generation(AsyncIterator[Piece]):
+class AnswerStream(AsyncIterator[Piece]):
     """The pieces of one answer; work begins with the first `anext`, which prepares the request.
 
     `prompt` are its token ids from then on. The last piece has the summary. Leaving early, by
