@@ -38,8 +38,8 @@ class PromptTooLongError(EngineError):
         self.limit = limit
 
 
-class StateError(EngineError, ValueError):
-    """A saved state is damaged or belongs to something else."""
+class ArtifactError(EngineError, ValueError):
+    """A saved artifact, such as a probe or a token map, is damaged or belongs to something else."""
 
 
 class NonFiniteLogitsError(EngineError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sovl_daemon.engine.errors import StateError
+from sovl_daemon.engine.errors import ArtifactError
 from sovl_daemon.engine.judging.probe import Probe, load_probe
 from sovl_daemon.models.errors import ManifestError
 from sovl_daemon.models.files import sha256_of
@@ -20,7 +20,7 @@ def identity(model: Path) -> str:
     """What a probe belongs to: the hash of what the model in a folder was made of.
 
     Raises:
-        StateError: there are no weights in the folder.
+        ArtifactError: there are no weights in the folder.
 
     """
     try:
@@ -28,7 +28,7 @@ def identity(model: Path) -> str:
     except ManifestError:
         weights = sorted(model.glob(f"*{_SUFFIX}"))
     if not weights:
-        raise StateError(f"{model}: no weights, so no probe belongs to it")
+        raise ArtifactError(f"{model}: no weights, so no probe belongs to it")
     return " ".join(sha256_of(each, ignore_progress) for each in weights)
 
 
@@ -41,7 +41,7 @@ def find_probe(state_dir: Path, model: Path) -> Probe | None:
     """The probe of the model in a folder: the user's own, else a shipped one; None without.
 
     Raises:
-        StateError: the user's own is damaged, or of another model.
+        ArtifactError: the user's own is damaged, or of another model.
 
     """
     known = identity(model)

@@ -12,7 +12,7 @@ from agents.mind import MindKeeper
 from bus.auth import KeyRing
 from config import Paths, Settings, save
 from sovl_daemon.durable import replacing, sweep
-from sovl_daemon.engine.judging.probe import Card, Probe, save_probe
+from sovl_daemon.engine.judging.probe import Probe, ProbeCard, save_probe
 from sovl_daemon.memory.pairs import Pair, write_pairs
 from sovl_daemon.mind.state import Mind
 
@@ -35,7 +35,7 @@ def write_some_pairs(folder: Path) -> Path:
 
 
 def write_probe(folder: Path) -> Path:
-    card = Card(model="tiny", identity="1", layer=1, band=0.1)
+    card = ProbeCard(model="tiny", identity="1", layer=1, band=0.1)
     save_probe(Probe(card, torch.ones(3, 2), torch.ones(2), 0.0, {}), folder / "probe")
     return folder / "probe.json"
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from sovl_daemon.engine.engine import Engine
-from sovl_daemon.engine.errors import OptionError, PromptTooLongError, StateError
+from sovl_daemon.engine.errors import ArtifactError, OptionError, PromptTooLongError
 from sovl_daemon.engine.judging.judging import Pieces, Reader, asked
-from sovl_daemon.engine.judging.probe import Card, Probe, unit
+from sovl_daemon.engine.judging.probe import Probe, ProbeCard, unit
 from sovl_daemon.engine.serving.options import SamplingOptions
 from sovl_daemon.engine.text.message import Message
 from tests.unit.engine_tiny import read, save_tiny
@@ -41,7 +41,7 @@ def prompt(engine: Engine, text: str) -> list[int]:
 def probe(layer: int = 1, width: int = 32) -> Probe:
     chance = torch.Generator().manual_seed(0)
     weight, centre = torch.randn(5, width, generator=chance).split([3, 2])
-    card = Card(model="tiny", identity="x", layer=layer, band=0.2)
+    card = ProbeCard(model="tiny", identity="x", layer=layer, band=0.2)
     bias = torch.tensor([-0.1, 0.1])
     return Probe(card, weight, bias, 0.0, {"": centre, "task": centre + 0.1})
 
@@ -150,7 +150,7 @@ async def test_a_centre_is_learned_once(engine: Engine) -> None:
 
 
 async def test_a_probe_of_another_width_or_depth_is_refused(engine: Engine) -> None:
-    with pytest.raises(StateError, match="reads 8 numbers a token"):
+    with pytest.raises(ArtifactError, match="reads 8 numbers a token"):
         await engine.use_probe(probe(width=8))
     with pytest.raises(OptionError, match="layer 3 is not allowed: give 1 to 2"):
         await engine.use_probe(probe(layer=3))

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from sovl_daemon.engine.errors import NonFiniteLogitsError, OptionError
 from sovl_daemon.engine.model.model import LoadedModel, load_model
-from sovl_daemon.engine.model.perplexity import Reading, perplexity
+from sovl_daemon.engine.model.perplexity import PerplexityEstimate, perplexity
 from sovl_daemon.engine.model.span import Span
 from tests.unit.engine_tiny import VOCABULARY, save_tiny, tiny_model
 
@@ -18,7 +18,7 @@ IDS = random.Random(0).choices(range(VOCABULARY), k=300)
 LEAN, GPT2 = tiny_model(), tiny_model("gpt2")
 
 
-def read(model: LoadedModel, ids: list[int] = IDS, **options: Any) -> Reading:
+def read(model: LoadedModel, ids: list[int] = IDS, **options: Any) -> PerplexityEstimate:
     *_, last = perplexity(model, ids, **options)
     return last
 

@@ -10,7 +10,7 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 from sovl_daemon.engine.text.token_bytes import (
     ByteLevel,
     MarkedSpace,
-    PlainText,
+    TokenizerAlphabet,
     _byte_characters,
     token_bytes,
 )
@@ -39,7 +39,7 @@ def test_the_bytes_have_the_characters_that_gpt2_gave_them() -> None:
 
 @pytest.mark.parametrize(
     ("tokenizer", "kind"),
-    [(BYTE_LEVEL, ByteLevel), (BYTE_FALLBACK, MarkedSpace), (word_tokenizer(), PlainText)],
+    [(BYTE_LEVEL, ByteLevel), (BYTE_FALLBACK, MarkedSpace), (word_tokenizer(), TokenizerAlphabet)],
     ids=["byte level", "byte fallback", "words"],
 )
 def test_the_alphabet_is_recognised(tokenizer: Any, kind: type) -> None:

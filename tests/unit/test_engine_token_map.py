@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from sovl_daemon.engine.errors import OptionError, StateError
+from sovl_daemon.engine.errors import ArtifactError, OptionError
 from sovl_daemon.engine.text.plain_text import PlainText
 from sovl_daemon.engine.text.token_bytes import token_bytes
 from sovl_daemon.engine.text.token_map import TokenMap, identical
@@ -321,14 +321,14 @@ def test_a_damaged_state_is_refused_and_changes_nothing(
     change: dict[str, Any], complaint: str
 ) -> None:
     map_ = learnt()
-    with pytest.raises(StateError, match=rf"^state of the token map.*{complaint}[^\n]*$"):
+    with pytest.raises(ArtifactError, match=rf"^state of the token map.*{complaint}[^\n]*$"):
         map_.restore({**map_.state(), **change})
     assert map_.state() == learnt().state()
 
 
 @pytest.mark.parametrize("state", [{}, [], None])
 def test_what_is_no_state_is_refused(state: Any) -> None:
-    with pytest.raises(StateError, match="state of the token map"):
+    with pytest.raises(ArtifactError, match="state of the token map"):
         TokenMap(BASE, SCAFFOLD).restore(state)
 
 

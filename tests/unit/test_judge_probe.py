@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from sovl_daemon.control.task_file import load_tasks
-from sovl_daemon.engine.errors import StateError
-from sovl_daemon.engine.judging.probe import Card, Probe, Read, load_probe, save_probe, shrunk
+from sovl_daemon.engine.errors import ArtifactError
+from sovl_daemon.engine.judging.probe import Probe, ProbeCard, Read, load_probe, save_probe, shrunk
 from sovl_daemon.judge.shelf import SHIPPED, find_probe, identity, probe_path
 from sovl_daemon.judge.typical import typical_key
 from sovl_daemon.laboratory.judge.fit import Fit, Lessons, band, fit
@@ -17,7 +17,7 @@ from sovl_daemon.laboratory.scores import scores
 
 torch.set_num_threads(1)
 
-CARD = Card(model="tiny", identity="abc", layer=2, band=0.1, fitted_on=7)
+CARD = ProbeCard(model="tiny", identity="abc", layer=2, band=0.1, fitted_on=7)
 
 
 def clouds(count: int = 900, seed: int = 3) -> Lessons:
@@ -98,7 +98,7 @@ def test_the_band_is_as_wide_as_the_worst_group_needs() -> None:
     assert band([[0.9] * 5], [[True] * 5], 0.1) == 0.5  # too few to promise anything
 
 
-def probe(card: Card | None = None) -> Probe:
+def probe(card: ProbeCard | None = None) -> Probe:
     bias, centres = torch.tensor([0.5, -0.5]), {"": torch.zeros(2, 4), "task a": torch.ones(2, 4)}
     return Probe(card or CARD, torch.randn(3, 4), bias, 0.25, centres)
 
@@ -143,7 +143,9 @@ def test_a_probe_comes_back_as_it_was(tmp_path: Path) -> None:
 def test_another_models_probe_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "tiny.safetensors"
     save_probe(probe(), path)
-    with pytest.raises(StateError, match=r"fitted on another model \(tiny\): run sovl judge fit"):
+    with pytest.raises(
+        ArtifactError, match=r"fitted on another model \(tiny\): run sovl judge fit"
+    ):
         load_probe(path, "def")
 
 
@@ -152,7 +154,7 @@ def test_one_of_an_older_format_is_refused(tmp_path: Path) -> None:
     save_probe(probe(), path)
     card = path.with_suffix(".json")
     card.write_text(card.read_text().replace('"format_version": 3', '"format_version": 2'))
-    with pytest.raises(StateError, match="format 2, where 3 is read: run sovl judge fit"):
+    with pytest.raises(ArtifactError, match="format 2, where 3 is read: run sovl judge fit"):
         load_probe(path)
 
 
@@ -161,15 +163,15 @@ def test_damage_is_found_out(tmp_path: Path) -> None:
     save_probe(probe(), path)
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(StateError, match="damaged"):
+    with pytest.raises(ArtifactError, match="damaged"):
         load_probe(path)
     path.write_bytes(whole)
     card = path.with_suffix(".json")
     card.write_text(card.read_text().replace('"layer": 2', '"layer": 1'))
-    with pytest.raises(StateError, match="not the pair of its JSON"):
+    with pytest.raises(ArtifactError, match="not the pair of its JSON"):
         load_probe(path)
     card.write_text("{")
-    with pytest.raises(StateError, match="cannot be read as a probe's card"):
+    with pytest.raises(ArtifactError, match="cannot be read as a probe's card"):
         load_probe(path)
 
 
@@ -183,15 +185,15 @@ def test_the_shipped_ones_know_every_shipped_task() -> None:
 def test_the_users_own_goes_before_the_shipped(tmp_path: Path) -> None:
     model = tmp_path / "some-model"
     model.mkdir()
-    with pytest.raises(StateError, match="no weights"):
+    with pytest.raises(ArtifactError, match="no weights"):
         identity(model)
     (model / "model.safetensors").write_bytes(b"weights")
     assert find_probe(tmp_path, model) is None
-    card = Card(model="some-model", identity=identity(model), layer=2, band=0.1)
+    card = ProbeCard(model="some-model", identity=identity(model), layer=2, band=0.1)
     save_probe(probe(card), probe_path(tmp_path, model))
     found = find_probe(tmp_path, model)
     assert found is not None
     assert found.card == card
     (model / "model.safetensors").write_bytes(b"other weights")
-    with pytest.raises(StateError, match="another model"):
+    with pytest.raises(ArtifactError, match="another model"):
         find_probe(tmp_path, model)

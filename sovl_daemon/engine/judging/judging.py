@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 
 import torch
 
-from sovl_daemon.engine.errors import CacheError, NonFiniteLogitsError, OptionError, StateError
+from sovl_daemon.engine.errors import ArtifactError, CacheError, NonFiniteLogitsError, OptionError
 from sovl_daemon.engine.judging.probe import Probe, Read, centre_of, unit
 from sovl_daemon.engine.model.model import LoadedModel
 from sovl_daemon.engine.model.shallow import Shallow
@@ -113,11 +113,11 @@ class Bench:
 
         Raises:
             OptionError: the model has no such layer.
-            StateError: its hidden states have another width.
+            ArtifactError: its hidden states have another width.
 
         """
         if probe is not None and probe.weight.shape[1] != self._model.width:
-            raise StateError(
+            raise ArtifactError(
                 f"the probe of {probe.card.model} reads {probe.weight.shape[1]} numbers a token, "
                 f"the model has {self._model.width}: fit one for it with sovl judge fit"
             )

@@ -15,14 +15,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 
 from sovl_daemon.durable import replacing
-from sovl_daemon.engine.errors import StateError
+from sovl_daemon.engine.errors import ArtifactError
 
 FORMAT_VERSION = 3
 _SUFFIX = ".json"
 _CENTRE = "centre."
 
 
-class Card(BaseModel):
+class ProbeCard(BaseModel):
     """What is known of a probe besides its weights.
 
     Attributes:
@@ -83,7 +83,7 @@ class Probe:
     `centres` are by a key of the task; "" is for all others.
     """
 
-    card: Card
+    card: ProbeCard
     weight: torch.Tensor
     bias: torch.Tensor
     quiet: float
@@ -150,17 +150,17 @@ def load_probe(path: Path, identity: str = "") -> Probe:
 
     Raises:
         FileNotFoundError: there is none.
-        StateError: it is damaged, or belongs to another model.
+        ArtifactError: it is damaged, or belongs to another model.
 
     """
     card = _card(path.with_suffix(_SUFFIX))
     if card.format_version != FORMAT_VERSION:
-        raise StateError(
+        raise ArtifactError(
             f"{path}: format {card.format_version}, where {FORMAT_VERSION} is read: "
             "run sovl judge fit"
         )
     if identity and card.identity != identity:
-        raise StateError(
+        raise ArtifactError(
             f"{path}: the probe was fitted on another model ({card.model}): run sovl judge fit"
         )
     try:
@@ -170,23 +170,25 @@ def load_probe(path: Path, identity: str = "") -> Probe:
         names = [name for name in tensors if name.startswith(_CENTRE)]
         centres = {name.removeprefix(_CENTRE): tensors[name].float() for name in names}
     except (SafetensorError, KeyError, IndexError, ValueError) as error:
-        raise StateError(f"{path}: damaged ({error}): run sovl judge fit") from error
+        raise ArtifactError(f"{path}: damaged ({error}): run sovl judge fit") from error
     whole = 0 <= quiet < math.inf and "" in centres and weight.ndim == 2
     whole &= all(bool(each.isfinite().all()) for each in (weight, bias, *centres.values()))
     shapes = {(weight.shape[0], *bias.shape), *(tuple(each.shape) for each in centres.values())}
     if not whole or shapes != {(3, 2), (2, weight.shape[1])} or _stamp_of(path) != _stamp(card):
-        raise StateError(f"{path}: damaged, or not the pair of its JSON: run sovl judge fit")
+        raise ArtifactError(f"{path}: damaged, or not the pair of its JSON: run sovl judge fit")
     return Probe(card, weight, bias, quiet, centres)
 
 
-def _card(path: Path) -> Card:
+def _card(path: Path) -> ProbeCard:
     try:
-        return Card.model_validate_json(path.read_bytes())
+        return ProbeCard.model_validate_json(path.read_bytes())
     except ValidationError as error:
-        raise StateError(f"{path}: cannot be read as a probe's card: run sovl judge fit") from error
+        raise ArtifactError(
+            f"{path}: cannot be read as a probe's card: run sovl judge fit"
+        ) from error
 
 
-def _stamp(card: Card) -> str:
+def _stamp(card: ProbeCard) -> str:
     return f"{card.identity} {card.layer} {card.fitted_on} {card.band!r}"
 
 

@@ -55,7 +55,7 @@ class Rows:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class ForwardContext:
     """What all blocks share in one forward pass over N tokens; `rows` cover them in order.
 
     `parts` cover the same rows, conversations together where their attention is one call.
@@ -84,7 +84,7 @@ class Block:
     gate_up: Slot
     down: Slot
 
-    def __call__(self, x: torch.Tensor, step: Step) -> torch.Tensor:
+    def __call__(self, x: torch.Tensor, step: ForwardContext) -> torch.Tensor:
         """Map the hidden states (N, hidden) to those after this block."""
         x = x + self.out.matrix(self._attention(self.before_attention(x), step))
         gate, up = self.gate_up.matrix(self.before_mlp(x)).chunk(2, -1)
@@ -94,7 +94,7 @@ class Block:
         """Return the matrices, in the order they are used."""
         return (self.qkv, self.out, self.gate_up, self.down)
 
-    def _attention(self, x: torch.Tensor, step: Step) -> torch.Tensor:
+    def _attention(self, x: torch.Tensor, step: ForwardContext) -> torch.Tensor:
         qkv = self.qkv.matrix(x).view(len(x), -1, self.heads.size)
         qkv = rotate(qkv, step.cos, step.sin)
         heads, index = self.heads, self.index
@@ -155,10 +155,10 @@ class Llama:
             x = x[wanted]
         return self.head.matrix(self.norm(x))
 
-    def read(self, spans: Sequence[Span]) -> tuple[torch.Tensor, Step]:
+    def read(self, spans: Sequence[Span]) -> tuple[torch.Tensor, ForwardContext]:
         """Read each span after what its cache holds; return the last block's output (N, hidden).
 
-        Its rows lie as `Step.rows` says, which need not be the order of the spans.
+        Its rows lie as `ForwardContext.rows` says, which need not be the order of the spans.
         """
         step = self.step(spans)
         x = self.embed([id_ for rows in step.rows for id_ in rows.span.ids])
@@ -177,7 +177,7 @@ class Llama:
         rows = weight[torch.tensor(ids, device=weight.device)]
         return rows.to(self.device, self.head.dtype)
 
-    def step(self, spans: Sequence[Span]) -> Step:
+    def step(self, spans: Sequence[Span]) -> ForwardContext:
         """Return what the blocks need to read `spans`."""
         rows: list[Rows] = []
         parts: list[Part] = []
@@ -188,4 +188,4 @@ class Llama:
                 start, seen, count = len(positions), span.cache.length, len(span.ids)
                 rows.append(Rows(slice(start, start + count), span, seen))
                 positions.extend(range(seen, seen + count))
-        return Step(tuple(rows), tuple(parts), *self.rotary.rows(positions))
+        return ForwardContext(tuple(rows), tuple(parts), *self.rotary.rows(positions))

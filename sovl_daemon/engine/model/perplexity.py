@@ -19,7 +19,7 @@ _ROWS = 128
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class PerplexityEstimate:
     """How far a text is read: `done` of `total` windows with `tokens` tokens, and how well."""
 
     done: int
@@ -30,7 +30,7 @@ class Reading:
 
 def perplexity(
     model: LoadedModel, ids: Sequence[int], *, window: int = WINDOW
-) -> Iterator[Reading]:
+) -> Iterator[PerplexityEstimate]:
     """Read a text window by window; yield the perplexity of all that is read after each.
 
     Perplexity is exp of the mean negative log likelihood of each token but the first of its
@@ -56,7 +56,7 @@ def perplexity(
         part = ids[start : start + length]
         loss += _loss(model, part)
         foretold += len(part) - 1
-        yield Reading(done, len(starts), foretold + done, _perplexity(loss / foretold))
+        yield PerplexityEstimate(done, len(starts), foretold + done, _perplexity(loss / foretold))
 
 
 def _perplexity(loss: float) -> float:

@@ -29,7 +29,7 @@ def token_bytes(tokenizer: Any) -> TokenBytes:
         return ByteLevel(backend.model)
     if backend is not None and _stands_for_space(tokenizer, _MARKED_SPACE):
         return MarkedSpace(backend.model)
-    return PlainText(tokenizer)
+    return TokenizerAlphabet(tokenizer)
 
 
 class ByteLevel:
@@ -81,7 +81,7 @@ class MarkedSpace:
         return [token.id for token in self._model.tokenize(text.replace(" ", _MARKED_SPACE))]
 
 
-class PlainText:
+class TokenizerAlphabet:
     """Any other alphabet, through the tokenizer's own ways to and from text."""
 
     def __init__(self, tokenizer: Any) -> None:

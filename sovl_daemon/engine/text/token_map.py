@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from sovl_daemon.engine.errors import OptionError, StateError
+from sovl_daemon.engine.errors import ArtifactError, OptionError
 from sovl_daemon.engine.text.token_bytes import token_bytes
 
 LIGHTEST, HEAVIEST = 0.1, 2.0
@@ -141,7 +141,7 @@ class TokenMap:
         """Take over what `state` returned, in place of what was learnt here; learning goes on.
 
         Raises:
-            StateError: it is damaged, or of another base vocabulary; the map is as it was.
+            ArtifactError: it is damaged, or of another base vocabulary; the map is as it was.
 
         """
         weights = self.checked(state)
@@ -155,11 +155,11 @@ class TokenMap:
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"])) or "all of it"
-            raise StateError(
+            raise ArtifactError(
                 f"state of the token map, {where}: {first['msg']}; load an undamaged state"
             ) from error
         if checked.vocabulary != self._vocabulary:
-            raise StateError(
+            raise ArtifactError(
                 "state of the token map: it was learnt with another base vocabulary; "
                 "load a state of this base model, or the model it was learnt with"
             )

@@ -23,7 +23,7 @@ class Listener(Protocol[T_contra]):
         """Learn that the job is over, and why if it is not simply done; once, must not raise."""
 
 
-class Job(Generic[T]):
+class TensorJob(Generic[T]):
     """An iterator of which every `next` is one step, and who hears about it."""
 
     def __init__(self, steps: Iterator[T | None], listener: Listener[T]) -> None:
@@ -41,7 +41,7 @@ class TensorThread:
     """
 
     def __init__(self) -> None:
-        self._queue: JobQueue[Job[Any]] = JobQueue()
+        self._queue: JobQueue[TensorJob[Any]] = JobQueue()
         self._wakeup = threading.Condition()
         self._stopping = False
         self._step_started: float | None = None
@@ -51,14 +51,14 @@ class TensorThread:
 
     def submit(
         self, steps: Iterator[T | None], listener: Listener[T], priority: Priority
-    ) -> Job[T]:
+    ) -> TensorJob[T]:
         """Queue a job.
 
         Raises:
             EngineStoppedError: the thread has been stopped.
 
         """
-        job = Job(steps, listener)
+        job = TensorJob(steps, listener)
         with self._wakeup:
             if self._stopping:
                 raise EngineStoppedError("the engine is stopped: start it again to go on")
@@ -66,7 +66,7 @@ class TensorThread:
             self._wakeup.notify()
         return job
 
-    def cancel(self, job: Job[Any]) -> None:
+    def cancel(self, job: TensorJob[Any]) -> None:
         """End a job after the step that is running now; nothing happens if it is over."""
         with self._wakeup:
             if self._queue.cancel(job):
@@ -103,7 +103,7 @@ class TensorThread:
         for job in jobs:
             _end(job, EngineStoppedError("the engine was stopped"))
 
-    def _next_job(self) -> Job[Any] | None:
+    def _next_job(self) -> TensorJob[Any] | None:
         with self._wakeup:
             while not self._stopping:
                 job = self._queue.take()
@@ -113,7 +113,7 @@ class TensorThread:
                 self._wakeup.wait()
         return None
 
-    def _advance(self, job: Job[Any]) -> None:
+    def _advance(self, job: TensorJob[Any]) -> None:
         if job.cancelled:
             self._finish(job, JobCancelledError("cancelled"))
             return
@@ -126,19 +126,19 @@ class TensorThread:
         except BaseException as error:  # Whatever it is, it is this job's, and the others go on.
             self._finish(job, error)
 
-    def _finish(self, job: Job[Any], error: BaseException | None) -> None:
+    def _finish(self, job: TensorJob[Any], error: BaseException | None) -> None:
         with self._wakeup:
             self._queue.remove(job)
         _end(job, error)
 
 
-def _end(job: Job[Any], error: BaseException | None) -> None:
+def _end(job: TensorJob[Any], error: BaseException | None) -> None:
     close_error = _close(job)
     error = error or close_error
     job.listener.end(error and settled(error))
 
 
-def _close(job: Job[Any]) -> BaseException | None:
+def _close(job: TensorJob[Any]) -> BaseException | None:
     close = getattr(job.steps, "close", None)
     job.steps = iter(())
     try:

@@ -12,7 +12,7 @@ import torch
 
 from sovl_daemon.control.prompt import JudgePrompt
 from sovl_daemon.engine.judging.judging import Pieces, Reader, asked
-from sovl_daemon.engine.judging.probe import Card, Probe, Read, centre_of, save_probe
+from sovl_daemon.engine.judging.probe import Probe, ProbeCard, Read, centre_of, save_probe
 from sovl_daemon.engine.model.model import LoadedModel, load_model
 from sovl_daemon.engine.text.chat import ChatTokenizer
 from sovl_daemon.judge.shelf import identity
@@ -84,7 +84,7 @@ def fit_probe(
     layer = layer or study.layer()
     centres, cases = study.centres(layer, report), lessons(share)
     found = study.read([case.prompt for case in cases], layer, "reading lessons", report)
-    raw = Card(model=study.folder.name, identity=identity(study.folder), layer=layer, band=0.0)
+    raw = ProbeCard(model=study.folder.name, identity=identity(study.folder), layer=layer, band=0.0)
     probe = fitted(raw, cases, found, centres)
     questions = exam(share)
     answers = {
@@ -95,7 +95,7 @@ def fit_probe(
 
 
 def fitted(
-    card: Card, cases: Sequence[Case], found: Sequence[Read], centres: dict[str, torch.Tensor]
+    card: ProbeCard, cases: Sequence[Case], found: Sequence[Read], centres: dict[str, torch.Tensor]
 ) -> Probe:
     """A probe for lessons as they were read."""
     line = fit(lessons_of(cases, found, centres))
