@@ -38,7 +38,7 @@ from sovl_daemon.control.sources.pressure import Pressure
 from sovl_daemon.control.sources.process_tree import ProcessTree
 from sovl_daemon.control.task import Task
 from sovl_daemon.control.task_file import SHIPPED, TaskError, load_tasks
-from sovl_daemon.probes import HealthProbe
+from sovl_daemon.health_sampler import HealthProbe
 
 _BREATH_S = 0.005  # between two rounds, however long one takes
 _UNDONE = ("committed", "reverted")  # what makes a task less stable

@@ -83,7 +83,7 @@ ALLOWED = {
         "sovl_daemon.heavy_imports",
         "sovl_daemon.opened",
         "sovl_daemon.own_time",
-        "sovl_daemon.probes",
+        "sovl_daemon.health_sampler",
     ),
     "sovl_daemon": ("sovl_daemon", "bus", "config"),
 }

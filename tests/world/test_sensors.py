@@ -17,7 +17,7 @@ from sovl_daemon.control.sources.gpu import Gpus
 from sovl_daemon.control.sources.machine import Machine
 from sovl_daemon.control.sources.pressure import Pressure
 from sovl_daemon.control.task_file import load_tasks
-from sovl_daemon.probes import HealthProbe
+from sovl_daemon.health_sampler import HealthProbe
 from tests.conftest import ECHO
 from tests.control import MEMORY
 from tests.daemon import running, until

@@ -12,7 +12,7 @@ from bus.topics import HealthSample
 from sovl_daemon.control.sources.gpu import GpuStatus
 from sovl_daemon.control.sources.machine import Machine
 from sovl_daemon.control.sources.process_tree import anonymous_bytes
-from sovl_daemon.probes import HealthProbe
+from sovl_daemon.health_sampler import HealthProbe
 
 KNOWN = {"cpu.percent": 12.0, "memory.percent": 50.0, "memory.available_bytes": 1e9}
 
