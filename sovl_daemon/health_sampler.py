@@ -15,7 +15,7 @@ from sovl_daemon.control.sources.source import Values
 T = TypeVar("T")
 
 
-class HealthProbe:
+class HealthSampler:
     """Makes samples. The CPU percentages of processes are since the last one."""
 
     def __init__(self) -> None:

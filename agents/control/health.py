@@ -38,7 +38,7 @@ from sovl_daemon.control.sources.pressure import Pressure
 from sovl_daemon.control.sources.process_tree import ProcessTree
 from sovl_daemon.control.task import Task
 from sovl_daemon.control.task_file import SHIPPED, TaskError, load_tasks
-from sovl_daemon.health_sampler import HealthProbe
+from sovl_daemon.health_sampler import HealthSampler
 
 _BREATH_S = 0.005  # between two rounds, however long one takes
 _UNDONE = ("committed", "reverted")  # what makes a task less stable
@@ -57,7 +57,7 @@ class Health(Checkup):
 
     async def start(self) -> None:
         """Find out what can be read here, and what is asked for."""
-        self._probe = HealthProbe()
+        self._health_sampler = HealthSampler()
         self._last: HealthSample | None = None
         self._tasks = tasks_of(self.settings, self.paths)
         self._gauges = Gauges()
@@ -78,7 +78,7 @@ class Health(Checkup):
             await self._sample(began_s)
             if began_s >= told_s + self.settings.health.interval_s:
                 told_s = began_s
-                self._last = self._probe.sample(
+                self._last = self._health_sampler.sample(
                     self._sampler.values, self._gpus.cards, self._trees.roots
                 )
                 await self.publish(HEALTH, self._last, retain=True)

@@ -51,7 +51,7 @@ async def test_another_interval_holds_at_once(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(health, "publish", publish)
     monkeypatch.setattr(health, "_sample", sample)
-    health._probe = SimpleNamespace(sample=lambda *_: None)  # type: ignore[assignment]
+    health._health_sampler = SimpleNamespace(sample=lambda *_: None)  # type: ignore[assignment]
     health._sampler = SimpleNamespace(values={})  # type: ignore[assignment]
     health._gpus = SimpleNamespace(cards=())  # type: ignore[assignment]
     health._trees = ProcessTree({})

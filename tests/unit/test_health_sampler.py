@@ -1,4 +1,4 @@
-"""What the probes say is what the machine says, and what it does not say is not known."""
+"""What the samplers say is what the machine says, and what it does not say is not known."""
 
 import os
 import subprocess
@@ -12,13 +12,13 @@ from bus.topics import HealthSample
 from sovl_daemon.control.sources.gpu import GpuStatus
 from sovl_daemon.control.sources.machine import Machine
 from sovl_daemon.control.sources.process_tree import anonymous_bytes
-from sovl_daemon.health_sampler import HealthProbe
+from sovl_daemon.health_sampler import HealthSampler
 
 KNOWN = {"cpu.percent": 12.0, "memory.percent": 50.0, "memory.available_bytes": 1e9}
 
 
 def test_sample_of_ourselves(tmp_path: Path) -> None:
-    sample = HealthProbe().sample(Machine(tmp_path).read(), (), {"me": os.getpid()})
+    sample = HealthSampler().sample(Machine(tmp_path).read(), (), {"me": os.getpid()})
     assert sample.memory_percent is not None
     assert 0 <= sample.memory_percent <= 100
     assert sample.memory_available is not None
@@ -42,18 +42,18 @@ def test_anonymous_memory_grows_with_what_is_held() -> None:
 
 def test_ended_process_is_left_out() -> None:
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    probe = HealthProbe()
-    assert "child" in probe.sample({}, (), {"child": child.pid}).processes
+    sampler = HealthSampler()
+    assert "child" in sampler.sample({}, (), {"child": child.pid}).processes
     child.kill()
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # it is a zombie until it is waited for
-    assert probe.sample({}, (), {"child": child.pid}).processes == {}
+    assert sampler.sample({}, (), {"child": child.pid}).processes == {}
     child.wait()
-    assert probe.sample({}, (), {"child": child.pid}).processes == {}
+    assert sampler.sample({}, (), {"child": child.pid}).processes == {}
     assert anonymous_bytes(child.pid) is None
 
 
 def test_what_a_machine_does_not_tell_is_not_known() -> None:
-    sample = HealthProbe().sample({}, (), {})
+    sample = HealthSampler().sample({}, (), {})
     assert (sample.cpu_percent, sample.memory_available, sample.load_1m) == (None, None, None)
     assert HealthSample.model_validate_json(sample.model_dump_json()) == sample
 
@@ -66,7 +66,7 @@ def test_what_a_process_does_not_let_us_see(
         raise error
 
     monkeypatch.setattr(psutil.Process, "num_fds", refuse)
-    mine = HealthProbe().sample(KNOWN, (), {"me": os.getpid()}).processes["me"]
+    mine = HealthSampler().sample(KNOWN, (), {"me": os.getpid()}).processes["me"]
     assert mine.fds is None
     assert mine.threads is not None
 
@@ -76,6 +76,6 @@ def test_cards_that_tell_some_and_none() -> None:
         GpuStatus(0, "card", 1 << 30, 8 << 30, 37.0, 61.0, 120.0),
         GpuStatus(1),
     )
-    first, second = HealthProbe().sample(KNOWN, cards, {}).gpus
+    first, second = HealthSampler().sample(KNOWN, cards, {}).gpus
     assert (first.name, first.memory_used, first.utilization_percent) == ("card", 1 << 30, 37)
     assert (second.index, second.name, second.memory_total) == (1, None, None)

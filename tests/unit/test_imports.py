@@ -80,10 +80,10 @@ ALLOWED = {
         "sovl_daemon.database",
         "sovl_daemon.durable",
         "sovl_daemon.handle",
+        "sovl_daemon.health_sampler",
         "sovl_daemon.heavy_imports",
         "sovl_daemon.opened",
         "sovl_daemon.own_time",
-        "sovl_daemon.health_sampler",
     ),
     "sovl_daemon": ("sovl_daemon", "bus", "config"),
 }

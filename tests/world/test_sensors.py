@@ -17,7 +17,7 @@ from sovl_daemon.control.sources.gpu import Gpus
 from sovl_daemon.control.sources.machine import Machine
 from sovl_daemon.control.sources.pressure import Pressure
 from sovl_daemon.control.task_file import load_tasks
-from sovl_daemon.health_sampler import HealthProbe
+from sovl_daemon.health_sampler import HealthSampler
 from tests.conftest import ECHO
 from tests.control import MEMORY
 from tests.daemon import running, until
@@ -65,7 +65,7 @@ def read_and_diagnosed(cards: list[dict[str, Any]], monkeypatch: pytest.MonkeyPa
     sampler = MetricSampler(tasks.values(), [Machine(Path()), Pressure(), gpus], Gauges())
     found = sampler.sample(0, 1000)
     merged = {name: reading for each in found.values() for name, reading in each.items()}
-    return HealthProbe().sample(sampler.values, gpus.cards, {}), diagnose(tasks.values(), merged)
+    return HealthSampler().sample(sampler.values, gpus.cards, {}), diagnose(tasks.values(), merged)
 
 
 @situation(
@@ -132,7 +132,7 @@ def test_a_proc_of_which_much_is_hidden(tmp_path: Path, monkeypatch: pytest.Monk
         found = sampler.sample(n, 1000 + n)
     assert sampler.failures == {}
     assert MEMORY not in found["memory"] or found["memory"][MEMORY].fault == ""
-    sample = HealthProbe().sample(sampler.values, (), {"me": 1})
+    sample = HealthSampler().sample(sampler.values, (), {"me": 1})
     assert (sample.cpu_percent, sample.swap_percent) == (None, None)
 
 
