@@ -44,11 +44,11 @@ class Curiosity(Agent):
 
     name: ClassVar[str] = "curiosity"
     topics: ClassVar[tuple[str, ...]] = (MIND, ANSWERING, INTERACTION)
+    _state: MindState  # there is one as soon as it is `_known`
 
     async def start(self) -> None:
         """Begin in silence."""
         self._chance = random.Random(self.settings.core_config.random_seed)  # noqa: S311 - a mood
-        self._state: MindState | None = None
         self._known = anyio.Event()
         self._spoken_at = time.monotonic()
         self._erupted_at = -math.inf
@@ -59,7 +59,6 @@ class Curiosity(Agent):
     async def run(self) -> None:
         """Say the first words of a life, then wonder."""
         await self._known.wait()
-        assert self._state is not None  # noqa: S101 - known
         if wakes(self._state.has_woken, self.settings.controls_config):
             await self._first_words()
         while True:
@@ -106,7 +105,7 @@ class Curiosity(Agent):
         await self.ask("mind_asleep", asleep=False)
 
     def _erupts(self) -> bool:
-        if self._state is None or self._state.asleep or self._unanswered:
+        if self._state.asleep or self._unanswered:
             return False
         now = time.monotonic()
         return CuriosityPressure(self._state.pressure).erupts(
@@ -117,7 +116,6 @@ class Curiosity(Agent):
 
     async def _wonder(self) -> None:
         """Ask what waits to be asked, or what comes to mind if it is strange enough."""
-        assert self._state is not None  # noqa: S101 - it erupted
         self._erupted_at = time.monotonic()
         try:
             thought = await self.ask(
@@ -134,9 +132,10 @@ class Curiosity(Agent):
 
     def _listens(self) -> bool:
         """Whether it may ask back; where no confidence is tracked nobody knows what is strange."""
-        awake = self._state is not None and not self._state.asleep
         tracked = self.settings.controls_config.enable_confidence_tracking
-        return awake and tracked and time.monotonic() - self._erupted_at >= COOLDOWN_S
+        return (
+            not self._state.asleep and tracked and time.monotonic() - self._erupted_at >= COOLDOWN_S
+        )
 
     async def _ask_back(self, heard: InteractionRecorded) -> None:
         """Ask about what was just said, if it is strange enough and nobody talks on meanwhile."""
@@ -154,14 +153,12 @@ class Curiosity(Agent):
 
     async def _said(self, interaction: int) -> tuple[str, list[str]]:
         """The prompt of an interaction, and those of the dreams that are remembered."""
-        assert self._state is not None  # noqa: S101 - it listens
         dreams = [int(dream.name) for dream in self._state.dreams]
         found = await recalled(self, [interaction, *dreams])
         prompts = {each["id"]: each["prompt"] for each in found}
         return prompts[interaction], [prompts[each] for each in dreams if each in prompts]
 
     async def _ask_about(self, prompt: str, conversation: str, score: float) -> None:
-        assert self._state is not None  # noqa: S101 - it listens
         self._erupted_at = time.monotonic()
         temperature = question_temperature(self._state.temperament)
         text = (await self.ask("wonder", prompt=prompt, temperature=temperature))["text"]

@@ -231,10 +231,11 @@ class Dreamer(Agent):
             async with aclosing(generation) as pieces:
                 async for piece in pieces:
                     parts.append(piece.text)
+                    if piece.summary is not None:  # the last piece has one
+                        summary = piece.summary
         except EngineError as error:
             raise CommandError(ENGINE, str(error)) from None
-        assert piece.summary is not None  # noqa: S101 - the last piece has one
-        return _first_line("".join(parts)), answer_confidence(piece.summary.probabilities)
+        return _first_line("".join(parts)), answer_confidence(summary.probabilities)
 
     async def _blend(self, state: MindState) -> None:
         """Let the scaffold remember the dreams that are kept, by their shares, if it may."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from functools import partial
 from typing import Any, ClassVar
 
@@ -16,6 +17,7 @@ from bus.commands import Arguments, command
 from bus.envelope import Envelope
 from bus.errors import FatalError
 from bus.topics import INTERACTION, QUESTION, InteractionRecorded, Question
+from config import Paths, Settings
 from sovl_daemon.database import UnusableDatabase
 from sovl_daemon.handle import Handle
 from sovl_daemon.memory.interactions import Interaction, InteractionStore
@@ -86,30 +88,34 @@ class Scribe(Agent):
     name: ClassVar[str] = "scribe"
     critical: ClassVar[bool] = True
     topics: ClassVar[tuple[str, ...]] = (QUESTION,)
-    _store: InteractionStore | None = None
+    _store: InteractionStore  # both are there after start
+    _disk: Handle
     _asked: OpenQuestion | None = None
+
+    def __init__(self, settings: Settings, paths: Paths, process: str) -> None:
+        super().__init__(settings, paths, process)
+        self._resources = AsyncExitStack()
 
     async def start(self) -> None:
         """Open the store; in a dry run it lives in memory and leaves no trace."""
         path = ":memory:" if self.settings.training_config.dry_run else self.paths.database
         try:
             make = partial(anyio.to_thread.run_sync, partial(InteractionStore, path))
-            self._store = store = await self.hindrance.outlast(make)
+            self._store = await self.hindrance.outlast(make)
         except UnusableDatabase as error:
             raise FatalError(str(error)) from None
-        self._disk = Handle(store)
-        self._size = await self._in_thread(store.size)
+        self._disk = Handle(self._store)
+        self._resources.push_async_callback(self._disk.close)
+        self._size = await self._in_thread(self._store.size)
         if not self.settings.training_config.dry_run:
             self.opened = opened_database(self.paths.database)
 
     async def stop(self) -> None:
         """Close the store."""
-        if self._store is not None:
-            await self._disk.close()
+        await self._resources.aclose()
 
     async def try_to_write(self) -> None:
         """Try to write to the database."""
-        assert self._store is not None  # noqa: S101 - there is one after start
         await self._in_thread(self._store.try_to_write)
 
     async def on_event(self, event: Envelope) -> None:
@@ -121,7 +127,6 @@ class Scribe(Agent):
     @command(RecordArguments, internal=True)
     async def record(self, args: RecordArguments, job: Job) -> dict[str, Any]:
         """Write an interaction down; answers once it is safe on disk."""
-        assert self._store is not None  # noqa: S101 - commands come after start
         await self._in_thread(self.check_files)
         question = self._open(args.conversation, time.monotonic() - args.seconds)
         interaction = Interaction(**args.model_dump(exclude={"seconds"}), question=question)
@@ -147,7 +152,6 @@ class Scribe(Agent):
     @command(HistoryArguments)
     async def history(self, args: HistoryArguments, job: Job) -> dict[str, Any]:
         """Show the last interactions, as many as a message has room for."""
-        assert self._store is not None  # noqa: S101 - commands come after start
         before = {} if args.before is None else {"before": args.before}
         found = await self._page(self._store.recent, args.limit, args.conversation, **before)
         return {
@@ -163,7 +167,6 @@ class Scribe(Agent):
     @command(RecallArguments, internal=True)
     async def recall(self, args: RecallArguments, job: Job) -> dict[str, Any]:
         """The first interactions of these ids, as a message has room for, and the other ids."""
-        assert self._store is not None  # noqa: S101 - commands come after start
         found = await self._page(self._store.some, args.ids)
         last = found[-1].id if found else max(args.ids, default=0)
         rest = [id_ for id_ in args.ids if id_ > last]
@@ -175,7 +178,6 @@ class Scribe(Agent):
 
         They are as many as a message has room for: ask again after the last one for more.
         """
-        assert self._store is not None  # noqa: S101 - commands come after start
         found = await self._page(self._store.unlearned, args.limit, after=args.after)
         count = await self._in_thread(self._store.unlearned_count)
         memory = await self._in_thread(partial(getattr, self._store, "identity"))
@@ -185,13 +187,11 @@ class Scribe(Agent):
     @command(RehearsalArguments, internal=True)
     async def rehearsal(self, args: RehearsalArguments, job: Job) -> dict[str, Any]:
         """The ids of the last interactions that some night has learned."""
-        assert self._store is not None  # noqa: S101 - commands come after start
         return {"ids": await self._in_thread(partial(self._store.learned, args.limit))}
 
     @command(LearnedArguments, internal=True)
     async def learned(self, args: LearnedArguments, job: Job) -> dict[str, Any]:
         """Make the notes agree with what the committed generations say was learned."""
-        assert self._store is not None  # noqa: S101 - commands come after start
         work = partial(self._store.reconcile, dict(args.learned), args.first, args.last)
         wrong = await self._in_thread(work)
         return {"changed": wrong, "count": await self._in_thread(self._store.unlearned_count)}

@@ -88,6 +88,10 @@ class Seat:
         self.seen, self.heard = time.monotonic(), self.clock()
 
 
+# By the payload that each takes.
+Handlers = dict[type[Payload], Callable[[Address, Envelope, Any], None]]
+
+
 class CommandRouter:
     """Between the doors of clients and the door of agents.
 
@@ -181,10 +185,10 @@ class CommandRouter:
 
     # What arrives
 
-    def _client_handlers(self) -> dict[type[Payload], Callable[[Address, Envelope], None]]:
+    def _client_handlers(self) -> Handlers:
         return {Command: self._on_command, Cancel: self._on_cancel}
 
-    def _agent_handlers(self) -> dict[type[Payload], Callable[[Address, Envelope], None]]:
+    def _agent_handlers(self) -> Handlers:
         return {
             Register: self._on_register,
             Heartbeat: self._on_heartbeat,
@@ -193,9 +197,7 @@ class CommandRouter:
             Failure: self._on_final,
         }
 
-    def _listener(
-        self, door: Door, handlers: dict[type[Payload], Callable[[Address, Envelope], None]]
-    ) -> Callable[[bytes, bytes, str], None]:
+    def _listener(self, door: Door, handlers: Handlers) -> Callable[[bytes, bytes, str], None]:
         def hear(route: bytes, data: bytes, user: str) -> None:
             address, asked = Address(door, route), None
             try:
@@ -204,7 +206,7 @@ class CommandRouter:
                 handler = handlers.get(type(envelope.payload))
                 if handler is None:
                     raise BadMessage(f"kind: {envelope.kind!r} is not spoken on this socket")
-                handler(address, envelope)
+                handler(address, envelope, envelope.payload)
             except BadMessage as error:
                 self.counters["bad_messages"] += 1
                 asked = asked or error.asked
@@ -212,9 +214,9 @@ class CommandRouter:
 
         return hear
 
-    def _on_command(self, client: Address, envelope: Envelope) -> None:
+    def _on_command(self, client: Address, envelope: Envelope, payload: Command) -> None:
         try:
-            entry = self._admit(client, envelope)
+            entry = self._admit(client, envelope, payload)
         except CommandError as error:
             self.counters["refused_" + error.code] += 1
             self._send(client, _failure(error, envelope.id))
@@ -231,9 +233,9 @@ class CommandRouter:
             self._send(client, _reply(Progress(data=waiting), envelope.id))
         self._dispatch_waiting(seat)
 
-    def _admit(self, client: Address, envelope: Envelope) -> PendingCommand | None:
-        payload = envelope.payload
-        assert isinstance(payload, Command)  # noqa: S101 - the handler table says so
+    def _admit(
+        self, client: Address, envelope: Envelope, payload: Command
+    ) -> PendingCommand | None:
         of_agent = client.door is self._agents
         if self._stopping and not of_agent:
             raise CommandError(STOPPING, "the daemon is stopping; ask again when it is back")
@@ -256,7 +258,7 @@ class CommandRouter:
         entry = PendingCommand(checked, client, spec.agent, deadline, patience_s)
         return entry if self._ledger.admit(entry) else None
 
-    def _on_cancel(self, client: Address, envelope: Envelope) -> None:
+    def _on_cancel(self, client: Address, envelope: Envelope, payload: Cancel) -> None:
         entry = self._ledger.get(envelope.correlation or "")
         if entry is not None and entry.client == client:
             self._cancel(entry)
@@ -271,9 +273,7 @@ class CommandRouter:
         entry.cancel_by = self.seat(entry.agent).clock() + CANCEL_GRACE_S
         self._tell_agent(entry.agent, Envelope.of(Cancel(), correlation=entry.id))
 
-    def _on_register(self, address: Address, envelope: Envelope) -> None:
-        payload = envelope.payload
-        assert isinstance(payload, Register)  # noqa: S101 - the handler table says so
+    def _on_register(self, address: Address, envelope: Envelope, payload: Register) -> None:
         seat = self._known_seat(payload.agent)
         if seat.address is not None and seat.address != address:
             self.agent_lost(payload.agent, "it was started anew")
@@ -283,9 +283,7 @@ class CommandRouter:
         self.on_change()
         self._dispatch_waiting(seat)
 
-    def _on_heartbeat(self, address: Address, envelope: Envelope) -> None:
-        payload = envelope.payload
-        assert isinstance(payload, Heartbeat)  # noqa: S101 - the handler table says so
+    def _on_heartbeat(self, address: Address, envelope: Envelope, payload: Heartbeat) -> None:
         seat = self._known_seat(payload.agent)
         if seat.address not in (None, address):
             if payload.state != "starting":
@@ -304,13 +302,13 @@ class CommandRouter:
             raise BadMessage(f"agent: {name!r:.100} has no seat here")
         return self.seats[name]
 
-    def _on_progress(self, address: Address, envelope: Envelope) -> None:
+    def _on_progress(self, address: Address, envelope: Envelope, payload: Progress) -> None:
         entry = self._entry_of(address, envelope)
         if entry is not None:
             entry.moved(time.monotonic())
             self._send(entry.client, envelope)
 
-    def _on_final(self, address: Address, envelope: Envelope) -> None:
+    def _on_final(self, address: Address, envelope: Envelope, payload: Result | Failure) -> None:
         entry = self._entry_of(address, envelope)
         if entry is None:
             self.counters["late_answers"] += 1

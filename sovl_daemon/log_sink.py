@@ -81,15 +81,15 @@ class FileTarget:
 
     def write(self, data: bytes) -> int:
         """Append; in a new file if it would be too long in this one."""
-        status = self._status()
-        if status is None or self._is_elsewhere(status):
-            status = self._open()
+        descriptor = self._descriptor
+        if descriptor is None or self._is_elsewhere(descriptor):
+            descriptor = self._open()
+        status = os.fstat(descriptor)
         whole = stat.S_ISREG(status.st_mode)
         if whole and status.st_size and status.st_size + len(data) > self._max_bytes:
             self._rotate()
-            self._open()
-        assert self._descriptor is not None  # noqa: S101 - opened above
-        return os.write(self._descriptor, data)
+            descriptor = self._open()
+        return os.write(descriptor, data)
 
     def close(self) -> None:
         """Close the file."""
@@ -97,16 +97,13 @@ class FileTarget:
             os.close(self._descriptor)
             self._descriptor = None
 
-    def _status(self) -> os.stat_result | None:
-        return None if self._descriptor is None else os.fstat(self._descriptor)
-
-    def _is_elsewhere(self, status: os.stat_result) -> bool:
+    def _is_elsewhere(self, descriptor: int) -> bool:
         try:
-            return not os.path.samestat(status, self._path.stat())
+            return not os.path.samestat(os.fstat(descriptor), self._path.stat())
         except OSError:
             return True
 
-    def _open(self) -> os.stat_result:
+    def _open(self) -> int:
         self.close()
         self._path.parent.mkdir(parents=True, exist_ok=True)
         # Not waiting: it may be a pipe.
@@ -116,7 +113,7 @@ class FileTarget:
         used = stat.S_ISREG(status.st_mode) and status.st_size
         if used and os.pread(self._descriptor, 1, status.st_size - 1) != b"\n":
             os.write(self._descriptor, b"\n")  # whoever wrote before was cut off
-        return status
+        return self._descriptor
 
     def _rotate(self) -> None:
         """Shift the old ones by one; the last is overwritten."""

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from agents.device import device
 from agents.generator.tuning import Tuning, fused_layers, influence_of
 from bus.errors import FatalError
 from config import Settings
@@ -29,14 +30,14 @@ async def validate(tuning: Tuning) -> None:
         FatalError: they do not fit; it names the key that says they should.
 
     """
-    assert tuning.engine is not None  # noqa: S101 - called once there is one
+    engine = await device.base()
     with _blaming(_layers_key(tuning.settings)):
-        layers = fused_layers(tuning.settings, tuning.engine.model.layers)
+        layers = fused_layers(tuning.settings, engine.model.layers)
     with _blaming("fusion.layer_weights"):
         influence_of(tuning.settings, 1.0).over(layers)
     with _blaming(_SCAFFOLD):
         await tuning.place_scaffold()
-        found = await tuning.engine.examine(layers)
+        found = await engine.examine(layers)
     tuning.log.info("architecture.valid", layers=layers, **dataclasses.asdict(found))
 
 

@@ -116,7 +116,7 @@ class Generator(Tuning):
                 f"core_config.base_model_name: {error}; see: sovl model list"
             ) from None
         self.opened = [Mapped(file) for file in path.glob("*.safetensors")]
-        await self._give_back()  # from now on, what lies free in the heap can be given back
+        await _give_back(self.engine)  # from now on, what lies free in the heap can be given back
         device.lend(self.engine)
         self.log.info("model.loaded", model=name, **self.engine.info())
         await self.tune(self.settings)
@@ -125,8 +125,8 @@ class Generator(Tuning):
 
     async def run(self) -> None:
         """Put the scaffold beside the base, while prompts are answered already; keep count."""
-        assert self.engine is not None  # noqa: S101 - there is one after start
-        if adapted := self.engine.tokenizer.adaptations:
+        engine = await device.base()
+        if adapted := engine.tokenizer.adaptations:
             await self.say(f"chat: {'; '.join(adapted)}")
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._keep_count)
@@ -173,10 +173,11 @@ class Generator(Tuning):
         """Answer a prompt, streaming the text as progress."""
         conversation = args.conversation or new_id()
         began = time.monotonic()
-        options = self._checked(args)
+        engine = await device.base()
+        options = self._checked(engine, args)
         await self.publish(ANSWERING, AnswerStarted(conversation=conversation))
         messages = await self._messages(args.prompt, conversation)
-        text, summary, prompt = await self._speak(messages, options, job)
+        text, summary, prompt = await self._speak(engine, messages, options, job)
         confidence = answer_confidence(summary.probabilities)
         recorded = await self._recorded(
             command=job.id,
@@ -215,8 +216,8 @@ class Generator(Tuning):
     @command(long=True)
     async def fingerprint(self, args: NoArguments, job: Job) -> dict[str, Any]:
         """Digests by which to see whether the base is, bit for bit, what it was."""
-        assert self.engine is not None  # noqa: S101 - commands come after start
-        return (await self.engine.fingerprint())._asdict()
+        engine = await device.base()
+        return (await engine.fingerprint())._asdict()
 
     @command(internal=True)
     async def engine_usage(self, args: NoArguments, job: Job) -> dict[str, Any]:
@@ -225,10 +226,10 @@ class Generator(Tuning):
 
         from sovl_daemon.engine.model.allocator import returnable_bytes
 
-        assert self.engine is not None  # noqa: S101 - commands come after start
-        card = self.engine.model.device
+        engine = await device.base()
+        card = engine.model.device
         return {
-            **asdict(self.engine.usage()),
+            **asdict(engine.usage()),
             "pid": os.getpid(),
             "free": returnable_bytes(),
             "card_bytes": torch.cuda.memory_reserved(card) if card.type == "cuda" else 0,
@@ -237,18 +238,11 @@ class Generator(Tuning):
     @command(ReclaimArguments, internal=True)
     async def reclaim(self, args: ReclaimArguments, job: Job) -> dict[str, Any]:
         """Give free memory back to the system, that of a GPU too."""
-        assert self.engine is not None  # noqa: S101 - commands come after start
+        engine = await device.base()
         if args.prefixes:
-            await self.engine.drop_prefixes()
-        await self._give_back()
+            await engine.drop_prefixes()
+        await _give_back(engine)
         return {}
-
-    async def _give_back(self) -> None:
-        from sovl_daemon.engine.model.allocator import return_free_memory
-
-        assert self.engine is not None  # noqa: S101 - there is one after start
-        gc.collect()
-        await anyio.to_thread.run_sync(return_free_memory, self.engine.model.device)
 
     async def _keep_count(self) -> None:
         while True:
@@ -256,9 +250,9 @@ class Generator(Tuning):
             await anyio.sleep(_GAUGES_EVERY_S)
 
     async def _give_gauges(self) -> None:
-        assert self.engine is not None  # noqa: S101 - there is one after start
-        answers = await self.engine.answer_bytes()
-        usage = self.engine.usage()
+        engine = await device.base()
+        answers = await engine.answer_bytes()
+        usage = engine.usage()
         now_s = time.monotonic()
         values = {
             **self._meter.gauges(now_s),
@@ -285,49 +279,47 @@ class Generator(Tuning):
         open_ = await self.ask("open_question", conversation=conversation)
         return [*with_question(messages, open_["question"]), Message("user", prompt)]
 
-    def _checked(self, args: GenerateArguments) -> SamplingOptions:
+    def _checked(self, engine: Engine, args: GenerateArguments) -> SamplingOptions:
         """How to answer; what never can be is refused before anybody is woken because of it."""
-        assert self.engine is not None  # noqa: S101 - commands come after start
         from sovl_daemon.engine.errors import EngineError
 
         try:
             options = self._options(args)
-            self.engine.check([Message("user", args.prompt)], options)
+            engine.check([Message("user", args.prompt)], options)
         except EngineError as error:
             raise CommandError(BAD_ARGUMENT, f"prompt: {error}") from None
         return options
 
     async def _speak(
-        self, messages: list[Message], options: SamplingOptions, job: Job
+        self, engine: Engine, messages: list[Message], options: SamplingOptions, job: Job
     ) -> tuple[str, Summary, Sequence[int]]:
-        assert self.engine is not None  # noqa: S101 - commands come after start
         from sovl_daemon.engine.errors import EngineError, OptionError, PromptTooLongError
 
         parts = []
         try:
             check = self.settings.controls_config.enable_repetition_check
-            generation = self.engine.generate(messages, options, stop_repetition=check)
+            generation = engine.generate(messages, options, stop_repetition=check)
             async with aclosing(generation) as pieces:
                 async for piece in pieces:
                     if piece.text:
                         parts.append(piece.text)
                         job.progress(text=piece.text)
+                    if piece.summary is not None:  # the last piece has one
+                        summary = piece.summary
         except (OptionError, PromptTooLongError) as error:
             raise CommandError(BAD_ARGUMENT, f"prompt: {error}") from None
         except EngineError as error:
             self._meter.failed(time.monotonic())
             raise CommandError(ENGINE, str(error)) from None
-        assert piece.summary is not None  # noqa: S101 - the last piece has one
-        found = piece.summary
         now_s = time.monotonic()
-        tokens = found.prompt_tokens + found.generated_tokens
+        tokens = summary.prompt_tokens + summary.generated_tokens
         self._meter.answered(
             now_s,
-            found.generated_tokens,
-            found.seconds_to_first_token,
-            tokens / self.engine.context_length,
+            summary.generated_tokens,
+            summary.seconds_to_first_token,
+            tokens / engine.context_length,
         )
-        return "".join(parts), found, generation.prompt
+        return "".join(parts), summary, generation.prompt
 
     def _options(self, args: GenerateArguments) -> SamplingOptions:
         defaults = self.settings.generation
@@ -384,3 +376,11 @@ class _Reporter:
             return
         self._last = now
         anyio.from_thread.run(self._agent.say, f"{step.stage} {step.amount()}".rstrip())
+
+
+async def _give_back(engine: Engine) -> None:
+    """Give free memory back to the system."""
+    from sovl_daemon.engine.model.allocator import return_free_memory
+
+    gc.collect()
+    await anyio.to_thread.run_sync(return_free_memory, engine.model.device)

@@ -111,32 +111,31 @@ class Tuning(Agent):
 
     async def fuse(self) -> None:
         """Let the scaffold steer, beside the base; without one that goes on, and says why."""
-        assert self.engine is not None  # noqa: S101 - called by `run`
         from sovl_daemon.engine.errors import EngineError
 
         name = self.settings.core_config.scaffold_model_name
         try:
-            if self.engine.fusion is None:
+            engine = await device.base()
+            if engine.fusion is None:
                 await self.place_scaffold()
             await self._steer(self.settings)
         except (EngineError, ModelError) as error:
             self.log.error("scaffold.refused", scaffold=name, reason=str(error))
             return
-        assert self.engine.fusion is not None  # noqa: S101 - it was just made
-        layers = fused_layers(self.settings, self._base_layers())
+        layers = fused_layers(self.settings, engine.model.layers)
         self.log.info("scaffold.ready", scaffold=name, layers=layers)
-        await self.ask("mind_capacity", parameters=self.engine.fusion.trainable)
-        device.share(self.engine)
+        await self.ask("mind_capacity", parameters=engine.fused().trainable)
+        device.share(engine)
 
     async def place_scaffold(self) -> None:
         """Put the scaffold beside the base. Raises EngineError or ModelError."""
-        assert self.engine is not None  # noqa: S101 - called once there is one
         await anyio.to_thread.run_sync(_import_fusion)  # seconds that must not silence us
         store = ModelStore(self.paths.model_dir)
         name = self.settings.core_config.scaffold_model_name
         resolve = partial(anyio.to_thread.run_sync, store.resolve, name)
         path = await self.hindrance.outlast(resolve, longest_s=PULL_AGAIN_S)
-        note = await self.engine.fuse(path, fusion_options(self.settings))
+        engine = await device.base()
+        note = await engine.fuse(path, fusion_options(self.settings))
         await device.note("scaffold", name, path)
         if note:
             self.log.warning("scaffold.adapters", reason=note)
@@ -201,7 +200,7 @@ class Tuning(Agent):
 
     async def _choose_layers(self, dynamic: bool) -> dict[str, Any]:
         await self._change({"core_config.use_dynamic_layers": str(dynamic).lower()})
-        layers = list(fused_layers(self.settings, self._base_layers()))
+        layers = list(fused_layers(self.settings, (await device.base()).model.layers))
         kind = "Dynamic" if dynamic else "Fixed"
         return {"text": f"{kind} layers: {', '.join(map(str, layers))}", "layers": layers}
 
@@ -279,11 +278,11 @@ class Tuning(Agent):
     async def _steer(self, settings: Settings) -> None:
         """Steer as configured. Raises EngineError."""
         if self.engine is not None and self.engine.fusion is not None:
-            wanted = self._steering(settings)
+            wanted = self._steering(settings, self.engine.model.layers)
             if wanted != self.engine.fusion.steering:
                 await self.engine.steer(wanted)
 
-    def _steering(self, settings: Settings) -> Steering:
+    def _steering(self, settings: Settings, layers: int) -> Steering:
         from sovl_daemon.engine.fusion.fusion import Steering
         from sovl_daemon.engine.fusion.influence import Influence
 
@@ -292,7 +291,7 @@ class Tuning(Agent):
             return Steering((), Influence())
         mode = controls.dynamic_cross_attn_mode if controls.enable_dynamic_cross_attention else None
         return Steering(
-            fused_layers(settings, self._base_layers()),
+            fused_layers(settings, layers),
             influence_of(settings, self._factor(mode)),
             controls.enable_lora_adapters,
         )
@@ -302,10 +301,6 @@ class Tuning(Agent):
         if self.mind is None:
             return 0.0
         return self.mind.influence * influence(mode, self.mind.confidence, self.mind.temperament)
-
-    def _base_layers(self) -> int:
-        assert self.engine is not None  # noqa: S101 - commands come after start
-        return self.engine.model.layers
 
 
 def influence_of(settings: Settings, factor: float) -> Influence:

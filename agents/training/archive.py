@@ -276,8 +276,7 @@ class Archive(Agent):
         from sovl_daemon.engine.learning.learned import tensors_of
 
         engine = await device.engine()
-        assert engine.fusion is not None  # noqa: S101 - it is shared with its scaffold
-        state = await call(engine.thread, partial(tensors_of, engine.fusion), Priority.JUDGE)
+        state = await call(engine.thread, partial(tensors_of, engine.fused()), Priority.JUDGE)
         mind = (await self.ask("mind_document"))["document"]
         memory = (await self.ask("unlearned", limit=0))["memory"]
         await self.commit(
@@ -293,11 +292,10 @@ class Archive(Agent):
         from sovl_daemon.engine.learning.learned import prepared
 
         engine = await device.engine()
-        assert engine.fusion is not None  # noqa: S101 - it is shared with its scaffold
         if why := misfit(generation.manifest, self._origin()):
             raise CommandError(BAD_ARGUMENT, f"{generation.folder.name}: {why}")
         state = await anyio.to_thread.run_sync(tensors_in, generation)
-        prepare = partial(prepared, engine.fusion, state, generation.token_map())
+        prepare = partial(prepared, engine.fused(), state, generation.token_map())
         try:
             if document := generation.mind():
                 Mind.from_json(document)

@@ -57,9 +57,8 @@ class School:
     """Teaches for one night or one training; `stage` (0..1) is how old the mind is."""
 
     def __init__(self, engine: Engine, settings: Settings, stage: float) -> None:
-        assert engine.fusion is not None  # noqa: S101 - it is shared with its scaffold
         self._engine = engine
-        self._fusion = engine.fusion
+        self._fusion = engine.fused()
         self._settings = settings
         self._stage = stage
         self._seed = settings.core_config.random_seed

@@ -334,11 +334,10 @@ class Trainer(Reins):
         from sovl_daemon.engine.learning.learned import tensors_of
 
         engine = await device.engine()
-        assert engine.fusion is not None  # noqa: S101 - it is shared with its scaffold
         with fail_after(_COMMIT_S, OwnTime(), shield=True):
             async with self.saving():
                 # Layers that learned before, and do not steer now, stay in the generation.
-                others = await school.on_thread(partial(tensors_of, engine.fusion))
+                others = await school.on_thread(partial(tensors_of, engine.fused()))
                 slept = await self.ask("mind_slept", question=question, foretell=True)
                 number = await self.commit(
                     {**others, **state},

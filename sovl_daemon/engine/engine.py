@@ -322,6 +322,12 @@ class Engine:
         self.fusion = await call(self.thread, make, Priority.JUDGE)
         return made.note
 
+    def fused(self) -> "Fusion":
+        """The scaffold and how it steers. Raises OptionError where there is none."""
+        if self.fusion is None:
+            raise OptionError("there is no scaffold beside the base: fuse one first")
+        return self.fusion
+
     async def examine(self, layers: Sequence[int]) -> "Architecture":
         """Try whether base and scaffold fit together with `layers` fused; see architecture.examine.
 
@@ -334,10 +340,8 @@ class Engine:
         """
         from sovl_daemon.engine.fusion.architecture import examine
 
-        if self.fusion is None:
-            raise OptionError("there is no scaffold beside the base: fuse one first")
         prompt = self.tokenizer.encode_text(_TRIAL)[: self.context_length]
-        work = partial(examine, self.model, self.fusion, layers, prompt)
+        work = partial(examine, self.model, self.fused(), layers, prompt)
         return await call(self.thread, work, Priority.JUDGE)
 
     async def steer(self, steering: "Steering") -> None:

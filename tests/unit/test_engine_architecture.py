@@ -8,6 +8,7 @@ import pytest
 import torch
 from structlog.testing import capture_logs
 
+from agents.device import device
 from agents.generator import architecture
 from agents.generator.generator import Generator
 from bus.errors import FatalError
@@ -59,6 +60,7 @@ def agent(engine: Engine, scaffold: Path, **values: str) -> Generator:
     settings = with_value(settings, "store.model_dir", f'"{root / "models"}"')
     made = Generator(settings, Paths.of(settings, environ), "host")
     made.engine = engine
+    device.lend(engine)
     return made
 
 
