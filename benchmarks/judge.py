@@ -39,7 +39,7 @@ from sovl_daemon.laboratory.judge.cases import Case
 from sovl_daemon.laboratory.judge.fitting import Study, chances, score
 from sovl_daemon.laboratory.judge.lessons import exam, lessons
 from sovl_daemon.models.progress import ignore_progress
-from tests.daemon import running
+from sovl_daemon.testing import running
 
 GROUPS = ("in-domain", "held-out families", "log lines", "unseen log lines")
 KNOWN = "all of known tasks"
@@ -230,7 +230,6 @@ def hub_mb(seconds: float, *without: str) -> float:
         tempfile.TemporaryDirectory(prefix="sovl") as place,
         running(Path(place), **{"agents.disabled": [*idle, *without]}) as daemon,
     ):
-        assert daemon.process is not None
         time.sleep(seconds)
         return psutil.Process(daemon.process.pid).memory_info().rss / 1e6
 

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import anyio
 import torch
 from torch.nn import functional
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from benchmarks.common import Bench, Goal, median
 from benchmarks.default_model import default_model
@@ -29,7 +30,6 @@ from sovl_daemon.engine.serving.options import SamplingOptions
 from sovl_daemon.engine.text.message import Message
 from sovl_daemon.engine.thread.inbox import call
 from sovl_daemon.engine.thread.priority import Priority
-from tests.unit.engine_tiny import save_tiny
 
 T = TypeVar("T")
 
@@ -104,9 +104,19 @@ async def on_thread(engine: Engine, work: Callable[[], T]) -> T:
     return await call(engine.thread, work, Priority.JUDGE)
 
 
+def small_model(path: Path) -> Path:
+    """One narrow layer with random weights and the tokenizer of the default model, as a folder."""
+    shape = {"num_hidden_layers": 1, "hidden_size": 64, "intermediate_size": 64}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 32}
+    config = AutoConfig.from_pretrained(default_model(), **shape, **heads)
+    AutoModelForCausalLM.from_config(config).save_pretrained(path)
+    AutoTokenizer.from_pretrained(default_model()).save_pretrained(path)
+    return path
+
+
 async def everything_loaded(path: Path) -> None:
     """Load another model first, so that libraries do not count as weights."""
-    engine = await Engine.load(save_tiny(path), device="cpu")
+    engine = await Engine.load(small_model(path), device="cpu")
     await engine.set_precision("int4")
     await engine.close()
 

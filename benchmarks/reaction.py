@@ -20,8 +20,8 @@ import platformdirs
 from benchmarks.common import Bench, Goal, percentile
 from sovl_daemon.client import ClientError, CommandError
 from sovl_daemon.control.journal import Journal, JournalEntry
-from tests.daemon import Daemon, running, until
-from tests.level import Level, write_task
+from sovl_daemon.testing import Daemon, running, until
+from sovl_daemon.testing.level import Level, write_task
 
 ROUNDS = 100  # of each kind
 HARD, HARD_S = 0.5, 0.3

@@ -13,7 +13,7 @@ import psutil
 from benchmarks.common import Bench, Goal, median, percentile
 from sovl_daemon.client import AsyncClient, ClientError
 from sovl_daemon.client.target import Target
-from tests.daemon import Daemon, running
+from sovl_daemon.testing import Daemon, running
 
 PINGS = 3000
 STARTS = 5
@@ -104,7 +104,6 @@ def run(quick: bool) -> Bench:
         tempfile.TemporaryDirectory(prefix="sovl") as directory,
         running(Path(directory)) as daemon,
     ):
-        assert daemon.process is not None
         hub = psutil.Process(daemon.process.pid)
         time.sleep(2)
         cpu = idle_cost(hub, 3 if quick else IDLE_S)

@@ -24,7 +24,7 @@ from config import Paths, Settings
 from sovl_daemon.client import Client, ClientError, CommandError
 from sovl_daemon.engine.learning.sample import Sample
 from sovl_daemon.night.curriculum import Curriculum
-from tests.daemon import Daemon, running
+from sovl_daemon.testing import Daemon, running
 
 PACE_ROUNDS, QUICK_ROUNDS = 3, 1
 QUICK_PAIRS = 16

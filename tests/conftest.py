@@ -9,7 +9,7 @@ import platformdirs
 import pytest
 
 from sovl_daemon.models import DEFAULT_MODEL, ModelStore
-from tests.daemon import Daemon, running
+from sovl_daemon.testing import WITHOUT_MODEL, Daemon, running
 from tests.packages import install
 
 # What a shell runs in the background is told to ignore Ctrl-C, and so are its children.
@@ -43,10 +43,7 @@ def module_runtime() -> Iterator[Path]:
 
 
 ECHO = {
-    "agents.disabled": [
-        *("generator", "dreamer", "trainer", "curiosity", "gestation"),
-        *("judge", "controller"),
-    ],
+    **WITHOUT_MODEL,
     "agents.placement": {"echo": "host"},
 }
 

@@ -5,7 +5,7 @@ import pty
 import subprocess
 import threading
 
-from tests.daemon import SOVL, Daemon, until
+from sovl_daemon.testing import SOVL, Daemon, until
 
 
 class Screen:

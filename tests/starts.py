@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.daemon import SOVL
+from sovl_daemon.testing import SOVL
 
 # What root may do, and other people may not.
 UNPRIVILEGED = ("setpriv", "--bounding-set=-dac_override,-fowner")

@@ -18,7 +18,7 @@ from bus.messages import Cancel, Command, Failure, Result
 from bus.port import Port
 from bus.responder import Responder
 from sovl_daemon.client import CommandError
-from tests.daemon import Daemon
+from sovl_daemon.testing import Daemon
 from tests.integration.bus_router import Client
 
 FLOOD = 10_000

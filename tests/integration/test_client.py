@@ -22,8 +22,8 @@ from sovl_daemon.client import (
     DaemonSlow,
     Target,
 )
+from sovl_daemon.testing import Daemon, until
 from tests.conftest import ECHO
-from tests.daemon import Daemon, until
 
 LONG = {"text": "x", "times": 1000, "pause_s": 0.05}
 LOST_S = 3.5  # as promised, and a little for a busy machine
@@ -148,7 +148,6 @@ def mortal(runtime: Path, echo_package: Path) -> Iterator[Daemon]:
     """A daemon that the test may kill."""
     daemon = Daemon(runtime, packages=echo_package, **ECHO).start().wait()
     yield daemon
-    assert daemon.process is not None
     daemon.process.kill()
     daemon.process.wait()
 
@@ -191,7 +190,6 @@ def test_a_daemon_started_anew_in_mid_call_does_not_leave_the_call_hanging(morta
 
 
 def test_a_daemon_that_hangs_is_told_from_one_that_is_down(mortal: Daemon) -> None:
-    assert mortal.process is not None
     with mortal.client() as client:
         steps = client.stream("say", **LONG)
         next(steps)

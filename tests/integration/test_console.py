@@ -8,7 +8,7 @@ import pytest
 from bus.endpoints import Endpoints
 from bus.publisher import Publisher
 from bus.topics import QUESTION, Question
-from tests.daemon import Daemon
+from sovl_daemon.testing import Daemon
 from tests.screen import Terminal
 
 

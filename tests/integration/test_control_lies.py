@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from sovl_daemon.control.decision_log import DecisionLog
+from sovl_daemon.testing import Daemon, running, until
+from sovl_daemon.testing.level import ACT, Level, expect, in_force, write_task
 from tests import tiny_models
-from tests.daemon import Daemon, running, until
-from tests.level import ACT, Level, expect, in_force, write_task
 from tests.packages import install
 
 LIARS = ("boast", "stumble", "dawdle")

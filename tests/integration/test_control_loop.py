@@ -18,9 +18,9 @@ from bus.topics import MetricReading, MetricsSample
 from sovl_daemon.client import CommandError
 from sovl_daemon.control.journal import Journal, JournalEntry
 from sovl_daemon.control.sources.process_tree import cores_of
+from sovl_daemon.testing import Daemon, running, until
+from sovl_daemon.testing.level import ACT, AT_ONCE, HOLD, Level, expect, in_force, write_task
 from tests import tiny_models
-from tests.daemon import Daemon, running, until
-from tests.level import ACT, AT_ONCE, HOLD, Level, expect, in_force, write_task
 
 MEMORY = {"metric": "memory.percent", "high": 100.0}
 HARD = MEMORY | {"limits": AT_ONCE}  # a machine always has more than this in use

@@ -15,7 +15,7 @@ import pytest
 
 from sovl_daemon.cli import exits
 from sovl_daemon.client import CommandError
-from tests.daemon import Daemon, running, until
+from sovl_daemon.testing import Daemon, running, until
 from tests.screen import Terminal
 
 pytestmark = [pytest.mark.model, pytest.mark.usefixtures("default_model")]

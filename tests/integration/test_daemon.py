@@ -13,7 +13,7 @@ import zmq
 from sovl_daemon.cli import exits
 from sovl_daemon.cli.daemon import EX_CONFIG
 from sovl_daemon.client import CommandError, DaemonDown
-from tests.daemon import Daemon, running, until
+from sovl_daemon.testing import Daemon, running, until
 
 
 def test_a_third_partys_agent_answers(echo_daemon: Daemon) -> None:
@@ -92,7 +92,6 @@ def test_a_configuration_that_the_environment_names_is_no_such_option(echo_daemo
 
 def test_stop_command_waits_for_the_end(echo_daemon: Daemon) -> None:
     assert echo_daemon.sovl("stop").returncode == 0
-    assert echo_daemon.process is not None
     assert echo_daemon.process.wait(5) == 0
     names = [
         (e["agent"], e.get("state")) for e in echo_daemon.events() if e["event"] == "agent.state"

@@ -11,8 +11,8 @@ import pytest
 
 from sovl_daemon.cli import exits
 from sovl_daemon.client import Client, ClientError, DaemonDown, Target
+from sovl_daemon.testing import WITHOUT_MODEL, Daemon, until
 from tests.conftest import ECHO
-from tests.daemon import Daemon, until
 from tests.unit.test_docs import ROOT
 
 SCP = """#!/bin/sh
@@ -111,14 +111,10 @@ def check_revocation(machines: Machines, keys: Path, block: str) -> None:
 
 def test_listening_without_a_key_is_refused(runtime: Path) -> None:
     settings = {
-        "agents.disabled": [
-            *("generator", "dreamer", "trainer", "curiosity", "gestation"),
-            *("judge", "controller"),
-        ],
+        **WITHOUT_MODEL,
         "bus.listen": f"tcp://127.0.0.1:{free_ports()}",
     }
     daemon = Daemon(runtime, **settings).start()
-    assert daemon.process is not None
     assert daemon.process.wait(30) == 78
     assert "sovl keys new server" in daemon.output()
     with pytest.raises(DaemonDown), daemon.client():

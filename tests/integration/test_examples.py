@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,9 +17,8 @@ from typing import Any
 import pytest
 import zmq
 
-from sovl_daemon.client import CommandError
+from sovl_daemon.testing import Daemon, running, until
 from tests.conftest import ECHO
-from tests.daemon import Daemon, running, until
 from tests.unit.test_docs import ROOT, table, words
 
 EXAMPLES = ROOT / "examples"
@@ -205,29 +205,21 @@ def test_follow_events_prints_them_and_survives_a_restart(echo_daemon: Daemon) -
             process.kill()
 
 
-def test_the_example_agent_works(runtime: Path, tmp_path: Path) -> None:
+def test_the_example_agent_passes_its_own_test(tmp_path: Path, runtime: Path) -> None:
+    """As its author runs it, outside of this checkout."""
     options = ["--quiet", "--no-deps", "--no-build-isolation", "--target", str(tmp_path)]
-    source = str(EXAMPLES / "sovl-tally")
-    subprocess.run([sys.executable, "-m", "pip", "install", *options, source], check=True)
-    settings = {
-        "agents.disabled": [
-            *("generator", "dreamer", "trainer", "curiosity", "gestation"),
-            *("judge", "controller"),
-        ],
-        "agents.placement": {"tally": "toys"},
-    }
-    with running(runtime, packages=tmp_path, **settings) as daemon:
-        with daemon.client() as client:
-            first = client.ask("tally")
-            assert first["counts"]["agent.scribe"] >= 1
-            assert first["last"] == []
-            with pytest.raises(CommandError, match="was never heard"):
-                client.ask("tally", topic="nonsense")
-        assert daemon.stop() == 0
-        with daemon.start().wait().client() as client:
-            (piece, result) = client.stream("tally", topic="agent.scribe")
-            assert result["counts"]["agent.scribe"] > first["counts"]["agent.scribe"]
-            assert piece["text"] == f"agent.scribe: {result['counts']['agent.scribe']}\n"
+    source = EXAMPLES / "sovl-tally"
+    subprocess.run([sys.executable, "-m", "pip", "install", *options, str(source)], check=True)
+    test = shutil.copy(source / "test_tally.py", tmp_path)
+    words = ["-p", "no:cacheprovider", "--basetemp", str(runtime / "t"), test]
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "pytest", *words],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout
 
 
 # Answers and the log
@@ -292,7 +284,6 @@ def test_the_log_is_as_described(runtime: Path, echo_package: Path) -> None:
         with daemon.client() as client:
             client.ask("say", text="x")
             client.control("config_set", key="logging.level", value="info", save=False)
-        assert daemon.process is not None
         (runtime / "sovl").mkdir(exist_ok=True)
         (runtime / "sovl" / "config.json").write_text("{")
         daemon.process.send_signal(signal.SIGHUP)

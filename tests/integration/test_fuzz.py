@@ -9,7 +9,7 @@ import zmq
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.daemon import Daemon
+from sovl_daemon.testing import Daemon
 from tests.torture.fuzz import fuzz
 
 JSON = st.recursive(

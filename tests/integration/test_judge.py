@@ -5,9 +5,9 @@ import math
 from pathlib import Path
 
 from sovl_daemon.models import ModelStore
+from sovl_daemon.testing import Daemon, running, until
+from sovl_daemon.testing.level import write_task
 from tests import tiny_models
-from tests.daemon import Daemon, running, until
-from tests.level import write_task
 
 GREY = {"hard": 99.9, "grey": 0.2, "low": 0.1}  # a machine always has that much in use
 

@@ -9,7 +9,7 @@ import pytest
 
 from sovl_daemon.client import CommandError
 from sovl_daemon.state import StateStore
-from tests.daemon import Daemon, running
+from sovl_daemon.testing import Daemon, running
 from tests.torture.night_kills import settings_for
 
 CORE = "core_config"

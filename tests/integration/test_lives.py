@@ -16,8 +16,8 @@ import pytest
 from bus.topics import Question
 from sovl_daemon.client import CommandError
 from sovl_daemon.state import StateStore
+from sovl_daemon.testing import SOVL, Daemon, running, until
 from tests import tiny_models
-from tests.daemon import SOVL, Daemon, running, until
 
 SHORT = "Hi!"  # a question about it fits into the tiny model's context
 TOLD = ("The capital of Zorland is Mivek.", "My dog is called Bramble.", "Hello there!")

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import psutil
 
+from sovl_daemon.testing import SOVL, Daemon, running, until
 from tests.conftest import ECHO
-from tests.daemon import SOVL, Daemon, running, until
 
 
 def said(daemon: Daemon, **wanted: object) -> list[dict[str, object]]:

@@ -13,8 +13,8 @@ from urllib.parse import urlsplit
 import pytest
 
 from sovl_daemon.models import ModelStore
+from sovl_daemon.testing import SOVL
 from tests import tiny_models
-from tests.daemon import SOVL
 
 COMMIT = "c0ffee" * 6 + "cafe"
 OPEN, GATED = "owner/mind", "owner/gated"

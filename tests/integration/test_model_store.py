@@ -27,8 +27,8 @@ from sovl_daemon.models import (
     NoSpace,
     WrongHash,
 )
+from sovl_daemon.testing import SOVL
 from tests import tiny_models
-from tests.daemon import SOVL
 
 PULL = """
 import sys

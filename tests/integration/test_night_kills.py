@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.daemon import running
+from sovl_daemon.testing import running
 from tests.torture.night_kills import judged, settings_for, torture
 
 

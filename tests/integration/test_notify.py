@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from sovl_daemon.testing import Daemon, until
 from tests.conftest import ECHO
-from tests.daemon import Daemon, until
 
 
 class Manager:
@@ -51,7 +51,6 @@ def managed(
         try:
             yield Manager(listener), daemon.start()
         finally:
-            assert daemon.process is not None
             daemon.process.kill()
             daemon.process.wait()
 
@@ -69,7 +68,6 @@ def test_ready_comes_when_the_critical_agents_are_and_the_watchdog_is_patted(
         pats = manager.when("WATCHDOG=1")
         between = sorted(b - a for a, b in pairwise(pats))
         assert 0.2 < between[len(between) // 2] < 0.6  # half the time that was given is 0.3 s
-        assert daemon.process is not None
         daemon.process.send_signal(signal.SIGTERM)
         manager.listen(manager.has("STOPPING=1"))
         manager.listen(lambda: manager.heard[-1].startswith("STATUS=stopping"))
@@ -82,7 +80,6 @@ def test_not_ready_before_every_critical_agent_is(runtime: Path, echo_package: P
     (runtime / "state").mkdir()
     (runtime / "state" / "sovl.db").write_text("not a database " * 1000)
     with managed(runtime, echo_package, str(runtime / "notify")) as (manager, daemon):
-        assert daemon.process is not None
         assert daemon.process.wait(30) != 0
         manager.listen(lambda: any(word.startswith("STATUS=") for word in manager.heard))
         with pytest.raises(TimeoutError):
@@ -100,7 +97,6 @@ def test_a_reload_takes_a_good_file_and_refuses_a_bad_one(
         config.write_text(text)
         manager.heard.clear()
         manager.times.clear()
-        assert daemon.process is not None
         daemon.process.send_signal(signal.SIGHUP)
         manager.listen(manager.has("READY=1"))
         assert manager.heard[0] == "RELOADING=1"

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from sovl_daemon.testing import Daemon, running, until
+from sovl_daemon.testing.level import ACT, HOLD, Level, expect, write_task
 from tests import tiny_models
-from tests.daemon import Daemon, running, until
-from tests.level import ACT, HOLD, Level, expect, write_task
 
 EPOCHS = 80  # more than it gets through before it is paused
 

@@ -26,8 +26,8 @@ from sovl_daemon.client import (
     Target,
     WrongKey,
 )
+from sovl_daemon.testing import Daemon, running
 from tests.conftest import ECHO
-from tests.daemon import Daemon, running
 
 SOON_S = 2.5  # about a second, and a little for a busy machine
 
@@ -185,7 +185,6 @@ def test_one_who_listens_in_silence_is_slow(remote: Remote) -> None:
 def test_tcp_without_keys_is_refused_at_start(runtime: Path, echo_package: Path) -> None:
     listen = f"tcp://127.0.0.1:{three_free_ports()}"
     daemon = Daemon(runtime, packages=echo_package, **ECHO, **{"bus.listen": listen}).start()
-    assert daemon.process is not None
     assert daemon.process.wait(30) == EX_CONFIG
     lines = daemon.output().splitlines()
     assert len(lines) == 1
@@ -201,7 +200,6 @@ def test_a_port_that_is_taken_is_told_in_one_line(runtime: Path, echo_package: P
         taken.listen()
         settings = {**ECHO, "bus.listen": f"tcp://127.0.0.1:{port}"}
         daemon = Daemon(runtime, packages=echo_package, **settings).start()
-        assert daemon.process is not None
         assert daemon.process.wait(30) != 0
     lines = daemon.output().splitlines()
     assert len(lines) == 1

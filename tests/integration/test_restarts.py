@@ -14,14 +14,11 @@ import pytest
 from sovl_daemon.cli import exits
 from sovl_daemon.cli.daemon import EX_CONFIG
 from sovl_daemon.client import CommandError
-from tests.daemon import Daemon, running, until
+from sovl_daemon.testing import WITHOUT_MODEL, Daemon, running, until
 from tests.packages import install
 
 FRAIL = {
-    "agents.disabled": [
-        *("generator", "dreamer", "trainer", "curiosity", "gestation"),
-        *("judge", "controller"),
-    ],
+    **WITHOUT_MODEL,
     "agents.placement": {"echo": "host"},
     "supervision.restart_intensity": 100,
     "supervision.backoff_initial_s": 0.05,
@@ -71,7 +68,6 @@ def well_again(daemon: Daemon, before: Look, *agents: str) -> Look:
 
 
 def workers(daemon: Daemon) -> list[psutil.Process]:
-    assert daemon.process is not None
     return psutil.Process(daemon.process.pid).children()
 
 
@@ -101,7 +97,6 @@ def test_who_does_not_is_left_alone(daemon: Daemon) -> None:
 
 def test_two_that_die_at_once_are_each_started_once(daemon: Daemon) -> None:
     """The hub sleeps meanwhile, so that it hears of both in the same moment."""
-    assert daemon.process is not None
     for victims in (("echo", "frail"), ("frail", "echo")) * 2:
         before = Look(daemon)
         daemon.process.send_signal(signal.SIGSTOP)
@@ -166,7 +161,6 @@ def test_whatever_it_writes_is_logged_and_nothing_stalls(daemon: Daemon) -> None
 
 def test_a_hub_that_was_asleep_blames_nobody(daemon: Daemon) -> None:
     before = Look(daemon)
-    assert daemon.process is not None
     daemon.process.send_signal(signal.SIGSTOP)
     time.sleep(5)
     daemon.process.send_signal(signal.SIGCONT)
@@ -206,7 +200,6 @@ def test_when_a_critical_agent_is_given_up_the_daemon_ends_with_one_line(
     runtime: Path, packages: Path, how: str, settings: dict[str, object], line: str, code: int
 ) -> None:
     daemon = failing(runtime, packages, how, **settings)
-    assert daemon.process is not None
     assert daemon.process.wait(60) == code, daemon.output()
     assert daemon.output().splitlines() == [f"sovl: {line}"]
     given_up = [each for each in daemon.events() if each["event"] == "child.given_up"]

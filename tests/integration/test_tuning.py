@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from sovl_daemon.client import CommandError
-from tests.daemon import Daemon, running
+from sovl_daemon.testing import Daemon, running
 
 pytestmark = [pytest.mark.model, pytest.mark.usefixtures("default_model")]
 

@@ -22,8 +22,8 @@ from benchmarks.common import Bench, Goal, median
 from config import Settings, get_value
 from sovl_daemon.client import ClientError, CommandError
 from sovl_daemon.control.journal import Journal
-from tests.daemon import Daemon, running, until
-from tests.level import ACT, HOLD, Level, write_task
+from sovl_daemon.testing import Daemon, running, until
+from sovl_daemon.testing.level import ACT, HOLD, Level, write_task
 
 SABOTAGE = Path(__file__).parents[1] / "fixtures" / "sabotage"
 MOST_STEPS = 30
@@ -122,7 +122,6 @@ class Torture:
                 self.fill(daemon)
                 if not self._killed(daemon, level, "do", number):
                     return
-                assert daemon.process is not None
                 daemon.process.wait(10)
             with self.living() as (daemon, _):
                 self._agree(daemon, f"hub {number}", really=True)

@@ -14,7 +14,7 @@ import psutil
 import zmq
 
 from benchmarks.common import Bench, Goal, show
-from tests.daemon import Daemon, running
+from sovl_daemon.testing import Daemon, running
 from tests.packages import install
 from tests.torture.soak import SETTINGS, settled
 
@@ -149,7 +149,6 @@ def attack(runtime_dir: Path, seconds: float, seed: int) -> Iterator[int]:
 
 def fuzz(root: Path, packages: Path, *, seconds: float, seed: int) -> Bench:
     with running(root, packages=packages, **SETTINGS) as daemon:
-        assert daemon.process is not None
         hub = psutil.Process(daemon.process.pid)
         list(attack(daemon.runtime_dir, min(1.0, seconds / 4), seed))  # fills caches and buffers
         before, fds = hub.memory_info().rss, settled(hub.num_fds)

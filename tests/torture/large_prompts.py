@@ -17,7 +17,7 @@ import zmq
 
 from benchmarks.common import Bench, Goal, percentile
 from sovl_daemon.client import CommandError
-from tests.daemon import SOVL, Daemon, running
+from sovl_daemon.testing import SOVL, Daemon, running
 
 MEGABYTE = 1_000_000
 SIZES = (1, 10, 100)

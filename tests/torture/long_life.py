@@ -9,7 +9,7 @@ import psutil
 
 from benchmarks.common import Bench, Goal
 from sovl_daemon.memory.interactions import Interaction, InteractionStore
-from tests.daemon import Daemon, running
+from sovl_daemon.testing import Daemon, running
 
 LIVED = 100_000
 TEXT = "My neighbour Kira has a cat called Mivek, who is four years old and sleeps all day. "
@@ -50,7 +50,6 @@ def run(quick: bool) -> Bench:
         began = time.perf_counter()
         with running(Path(place)) as daemon:
             seconds["start"] = time.perf_counter() - began
-            assert daemon.process is not None
             hub = psutil.Process(daemon.process.pid)
 
             def timed(name: str, work: object) -> None:

@@ -22,7 +22,7 @@ from benchmarks.common import Bench, Goal
 from sovl_daemon.client import ClientError, CommandError
 from sovl_daemon.memory.interactions import InteractionStore
 from sovl_daemon.state import Damaged, StateStore
-from tests.daemon import Daemon, running, until
+from sovl_daemon.testing import Daemon, running, until
 
 HUB_SHARE = 0.3  # of all kills; the others hit the model host
 COMMIT_SHARE = 0.4  # of all kills; they come while the night is being written down

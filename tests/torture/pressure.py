@@ -20,7 +20,7 @@ import platformdirs
 
 from benchmarks.common import Bench, Goal
 from sovl_daemon.client import ClientError, CommandError
-from tests.daemon import Daemon, running, until
+from sovl_daemon.testing import Daemon, running, until
 from tests.torture.memory_group import MB, MOST, Ballast, MemoryGroup, memory_group
 
 IN_USE = 0.62  # of the limit, by the daemon alone

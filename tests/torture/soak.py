@@ -20,7 +20,7 @@ import psutil
 import zmq
 
 from benchmarks.common import Bench, Goal, show
-from tests.daemon import Daemon, running
+from sovl_daemon.testing import WITHOUT_MODEL, Daemon, running
 from tests.packages import install
 
 spawn = multiprocessing.get_context("spawn")
@@ -28,10 +28,7 @@ WINDOW = 8
 FINAL = ("result", "error")
 QUIET_S = 30.0  # an answer that takes longer counts as lost
 SETTINGS = {
-    "agents.disabled": [
-        *("generator", "dreamer", "trainer", "curiosity", "gestation"),
-        *("judge", "controller"),
-    ],
+    **WITHOUT_MODEL,
     "agents.placement": {"echo": "host"},
     "bus.max_pending_per_agent": 10_000,
     "supervision.restart_intensity": 1000,
@@ -139,7 +136,6 @@ class Crowd:
 
 
 def hub_size(daemon: Daemon) -> dict[str, float]:
-    assert daemon.process is not None
     hub = psutil.Process(daemon.process.pid)
     with daemon.client() as client:
         tasks = client.control("stats")["hub"]["tasks"]
@@ -167,7 +163,6 @@ def soak(
 ) -> Bench:
     """`kills`: how often per second the host is killed, and as often a client."""
     with running(root, packages=packages, **SETTINGS) as daemon:
-        assert daemon.process is not None
         warm_up(daemon, commands // 20)
         kill_host(daemon)  # the log is opened with its first line, which tells of that
         time.sleep(1)
@@ -203,7 +198,6 @@ def warm_up(daemon: Daemon, count: int) -> None:
 
 
 def kill_host(daemon: Daemon) -> int:
-    assert daemon.process is not None
     workers = [
         each
         for each in psutil.Process(daemon.process.pid).children()

@@ -21,9 +21,9 @@ from pathlib import Path
 
 from benchmarks.common import Bench, Goal
 from sovl_daemon.client import ClientError, CommandError
+from sovl_daemon.testing import SOVL, Daemon, until
 from tests import tiny_models
 from tests.conftest import ECHO
-from tests.daemon import SOVL, Daemon, until
 from tests.packages import install
 
 STOPS, RUNS, QUICK = 500, 1000, 10
@@ -117,7 +117,6 @@ def _stop(daemon: Daemon, number: int, trials: Trials) -> None:
     chance = random.Random(number)
     moment, way = MOMENTS[number % len(MOMENTS)], WAYS[number % len(WAYS)]
     process = daemon.start().process
-    assert process is not None
     try:
         if moment == "beginning":
             time.sleep(chance.uniform(0, 2))
@@ -169,7 +168,6 @@ def _busy_with(daemon: Daemon, moment: str) -> None:
 
 
 def _end(daemon: Daemon, way: str, *, again: bool) -> None:
-    assert daemon.process is not None
     if way == "sovl stop":
         while daemon.process.poll() is None and daemon.sovl("stop", timeout=WAIT_S).returncode:
             pass  # there was no daemon yet
@@ -193,7 +191,6 @@ def _life(daemon: Daemon) -> Iterator[Daemon]:
         chance = random.Random(1)
         while not over.is_set():
             process = daemon.start().process
-            assert process is not None
             over.wait(chance.uniform(1, 40))
             process.terminate()
             process.wait(WAIT_S)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.daemon import SOVL
+from sovl_daemon.testing import SOVL
 
 
 def doctor(root: Path, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -70,6 +70,7 @@ ALLOWED = {
         *LIBRARIES,
     ),
     "sovl_daemon/client": ("sovl_daemon.client", "sovl_daemon.own_time", "bus", "config"),
+    "sovl_daemon/testing": ("sovl_daemon.testing", "sovl_daemon.client", "bus"),
     "sovl_daemon/own_time.py": (),
     "agents": (
         "agents",
@@ -119,6 +120,23 @@ def test_nothing_of_the_daemon_imports_the_laboratory() -> None:
                 assert "laboratory" not in ast.unparse(node), f"{path}: {ast.unparse(node)}"
 
 
+def test_nothing_of_the_daemon_imports_what_tests_start_it_with() -> None:
+    for path in (path for folder in OURS for path in (ROOT / folder).rglob("*.py")):
+        if path.parent != ROOT / "sovl_daemon" / "testing":
+            found = [name for name in imported(path) if name.startswith("sovl_daemon.testing")]
+            assert found == [], path
+
+
+@pytest.mark.parametrize("folder", ["sovl_daemon/testing", "benchmarks", "experiments"])
+def test_outside_of_the_tests_nothing_imports_them(folder: str) -> None:
+    above = {"tests", "experiments"} - {folder}
+    paths = list((ROOT / folder).rglob("*.py"))
+    assert paths
+    for path in paths:
+        found = [name for name in imported(path) if name.split(".")[0] in above]
+        assert found == [], path
+
+
 def test_nothing_of_ours_is_a_pickle() -> None:
     dangerous = {"pickle", "marshal", "shelve", "dill", "cloudpickle"}
     for folder in OURS:
@@ -142,13 +160,14 @@ def test_nothing_of_ours_is_a_pickle() -> None:
         "sovl_daemon.mind.state",
         "sovl_daemon.mind.temperament",
         "sovl_daemon.state",
+        "sovl_daemon.testing",
+        "sovl_daemon.testing.level",
         "agents.generator",
     ],
 )
 def test_light_modules_load_no_tensors(module: str) -> None:
-    check = (
-        f"import sys, {module}; print([m for m in ('torch', 'transformers') if m in sys.modules])"
-    )
+    heavy = "('torch', 'transformers', 'pytest')"
+    check = f"import sys, {module}; print([m for m in {heavy} if m in sys.modules])"
     found = subprocess.run(
         [sys.executable, "-c", check], capture_output=True, text=True, check=True
     )

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from config import Settings
 from config.service import LoggingSettings
 from sovl_daemon import log
-from tests.daemon import until
+from sovl_daemon.testing import until
 
 scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text()
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from sovl_daemon.log_sink import FileTarget, Sink, StreamTarget
-from tests.daemon import until
+from sovl_daemon.testing import until
 
 
 class Told(list[tuple[int, str]]):

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from sovl_daemon.cli import app, exits, render
 from sovl_daemon.state import Contents, StateStore
-from tests.daemon import Daemon
+from sovl_daemon.testing import Daemon
 from tests.states import ORIGIN, mind, number_in
 from tests.unit.test_state_store import commit
 

@@ -11,8 +11,8 @@ import pytest
 from bus.errors import DEADLINE
 from bus.messages import Result
 from sovl_daemon.client import ClientError, CommandError
+from sovl_daemon.testing import Daemon, running, until
 from tests import tiny_models
-from tests.daemon import Daemon, running, until
 from tests.integration.bus_router import switching
 from tests.packages import install
 from tests.world import situation

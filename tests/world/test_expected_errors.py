@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from sovl_daemon.testing import SOVL, Daemon
 from tests import tiny_models
 from tests.conftest import ECHO
-from tests.daemon import SOVL, Daemon
 from tests.starts import WAYS, environment, filled, mounted, start, verdict
 from tests.world import situation
 

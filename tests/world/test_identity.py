@@ -10,8 +10,8 @@ from sovl_daemon.client import CommandError
 from sovl_daemon.models import ModelError, ModelExists, ModelStore
 from sovl_daemon.models.identity import identity
 from sovl_daemon.state import Contents, Origin, StateLocked, StateStore
+from sovl_daemon.testing import Daemon, running
 from tests import tiny_models
-from tests.daemon import Daemon, running
 from tests.world import situation
 
 

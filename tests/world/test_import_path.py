@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from sovl_daemon.testing import running
 from tests import tiny_models
 from tests.conftest import ECHO
-from tests.daemon import running
 from tests.world import situation
 
 ROOT = Path(__file__).parents[2]

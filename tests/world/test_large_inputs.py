@@ -19,8 +19,8 @@ from sovl_daemon.engine.judging.judging import Pieces
 from sovl_daemon.engine.serving.options import SamplingOptions
 from sovl_daemon.engine.text.chat import ChatTokenizer
 from sovl_daemon.engine.text.message import Message
+from sovl_daemon.testing import SOVL, Daemon, running
 from tests import tiny_models
-from tests.daemon import SOVL, Daemon, running
 from tests.unit.engine_tiny import byte_level_tokenizer, save_tiny
 from tests.world import situation
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from sovl_daemon.testing import SOVL, Daemon, until
 from tests import tiny_models
-from tests.daemon import SOVL, Daemon, until
 from tests.integration.test_model_hub import OPEN, Hub, serving
 from tests.world import situation
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from sovl_daemon.testing import SOVL, Daemon, running, until
 from tests.conftest import ECHO
-from tests.daemon import SOVL, Daemon, running, until
 from tests.starts import environment, filled, mounted
 from tests.world import situation
 
@@ -99,7 +99,7 @@ def test_a_reader_that_goes_and_another_that_comes(heard: tuple[Daemon, Reader])
         if found and "lost" in found[0]:
             break
     assert found[0].startswith("log: Broken pipe, ")
-    assert daemon.process is not None and daemon.process.poll() is None
+    assert daemon.process.poll() is None
     reader.come()
     told = [each for each in reader.events("log.lost") if each["event"] == "log.lost"]
     assert int(str(told[0]["lines"])) > 0

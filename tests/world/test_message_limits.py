@@ -14,8 +14,8 @@ from bus.size import MOST_BYTES
 from sovl_daemon.cli import exits
 from sovl_daemon.client import CommandError
 from sovl_daemon.memory.interactions import Interaction, InteractionStore
+from sovl_daemon.testing import Daemon, running
 from tests.conftest import ECHO
-from tests.daemon import Daemon, running
 from tests.world import situation
 
 LIVED = 900

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from sovl_daemon.testing import Daemon, running, until
 from tests.conftest import ECHO
-from tests.daemon import Daemon, running, until
 from tests.starts import filled, mounted
 from tests.world import situation
 
@@ -61,7 +61,6 @@ def test_a_start_on_a_full_disk(runtime: Path, echo_package: Path) -> None:
         daemon = Daemon(runtime, packages=echo_package, **CONTROLLED).start()
         try:
             for _ in until(60):
-                assert daemon.process is not None
                 assert daemon.process.poll() is None, daemon.output()
                 try:
                     found = status(daemon)

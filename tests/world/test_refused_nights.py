@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from bus.errors import UNAVAILABLE, CommandError
+from sovl_daemon.testing import Daemon, running, until
 from tests import tiny_models
-from tests.daemon import Daemon, running, until
 from tests.starts import filled, mounted, read_only
 from tests.world import situation
 

@@ -14,8 +14,8 @@ import pytest
 from sovl_daemon.cli import exits
 from sovl_daemon.client import ClientError, CommandError
 from sovl_daemon.memory.interactions import Interaction, InteractionStore
+from sovl_daemon.testing import SOVL, Daemon, running, until
 from tests.conftest import ECHO
-from tests.daemon import SOVL, Daemon, running, until
 from tests.world import situation
 
 HUB_ALONE = {"agents.disabled": ECHO["agents.disabled"]}
@@ -51,7 +51,6 @@ def log_something(daemon: Daemon) -> None:
 
 @situation("own", "Whoever removed the runtime directory still reaches the daemon, and only one.")
 def test_the_runtime_directory_is_removed(daemon: Daemon) -> None:
-    assert daemon.process is not None
     with daemon.client() as connected:
         shutil.rmtree(daemon.runtime_dir)
         second = daemon.sovl("run")
@@ -100,7 +99,6 @@ def test_the_runtime_directory_cannot_be_made_until_the_next_login(daemon: Daemo
     above.touch()  # nothing can be made below what is no folder
     daemon.logged("hub.unreachable")
     above.unlink()
-    assert daemon.process is not None
     assert reached(daemon) == daemon.process.pid
     failures = [each for each in daemon.events() if each["event"] == "hub.unreachable"]
     assert len({each["reason"] for each in failures}) == len(failures)  # each is said once
@@ -161,7 +159,6 @@ def test_the_database_is_replaced(daemon: Daemon) -> None:
 @situation("own", "A daemon whose state directory is moved away ends, and says so in one line.")
 def test_the_state_directory_is_moved(runtime: Path) -> None:
     with running(runtime, **HUB_ALONE) as daemon:
-        assert daemon.process is not None
         (runtime / "state").rename(runtime / "elsewhere")
         assert daemon.process.wait(30) == exits.FAILED
         (said,) = daemon.output().splitlines()

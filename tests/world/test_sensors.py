@@ -20,7 +20,6 @@ from sovl_daemon.control.task_file import load_tasks
 from sovl_daemon.health_sampler import HealthSampler
 from tests.conftest import ECHO
 from tests.control import MEMORY
-from tests.daemon import running, until
 from tests.nvml import Nvml
 from tests.world import situation
 

@@ -24,8 +24,8 @@ from sovl_daemon.control.decision_log import DecisionLog
 from sovl_daemon.control.journal import Journal
 from sovl_daemon.control.performer import Performer
 from sovl_daemon.handle import Handle, HandleClosed
+from sovl_daemon.testing import Daemon, running, until
 from tests.conftest import ECHO
-from tests.daemon import Daemon, running, until
 from tests.world import situation
 
 WITHOUT_MODEL = {
@@ -87,7 +87,6 @@ def test_an_empty_mind_file_ends_every_start_in_the_same_way(runtime: Path) -> N
         (root / "state").mkdir(parents=True)
         (root / "state" / "mind.json").touch()
         daemon = Daemon(root, **WITHOUT_MODEL).start()
-        assert daemon.process is not None
         codes.append(daemon.process.wait(60))
         assert "mind.json" in daemon.output()
     assert codes == [78] * 60
@@ -143,7 +142,6 @@ def test_no_thread_of_the_command_outlives_its_work(echo_daemon: Daemon) -> None
 @situation("zeromq/pyzmq#1003", "A program without anybody to talk to does not hang at its end.")
 def test_a_daemon_that_hears_nobody_is_given_up_within_seconds(runtime: Path) -> None:
     with running(runtime, **WITHOUT_MODEL) as daemon:
-        assert daemon.process is not None
         daemon.process.send_signal(signal.SIGSTOP)
         try:
             assert daemon.sovl("status", timeout=20).returncode == 6

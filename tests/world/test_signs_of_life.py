@@ -16,17 +16,14 @@ import pytest
 from bus.errors import AGENT_LOST
 from sovl_daemon.client import CommandError, DaemonSlow
 from sovl_daemon.client.target import Target
+from sovl_daemon.testing import WITHOUT_MODEL, Daemon, running, until
 from tests.busy import busy, starved
-from tests.daemon import Daemon, running, until
 from tests.packages import install
 from tests.world import situation
 
 FACTS = 20
 FRAIL = {
-    "agents.disabled": [
-        *("generator", "dreamer", "trainer", "curiosity", "gestation"),
-        *("judge", "controller"),
-    ],
+    **WITHOUT_MODEL,
     "supervision.heartbeat_s": 0.2,
     "supervision.dead_after_s": 1.0,
     "supervision.backoff_initial_s": 0.05,
@@ -136,7 +133,6 @@ def test_one_hangs_at_its_end(runtime: Path, packages: Path) -> None:
     worker = daemon.worker("frail")
     with daemon.client() as client, ThreadPoolExecutor() as pool:
         writing = pool.submit(client.ask, "write")
-        assert daemon.process is not None
         time.sleep(1)
         daemon.process.send_signal(signal.SIGTERM)
         daemon.logged("hub.stop_requested")
@@ -159,7 +155,6 @@ def test_one_that_was_stopped_is_found(daemon: Daemon) -> None:
     "After a sleep of the whole machine in which the clock went on nobody counts as hung.",
 )
 def test_everybody_was_asleep(daemon: Daemon) -> None:
-    assert daemon.process is not None
     hub = psutil.Process(daemon.process.pid)
     everybody = [hub, *hub.children()]
     for each in everybody:
@@ -179,7 +174,6 @@ def test_everybody_was_asleep(daemon: Daemon) -> None:
 async def test_a_client_waits_for_a_starved_daemon(
     daemon: Daemon, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert daemon.process is not None
     hub = psutil.Process(daemon.process.pid)
     assert set(daemon.target._server_pid()) == {hub.pid}
     hub.suspend()

@@ -12,8 +12,8 @@ import pytest
 
 from agents.base import Agent
 from config import Paths, Settings
+from sovl_daemon.testing import Daemon, running, until
 from tests.conftest import ECHO
-from tests.daemon import Daemon, running, until
 from tests.starts import environment
 from tests.world import situation
 
@@ -70,7 +70,6 @@ async def test_a_stop_during_the_start_of_an_agent(runtime: Path) -> None:
 
 @situation("own", "Who presses Ctrl-C again and again while it stops harms nothing by that.")
 def test_stop_signals_until_the_process_is_gone(echo_daemon: Daemon) -> None:
-    assert echo_daemon.process is not None
     for _ in until(60, pause=0.01):
         if echo_daemon.process.poll() is not None:
             break
@@ -84,7 +83,6 @@ def test_stop_signals_until_the_process_is_gone(echo_daemon: Daemon) -> None:
 def test_a_crash_at_the_end_is_logged(runtime: Path, echo_package: Path) -> None:
     patient = {"supervision.dead_after_s": 60, "supervision.drain_s": 0}
     with running(runtime, packages=echo_package, **ECHO, **patient) as daemon:
-        assert daemon.process is not None
         worker = daemon.worker()
         worker.suspend()
         assert any(worker.status() == psutil.STATUS_STOPPED for _ in until(60))

@@ -1,4 +1,4 @@
-"""A real daemon in processes of its own, for tests that talk to it as a user would."""
+"""One daemon under a directory of its own: started, waited for, asked, killed and stopped."""
 
 import json
 import os
@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,15 @@ from sovl_daemon.client import AsyncClient, Client, ClientError, CommandError
 from sovl_daemon.client.target import Target
 
 SOVL = [sys.executable, "-P", "-m", "sovl_daemon.cli"]
+"""The words of the `sovl` command."""
+
+WITHOUT_MODEL: dict[str, Any] = {
+    "agents.disabled": [
+        *("generator", "dreamer", "trainer", "curiosity", "gestation"),
+        *("judge", "controller"),
+    ],
+}
+"""Settings of a daemon that loads no model, and so is ready in a second or two."""
 
 
 class Daemon:
@@ -38,7 +47,7 @@ class Daemon:
         self.runtime_dir = root / "run"
         self.log_file = root / "state" / "log.jsonl"
         self.settings = settings
-        self.process: subprocess.Popen[bytes] | None = None
+        self._process: subprocess.Popen[bytes] | None = None
         self.environment = {
             **{k: v for k, v in os.environ.items() if not k.startswith("SOVL_")},
             "XDG_CONFIG_HOME": str(root),
@@ -51,18 +60,27 @@ class Daemon:
         }
 
     @property
+    def process(self) -> subprocess.Popen[bytes]:
+        """The hub. Raises RuntimeError before the first start."""
+        if self._process is None:
+            raise RuntimeError("the daemon was not started")
+        return self._process
+
+    @property
     def target(self) -> Target:
+        """Where its sockets are."""
         return Target.local(self.runtime_dir)
 
     def start(self, *options: str) -> "Daemon":
+        """Begin a start, with more options of `sovl run`; `wait` tells when it is done."""
         sets = [f"--set={key}={json.dumps(value)}" for key, value in self.settings.items()]
-        output = (self.root / "output").open("ab")
-        self.process = subprocess.Popen(
-            [*self.wrapper, *SOVL, "run", *sets, *options],
-            env=self.environment,
-            stdout=output,
-            stderr=output,
-        )
+        with (self.root / "output").open("ab") as output:
+            self._process = subprocess.Popen(
+                [*self.wrapper, *SOVL, "run", *sets, *options],
+                env=self.environment,
+                stdout=output,
+                stderr=output,
+            )
         return self
 
     def sovl(
@@ -76,20 +94,28 @@ class Daemon:
             capture_output=True,
             text=True,
             timeout=timeout,
+            check=False,
         )
 
     def client(self) -> Client:
+        """A client of this daemon."""
         return Client(self.target)
 
     def async_client(self) -> AsyncClient:
+        """A client of this daemon, for asyncio."""
         return AsyncClient(self.target)
 
     def wait(self, state: str = "ready", timeout: float = 60.0) -> "Daemon":
-        """Wait until the hub and every agent are in `state`."""
+        """The daemon itself, once the hub and every agent are in `state`.
+
+        Raises:
+            AssertionError: it ended, or the time was up.
+
+        """
         seen = "nothing"
         for _ in until(timeout):
-            assert self.process is not None
-            assert self.process.poll() is None, self.output()
+            if (code := self.process.poll()) is not None:
+                raise AssertionError(f"it ended with {code}\n{self.output()}")
             try:
                 with self.client() as client:
                     answer = client.control("status")
@@ -102,6 +128,7 @@ class Daemon:
         raise AssertionError(f"not {state} within {timeout} s but: {seen}\n{self.output()}")
 
     def output(self) -> str:
+        """The end of what it wrote to its terminal."""
         return (self.root / "output").read_text(errors="replace")[-5000:]
 
     def events(self) -> list[dict[str, Any]]:
@@ -109,7 +136,12 @@ class Daemon:
         return [json.loads(line) for line in self.log_file.read_text().splitlines()]
 
     def logged(self, event: str, count: int = 1, timeout: float = 60.0) -> dict[str, Any]:
-        """Wait until an event was logged that often, and return the last one."""
+        """The last of the events of that name, once there are `count`.
+
+        Raises:
+            AssertionError: the time was up.
+
+        """
         for _ in until(timeout):
             found = [each for each in self.events() if each["event"] == event]
             if len(found) >= count:
@@ -124,14 +156,12 @@ class Daemon:
         return psutil.Process(pids[name])
 
     def kill(self) -> None:
-        """kill -9 the hub."""
-        assert self.process is not None
+        """Kill -9 the hub."""
         self.process.kill()
         self.process.wait(10)
 
     def stop(self) -> int:
-        """SIGTERM, and the exit code."""
-        assert self.process is not None
+        """The exit code after a SIGTERM."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         return self.process.wait(30)
@@ -142,8 +172,8 @@ def _search_path(packages: Path | str) -> str:
     return os.pathsep.join(filter(None, (str(packages), os.environ.get("PYTHONPATH"))))
 
 
-def until(timeout: float, pause: float = 0.05):
-    """Iterate, with pauses, until the time is up."""
+def until(timeout: float, pause: float = 0.05) -> Iterator[None]:
+    """Turns of a loop, with pauses between them, until the time is up."""
     end = time.monotonic() + timeout
     while time.monotonic() < end:
         yield
@@ -158,17 +188,18 @@ def running(
     packages: Path | str | None = None,
     wrapper: Sequence[str] = (),
     **settings: object,
-):
-    """A daemon that is stopped at the end and leaves no process behind."""
+) -> Iterator[Daemon]:
+    """A daemon that is ready, is stopped at the end and leaves no process behind.
+
+    `wait` names another state to wait for; `packages` is a folder with installed agents.
+    """
     daemon = Daemon(root, packages=packages, wrapper=wrapper, **settings).start(*options)
     try:
         daemon.wait(wait)
         yield daemon
     finally:
-        assert daemon.process is not None
-        children = (
-            psutil.Process(daemon.process.pid).children() if daemon.process.poll() is None else []
-        )
+        alive_yet = daemon.process.poll() is None
+        children = psutil.Process(daemon.process.pid).children() if alive_yet else []
         try:
             daemon.stop()
         finally:
@@ -176,4 +207,5 @@ def running(
             _, alive = psutil.wait_procs(children, 5)
             for each in alive:
                 each.kill()
-            assert not alive, "workers outlived the hub"
+            if alive:
+                raise AssertionError("workers outlived the hub")

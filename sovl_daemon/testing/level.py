@@ -11,7 +11,7 @@ import anyio
 from bus.endpoints import Endpoints
 from bus.publisher import Publisher
 from bus.topics import GaugesGiven
-from tests.daemon import Daemon, until
+from sovl_daemon.testing.daemon import Daemon, until
 
 LEVEL = "test.level"
 ACT, HOLD = 1.0, 0.15  # what the gauge says; between low and grey nothing is done
@@ -101,6 +101,7 @@ class Level:
         self._thread.start()
 
     def close(self) -> None:
+        """End the thread."""
         self._over = True
         self._thread.join()
 
@@ -122,6 +123,7 @@ class Level:
 
 
 def in_force(daemon: Daemon) -> list[str]:
+    """The actions that are not taken back."""
     with daemon.client() as client:
         return [each["action"] for each in client.ask("actions")["in_force"]]
 
