@@ -18,6 +18,7 @@ from sovl_daemon.control.sources.machine import Machine
 from sovl_daemon.control.sources.pressure import Pressure
 from sovl_daemon.control.task_file import load_tasks
 from sovl_daemon.health_sampler import HealthSampler
+from sovl_daemon.testing import running, until
 from tests.conftest import ECHO
 from tests.control import MEMORY
 from tests.nvml import Nvml
