@@ -13,7 +13,7 @@ from sovl_daemon.control.guard import Limit, Pace
 from sovl_daemon.control.metric import Metric
 
 
-class Level(Declared):
+class NamedLevel(Declared):
     """The word that a metric is called by from a value on."""
 
     start: Annotated[float, Field(alias="from")]
@@ -27,7 +27,7 @@ class Described(Metric):
     """
 
     label: Line
-    levels: Annotated[tuple[Level, ...], Field(min_length=1, strict=False)]
+    levels: Annotated[tuple[NamedLevel, ...], Field(min_length=1, strict=False)]
 
     def level(self, value: float) -> str:
         """The word for a value, for example `high`."""

@@ -14,7 +14,7 @@ from pydantic_core import ErrorDetails
 
 from sovl_daemon.control.declared import BETWEEN_KEYS, Declared
 from sovl_daemon.control.guard import Limit, Pace
-from sovl_daemon.control.task import Described, Level, Rung, Task
+from sovl_daemon.control.task import Described, NamedLevel, Rung, Task
 
 SHIPPED = Path(__file__).parent / "tasks"
 _SUFFIXES = (".toml", ".json")
@@ -127,7 +127,7 @@ def _shown(error: ErrorDetails) -> str:
 def _allowed(key: Sequence[str | int]) -> list[str]:
     tables: dict[str, type[Declared]] = {
         "metrics": Described,
-        "levels": Level,
+        "levels": NamedLevel,
         "limits": Limit,
         "ladder": Rung,
         "pace": Pace,
