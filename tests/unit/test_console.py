@@ -1,6 +1,7 @@
 """What the console shows of SOVL's own questions."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -41,6 +42,21 @@ async def test_what_is_asked_meanwhile_waits_for_the_prompt(
     assert capsys.readouterr().out == "SOVL wonders: Why?\n"
     await shown_while_reading(console)
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("line", ["", "   ", "\t\n"])
+async def test_a_blank_line_asks_nothing(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    async def ask(self: Console, *command: Any) -> None:
+        asked.append(command)
+
+    monkeypatch.setattr(Console, "_ask", ask)
+    console = Console(AsyncClient(), {"commands": [], "control": []})
+    await console.do(line)
+    assert asked == []
+    await console.do(f"{line} rain \n")
+    assert asked == [("generate", {"prompt": "rain"})]
 
 
 def test_a_history_that_cannot_be_kept_is_said_once(

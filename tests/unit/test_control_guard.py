@@ -228,7 +228,8 @@ def test_after_an_action_there_is_a_cool_down() -> None:
     guard.moved(5, "act")
     found = hold_at(guard, 80, 5.5, 9)
     assert {each.cause for each in found} == {"cool-down"}
-    assert "9 s" in found[0].words() or "10 s" in found[0].words()
+    assert found[0].remaining_s == 9.5
+    assert "still has 10 s" in found[0].words()
     assert rule(guard, 80, 15.5).kind == "grey"
 
 

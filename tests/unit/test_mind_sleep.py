@@ -79,6 +79,7 @@ def test_more_to_learn_and_more_confidence_never_hold_it_back(
         (0, None, 0, 0, 0.15),
         (0, 1.0, 1, 0, 0.15),
         (0, 1.0, 9, 0, 0.3),
+        (0, 1.0, -1, 0, 0),
         (10, 0.0, 2, 0, 1),
         (10, 0.0, 2, 0.5, 0.951229),
         (10, 0.0, 2, 1, 0.904837),
@@ -146,6 +147,11 @@ def test_the_cooldown_outlasts_a_later_waking() -> None:
 
 def test_a_sleeper_does_not_fall_asleep() -> None:
     assert why_sleep(9 * HOUR, Rhythm(0).fell_asleep(100)) is None
+
+
+def test_it_never_falls_asleep_where_gestation_is_off() -> None:
+    assert why_sleep(9 * HOUR, confidence=0.2, knobs=knobs(enable_gestation=False)) is None
+    assert why_sleep(9 * HOUR, knobs=knobs(enable_gestation=False)) is None
 
 
 def test_with_nothing_to_learn_it_stays_awake() -> None:

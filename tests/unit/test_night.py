@@ -182,6 +182,80 @@ def test_a_night_does_not_grow_with_what_was_told(chat: ChatTokenizer) -> None:
     assert len(set(idle) & {*night.chats, *night.kept}) == 2
 
 
+def test_a_later_lighter_telling_takes_no_weight_away(chat: ChatTokenizer) -> None:
+    write = parrot(" quick brown fox jumps over the lazy dog", chat)
+    told = ["Kira is 44 years old.", "Kira is 44 years old."]
+    night = plan(told, write, chat, CurriculumOptions(), weights=[1.2, 1.0])
+    assert {each.weight for each in night.lessons} == {1.2}
+
+
+def test_of_what_is_known_some_forms_are_met_again(chat: ChatTokenizer) -> None:
+    known = "Ann is 5 years old."
+    rehearsed = len(course(chat, known=[known]).lessons) - len(course(chat).lessons)
+    assert rehearsed == -(-len(exchanges(known)) // CurriculumOptions().rehearsed_every)
+
+
+def test_the_exam_asks_what_no_lesson_does(chat: ChatTokenizer) -> None:
+    night = course(chat)
+    assert len(night.asked) == len(TOLD)
+    assert not set(night.asked) & set(night.lessons)
+    for told, asked in zip(TOLD, night.asked, strict=True):
+        (statement,) = find_statements(told)
+        assert asked.prompt == tuple(prompt_ids(chat, forward(statement)[3].question))
+
+
+def test_dreams_of_both_kinds_are_kept_for_the_exam(chat: ChatTokenizer) -> None:
+    night = course(chat, dreams_per_start=1, free_dreams=18, texts=12, kept_every=6)
+    assert len(night.texts) == 10
+    dreamt = len(night.chats) + len(night.kept) - 2
+    assert dreamt >= 18
+    assert len(night.kept) == dreamt // 6 + 2
+
+
+def test_it_dreams_of_each_start_and_freely(chat: ChatTokenizer) -> None:
+    def dreamt(**options: Any) -> int:
+        return len(course(chat, kept_every=1000, **options).chats)
+
+    starts = dreamt(dreams_per_start=1, free_dreams=0)
+    assert starts > 1
+    assert dreamt(dreams_per_start=2, free_dreams=0) == 2 * starts
+    assert dreamt(dreams_per_start=0, free_dreams=5) == 5
+
+
+def test_a_night_lasts_for_whole_epochs(chat: ChatTokenizer) -> None:
+    night = course(chat, epochs=2)
+    each = night.steps // 2
+    assert night.lasting(each, 1).steps == each
+    assert night.lasting(each, 1.01).steps == 2 * each
+    assert night.lasting(0, 1).steps == each
+
+
+def test_nothing_in_a_night_is_longer_than_what_fits(chat: ChatTokenizer) -> None:
+    night = course(chat)
+    cut = night.within(8)
+    for name in ("lessons", "chats", "texts", "asked", "kept"):
+        before, after = getattr(night, name), getattr(cut, name)
+        assert after == tuple(each.within(8) for each in before)
+        assert after != before
+
+
+def test_what_there_is_no_text_of_is_dreamt_of_all_the_same(chat: ChatTokenizer) -> None:
+    night = course(chat, texts=0)
+    assert night.texts == ()
+    assert all(any(each.replay for each in batch) for batch in night.batches())
+
+
+def test_the_order_of_a_night_differs_from_epoch_to_epoch() -> None:
+    """Both which lessons share a batch, and which batch comes when."""
+    lessons = tuple(Sample((1,) * (2 + each % 5), (2, each)) for each in range(40))
+    night = Curriculum(lessons, (), (), CurriculumOptions(epochs=2, batch=8))
+    batches = [frozenset(batch) for batch in night.batches()]
+    first, second = batches[:5], batches[5:]
+    assert set(first) != set(second)
+    shortest = [min(len(each.prompt) for each in batch) for batch in first]
+    assert shortest != sorted(shortest)
+
+
 def test_a_night_takes_what_it_has_room_for_from_the_first_on() -> None:
     told = ["Ann is 5 years old.", "Bo is 6 years old.", "Kim is 7 years old."]
     each = len(exchanges(told[0]))
