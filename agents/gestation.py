@@ -186,7 +186,7 @@ class Gestation(Agent):
                 await self._rise(woke, entries, result)
             if rising.cancelled_caught:
                 self.log.warning("night.unfinished", woke=woke, **result)
-        return {"text": _told(woke, result), "woke": woke, **result}
+        return {**result, "text": _told(woke, result), "woke": woke}
 
     async def _learn(self, job: Job | None) -> dict[str, Any]:
         knobs = self.settings.controls_config

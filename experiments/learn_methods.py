@@ -20,12 +20,12 @@ from config import Settings
 from sovl_daemon.engine.engine import Engine
 from sovl_daemon.engine.fusion.fusion import Fusion, Steering
 from sovl_daemon.engine.fusion.scaffold import LeanScaffold, make_scaffold
+from sovl_daemon.engine.learning.activation_cache import ActivationCache
 from sovl_daemon.engine.learning.candidate import Candidate
 from sovl_daemon.engine.learning.lean_batch import linear
 from sovl_daemon.engine.learning.learner import LearnerOptions, pace
 from sovl_daemon.engine.learning.memory_pass import LeanMemoryPass
 from sovl_daemon.engine.learning.sample import Sample, common_prefix
-from sovl_daemon.engine.learning.store import ActivationCache
 from sovl_daemon.mind.lifecycle import capacity, exposure_gain, life_weight, stage
 from sovl_daemon.night.curriculum import Curriculum, CurriculumOptions
 

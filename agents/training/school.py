@@ -24,7 +24,13 @@ from sovl_daemon.engine.thread.waiting import wait_for
 from sovl_daemon.memory.pairs import Pair, PairsError, read_pairs
 from sovl_daemon.memory.split import split
 from sovl_daemon.mind.lifecycle import life_weight, night_learning_rate
-from sovl_daemon.night.curriculum import ANSWER_WEIGHT, Curriculum, CurriculumOptions, plan, taken
+from sovl_daemon.night.curriculum import (
+    ANSWER_WEIGHT,
+    Curriculum,
+    CurriculumOptions,
+    count_that_fits,
+    plan,
+)
 from sovl_daemon.night.layout import SystemLayout
 from sovl_daemon.night.replay import Layout, prompt_ids
 from sovl_daemon.night.statement import find_statements
@@ -67,7 +73,7 @@ class School:
     async def room_for(self, entries: Sequence[dict[str, Any]]) -> int:
         """How many of them one night has room for, from the first one on."""
         told = [each["prompt"] for each in entries]
-        return await anyio.to_thread.run_sync(taken, told, CurriculumOptions())
+        return await anyio.to_thread.run_sync(count_that_fits, told, CurriculumOptions())
 
     async def night(
         self, entries: Sequence[dict[str, Any]], known: Sequence[dict[str, Any]]

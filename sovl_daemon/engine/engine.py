@@ -17,9 +17,9 @@ from sovl_daemon.engine.model.fingerprint import Fingerprint, fingerprint
 from sovl_daemon.engine.model.model import LoadedModel, load_model
 from sovl_daemon.engine.model.precision import Precision
 from sovl_daemon.engine.model.switch import PrecisionSwitch
+from sovl_daemon.engine.serving.answer_stream import AnswerStream, Request
 from sovl_daemon.engine.serving.answering import Answering
 from sovl_daemon.engine.serving.decode import Decoding
-from sovl_daemon.engine.serving.generation import AnswerStream, Request
 from sovl_daemon.engine.serving.options import SamplingOptions
 from sovl_daemon.engine.serving.prefix_cache import PrefixCache
 from sovl_daemon.engine.serving.repetition import Repetition

@@ -174,7 +174,7 @@ def plan(
     )
 
 
-def taken(told: Sequence[str], options: CurriculumOptions) -> int:
+def count_that_fits(told: Sequence[str], options: CurriculumOptions) -> int:
     """Return how many of the messages one night has room for, from the first one on: one at least.
 
     Of the lessons of what comes after that, some would be left out.

@@ -17,7 +17,7 @@ from sovl_daemon.engine.fusion.lora import LoraOptions
 from sovl_daemon.engine.fusion.scaffold import make_scaffold
 from sovl_daemon.engine.model.model import LoadedModel, load_model
 from sovl_daemon.engine.model.precision import DtypeChoice
-from sovl_daemon.engine.serving.generation import AnswerStream, Request
+from sovl_daemon.engine.serving.answer_stream import AnswerStream, Request
 from sovl_daemon.engine.serving.options import SamplingOptions
 from sovl_daemon.engine.text.message import Message
 from sovl_daemon.engine.text.piece import Summary

@@ -18,9 +18,9 @@ from sovl_daemon.engine.errors import (
     PromptTooLongError,
 )
 from sovl_daemon.engine.model.span import Span
+from sovl_daemon.engine.serving.answer_stream import AnswerStream, Request
 from sovl_daemon.engine.serving.answering import Answer
 from sovl_daemon.engine.serving.decode import Decoding
-from sovl_daemon.engine.serving.generation import AnswerStream, Request
 from sovl_daemon.engine.serving.options import SamplingOptions
 from sovl_daemon.engine.text.message import Message
 from sovl_daemon.engine.text.piece import Piece, Summary

@@ -253,7 +253,7 @@ def test_what_is_kept_changes_nothing() -> None:
         begin = common_prefix(SAMPLES) if common else ()
         made = Learner(fusion._base, fusion, options, common=begin)
         reports = [made.step(SAMPLES + REPLAYS) for _ in range(3)]
-        assert (made._store.nbytes > 0) == (kept_mb > 0)
+        assert (made._cache.nbytes > 0) == (kept_mb > 0)
         return [each for report in reports for each in (report.loss, report.divergence)]
 
     kept = losses(8, common=True)

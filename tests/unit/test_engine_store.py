@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import torch
 
-from sovl_daemon.engine.learning.store import ActivationCache
+from sovl_daemon.engine.learning.activation_cache import ActivationCache
 
 
 class Maker:

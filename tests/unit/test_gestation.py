@@ -114,7 +114,7 @@ class Alone(Gestation):
         if self.ends is not None:
             raise self.ends
         learned, self.unlearned = self.unlearned, 0
-        return {"learned": learned}
+        return {"text": f"learned {learned}", "learned": learned}
 
     def asleep(self) -> list[bool]:
         """What the mind was told of its sleep, in turn."""
@@ -258,7 +258,7 @@ async def test_who_asked_for_a_night_hears_why_it_failed() -> None:
 async def test_a_night_that_is_asked_for_tells_what_it_learned() -> None:
     gestation = await one()
     night = await gestation.gestate(_arguments("gestate", force=True), _nobody)
-    assert night == {"text": "Awake again: rested", "woke": "rested", "learned": 10}
+    assert night == {"text": "Awake again: learned 10", "woke": "rested", "learned": 10}
     assert gestation.published[0] == ("night.started", NightStep(reason="asked", entries=10))
 
 

@@ -9,7 +9,13 @@ from hypothesis import strategies as st
 
 from sovl_daemon.engine.learning.sample import Ids, Sample
 from sovl_daemon.engine.text.chat import ChatTokenizer
-from sovl_daemon.night.curriculum import Curriculum, CurriculumOptions, exchanges, plan, taken
+from sovl_daemon.night.curriculum import (
+    Curriculum,
+    CurriculumOptions,
+    count_that_fits,
+    exchanges,
+    plan,
+)
 from sovl_daemon.night.replay import dream_chats, dream_texts, prompt_ids, starts_of
 from sovl_daemon.night.statement import find_statements, sentences
 from sovl_daemon.night.variants import backward, forward
@@ -259,12 +265,16 @@ def test_the_order_of_a_night_differs_from_epoch_to_epoch() -> None:
 def test_a_night_takes_what_it_has_room_for_from_the_first_on() -> None:
     told = ["Ann is 5 years old.", "Bo is 6 years old.", "Kim is 7 years old."]
     each = len(exchanges(told[0]))
-    assert taken(told, CurriculumOptions(most_lessons=3 * each)) == 3
-    assert taken(told, CurriculumOptions(most_lessons=3 * each - 1)) == 2
-    assert taken(told, CurriculumOptions(most_lessons=1)) == 1  # else it would wait for ever
-    assert taken(told[:1] * 9, CurriculumOptions(most_lessons=each)) == 9  # one lesson, told often
-    assert taken(["Hm?", *told[:1]], CurriculumOptions(most_lessons=each)) == 2
-    assert taken([], CurriculumOptions()) == 0
+
+    def count(told: list[str], lessons: int) -> int:
+        return count_that_fits(told, CurriculumOptions(most_lessons=lessons))
+
+    assert count(told, 3 * each) == 3
+    assert count(told, 3 * each - 1) == 2
+    assert count(told, 1) == 1  # else it would wait for ever
+    assert count(told[:1] * 9, each) == 9  # one lesson, told often
+    assert count(["Hm?", *told[:1]], each) == 2
+    assert count([], each) == 0
 
 
 def test_every_lesson_comes_once_an_epoch(chat: ChatTokenizer) -> None:

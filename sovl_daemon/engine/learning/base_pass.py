@@ -10,9 +10,9 @@ from typing import Any, Protocol
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
+from sovl_daemon.engine.learning.activation_cache import ActivationCache
 from sovl_daemon.engine.learning.lean_batch import Seen, linear, places, survey, through
 from sovl_daemon.engine.learning.sample import Ids
-from sovl_daemon.engine.learning.store import ActivationCache
 from sovl_daemon.engine.model.llama import Llama
 from sovl_daemon.engine.model.model import LoadedModel
 from sovl_daemon.engine.thread.threads import Threads
@@ -39,23 +39,23 @@ class BasePass(Protocol):
         """Return the logits (N, vocab), float32, of hidden states (N, hidden)."""
 
 
-def base_pass(base: LoadedModel, layers: Sequence[int], store: ActivationCache) -> BasePass:
+def base_pass(base: LoadedModel, layers: Sequence[int], cache: ActivationCache) -> BasePass:
     """Return how the base reads, steered behind `layers`."""
     if base.lean is not None:
-        return LeanBasePass(base.lean, layers, store, base.threads)
+        return LeanBasePass(base.lean, layers, cache, base.threads)
     return NetworkBasePass(base, layers)
 
 
 class LeanBasePass:
-    """Through lean blocks, with what precedes the answers kept in `store`."""
+    """Through lean blocks, with what precedes the answers kept in `cache`."""
 
     def __init__(
-        self, lean: Llama, layers: Sequence[int], store: ActivationCache, threads: Threads
+        self, lean: Llama, layers: Sequence[int], cache: ActivationCache, threads: Threads
     ) -> None:
         self._lean = lean
         self._threads = threads
         self._layers = tuple(sorted(layers))
-        self._store = store
+        self._cache = cache
 
     def plain(self, turns: Sequence[Turn], common: int) -> torch.Tensor:
         """Return the hidden states of the base alone, without gradients."""
@@ -67,7 +67,7 @@ class LeanBasePass:
             for (prompt, _), (kept, _) in zip(some, found, strict=True):
                 yield self._norm(kept[end][len(prompt) - 1 - common :])
 
-        return pad_sequence(self._store.get([("plain", *turn) for turn in turns], read), True)
+        return pad_sequence(self._cache.get([("plain", *turn) for turn in turns], read), True)
 
     def steered(self, turns: Sequence[Turn], common: int, steer: Steer) -> torch.Tensor:
         """Return the hidden states; the first `common` tokens of all prompts are the same."""
@@ -99,7 +99,7 @@ class LeanBasePass:
         def read(_: list[int]) -> Iterator[torch.Tensor]:
             return (past for _, past in survey(self._lean, [common], 0, (), first))
 
-        (past,) = self._store.get([("shared", common)], read)
+        (past,) = self._cache.get([("shared", common)], read)
         return [Seen(*part[None].chunk(2, 1)) for part in past]
 
     def _before(
@@ -118,7 +118,7 @@ class LeanBasePass:
                 start = len(prompt) - 1 - common
                 yield kept[first][start:].clone(), past[:, :, :start].clone()
 
-        return self._store.get([("steered", common, *turn) for turn in turns], read)
+        return self._cache.get([("steered", common, *turn) for turn in turns], read)
 
     def _norm(self, x: torch.Tensor) -> torch.Tensor:
         rows = x.reshape(-1, x.shape[-1]).to(self._lean.norm.weight.dtype)

@@ -18,12 +18,12 @@ from torch.nn.utils import clip_grad_norm_
 
 from sovl_daemon.engine.errors import NonFiniteLossError, OptionError
 from sovl_daemon.engine.fusion.fusion import Fusion
+from sovl_daemon.engine.learning.activation_cache import ActivationCache
 from sovl_daemon.engine.learning.base_pass import base_pass
 from sovl_daemon.engine.learning.candidate import Candidate
 from sovl_daemon.engine.learning.ease import Ease
 from sovl_daemon.engine.learning.memory_pass import BatchMemory, memory_pass
 from sovl_daemon.engine.learning.sample import Ids, Sample
-from sovl_daemon.engine.learning.store import ActivationCache
 from sovl_daemon.engine.model.model import LoadedModel
 
 
@@ -116,10 +116,10 @@ class Learner:
         self._pending = 0
         self._common = common
         self._limit = base.max_context
-        self._store = ActivationCache(options.kept_mb << 20)
+        self._cache = ActivationCache(options.kept_mb << 20)
         self._threads = base.threads
-        self._base = base_pass(base, tuple(self._weights), self._store)
-        self._scaffold = memory_pass(fusion, self.candidate, self._store, base.threads)
+        self._base = base_pass(base, tuple(self._weights), self._cache)
+        self._scaffold = memory_pass(fusion, self.candidate, self._cache, base.threads)
         self._parameters = [each for _, each in self.candidate.named_parameters()]
         self._optimizer = torch.optim.AdamW(
             self._groups(), options.learning_rate, weight_decay=options.weight_decay

@@ -12,10 +12,10 @@ from sovl_daemon.engine.fusion.cross_attention import CrossAttention
 from sovl_daemon.engine.fusion.fusion import Fusion
 from sovl_daemon.engine.fusion.lora import ADAPTER, lora_layers
 from sovl_daemon.engine.fusion.scaffold import AdaptedSlot, LeanScaffold
+from sovl_daemon.engine.learning.activation_cache import ActivationCache
 from sovl_daemon.engine.learning.candidate import Candidate
 from sovl_daemon.engine.learning.lean_batch import Adapters, LowRank, Seen, places, survey, through
 from sovl_daemon.engine.learning.sample import Ids
-from sovl_daemon.engine.learning.store import ActivationCache
 from sovl_daemon.engine.model.llama import Llama
 from sovl_daemon.engine.thread.threads import Threads
 
@@ -61,11 +61,11 @@ class MemoryPass(Protocol):
 
 
 def memory_pass(
-    fusion: Fusion, candidate: Candidate, store: ActivationCache, threads: Threads
+    fusion: Fusion, candidate: Candidate, cache: ActivationCache, threads: Threads
 ) -> MemoryPass:
     """Return how the fusion's scaffold reads with the candidate's adapters."""
     if isinstance(fusion.scaffold, LeanScaffold) and fusion.tokens is None:
-        return LeanMemoryPass(fusion.scaffold, candidate, store, threads)
+        return LeanMemoryPass(fusion.scaffold, candidate, cache, threads)
     return NetworkMemoryPass(fusion, candidate)
 
 
@@ -73,12 +73,12 @@ class LeanMemoryPass:
     """Through lean blocks; those below the first adapter run once for each prompt."""
 
     def __init__(
-        self, scaffold: LeanScaffold, candidate: Candidate, store: ActivationCache, threads: Threads
+        self, scaffold: LeanScaffold, candidate: Candidate, cache: ActivationCache, threads: Threads
     ) -> None:
         self._lean: Llama = scaffold.lean
         self._scaffold = scaffold
         self._candidate = candidate
-        self._store = store
+        self._cache = cache
         self._threads = threads
         adapted = [block.index for block in self._lean.blocks if _adapted(block)]
         self._first = (
@@ -118,11 +118,11 @@ class LeanMemoryPass:
             start = [prompts[0][:common]]
             return (kept[first] for kept, _ in survey(self._lean, start, 0, (first,), _NEVER))
 
-        rest = self._store.get([("read", common, prompt) for prompt in prompts], read)
+        rest = self._cache.get([("read", common, prompt) for prompt in prompts], read)
         x = torch.nn.utils.rnn.pad_sequence([each.float() for each in rest], True)
         if not common:
             return x[:1, :0], x
-        (shared,) = self._store.get([("read", prompts[0][:common])], read_common)
+        (shared,) = self._cache.get([("read", prompts[0][:common])], read_common)
         return shared[None].float(), x
 
     def _norm(self, x: torch.Tensor) -> torch.Tensor:
