@@ -33,7 +33,7 @@ from bus.errors import (
 )
 from bus.link import AgentLink
 from bus.messages import HUNG, Cancel, Command, Failure, Pause, Progress, Result
-from bus.port import Port
+from bus.port import LINGER_S, Port
 from bus.publisher import Publisher
 from bus.subscriber import Gap, local_subscriber
 from bus.topics import AGENT, CONFIG, AgentState, ConfigChanged
@@ -163,7 +163,7 @@ class Agent:
                     if caller.feed(reply) and isinstance(reply.payload, Result | Failure):
                         return await call.result()
         finally:
-            port.close()
+            port.close(linger_s=LINGER_S)  # it may have been told to cancel
 
     async def configure(self, values: Mapping[str, Any]) -> None:
         """Set keys for good, all of them or none. Raises CommandError."""

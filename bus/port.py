@@ -26,7 +26,7 @@ from sovl_daemon.opened import Opened
 IPC = "ipc://"
 BURST = 128  # messages taken in one turn before other tasks get theirs
 TURN_S = 0.005  # and no further one is begun after so long
-LINGER_S = 0.5  # the last words of an agent that stops should still get out
+LINGER_S = 0.5  # last words, such as those of an agent that stops, should still get out
 _MORE = zmq.NOBLOCK | zmq.SNDMORE
 
 

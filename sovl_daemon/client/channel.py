@@ -13,12 +13,11 @@ from bus.caller import Caller
 from bus.envelope import Envelope, decode, new_id
 from bus.errors import BadMessage
 from bus.messages import Cancel, Command
-from bus.port import Port
+from bus.port import LINGER_S, Port
 from bus.size import fitting, least_bytes, too_large
 from sovl_daemon.client.errors import ClientError, DaemonDown, DaemonSlow, WrongKey
 from sovl_daemon.client.target import Target
 
-LINGER_S = 0.5  # so that a last cancel still gets out
 QUEUE = 100_000
 MAX_BYTES = 1 << 20  # until the daemon has said how much it reads
 
