@@ -46,33 +46,31 @@ def convert(checkpoint: Path, header: Header, target: Path, report: ProgressCall
     """
     try:
         with _quiet():
-            return _convert(checkpoint, header, target, report)
+            begin("reading the tokenizer", report)
+            tokenizer = load_tokenizer(checkpoint, header)
+            begin("loading the weights", report)
+            model = load_model(checkpoint, header)
+            check_vocabulary(model, tokenizer)
+            check_finite(model)
+            dtype = choose_dtype(model, header, report)
+            model.to(dtype)
+            check_finite(model)
+            begin("saving the weights", report)
+            _complete_generation_config(model, tokenizer)
+            limit = getattr(model.config, "max_position_embeddings", None)
+            if limit and tokenizer.model_max_length >= VERY_LARGE_INTEGER:
+                tokenizer.model_max_length = limit  # those from GGUF have none of their own
+            model.save_pretrained(target)
+            tokenizer.save_pretrained(target)
+            if tokenizer.is_fast:
+                _drop_foreign_tokens(target, _rows(model))
+            return Converted(str(dtype).removeprefix("torch."), model.num_parameters())
     except ConversionError:
         raise
     except Exception as error:  # transformers raises every kind for a model that it cannot load
         raise ConversionError(
             f"{checkpoint.name} cannot be converted: {_cause(error, header)}"
         ) from error
-
-
-def _convert(checkpoint: Path, header: Header, target: Path, report: ProgressCallback) -> Converted:
-    begin("reading the tokenizer", report)
-    tokenizer = load_tokenizer(checkpoint, header)
-    begin("loading the weights", report)
-    model = load_model(checkpoint, header)
-    check_vocabulary(model, tokenizer)
-    check_finite(model)
-    dtype = choose_dtype(model, header, report)
-    model.to(dtype)
-    check_finite(model)
-    begin("saving the weights", report)
-    _complete_generation_config(model, tokenizer)
-    _complete_tokenizer(model, tokenizer)
-    model.save_pretrained(target)
-    tokenizer.save_pretrained(target)
-    if tokenizer.is_fast:
-        _drop_foreign_tokens(target, _rows(model))
-    return Converted(str(dtype).removeprefix("torch."), model.num_parameters())
 
 
 def _cause(error: Exception, header: Header) -> str:
@@ -135,7 +133,9 @@ def load_model(checkpoint: Path, header: Header) -> Any:
             f"{checkpoint.name} lacks {len(missing)} weights of a causal language model, "
             f"the first is {missing[0]}: a file is missing, or its configuration is another model's"
         )
-    _forget_gguf(model)
+    quantizer = getattr(model, "hf_quantizer", None)
+    if quantizer is not None:  # of GGUF: the weights are plain by now, but saving would refuse
+        quantizer.remove_quantization_config(model)
     return model
 
 
@@ -207,13 +207,6 @@ def _location(checkpoint: Path) -> dict[str, Any]:
     return {"pretrained_model_name_or_path": str(checkpoint), **here}
 
 
-def _forget_gguf(model: Any) -> None:
-    """Drop the traces of GGUF: the weights are plain numbers by now, but saving would refuse."""
-    quantizer = getattr(model, "hf_quantizer", None)
-    if quantizer is not None:
-        quantizer.remove_quantization_config(model)
-
-
 def _rows(model: Any) -> int:
     return model.get_input_embeddings().num_embeddings  # type: ignore[no-any-return]
 
@@ -248,13 +241,6 @@ def _complete_generation_config(model: Any, tokenizer: Any) -> None:
         generation.validate(strict=True)
     except ValueError:
         generation.do_sample = True  # it sets a temperature or the like, which means sampling
-
-
-def _complete_tokenizer(model: Any, tokenizer: Any) -> None:
-    """Give a tokenizer without a length limit, as those from GGUF, the model's own."""
-    limit = getattr(model.config, "max_position_embeddings", None)
-    if limit and tokenizer.model_max_length >= VERY_LARGE_INTEGER:
-        tokenizer.model_max_length = limit
 
 
 @contextmanager

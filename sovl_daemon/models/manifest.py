@@ -125,18 +125,11 @@ def find_faults(
     unknown = present.keys() - manifest.files.keys() - set(unlisted)
     faults = [f"{name}: not in the manifest" for name in sorted(unknown)]
     for name, entry in sorted(manifest.files.items()):
-        faults += _file_faults(name, entry, present.get(name), report)
+        path = present.get(name)
+        if path is None or not path.is_file():
+            faults.append(f"{name}: missing")
+        elif (size := path.stat().st_size) != entry.bytes:
+            faults.append(f"{name}: {size} bytes instead of {entry.bytes}")
+        elif sha256_of(path, report) != entry.sha256:
+            faults.append(f"{name}: wrong sha256")
     return faults
-
-
-def _file_faults(
-    name: str, entry: FileEntry, path: Path | None, report: ProgressCallback
-) -> list[str]:
-    if path is None or not path.is_file():
-        return [f"{name}: missing"]
-    size = path.stat().st_size
-    if size != entry.bytes:
-        return [f"{name}: {size} bytes instead of {entry.bytes}"]
-    if sha256_of(path, report) != entry.sha256:
-        return [f"{name}: wrong sha256"]
-    return []

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -187,8 +188,11 @@ def parse_source(name: str, catalogue: Mapping[str, PackagedModel]) -> ModelSour
         return PackageSource(catalogue[name])
     if is_local(name):
         path = _named(Path(name).expanduser())
-        is_file = path.is_file() or (path.suffix.lower() == ".gguf" and not path.is_dir())
-        return GgufSource(_first_part(path)) if is_file else FolderSource(path)
+        if path.is_dir() or not (path.is_file() or path.suffix.lower() == ".gguf"):
+            return FolderSource(path)
+        with suppress(ConversionError):  # a part is missing: the fetch says which
+            path = parts_of(path)[0]  # so that each part means the same
+        return GgufSource(path)
     store_name(name)
     here = f"; for the one here give ./{name}" if Path(name).exists() else ""
     return HubSource(name, nearest_hint(name, catalogue) + here)
@@ -205,14 +209,6 @@ def _named(path: Path) -> Path:
     if path.name in ("", ".."):
         return path.resolve()
     return path.parent.resolve() / path.name
-
-
-def _first_part(path: Path) -> Path:
-    """Return the first of a file's parts, so that any of them means the same; itself without."""
-    try:
-        return parts_of(path)[0]
-    except ConversionError:
-        return path  # the fetch says which are missing
 
 
 def _hash_content(folder: Path, report: ProgressCallback) -> str:

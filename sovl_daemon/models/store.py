@@ -3,7 +3,7 @@
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -73,17 +73,40 @@ class ModelStore:
         source = parse_source(name, self._catalogue)
         with self._locked(source.name, progress):
             self._clean_up(source.name)
-            present = None if force else self._present(source, progress)
-            return present or self._pull(source, progress)
+            if not force and (present := self._present(source, progress)):
+                return present
+            with self._scratch(source.name) as scratch:
+                checkpoint = source.fetch(scratch / "source", progress)
+                begin("reading the header", progress)
+                path = whole(checkpoint.path, scratch, progress)
+                header = read_header(path)
+                require_space(self.root, 2 * header.parameters + _SIDE_FILES_BYTES)
+                checkpoint = Checkpoint(path, checkpoint.sha256)
+                manifest = self._stage(source, checkpoint, header, scratch / "model", progress)
+                self._install(scratch / "model", source.name)
+                return manifest
 
     def resolve(self, name: str, progress: ProgressCallback = ignore_progress) -> Path:
-        """Return a model's folder, pulling it first when it is missing or incomplete."""
+        """Return a model's folder, pulling it first when it is missing or incomplete.
+
+        Raises:
+            ModelReplaced: its weights are others, in files of the same sizes.
+            ModelError: it cannot be pulled.
+
+        """
         source = parse_source(name, self._catalogue)
+        folder = self.root / source.name
         manifest = self._sound(source.name)
         if manifest and (not source.local or manifest.source == source.origin):
-            self._require_pulled(manifest)
+            if manifest.weights and weights_digest(folder) != manifest.weights:
+                raise ModelReplaced(
+                    f"{manifest.name} in {self.root} is not what was pulled from "
+                    f"{manifest.source}: its weights were replaced; give new ones a folder and a "
+                    "name of their own, and get the old ones back by pulling them again with "
+                    "--force"
+                )
             if not source.touched_since(manifest.created):
-                return self.root / source.name
+                return folder
         return self.root / self.pull(name, progress=progress).name
 
     def path(self, name: str) -> Path:
@@ -147,18 +170,6 @@ class ModelStore:
         """Return the manifests of all models that have one."""
         return [manifest for name in self.names() if (manifest := self._manifest(name))]
 
-    def _pull(self, source: ModelSource, report: ProgressCallback) -> ModelManifest:
-        with self._scratch(source.name) as scratch:
-            checkpoint = source.fetch(scratch / "source", report)
-            begin("reading the header", report)
-            path = whole(checkpoint.path, scratch, report)
-            header = read_header(path)
-            require_space(self.root, 2 * header.parameters + _SIDE_FILES_BYTES)
-            checkpoint = Checkpoint(path, checkpoint.sha256)
-            manifest = self._stage(source, checkpoint, header, scratch / "model", report)
-            self._install(scratch / "model", source.name)
-            return manifest
-
     def _stage(
         self,
         source: ModelSource,
@@ -208,29 +219,14 @@ class ModelStore:
         if self._sound(source.name) is None:
             return None
         if source.local:
-            self._require_unchanged(source, manifest, report)
+            with self._scratch(source.name) as scratch:
+                sha256 = source.fetch(scratch, report).sha256
+            if sha256 != manifest.source_sha256:
+                raise ModelExists(
+                    f"{source.origin} has changed since {source.name} was pulled from it; "
+                    "to replace the stored model add --force"
+                )
         return manifest
-
-    def _require_unchanged(
-        self, source: ModelSource, manifest: ModelManifest, report: ProgressCallback
-    ) -> None:
-        with self._scratch(source.name) as scratch:
-            sha256 = source.fetch(scratch, report).sha256
-        if sha256 != manifest.source_sha256:
-            raise ModelExists(
-                f"{source.origin} has changed since {source.name} was pulled from it; "
-                "to replace the stored model add --force"
-            )
-
-    def _require_pulled(self, manifest: ModelManifest) -> None:
-        """Raise ModelReplaced where the weights are others, in files of the same sizes."""
-        folder = self.root / manifest.name
-        if manifest.weights and weights_digest(folder) != manifest.weights:
-            raise ModelReplaced(
-                f"{manifest.name} in {self.root} is not what was pulled from {manifest.source}: "
-                "its weights were replaced; give new ones a folder and a name of their own, and "
-                "get the old ones back by pulling them again with --force"
-            )
 
     def _manifest(self, name: str) -> ModelManifest | None:
         try:
@@ -294,18 +290,8 @@ class ModelStore:
                 # What cannot go yet (a pip that outlived its pull may write) goes the next time.
                 shutil.rmtree(leftover, ignore_errors=True)
             else:
-                self._discard_if_idle(leftover, owner)
-
-    def _discard_if_idle(self, leftover: Path, owner: str) -> None:
-        lock = self._lock(owner)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            return  # its pull is still at work
-        try:
-            shutil.rmtree(leftover, ignore_errors=True)
-        finally:
-            lock.release()
+                with suppress(Timeout), self._lock(owner).acquire(timeout=0):  # else at work still
+                    shutil.rmtree(leftover, ignore_errors=True)
 
     def _recover(self, name: str) -> None:
         """Undo a replacement that was interrupted between its two renames, or finish it."""

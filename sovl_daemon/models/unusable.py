@@ -86,8 +86,9 @@ def require_folder(folder: Path, title: str) -> None:
         raise ConversionError(f"{title}: there is no such file or folder")
     names = {path.name for path in folder.iterdir()}
     if "adapter_config.json" in names and not names & set(_WEIGHTS):
+        base = _json_of(folder / "adapter_config.json").get("base_model_name_or_path")
         raise ConversionError(
-            f"{title} is an adapter (LoRA), not a model: merge it into {_base_of(folder)}, for "
+            f"{title} is an adapter (LoRA), not a model: merge it into {base or 'its base'}, for "
             "example with peft's merge_and_unload, and give the folder of that"
         )
     if "modules.json" in names or "config_sentence_transformers.json" in names:
@@ -150,12 +151,6 @@ def _without_config(names: Collection[str]) -> str:
     if "params.json" in names:
         return "is in its maker's own format: pull the one for transformers, with a config.json"
     return "is no transformers model folder: config.json is missing"
-
-
-def _base_of(folder: Path) -> str:
-    return str(
-        _json_of(folder / "adapter_config.json").get("base_model_name_or_path") or "its base"
-    )
 
 
 def _json_of(path: Path) -> dict[str, Any]:

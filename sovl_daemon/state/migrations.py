@@ -19,10 +19,13 @@ Document = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Migration:
-    """From one format to the next: the manifest but for its number, and the files beside it."""
+    """From one format to the next: the manifest but for its number, and the files beside it.
+
+    Without `files` these are the same in both.
+    """
 
     manifest: Callable[[Document], Document]
-    files: Callable[[Path], None]
+    files: Callable[[Path], None] | None = None
 
 
 def upgraded(manifest: Document, version: int) -> Document:
@@ -45,7 +48,8 @@ def upgrade_files(folder: Path, version: int) -> None:
 
     """
     for migration in MIGRATIONS[version - 1 :]:
-        migration.files(folder)
+        if migration.files is not None:
+            migration.files(folder)
 
 
 def _runs_of_interactions(manifest: Document) -> Document:
@@ -62,16 +66,8 @@ def _temperament_of_its_own(folder: Path) -> None:
     path.write_text(json.dumps(mind, indent=2) + "\n", encoding="utf-8")
 
 
-def _models_by_name(manifest: Document) -> Document:
-    return {**manifest, "digests": {}}
-
-
-def _as_they_are(folder: Path) -> None:
-    """The files are the same in both formats."""
-
-
 MIGRATIONS = (
     Migration(_runs_of_interactions, _temperament_of_its_own),
-    Migration(_models_by_name, _as_they_are),
+    Migration(lambda manifest: {**manifest, "digests": {}}),
 )
 FORMAT_VERSION = len(MIGRATIONS) + 1

@@ -100,7 +100,11 @@ class StateStore:
         """
         found, refused = self._search()
         if found is None and (refused or self._lost()):
-            raise NoSoundGeneration(self._no_sound(refused))
+            told = "; ".join(map(str, refused)) or f"only damaged ones are left, in {self.damaged}"
+            raise NoSoundGeneration(
+                f"no generation in {self.root} can be loaded: {told}; go back to a save with: sovl "
+                "state load NAME, or begin anew with: sovl state reset"
+            )
         return Loaded(found, refused)
 
     def find(self, reference: str) -> Generation:
@@ -115,9 +119,16 @@ class StateStore:
         if reference == CURRENT:
             return self._current()
         number = parse_number(reference)
-        if number is not None:
-            return self._existing(number)
-        return _sound(self.save_folder(reference))
+        if number is None:
+            return _sound(self.save_folder(reference))
+        if not self.folder(number).is_dir():
+            raise NotFound(f"no generation {number} in {self.root}; {self._there()}")
+        try:
+            return self._sound(number)
+        except Damaged as error:
+            raise Damaged(f"generation {number}: {error}; see: sovl state list") from error
+        except NewerFormat as error:
+            raise NewerFormat(f"generation {number}: {error}") from error
 
     def save_folder(self, name: str) -> Path:
         """Return the folder of a save. Raises NotFound, InvalidSaveName."""
@@ -200,16 +211,6 @@ class StateStore:
         told = [f"{kind}: {', '.join(names[-_TOLD:]) or 'none'}" for kind, names in kinds]
         return f"{'; '.join(told)}; see: sovl state list"
 
-    def _existing(self, number: int) -> Generation:
-        if not self.folder(number).is_dir():
-            raise NotFound(f"no generation {number} in {self.root}; {self._there()}")
-        try:
-            return self._sound(number)
-        except Damaged as error:
-            raise Damaged(f"generation {number}: {error}; see: sovl state list") from error
-        except NewerFormat as error:
-            raise NewerFormat(f"generation {number}: {error}") from error
-
     def _sound(self, number: int) -> Generation:
         found = Generation.sound(self.folder(number))
         if found.manifest.number != number:
@@ -219,13 +220,6 @@ class StateStore:
     def _lost(self) -> bool:
         """Tell whether generations were moved aside (`000017`, `000017.2`)."""
         return any(name[0].isdigit() for name in names_in(self.damaged))
-
-    def _no_sound(self, refused: tuple[Refusal, ...]) -> str:
-        told = "; ".join(map(str, refused)) or f"only damaged ones are left, in {self.damaged}"
-        return (
-            f"no generation in {self.root} can be loaded: {told}; go back to a save with: sovl "
-            "state load NAME, or begin anew with: sovl state reset"
-        )
 
 
 def _sound(folder: Path) -> Generation:

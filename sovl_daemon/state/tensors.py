@@ -38,8 +38,16 @@ def pack(tensors: Tensors) -> bytes:
 
     try:
         if any(hasattr(tensor, "detach") for tensor in tensors.values()):
-            return _pack_torch(tensors)
-        return _pack_numpy(tensors)
+            from safetensors.torch import save
+
+            # Copies: safetensors refuses tensors that share memory, as slices of one matrix do.
+            cpu = {name: each.detach().cpu().clone() for name, each in tensors.items()}
+            return bytes(save({name: each.contiguous() for name, each in cpu.items()}))
+        import numpy as np
+        from safetensors.numpy import save as save_numpy
+
+        arrays = {name: np.asarray(each, order="C") for name, each in tensors.items()}
+        return bytes(save_numpy(arrays))
     except (AttributeError, KeyError, TypeError, ValueError, SafetensorError) as error:
         raise NotStorable(f"the state holds what is no tensor: {error}") from error
 
@@ -54,21 +62,6 @@ def read(path: Path, framework: Framework = "numpy") -> dict[str, Any]:
 
     deserialize: Any = safetensors.deserialize
     return {name: _array(view) for name, view in deserialize(path.read_bytes())}
-
-
-def _pack_torch(tensors: Tensors) -> bytes:
-    from safetensors.torch import save
-
-    # Copies: safetensors refuses tensors that share memory, as slices of one matrix do.
-    copies = {name: each.detach().cpu().clone().contiguous() for name, each in tensors.items()}
-    return bytes(save(copies))
-
-
-def _pack_numpy(tensors: Tensors) -> bytes:
-    import numpy as np
-    from safetensors.numpy import save
-
-    return bytes(save({name: np.asarray(each, order="C") for name, each in tensors.items()}))
 
 
 def _array(view: Mapping[str, Any]) -> Any:

@@ -60,8 +60,17 @@ class StateWriter:
         refused = tuple(map(self._aside, found.refused))
         generation = found.generation
         self._loaded = replace(found, refused=refused)
-        if generation is not None and generation.manifest.format_version < FORMAT_VERSION:
-            self._loaded = self._migrated(generation, refused)
+        if generation is None or generation.manifest.format_version == FORMAT_VERSION:
+            return self._loaded
+        version, number = generation.manifest.format_version, generation.manifest.number
+        try:
+            new = self._copied(generation, number, f"migrated from format {version}")
+            self._loaded = Loaded(new, refused, migrated_from=number)
+        except (KeyError, TypeError, ValueError) as error:
+            reason = f"cannot be migrated from format {version}: {error!r}"
+            damaged = self._aside(Refusal(generation.folder, reason))
+            loaded = self.load()
+            self._loaded = replace(loaded, refused=(*refused, damaged, *loaded.refused))
         return self._loaded
 
     def commit(
@@ -276,17 +285,6 @@ class StateWriter:
             self.discard_candidate()
             self.prune()
         return found
-
-    def _migrated(self, old: Generation, refused: tuple[Refusal, ...]) -> Loaded:
-        version, number = old.manifest.format_version, old.manifest.number
-        try:
-            new = self._copied(old, number, f"migrated from format {version}")
-        except (KeyError, TypeError, ValueError) as error:
-            reason = f"cannot be migrated from format {version}: {error!r}"
-            damaged = self._aside(Refusal(old.folder, reason))
-            loaded = self.load()
-            return replace(loaded, refused=(*refused, damaged, *loaded.refused))
-        return Loaded(new, refused, migrated_from=number)
 
     def _aside(self, refusal: Refusal) -> Refusal:
         """Keep a damaged generation out of the way; a newer format is sound, and stays."""
