@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, ClassVar
+from typing import Any, ClassVar, overload
 
 import anyio
 import anyio.to_thread
@@ -19,7 +19,7 @@ from anyio.lowlevel import checkpoint
 from agents.hindrance import Hindrance
 from agents.middleware import Counters, Middleware, Trace
 from bus.caller import Caller
-from bus.commands import CommandSpec, commands_of
+from bus.commands import CommandSpec, Reply, ReplyT, Request, commands_of
 from bus.endpoints import Endpoints
 from bus.envelope import Envelope, Payload, decode
 from bus.errors import (
@@ -144,12 +144,24 @@ class Agent:
         except CommandError as error:  # no reason to end what it would have told of
             self.log.error("event.not_sent", topic=topic, reason=error.message)
 
-    async def ask(self, command: str, /, **args: Any) -> dict[str, Any]:
+    @overload
+    async def ask(self, request: Request[ReplyT], /) -> ReplyT: ...
+    @overload
+    async def ask(self, request: str, /, **args: Any) -> dict[str, Any]: ...
+    async def ask(self, request: Any, /, **args: Any) -> Any:
         """Run a command of another agent. Raises CommandError."""
-        return await self._link.caller.ask(command, **args)
+        if isinstance(request, str):
+            return await self._link.caller.ask(request, **args)
+        return request.read(await self._link.caller.ask(request.command_name, **request.wire()))
 
-    async def control(self, command: str, /, **args: Any) -> dict[str, Any]:
-        """Ask the hub itself, as a client may: `config_set`, for one. Raises CommandError."""
+    @overload
+    async def control(self, request: Request[ReplyT], /) -> ReplyT: ...
+    @overload
+    async def control(self, request: str, /, **args: Any) -> dict[str, Any]: ...
+    async def control(self, request: Any, /, **args: Any) -> Any:
+        """Ask the hub itself, as a client may: `ConfigSet`, for one. Raises CommandError."""
+        if not isinstance(request, str):
+            return request.read(await self.control(request.command_name, **request.wire()))
         port = Port(zmq.DEALER).connect(self._endpoints.control)
 
         def send(envelope: Envelope) -> None:
@@ -157,7 +169,7 @@ class Agent:
 
         caller = Caller(send, source=self.name)
         try:
-            async with caller.call(command, args) as call:
+            async with caller.call(request, args) as call:
                 while True:
                     reply = decode((await port.receive())[-1])
                     if caller.feed(reply) and isinstance(reply.payload, Result | Failure):
@@ -312,9 +324,8 @@ class Agent:
         try:
             with scope:
                 await checkpoint()  # cancelled before it began
-                args = spec.arguments.model_validate(command.args)
-                data = await getattr(self, spec.method)(args, job)
-                return Result(data=data or {})
+                reply = await getattr(self, spec.method)(spec.parse(command.args), job)
+                return Result(data=reply.wire() if isinstance(reply, Reply) else reply or {})
             return Failure(code=CANCELLED, message="cancelled")
         except CommandError as error:
             return Failure(code=error.code, message=error.message, detail=error.detail)

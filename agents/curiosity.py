@@ -155,7 +155,7 @@ class Curiosity(Agent):
         """The prompt of an interaction, and those of the dreams that are remembered."""
         dreams = [int(dream.name) for dream in self._state.dreams]
         found = await recalled(self, [interaction, *dreams])
-        prompts = {each["id"]: each["prompt"] for each in found}
+        prompts = {each.id: each.prompt for each in found}
         return prompts[interaction], [prompts[each] for each in dreams if each in prompts]
 
     async def _ask_about(self, prompt: str, conversation: str, score: float) -> None:

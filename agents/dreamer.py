@@ -20,9 +20,11 @@ from bus.envelope import Envelope
 from bus.errors import BAD_ARGUMENT, ENGINE, CommandError
 from bus.topics import ANSWERING, DREAM, INTERACTION, MIND, AnswerStarted, Dreamt, MindState
 from config import Settings
+from sovl_daemon.contracts.scribe import History
 from sovl_daemon.engine.serving.options import SamplingOptions
 from sovl_daemon.engine.text.message import Message
 from sovl_daemon.engine.thread.priority import Priority
+from sovl_daemon.memory.interactions import Interaction
 from sovl_daemon.mind.confidence import answer_confidence
 from sovl_daemon.mind.curiosity import question_temperature
 from sovl_daemon.mind.dreams import QUESTIONS_A_DREAM, choice_weights, choose, noise
@@ -148,7 +150,7 @@ class Dreamer(Agent):
         about = args.prompt
         if about is None:
             lived = await self._recent()
-            about = self._chance.choice(lived)["prompt"] if lived else "what people do all day"
+            about = self._chance.choice(lived).prompt if lived else "what people do all day"
         options = SamplingOptions(
             temperature=args.temperature,
             top_k=args.top_k,
@@ -157,7 +159,7 @@ class Dreamer(Agent):
         )
         said = _FIRST_WORDS if about == "" else _ASK.format(about=about)
         text, confidence = await self._say(said, options)
-        dreamt = [each["prompt"] for each in await self._remembered()]
+        dreamt = [each.prompt for each in await self._remembered()]
         known = similarities(text, dreamt) if dreamt else []
         return {"text": text, "confidence": confidence, "similarities": known}
 
@@ -171,11 +173,11 @@ class Dreamer(Agent):
             if not lived:
                 raise CommandError(BAD_ARGUMENT, "there is nothing to dream of yet: talk first")
             knobs = self.settings.controls_config
-            prompts = [each["prompt"] for each in lived]
+            prompts = [each.prompt for each in lived]
             weights = choice_weights(similarities(prompts[-1], prompts), knobs)
             chosen = lived[choose(weights, self._chance)]
             kept = {dream.name for dream in self._state.dreams} if self._state else set()
-            name = str(chosen["id"])
+            name = str(chosen.id)
             score = self._state.temperament if self._state else 0.0
             blur = noise(score, name not in kept, knobs)
             engine = await device.engine()
@@ -184,21 +186,21 @@ class Dreamer(Agent):
             )
             if hidden is not None:
                 self._hidden[name] = hidden
-            questions = await self._questions(chosen["prompt"], score)
+            questions = await self._questions(chosen.prompt, score)
             await self.ask("mind_dreamt", name=name, questions=questions)
-            self.log.info("mind.dreamt", reason=reason, interaction=chosen["id"], noise=blur)
+            self.log.info("mind.dreamt", reason=reason, interaction=chosen.id, noise=blur)
             event = Dreamt(
                 name=name,
                 reason=reason,
-                prompt=chosen["prompt"][:_TOLD],
+                prompt=chosen.prompt[:_TOLD],
                 noise=blur,
                 questions=tuple(questions),
             )
             await self.publish(DREAM, event)
-            told = f"It dreamt of: {chosen['prompt'][:_TOLD]}\n" + "\n".join(
+            told = f"It dreamt of: {chosen.prompt[:_TOLD]}\n" + "\n".join(
                 f"It wonders: {question}" for question in questions
             )
-            return {"text": told.rstrip(), "interaction": chosen["id"], "noise": blur}
+            return {"text": told.rstrip(), "interaction": chosen.id, "noise": blur}
 
     async def _questions(self, about: str, score: float) -> list[str]:
         """What it wonders about; the model repeats itself, so there may be fewer than three."""
@@ -249,26 +251,25 @@ class Dreamer(Agent):
         for scene in await self._remembered(missing=True) if wanted else ():
             hidden = await engine.dream(_scene(scene), noise=0.0, seed=0)
             if hidden is not None:
-                self._hidden[str(scene["id"])] = hidden
+                self._hidden[str(scene.id)] = hidden
         self._hidden = {n: self._hidden[n] for n, _ in kept if n in self._hidden}
         await engine.remember(
             [DreamStates(self._hidden[n], w) for n, w in wanted if n in self._hidden]
         )
         self._kept, self._blended = kept, wanted
 
-    async def _recent(self) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = (await self.ask("history", limit=_RECENT))["interactions"]
-        return found
+    async def _recent(self) -> list[Interaction]:
+        return (await self.ask(History(limit=_RECENT))).interactions
 
-    async def _remembered(self, *, missing: bool = False) -> list[dict[str, Any]]:
+    async def _remembered(self, *, missing: bool = False) -> list[Interaction]:
         """The interactions of the dreams that are remembered, or of those whose states are gone."""
         names = [dream.name for dream in self._state.dreams] if self._state else []
         ids = [int(name) for name in names if not (missing and name in self._hidden)]
         return await recalled(self, ids)
 
 
-def _scene(interaction: dict[str, Any]) -> str:
-    return f"{interaction['prompt']}\n{interaction['response']}"
+def _scene(interaction: Interaction) -> str:
+    return f"{interaction.prompt}\n{interaction.response}"
 
 
 def _first_line(text: str) -> str:

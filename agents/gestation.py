@@ -15,6 +15,7 @@ from bus.commands import Arguments, NoArguments, command
 from bus.envelope import Envelope
 from bus.errors import AGENT_LOST, BUSY, CANCELLED, CommandError
 from bus.topics import ANSWERING, INTERACTION, MIND, NIGHT, AnswerStarted, MindState, NightStep
+from sovl_daemon.contracts.scribe import Unlearned
 from sovl_daemon.mind.sleep import Rhythm, WakeReason, longest_night, sleep_reason, tiredness
 from sovl_daemon.own_time import OwnTime, move_on_after
 
@@ -211,7 +212,7 @@ class Gestation(Agent):
         )
 
     async def _count(self) -> None:
-        self._entries = (await self.ask("unlearned", limit=0))["count"]
+        self._entries = (await self.ask(Unlearned(limit=0))).count
 
 
 def _explained(error: CommandError) -> CommandError:

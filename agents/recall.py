@@ -3,37 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from agents.base import Agent
+from sovl_daemon.contracts.scribe import Recall, Unlearned
+from sovl_daemon.memory.interactions import Interaction
 
 
-async def recalled(agent: Agent, ids: Sequence[int]) -> list[dict[str, Any]]:
+async def recalled(agent: Agent, ids: Sequence[int]) -> list[Interaction]:
     """The interactions of these ids, oldest first; ids that none has are left out."""
-    found: list[dict[str, Any]] = []
+    found: list[Interaction] = []
     rest = list(ids)
     while rest:
-        page = await agent.ask("recall", ids=rest)
-        found += page["interactions"]
-        rest = page["rest"]
+        page = await agent.ask(Recall(ids=rest))
+        found += page.interactions
+        rest = page.rest
     return found
 
 
-async def unlearned(agent: Agent, most: int, most_characters: int) -> list[dict[str, Any]]:
+async def unlearned(agent: Agent, most: int, most_characters: int) -> list[Interaction]:
     """The first interactions that no night has learned: `most` of them, and of so much text.
 
     One at least, if there is one.
     """
-    found: list[dict[str, Any]] = []
+    found: list[Interaction] = []
     characters, after = 0, 0
     while len(found) < most:
-        page = await agent.ask("unlearned", limit=most - len(found), after=after)
-        for each in page["interactions"]:
-            characters += len(each["prompt"]) + len(each["response"])
+        page = await agent.ask(Unlearned(limit=most - len(found), after=after))
+        for each in page.interactions:
+            characters += len(each.prompt) + len(each.response)
             if found and characters > most_characters:
                 return found
             found.append(each)
-        if not page["interactions"]:
+        if not page.interactions:
             break
-        after = found[-1]["id"]
+        after = found[-1].id
     return found

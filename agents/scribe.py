@@ -6,18 +6,34 @@ import sqlite3
 import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar
 
 import anyio.to_thread
-from pydantic import Field
 
 from agents.base import Agent, Job
-from bus.commands import Arguments, command
+from bus.commands import command
 from bus.envelope import Envelope
 from bus.errors import FatalError
 from bus.topics import INTERACTION, QUESTION, InteractionRecorded, Question
 from config import Paths, Settings
+from sovl_daemon.contracts.scribe import (
+    Context,
+    ConversationContext,
+    History,
+    InteractionPage,
+    Learned,
+    LearnedIds,
+    Recall,
+    Recalled,
+    Reconciled,
+    Record,
+    Recorded,
+    Rehearsal,
+    Unlearned,
+    UnlearnedPage,
+)
 from sovl_daemon.database import UnusableDatabase
 from sovl_daemon.handle import Handle
 from sovl_daemon.memory.interactions import Interaction, InteractionStore
@@ -25,61 +41,6 @@ from sovl_daemon.mind.curiosity import OpenQuestion
 from sovl_daemon.opened import opened_database
 
 _AROUND_BYTES = 1024  # of an answer, beside the interactions
-
-
-class RecordArguments(Arguments):
-    """One exchange to write down; `seconds` is how long ago the prompt came."""
-
-    command: str
-    conversation: str
-    prompt: str
-    response: str
-    tokens: int
-    confidence: float | None = None
-    seconds: float = Field(default=0.0, ge=0)
-
-
-class HistoryArguments(Arguments):
-    """Which interactions to read back."""
-
-    conversation: str | None = Field(default=None, description="Only this conversation.")
-    limit: int = Field(default=5, ge=1, le=1000, description="How many of the last ones.")
-    before: int | None = Field(
-        default=None, description="Only those before this id: the `before` of an earlier answer."
-    )
-
-
-class OpenQuestionArguments(Arguments):
-    """The conversation of a prompt that has just come."""
-
-    conversation: str
-
-
-class RecallArguments(Arguments):
-    """Which interactions."""
-
-    ids: list[int] = Field(max_length=10_000)
-
-
-class UnlearnedArguments(Arguments):
-    """How much of what was not learned yet, beginning after an id."""
-
-    limit: int = Field(default=1000, ge=0, le=100_000)
-    after: int = 0
-
-
-class RehearsalArguments(Arguments):
-    """How many of what was learned."""
-
-    limit: int = Field(default=1000, ge=0, le=10_000)
-
-
-class LearnedArguments(Arguments):
-    """Interactions with the generations that learned them: all from id `first` to `last`."""
-
-    learned: list[tuple[int, int]] = Field(max_length=10_000)
-    first: int
-    last: int
 
 
 class Scribe(Agent):
@@ -124,77 +85,78 @@ class Scribe(Agent):
             asked = event.payload
             self._asked = OpenQuestion(asked.text, time.monotonic(), asked.conversation)
 
-    @command(RecordArguments, internal=True)
-    async def record(self, args: RecordArguments, job: Job) -> dict[str, Any]:
+    @command(Record, internal=True)
+    async def record(self, request: Record, job: Job) -> Recorded:
         """Write an interaction down; answers once it is safe on disk."""
         await self._in_thread(self.check_files)
-        question = self._open(args.conversation, time.monotonic() - args.seconds)
-        interaction = Interaction(**args.model_dump(exclude={"seconds"}), question=question)
-        unseen = not await self._in_thread(partial(self._store.has_prompt, args.prompt))
+        said = request.interaction
+        question = self._open(said.conversation, time.monotonic() - request.seconds)
+        unseen = not await self._in_thread(partial(self._store.has_prompt, said.prompt))
         asked, self._asked = self._asked, None if question else self._asked
         try:
-            number = await self._in_thread(partial(self._store.add, interaction))
+            add = partial(self._store.add, replace(said, question=question))
+            number = await self._in_thread(add)
         except sqlite3.Error:
             self._asked = asked  # as long as nothing is written, nobody has answered
             raise
         self._size = await self._in_thread(self._store.size)
         event = InteractionRecorded(
             interaction=number,
-            conversation=args.conversation,
-            tokens=args.tokens,
-            confidence=args.confidence,
+            conversation=said.conversation,
+            tokens=said.tokens,
+            confidence=said.confidence,
             unseen=unseen,
             question=question,
         )
         await self.publish(INTERACTION, event)
-        return {"interaction": number}
+        return Recorded(interaction=number)
 
-    @command(HistoryArguments)
-    async def history(self, args: HistoryArguments, job: Job) -> dict[str, Any]:
+    @command(History)
+    async def history(self, request: History, job: Job) -> InteractionPage:
         """Show the last interactions, as many as a message has room for."""
-        before = {} if args.before is None else {"before": args.before}
-        found = await self._page(self._store.recent, args.limit, args.conversation, **before)
-        return {
-            "interactions": [vars(each) for each in found],
-            "before": found[0].id if found else None,
-        }
+        before = {} if request.before is None else {"before": request.before}
+        found = await self._page(self._store.recent, request.limit, request.conversation, **before)
+        return InteractionPage(interactions=found, before=found[0].id if found else None)
 
-    @command(OpenQuestionArguments, internal=True)
-    async def open_question(self, args: OpenQuestionArguments, job: Job) -> dict[str, Any]:
-        """The question of the mind's own that a prompt answers which comes now, None if none."""
-        return {"question": self._open(args.conversation, time.monotonic())}
+    @command(Context, internal=True)
+    async def context(self, request: Context, job: Job) -> ConversationContext:
+        """What was said before a prompt that comes now, and the mind's question that it answers."""
+        question = self._open(request.conversation, time.monotonic())
+        found = await self._page(self._store.recent, request.limit, request.conversation)
+        return ConversationContext(interactions=found, question=question)
 
-    @command(RecallArguments, internal=True)
-    async def recall(self, args: RecallArguments, job: Job) -> dict[str, Any]:
+    @command(Recall, internal=True)
+    async def recall(self, request: Recall, job: Job) -> Recalled:
         """The first interactions of these ids, as a message has room for, and the other ids."""
-        found = await self._page(self._store.some, args.ids)
-        last = found[-1].id if found else max(args.ids, default=0)
-        rest = [id_ for id_ in args.ids if id_ > last]
-        return {"interactions": [vars(each) for each in found], "rest": rest}
+        found = await self._page(self._store.some, request.ids)
+        last = found[-1].id if found else max(request.ids, default=0)
+        return Recalled(interactions=found, rest=[id_ for id_ in request.ids if id_ > last])
 
-    @command(UnlearnedArguments, internal=True)
-    async def unlearned(self, args: UnlearnedArguments, job: Job) -> dict[str, Any]:
+    @command(Unlearned, internal=True)
+    async def unlearned(self, request: Unlearned, job: Job) -> UnlearnedPage:
         """The first interactions that no night has learned, and how many of them there are.
 
         They are as many as a message has room for: ask again after the last one for more.
         """
-        found = await self._page(self._store.unlearned, args.limit, after=args.after)
-        count = await self._in_thread(self._store.unlearned_count)
-        memory = await self._in_thread(partial(getattr, self._store, "identity"))
-        interactions = [vars(each) for each in found]
-        return {"interactions": interactions, "count": count, "memory": memory}
+        return UnlearnedPage(
+            interactions=await self._page(
+                self._store.unlearned, request.limit, after=request.after
+            ),
+            count=await self._in_thread(self._store.unlearned_count),
+            memory=await self._in_thread(partial(getattr, self._store, "identity")),
+        )
 
-    @command(RehearsalArguments, internal=True)
-    async def rehearsal(self, args: RehearsalArguments, job: Job) -> dict[str, Any]:
+    @command(Rehearsal, internal=True)
+    async def rehearsal(self, request: Rehearsal, job: Job) -> LearnedIds:
         """The ids of the last interactions that some night has learned."""
-        return {"ids": await self._in_thread(partial(self._store.learned, args.limit))}
+        return LearnedIds(ids=await self._in_thread(partial(self._store.learned, request.limit)))
 
-    @command(LearnedArguments, internal=True)
-    async def learned(self, args: LearnedArguments, job: Job) -> dict[str, Any]:
+    @command(Learned, internal=True)
+    async def learned(self, request: Learned, job: Job) -> Reconciled:
         """Make the notes agree with what the committed generations say was learned."""
-        work = partial(self._store.reconcile, dict(args.learned), args.first, args.last)
-        wrong = await self._in_thread(work)
-        return {"changed": wrong, "count": await self._in_thread(self._store.unlearned_count)}
+        work = partial(self._store.reconcile, dict(request.learned), request.first, request.last)
+        changed = await self._in_thread(work)
+        return Reconciled(changed=changed, count=await self._in_thread(self._store.unlearned_count))
 
     def stats(self) -> dict[str, Any]:
         """Rows and bytes."""

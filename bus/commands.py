@@ -6,15 +6,17 @@ The hub checks arguments with it, the console completes from it, the documents a
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable
+import inspect
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, ClassVar, Generic, ParamSpec, TypeVar, cast, overload
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from bus.errors import BAD_ARGUMENT, BAD_COMMAND, CommandError
+from bus.errors import BAD_ARGUMENT, BAD_COMMAND, INTERNAL, CommandError
 
 Handler = TypeVar("Handler", bound=Callable[..., Any])
+Given = ParamSpec("Given")
 
 MAX_FAULTS = 20  # more of them in one call are counted, not explained
 
@@ -27,6 +29,64 @@ class Arguments(BaseModel):
 
 class NoArguments(Arguments):
     """For commands that take none."""
+
+
+class Reply(BaseModel):
+    """Base of what a command answers: the `data` of its result.
+
+    What is unset is not sent; fields that a newer peer added are ignored.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    def wire(self) -> dict[str, Any]:
+        """The data of the result, as JSON may hold it."""
+        return self.model_dump(mode="json", exclude_unset=True)
+
+
+class Done(Reply):
+    """The reply of commands that have nothing to tell."""
+
+
+ReplyT = TypeVar("ReplyT", bound=Reply)
+
+
+class Request(Arguments, Generic[ReplyT]):
+    """Base of a command's contract: its name, its arguments and what it answers.
+
+    `class Add(Request[Sum], command="add")` is asked for with `await agent.ask(Add(a=1, b=2))`,
+    which returns a `Sum`.
+    """
+
+    command_name: ClassVar[str] = ""
+    reply_type: ClassVar[type[Reply]]
+
+    def __init_subclass__(cls, command: str = "", **options: Any) -> None:
+        super().__init_subclass__(**options)
+        cls.command_name = command
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **options: Any) -> None:
+        for base in cls.__mro__:
+            found = base.__dict__.get("__pydantic_generic_metadata__", {}).get("args")
+            if found and isinstance(found[0], type):
+                cls.reply_type = found[0]
+                return
+
+    def wire(self) -> dict[str, Any]:
+        """The arguments that were given, as JSON may hold them."""
+        return self.model_dump(mode="json", exclude_unset=True)
+
+    def read(self, data: Mapping[str, Any]) -> ReplyT:
+        """The reply that an answer's data is. Raises CommandError where it is another one's."""
+        try:
+            return cast(ReplyT, self.reply_type.model_validate(data))
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise CommandError(
+                INTERNAL, f"{self.command_name}: the reply does not fit: {where}: {first['msg']}"
+            ) from None
 
 
 @dataclass(frozen=True)
@@ -44,15 +104,15 @@ class CommandSpec:
     internal: bool = False
     long: bool = False
 
-    def check(self, args: dict[str, Any]) -> dict[str, Any]:
-        """`args` with types and ranges checked. Raises CommandError naming every fault."""
+    def parse(self, args: Mapping[str, Any]) -> Arguments:
+        """The request that `args` make. Raises CommandError naming every fault."""
         if len(args) > len(self.arguments.model_fields) + MAX_FAULTS:
             known = ", ".join(self.arguments.model_fields) or "none"
             raise CommandError(
                 BAD_ARGUMENT, f"{self.name}: {len(args)} arguments are too many, allowed: {known}"
             )
         try:
-            return self.arguments.model_validate(args).model_dump(mode="json", exclude_unset=True)
+            return self.arguments.model_validate(args)
         except ValidationError as error:
             errors = error.errors(include_url=False)
             faults = [_fault(self.arguments, each) for each in errors[:MAX_FAULTS]]
@@ -101,23 +161,43 @@ class _Mark:
     long: bool
 
 
+@overload
+def command(  # type: ignore[overload-overlap]
+    request: type[Request[ReplyT]], *, internal: bool = False, long: bool = False
+) -> Callable[[Callable[Given, Awaitable[ReplyT]]], Callable[Given, Awaitable[ReplyT]]]: ...
+
+
+@overload
 def command(
-    arguments: type[Arguments] = NoArguments,
+    request: type[Arguments] = NoArguments,
     *,
     name: str = "",
     internal: bool = False,
     long: bool = False,
-) -> Callable[[Handler], Handler]:
-    """Offer a method `async def f(self, args, call) -> dict` of an agent as a command.
+) -> Callable[[Handler], Handler]: ...
 
-    The first line of its docstring is the help. The name defaults to the method's. `long` is work
-    that is long by nature: it has no deadline unless one is given.
+
+def command(
+    request: type[Arguments] = NoArguments,
+    *,
+    name: str = "",
+    internal: bool = False,
+    long: bool = False,
+) -> Any:
+    """Offer a method `async def f(self, request, job) -> Reply` of an agent as a command.
+
+    The first line of its docstring is the help. The name is the request's. `long` is work that is
+    long by nature: it has no deadline unless one is given.
     """
 
-    def mark(handler: Handler) -> Handler:
-        title = name or handler.__name__
+    def mark(handler: Any) -> Any:
+        title = getattr(request, "command_name", name) or handler.__name__
+        if issubclass(request, Request):
+            given = list(inspect.signature(handler).parameters.values())[1].annotation
+            if given not in (request, request.__name__):
+                raise TypeError(f"{handler.__qualname__}: takes {given}, offers {request.__name__}")
         help_line = (handler.__doc__ or "").strip().split("\n")[0]
-        handler.__sovl_command__ = _Mark(title, help_line, arguments, internal, long)  # type: ignore[attr-defined]
+        handler.__sovl_command__ = _Mark(title, help_line, request, internal, long)
         return handler
 
     return mark

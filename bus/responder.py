@@ -1,28 +1,25 @@
-"""The control socket: one question, one answer, at once. Nothing slow is done here."""
+"""The control socket: one question, one answer. None waits for another one's."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
 from typing import Any
 
 import anyio
 import structlog
 
 from bus.auth import Door
-from bus.commands import CommandTable
+from bus.commands import CommandTable, Reply
 from bus.envelope import Envelope, decode
 from bus.errors import BAD_MESSAGE, INTERNAL, BadMessage, CommandError
 from bus.messages import Command, Failure, Result
 from bus.port import Unreachable
 
-Handler = Callable[[Any], dict[str, Any]]
-
 log = structlog.get_logger(agent="hub")
 
 
 class Responder:
-    """Answers control commands with plain functions: `handlers` by method name of the table."""
+    """Answers control commands by the methods of `owner` that the table names."""
 
     def __init__(self, doors: list[Door], table: CommandTable, owner: object) -> None:
         self.counters: Counter[str] = Counter()
@@ -34,20 +31,21 @@ class Responder:
         """Serve until cancelled."""
         async with anyio.create_task_group() as tasks:
             for door in self._doors:
-                tasks.start_soon(door.drain, self._listener(door))
 
-    def _listener(self, door: Door) -> Callable[[bytes, bytes, str], None]:
-        def hear(route: bytes, data: bytes, user: str) -> None:
-            reply = self._respond(data).encode()
-            try:
-                if not door.port.send_nowait(route, reply):
-                    self.counters["undeliverable"] += 1
-            except Unreachable:
+                def hear(route: bytes, data: bytes, user: str, door: Door = door) -> None:
+                    tasks.start_soon(self._answer, door, route, data)
+
+                tasks.start_soon(door.drain, hear)
+
+    async def _answer(self, door: Door, route: bytes, data: bytes) -> None:
+        reply = (await self._respond(data)).encode()
+        try:
+            if not door.port.send_nowait(route, reply):
                 self.counters["undeliverable"] += 1
+        except Unreachable:
+            self.counters["undeliverable"] += 1
 
-        return hear
-
-    def _respond(self, data: bytes) -> Envelope:
+    async def _respond(self, data: bytes) -> Envelope:
         asked = None
         try:
             envelope = decode(data)
@@ -55,7 +53,7 @@ class Responder:
             if not isinstance(envelope.payload, Command):
                 raise BadMessage(f"kind: {envelope.kind!r} is not spoken on this socket")
             self.counters["answered"] += 1
-            result = Result(data=self._call(envelope.payload))
+            result = Result(data=await self._call(envelope.payload))
             return Envelope.of(result, source="hub", correlation=asked)
         except BadMessage as error:
             self.counters["bad_messages"] += 1
@@ -69,8 +67,7 @@ class Responder:
             failure = Failure(code=INTERNAL, message=f"{type(error).__name__}: {error}"[:500])
         return Envelope.of(failure, source="hub", correlation=asked)
 
-    def _call(self, payload: Command) -> dict[str, Any]:
+    async def _call(self, payload: Command) -> dict[str, Any]:
         spec = self._table.find(payload.name, internal=False)
-        args = spec.arguments.model_validate(spec.check(payload.args))
-        handler: Handler = getattr(self._owner, spec.method)
-        return handler(args)
+        reply = await getattr(self._owner, spec.method)(spec.parse(payload.args))
+        return reply.wire() if isinstance(reply, Reply) else reply

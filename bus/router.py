@@ -240,7 +240,7 @@ class CommandRouter:
         if self._stopping and not of_agent:
             raise CommandError(STOPPING, "the daemon is stopping; ask again when it is back")
         spec = self.table.find(payload.name, internal=of_agent)
-        args = spec.check(payload.args)
+        spec.parse(payload.args)  # what is wrong is refused at once, whatever the agent does now
         seat = self.seat(spec.agent)
         if seat.failed:
             raise _failed(spec.agent, seat.failed)
@@ -254,8 +254,7 @@ class CommandRouter:
         else:
             patience_s = self._default_deadline_s
             deadline = now + patience_s
-        checked = envelope.model_copy(update={"payload": payload.model_copy(update={"args": args})})
-        entry = PendingCommand(checked, client, spec.agent, deadline, patience_s)
+        entry = PendingCommand(envelope, client, spec.agent, deadline, patience_s)
         return entry if self._ledger.admit(entry) else None
 
     def _on_cancel(self, client: Address, envelope: Envelope, payload: Cancel) -> None:

@@ -64,7 +64,7 @@ class Controls:
         return CommandTable(commands_of(cls))
 
     @command()
-    def ping(self, args: NoArguments) -> dict[str, Any]:
+    async def ping(self, args: NoArguments) -> dict[str, Any]:
         """Tell that the hub is there, and in what state."""
         return {
             "state": self._hub.state,
@@ -76,7 +76,7 @@ class Controls:
         }
 
     @command()
-    def status(self, args: NoArguments) -> dict[str, Any]:
+    async def status(self, args: NoArguments) -> dict[str, Any]:
         """Show the hub, its agents and processes."""
         now = time.monotonic()
         agents = {
@@ -90,7 +90,7 @@ class Controls:
             for seat in self._hub.router.seats.values()
         }
         return {
-            **self.ping(args),
+            **await self.ping(args),
             "agents": agents,
             "children": self._hub.supervisor.stats(),
             "dry_run": self._hub.dry_run,
@@ -106,7 +106,7 @@ class Controls:
         }
 
     @command()
-    def stats(self, args: NoArguments) -> dict[str, Any]:
+    async def stats(self, args: NoArguments) -> dict[str, Any]:
         """Show the counters of bus, router and agents."""
         return {
             "bus": self._hub.broker.stats(),
@@ -117,17 +117,17 @@ class Controls:
         }
 
     @command()
-    def health(self, args: NoArguments) -> dict[str, Any]:
+    async def health(self, args: NoArguments) -> dict[str, Any]:
         """Show the last health sample."""
         return self._hub.broker.last(HEALTH) or {}
 
     @command()
-    def metrics(self, args: NoArguments) -> dict[str, Any]:
+    async def metrics(self, args: NoArguments) -> dict[str, Any]:
         """Show the last metrics of each task, as they were checked."""
         return self._hub.broker.last(METRICS) or {}
 
     @command()
-    def commands(self, args: NoArguments) -> dict[str, Any]:
+    async def commands(self, args: NoArguments) -> dict[str, Any]:
         """List the commands of both sockets with their arguments."""
         return {
             "commands": [spec.describe() for spec in self._hub.router.table.public()],
@@ -135,18 +135,18 @@ class Controls:
         }
 
     @command()
-    def stop(self, args: NoArguments) -> dict[str, Any]:
+    async def stop(self, args: NoArguments) -> dict[str, Any]:
         """Stop the daemon: finish what runs, save, end."""
         self._hub.request_stop("asked by a client")
         return {"stopping": True}
 
     @command(AgentArguments)
-    def pause(self, args: AgentArguments) -> dict[str, Any]:
+    async def pause(self, args: AgentArguments) -> dict[str, Any]:
         """Hold an agent's commands back until it is resumed."""
         return self._set_paused(args.agent, True)
 
     @command(AgentArguments)
-    def resume(self, args: AgentArguments) -> dict[str, Any]:
+    async def resume(self, args: AgentArguments) -> dict[str, Any]:
         """Let a paused agent go on."""
         return self._set_paused(args.agent, False)
 
@@ -158,7 +158,7 @@ class Controls:
         return {"agent": agent, "paused": paused}
 
     @command(KeyArguments, name="config")
-    def show_config(self, args: KeyArguments) -> dict[str, Any]:
+    async def show_config(self, args: KeyArguments) -> dict[str, Any]:
         """Show one setting or all of them."""
         settings = self._hub.settings
         if args.key is None:
@@ -167,13 +167,13 @@ class Controls:
         return {"key": key, "value": get_value(settings, key)}
 
     @command(OneKeyArguments)
-    def config_saved(self, args: OneKeyArguments) -> dict[str, Any]:
+    async def config_saved(self, args: OneKeyArguments) -> dict[str, Any]:
         """What a setting would be after a restart, as the configuration file is now."""
         settings = _explained(self._hub.saved_settings)
         return {"value": get_value(settings, _explained(resolve_key, args.key))}
 
     @command(SetArguments)
-    def config_set(self, args: SetArguments) -> dict[str, Any]:
+    async def config_set(self, args: SetArguments) -> dict[str, Any]:
         """Change a setting, at once where it can be, and in the file."""
         key = _explained(resolve_key, args.key)
         before = get_value(self._hub.settings, key)
@@ -187,7 +187,7 @@ class Controls:
         }
 
     @command()
-    def reload(self, args: NoArguments) -> dict[str, Any]:
+    async def reload(self, args: NoArguments) -> dict[str, Any]:
         """Read the configuration file again; a faulty one is refused and changes nothing."""
         changes = _explained(self._hub.reload)
         return {"changed": {key: new for key, (_, new) in changes.items()}}

@@ -27,9 +27,11 @@ from bus.envelope import new_id
 from bus.errors import BAD_ARGUMENT, ENGINE, UNAVAILABLE, CommandError, FatalError
 from bus.topics import ANSWERING, GAUGES, AnswerStarted, GaugesGiven
 from config import Paths, Settings
+from sovl_daemon.contracts.scribe import Context, Record
 from sovl_daemon.engine.serving.options import SamplingOptions
 from sovl_daemon.engine.text.message import Message
 from sovl_daemon.heavy_imports import heavy_imports
+from sovl_daemon.memory.interactions import Interaction
 from sovl_daemon.mind.confidence import answer_confidence
 from sovl_daemon.mind.temperament import sampling_temperature
 from sovl_daemon.models import ModelError, ModelStore, StageProgress
@@ -179,20 +181,26 @@ class Generator(Tuning):
         messages = await self._messages(args.prompt, conversation)
         text, summary, prompt = await self._speak(engine, messages, options, job)
         confidence = answer_confidence(summary.probabilities)
-        recorded = await self._recorded(
+        said = Interaction(
             command=job.id,
             conversation=conversation,
             prompt=args.prompt,
             response=text,
             tokens=summary.generated_tokens,
             confidence=confidence,
-            seconds=time.monotonic() - began,
         )
+        try:
+            recorded = await self.ask(Record(interaction=said, seconds=time.monotonic() - began))
+        except CommandError as error:
+            if error.code != UNAVAILABLE:
+                raise
+            told = f"the answer could not be written down, so it does not count: {error.message}"
+            raise CommandError(UNAVAILABLE, told) from None
         await self.lived(prompt, confidence)
         return {
             "text": text,
             "conversation": conversation,
-            "interaction": recorded["interaction"],
+            "interaction": recorded.interaction,
             "finish_reason": summary.finish_reason,
             "prompt_tokens": summary.prompt_tokens,
             "cached_tokens": summary.cached_tokens,
@@ -202,16 +210,6 @@ class Generator(Tuning):
             "confidence": confidence,
             "seconds": round(time.monotonic() - began, 3),
         }
-
-    async def _recorded(self, **interaction: Any) -> dict[str, Any]:
-        """Have it written down. Raises CommandError: what is not on disk does not count."""
-        try:
-            return await self.ask("record", **interaction)
-        except CommandError as error:
-            if error.code != UNAVAILABLE:
-                raise
-            told = f"the answer could not be written down, so it does not count: {error.message}"
-            raise CommandError(UNAVAILABLE, told) from None
 
     @command(long=True)
     async def fingerprint(self, args: NoArguments, job: Job) -> dict[str, Any]:
@@ -266,18 +264,17 @@ class Generator(Tuning):
 
         What it asked by itself stands before what answers it.
         """
-        limit = self.settings.generation.history_messages // 2
+        generation = self.settings.generation
+        limit = generation.history_messages // 2
+        context = await self.ask(Context(conversation=conversation, limit=limit))
         messages = []
-        if self.settings.generation.system_prompt:
-            messages.append(Message("system", self.settings.generation.system_prompt))
-        if limit:
-            past = await self.ask("history", conversation=conversation, limit=limit)
-            for each in past["interactions"]:
-                messages = with_question(messages, each["question"])
-                messages.append(Message("user", each["prompt"]))
-                messages.append(Message("assistant", each["response"]))
-        open_ = await self.ask("open_question", conversation=conversation)
-        return [*with_question(messages, open_["question"]), Message("user", prompt)]
+        if generation.system_prompt:
+            messages.append(Message("system", generation.system_prompt))
+        for each in context.interactions:
+            messages = with_question(messages, each.question)
+            messages.append(Message("user", each.prompt))
+            messages.append(Message("assistant", each.response))
+        return [*with_question(messages, context.question), Message("user", prompt)]
 
     def _checked(self, engine: Engine, args: GenerateArguments) -> SamplingOptions:
         """How to answer; what never can be is refused before anybody is woken because of it."""

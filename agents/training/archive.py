@@ -16,6 +16,7 @@ from agents.device import device
 from bus.commands import Arguments, NoArguments, command
 from bus.errors import BAD_ARGUMENT, CommandError, FatalError
 from config import Settings
+from sovl_daemon.contracts.scribe import Learned, Unlearned
 from sovl_daemon.engine.thread.inbox import call
 from sovl_daemon.engine.thread.priority import Priority
 from sovl_daemon.mind.state import Mind
@@ -246,7 +247,7 @@ class Archive(Agent):
         """What there is to go on with of the same; all else is forgotten, and why is logged."""
         if self._writer is None:
             return None
-        origin = self._origin((await self.ask("unlearned", limit=0))["memory"])
+        origin = self._origin((await self.ask(Unlearned(limit=0))).memory)
         loaded = await anyio.to_thread.run_sync(self._writer.candidate, origin)
         for refusal in loaded.refused:
             self.log.warning("state.begun_anew", reason=refusal.reason)
@@ -278,7 +279,7 @@ class Archive(Agent):
         engine = await device.engine()
         state = await call(engine.thread, partial(tensors_of, engine.fused()), Priority.JUDGE)
         mind = (await self.ask("mind_document"))["document"]
-        memory = (await self.ask("unlearned", limit=0))["memory"]
+        memory = (await self.ask(Unlearned(limit=0))).memory
         await self.commit(
             state, reason=reason, metrics={}, interactions=[], mind=mind, memory=memory
         )
@@ -321,13 +322,13 @@ class Archive(Agent):
         return bool(lived["nights"] != generation.mind().get("nights", 0))
 
     async def _reconcile(self, generation: Generation) -> None:
-        memory = (await self.ask("unlearned", limit=0))["memory"]
+        memory = (await self.ask(Unlearned(limit=0))).memory
         learned = sorted(generation.manifest.learned_from(memory).items())
         first = -_LAST_ID
         for at in range(0, len(learned) + 1, _NOTES_AT_ONCE):  # however many, of one message's size
             page = learned[at : at + _NOTES_AT_ONCE]
             last = page[-1][0] if len(page) == _NOTES_AT_ONCE else _LAST_ID
-            await self.ask("learned", learned=page, first=first, last=last)
+            await self.ask(Learned(learned=page, first=first, last=last))
             first = last + 1
 
     async def _token_map(self, engine: Engine) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from sovl_daemon.engine.learning.sample import Sample, common_prefix
 from sovl_daemon.engine.thread.inbox import Inbox, call
 from sovl_daemon.engine.thread.priority import Priority
 from sovl_daemon.engine.thread.waiting import wait_for
+from sovl_daemon.memory.interactions import Interaction
 from sovl_daemon.memory.pairs import Pair, PairsError, read_pairs
 from sovl_daemon.memory.split import split
 from sovl_daemon.mind.lifecycle import life_weight, night_learning_rate
@@ -70,13 +71,13 @@ class School:
         self._seed = settings.core_config.random_seed
         self._layout = SystemLayout(engine.tokenizer, settings.generation.system_prompt)
 
-    async def room_for(self, entries: Sequence[dict[str, Any]]) -> int:
+    async def room_for(self, entries: Sequence[Interaction]) -> int:
         """How many of them one night has room for, from the first one on."""
-        told = [each["prompt"] for each in entries]
+        told = [each.prompt for each in entries]
         return await anyio.to_thread.run_sync(count_that_fits, told, CurriculumOptions())
 
     async def night(
-        self, entries: Sequence[dict[str, Any]], known: Sequence[dict[str, Any]]
+        self, entries: Sequence[Interaction], known: Sequence[Interaction]
     ) -> Curriculum:
         """Lay out a night about `entries` that rehearses what is `known`.
 
@@ -86,12 +87,12 @@ class School:
 
         def lay_out() -> Curriculum:
             return plan(
-                [each["prompt"] for each in entries],
+                [each.prompt for each in entries],
                 _writer(self._engine, self._seed, woken),
                 self._layout,
                 CurriculumOptions(seed=self._seed),
                 weights=[_weight(each) for each in entries],
-                known=[each["prompt"] for each in known],
+                known=[each.prompt for each in known],
                 lived=_that_tell_nothing(entries, self._layout),
             )
 
@@ -271,17 +272,17 @@ def _while_asleep(
         yield step
 
 
-def _that_tell_nothing(entries: Sequence[dict[str, Any]], layout: Layout) -> list[Sample]:
+def _that_tell_nothing(entries: Sequence[Interaction], layout: Layout) -> list[Sample]:
     """The exchanges in which nobody told anything, to stay as they are."""
     found = []
     for each in entries:
-        if each["response"].strip() and not find_statements(each["prompt"]):
-            prompt = prompt_ids(layout, each["prompt"])
-            answer = tuple(layout.encode_answer(each["response"]))
+        if each.response.strip() and not find_statements(each.prompt):
+            prompt = prompt_ids(layout, each.prompt)
+            answer = tuple(layout.encode_answer(each.response))
             found.append(Sample(prompt, answer, _weight(each), teacher=prompt))
     return found
 
 
-def _weight(entry: dict[str, Any]) -> float:
+def _weight(entry: Interaction) -> float:
     """What answers a question that the mind asked by itself counts for more."""
-    return 1.0 if entry["question"] is None else ANSWER_WEIGHT
+    return 1.0 if entry.question is None else ANSWER_WEIGHT

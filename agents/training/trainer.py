@@ -26,6 +26,8 @@ from bus.envelope import Envelope
 from bus.errors import BUSY, CommandError
 from bus.topics import MIND, NIGHT, MindState, NightStep
 from config import Paths
+from sovl_daemon.contracts.scribe import Rehearsal, Unlearned
+from sovl_daemon.memory.interactions import Interaction
 from sovl_daemon.night.curriculum import Curriculum
 from sovl_daemon.own_time import OwnTime, fail_after
 
@@ -141,7 +143,7 @@ class Trainer(Reins):
     async def _night(self, seconds: float, job: Job) -> dict[str, Any]:
         own_time = OwnTime(every_s=_LOOK_S)  # beside busy programs a night is longer, not shallower
         until = own_time() + seconds
-        memory = (await self.ask("unlearned", limit=0))["memory"]
+        memory = (await self.ask(Unlearned(limit=0))).memory
         found = await unlearned(self, _MOST_ENTRIES, _MOST_CHARACTERS)
         if not found:
             return {"learned": 0, "reason": "nothing new to learn"}
@@ -150,7 +152,7 @@ class Trainer(Reins):
         school = await self._school()
         entries = _tonight(found, unfinished, self._put_off)
         entries = entries[: await school.room_for(entries)]
-        ids = [each["id"] for each in entries]
+        ids = [each.id for each in entries]
         of = f" of {len(found)}" if len(found) > len(entries) else ""
         job.progress(text=f"Dreaming up questions about {len(entries)}{of} interactions ...\n")
         course = await school.night(entries, await self._rehearsed())
@@ -189,9 +191,9 @@ class Trainer(Reins):
         )
         return {"text": text, "learned": len(ids), "generation": number, **metrics}
 
-    async def _rehearsed(self) -> list[dict[str, Any]]:
+    async def _rehearsed(self) -> list[Interaction]:
         """Some of what earlier nights learned."""
-        old = (await self.ask("rehearsal", limit=_REMEMBERED))["ids"]
+        old = (await self.ask(Rehearsal(limit=_REMEMBERED))).ids
         chance = random.Random(self.settings.core_config.random_seed)  # noqa: S311 - no secret
         return await recalled(self, chance.sample(old, min(_REHEARSED, len(old))))
 
@@ -240,7 +242,7 @@ class Trainer(Reins):
             text = f"Nothing is kept: {why}. {_compared(before, best.loss)}"
             return {"text": text, **metrics}
         await school.on_thread(partial(learner.candidate.load, best.state))
-        memory = (await self.ask("unlearned", limit=0))["memory"]
+        memory = (await self.ask(Unlearned(limit=0))).memory
         keep = partial(self._keep, school, learner, best.state, "train", metrics, memory)
         number = await self.hindrance.outlast(keep)
         text = f"{_compared(before, best.loss)}, generation {number}"
@@ -259,7 +261,7 @@ class Trainer(Reins):
         """Train until patience is lost; with `kept`, each epoch's end is written down."""
         lessons = course.curriculum
         epochs, each = lessons.options.epochs, lessons.steps // lessons.options.epochs
-        memory = (await self.ask("unlearned", limit=0))["memory"]
+        memory = (await self.ask(Unlearned(limit=0))).memory
         while best.epochs < epochs and best.waited < self.settings.training_config.max_patience:
             start, held = best.epochs * each, False
             steps = school.steps(learner, lessons, start + best.step, each - best.step)
@@ -374,18 +376,18 @@ class Trainer(Reins):
 
 
 def _tonight(
-    unlearned: list[dict[str, Any]], unfinished: Generation | None, put_off: Set[int]
-) -> list[dict[str, Any]]:
+    unlearned: list[Interaction], unfinished: Generation | None, put_off: Set[int]
+) -> list[Interaction]:
     """What an unfinished night was about, if all that is still to learn, else all there is.
 
     What was lived since waits for the next night. What was `put_off` comes last: where some cannot
     be learned, the rest should not wait for them for ever.
     """
     ids: Any = unfinished.manifest.metrics["ids"] if unfinished else ()
-    begun = [each for each in unlearned if each["id"] in ids]
+    begun = [each for each in unlearned if each.id in ids]
     if begun and len(begun) == len(ids):
         return begun
-    return sorted(unlearned, key=lambda each: each["id"] in put_off)
+    return sorted(unlearned, key=lambda each: each.id in put_off)
 
 
 async def _training_of(unfinished: Generation) -> dict[str, Any]:

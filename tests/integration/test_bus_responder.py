@@ -27,10 +27,10 @@ FLOOD = 10_000
 class Desk:
     """What stands behind the socket in these tests."""
 
-    def add(self, args: "AddArguments") -> dict[str, object]:
+    async def add(self, args: "AddArguments") -> dict[str, object]:
         return {"sum": args.a + args.b}
 
-    def fall(self, args: Arguments) -> dict[str, object]:
+    async def fall(self, args: Arguments) -> dict[str, object]:
         raise OSError("disk full")
 
 

@@ -12,6 +12,8 @@ from bus.commands import (
     Arguments,
     CommandSpec,
     CommandTable,
+    Reply,
+    Request,
     command,
     commands_of,
 )
@@ -40,13 +42,23 @@ class Parrot:
         return {}
 
 
+class Sum(Reply):
+    sum: int
+    carried: bool | None = None
+
+
+class Add(Request[Sum], command="add"):
+    a: int
+    b: int = 1
+
+
 TABLE = CommandTable(commands_of(Parrot))
 SAY = TABLE.find("say", internal=False)
 
 
 def fault(spec: CommandSpec, args: dict[str, object]) -> CommandError:
     with pytest.raises(CommandError) as caught:
-        spec.check(args)
+        spec.parse(args)
     assert caught.value.code == BAD_ARGUMENT
     assert "\n" not in caught.value.message
     return caught.value
@@ -59,9 +71,9 @@ def test_a_command_is_what_its_method_says() -> None:
     assert set(described["arguments"]["properties"]) == {"text", "times"}
 
 
-def test_good_arguments_are_typed_and_defaults_left_out() -> None:
-    assert SAY.check({"text": "hi", "times": "3"}) == {"text": "hi", "times": 3}
-    assert SAY.check({"text": "hi"}) == {"text": "hi"}
+def test_good_arguments_are_typed_and_completed() -> None:
+    assert SAY.parse({"text": "hi", "times": "3"}) == SayArguments(text="hi", times=3)
+    assert SAY.parse({"text": "hi"}) == SayArguments(text="hi", times=1)
 
 
 def test_all_faults_are_named_at_once() -> None:
@@ -99,12 +111,34 @@ def test_large_values_and_names_are_not_said_back() -> None:
 )
 def test_any_arguments_are_checked_or_refused(args: dict[str, object]) -> None:
     try:
-        checked = SAY.check(args)
+        checked = SAY.parse(args)
     except CommandError as error:
         assert error.code == BAD_ARGUMENT
         assert "\n" not in error.message
     else:
-        assert set(checked) <= {"text", "times"}
+        assert checked.model_fields_set <= {"text", "times"}
+
+
+def test_a_request_names_its_command_and_reads_its_reply() -> None:
+    assert (Add.command_name, Add.reply_type) == ("add", Sum)
+    assert Add(a=1).wire() == {"a": 1}
+    assert Add(a=1).read({"sum": 2, "newer": True}) == Sum(sum=2)
+    assert Sum(sum=2).wire() == {"sum": 2}
+
+
+def test_a_reply_of_another_shape_is_an_error_that_says_where() -> None:
+    with pytest.raises(CommandError, match="add: the reply does not fit: sum: Field required"):
+        Add(a=1).read({"total": 2})
+
+
+def test_a_handler_takes_what_it_offers() -> None:
+    with pytest.raises(TypeError, match="offers Add"):
+
+        class Wrong:
+            @command(Add)
+            async def add(self, request: SayArguments, job: object) -> Sum:
+                """Add."""
+                return Sum(sum=0)
 
 
 def test_an_unknown_command_names_the_nearest() -> None:

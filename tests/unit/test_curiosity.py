@@ -8,6 +8,7 @@ import anyio
 import pytest
 
 from agents.curiosity import Curiosity
+from bus.commands import Request
 from bus.envelope import Envelope, Payload
 from bus.errors import CommandError
 from bus.topics import (
@@ -19,6 +20,7 @@ from bus.topics import (
     Words,
 )
 from config import Paths, Settings, with_value
+from sovl_daemon.memory.interactions import Interaction
 from sovl_daemon.mind.curiosity import COOLDOWN_S, SILENCE_S
 
 STATE = MindState(
@@ -38,6 +40,9 @@ HEARD = InteractionRecorded(
 )
 
 
+SAID = Interaction("c", "a", "It rains.", "I see.", 3, 0.5, id=7)
+
+
 class Alone(Curiosity):
     """Curiosity with answers of others that a test sets, by the names of commands."""
 
@@ -50,12 +55,14 @@ class Alone(Curiosity):
             "wonder": {"text": "Why?", "confidence": 0.0, "similarities": []},
             "mind_erupted": {"question": "Why?"},
             "mind_asleep": {},
-            "recall": {"interactions": [{"id": 7, "prompt": "It rains."}], "rest": []},
+            "recall": {"interactions": [SAID], "rest": []},
         }
         self.asked: list[tuple[str, dict[str, Any]]] = []
         self.published: list[Payload] = []
 
-    async def ask(self, command: str, /, **args: Any) -> dict[str, Any]:
+    async def ask(self, command: Any, /, **args: Any) -> Any:
+        if isinstance(command, Request):
+            return command.read(await self.ask(command.command_name, **command.wire()))
         self.asked.append((command, args))
         answer = self.answers[command]
         if isinstance(answer, Exception):

@@ -9,6 +9,7 @@ import torch
 
 from agents.device import device
 from agents.dreamer import Dreamer, _first_line
+from bus.commands import Request
 from bus.envelope import Payload
 from bus.errors import CommandError
 from bus.topics import DreamKept, Dreamt, MindState
@@ -18,6 +19,7 @@ from sovl_daemon.engine.fusion.fusion import DreamStates
 from sovl_daemon.engine.fusion.lora import LoraOptions
 from sovl_daemon.engine.fusion.scaffold import FusionOptions
 from sovl_daemon.engine.serving.options import SamplingOptions
+from sovl_daemon.memory.interactions import Interaction
 from tests.unit.engine_tiny import save_tiny
 
 STATE = MindState(
@@ -32,7 +34,7 @@ STATE = MindState(
     has_woken=True,
     nights=1,
 )
-LIVED = {"id": 7, "prompt": "Kira is 44 years old.", "response": "I see."}
+LIVED = Interaction("c", "talk", "Kira is 44 years old.", "I see.", 3, 0.5, id=7)
 SCENE = "Kira is 44 years old.\nI see."
 
 
@@ -41,16 +43,18 @@ class Alone(Dreamer):
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings, Paths.of(settings), "host")
-        self.lived: list[dict[str, Any]] = [LIVED]
+        self.lived: list[Interaction] = [LIVED]
         self.told: list[dict[str, Any]] = []
         self.published: list[Payload] = []
 
-    async def ask(self, command: str, /, **args: Any) -> dict[str, Any]:
+    async def ask(self, command: Any, /, **args: Any) -> Any:
+        if isinstance(command, Request):
+            return command.read(await self.ask(command.command_name, **command.wire()))
         match command:
             case "history":
-                return {"interactions": self.lived}
+                return {"interactions": self.lived, "before": None}
             case "recall":
-                found = [each for each in self.lived if each["id"] in args["ids"]]
+                found = [each for each in self.lived if each.id in args["ids"]]
                 return {"interactions": found, "rest": []}
             case "mind_dreamt":
                 self.told.append(args)
@@ -115,7 +119,7 @@ async def test_a_dream_is_blurred_and_told(dreamer: Alone, said: list[str]) -> N
     assert float((blurred - plain).std() / plain.std()) == pytest.approx(0.08, rel=0.1)
     assert dreamer.told == [{"name": "7", "questions": ["Why 44?"]}]
     assert dreamer.published == [
-        Dreamt(name="7", reason="asked", prompt=LIVED["prompt"], noise=0.08, questions=("Why 44?",))
+        Dreamt(name="7", reason="asked", prompt=LIVED.prompt, noise=0.08, questions=("Why 44?",))
     ]
     assert result == {
         "text": "It dreamt of: Kira is 44 years old.\nIt wonders: Why 44?",

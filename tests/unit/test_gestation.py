@@ -7,6 +7,7 @@ import anyio
 import pytest
 
 from agents.gestation import Gestation
+from bus.commands import Request
 from bus.envelope import Envelope, Payload
 from bus.errors import AGENT_LOST, CANCELLED, ENGINE, CommandError
 from bus.topics import INTERACTION, AnswerStarted, InteractionRecorded, MindState, NightStep
@@ -95,10 +96,12 @@ class Alone(Gestation):
         self.asked: list[tuple[str, dict[str, Any]]] = []
         self.published: list[tuple[str, Payload]] = []
 
-    async def ask(self, command: str, /, **args: Any) -> dict[str, Any]:
+    async def ask(self, command: Any, /, **args: Any) -> Any:
+        if isinstance(command, Request):
+            return command.read(await self.ask(command.command_name, **command.wire()))
         self.asked.append((command, args))
         answers: dict[str, dict[str, Any]] = {
-            "unlearned": {"count": self.unlearned},
+            "unlearned": {"count": self.unlearned, "interactions": [], "memory": "m"},
             "diagnose": {"objections": []},
             "hold_training": {"held": args.get("hold"), "training": False},
         }

@@ -21,6 +21,7 @@ LIBRARIES = (
     "sovl_daemon.judge",
     "sovl_daemon.night",
 )
+PURE = ("sovl_daemon.memory", "sovl_daemon.mind", "sovl_daemon.control")
 ROOMS = {
     "thread": (),
     "text": (),
@@ -44,6 +45,7 @@ ALLOWED = {
         )
         for room, before in ROOMS.items()
     },
+    "sovl_daemon/contracts": ("sovl_daemon.contracts", "bus", *PURE),
     "sovl_daemon/models": ("sovl_daemon.models", "sovl_daemon.durable"),
     "sovl_daemon/database.py": ("sovl_daemon.conditions",),
     "sovl_daemon/memory": ("sovl_daemon.memory", "sovl_daemon.database", "sovl_daemon.durable"),
@@ -78,6 +80,7 @@ ALLOWED = {
         "config",
         *LIBRARIES,
         "sovl_daemon.conditions",
+        "sovl_daemon.contracts",
         "sovl_daemon.database",
         "sovl_daemon.durable",
         "sovl_daemon.handle",
