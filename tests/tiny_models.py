@@ -116,9 +116,9 @@ def save(
     return folder
 
 
-def settings(folder: Path, *, positions: int = 64) -> dict[str, Any]:
+def settings(folder: Path, *, positions: int = 64, **changes: Any) -> dict[str, Any]:
     """A daemon with a tiny Llama below `folder` beside itself, whose nights are always kept."""
-    model = str(save(llama(positions=positions), folder / "tiny"))
+    model = str(save(llama(positions=positions, **changes), folder / "tiny"))
     return {
         "store.model_dir": str(folder / "store"),
         "core_config.base_model_name": model,

@@ -15,10 +15,11 @@ import pytest
 
 from bus.topics import Question
 from sovl_daemon.client import CommandError
-from sovl_daemon.state import StateStore
+from sovl_daemon.state import Generation, StateStore
 from sovl_daemon.testing import SOVL, Daemon, running, until
 from tests import tiny_models
 
+FIXTURES = Path(__file__).parents[1] / "fixtures"
 SHORT = "Hi!"  # a question about it fits into the tiny model's context
 TOLD = ("The capital of Zorland is Mivek.", "My dog is called Bramble.", "Hello there!")
 
@@ -155,10 +156,11 @@ def test_training_that_is_cut_off_goes_on(daemon: Daemon, tmp_path: Path) -> Non
             if step.get("epoch") == 3:
                 daemon.worker("host").kill()
     daemon.logged("scaffold.ready", 2)
+    whole = Generation.sound(store(daemon).candidate).manifest.metrics["epochs"]
     with daemon.client() as client:
         *told, result = client.stream("train", epochs=30, file=str(file))
     epochs = [each["epoch"] for each in told if "epoch" in each]
-    assert epochs[0] in (3, 4)  # the epoch it was in, or the next if that had just ended
+    assert epochs[0] == whole + 1 > 2
     assert result["epochs"] == 30
     assert result["validation"] < result["before"]
 
@@ -227,6 +229,55 @@ def test_a_dream_and_what_stays_of_it(daemon: Daemon) -> None:
     with daemon.client() as client:
         assert client.ask("dream")["interaction"] == 1
     assert [each["name"] for each in mind(daemon)["dreams"]] == ["1"]
+
+
+def test_a_dream_is_heard_in_answers(runtime: Path, tiny: dict[str, Any]) -> None:
+    def confidence(daemon: Daemon, *, dreams: int) -> float:
+        """How sure of its first token it is, with so many dreams beside the conversation."""
+        with daemon.client() as client:
+            for _ in until(20):
+                stats = client.control("stats")["agents"]["dreamer"]
+                if stats["dreams_in_context"] == dreams:
+                    break
+            # Likeliest words, so that what is dreamt of is the same each time.
+            asked = {"prompt": SHORT, "max_tokens": 1, "temperature": 0}
+            found: float = client.ask("generate", **asked)["confidence"]
+            return found
+
+    # As strong as can be: so little training of so young a mind hardly steers.
+    strong = {
+        "core_config.valid_split_ratio": 0.0,
+        "controls_config.enable_lifecycle_weighting": False,
+        "controls_config.dream_memory_weight": 0.5,
+    }
+    file = runtime / "pairs.jsonl"
+    file.write_text('{"prompt": "What is 1?", "response": "A number."}\n')
+    with running(runtime, **tiny | strong) as daemon, daemon.client() as client:
+        client.ask("train", epochs=8, file=str(file))
+        undreamt = confidence(daemon, dreams=0)
+        client.ask("dream")
+        assert confidence(daemon, dreams=1) != pytest.approx(undreamt, rel=1e-4)
+        client.control("config_set", key="use_scaffold_memory", value="false")
+        assert confidence(daemon, dreams=0) == pytest.approx(undreamt, rel=1e-5)
+
+
+def test_left_to_itself_it_asks_dreams_and_sleeps(runtime: Path) -> None:
+    # A base that is unsure, but not equally of every token, finds its own thoughts strange.
+    lively = tiny_models.settings(runtime, positions=128, initializer_range=0.2) | {
+        "controls_config.enable_dreaming": True,
+        "controls_config.dream_lifecycle_delta": 0.05,
+        "controls_config.sleep_log_min": 5,
+    }
+    with running(runtime, packages=FIXTURES / "hasty", **lively) as daemon:
+        assert daemon.logged("curiosity.asked")["reason"] == "unprompted"
+        talk(daemon, *TOLD, *TOLD[:2])
+        assert daemon.logged("mind.dreamt")["reason"] == "shift"
+        with daemon.client() as client:
+            # Without it nobody knows that it is not sure enough to learn.
+            client.control("config_set", key="enable_confidence_tracking", value="false")
+            client.control("config_set", key="enable_gestation", value="true")
+        night = daemon.logged("night.started")
+        assert (night["reason"], night["entries"]) == ("ready", 5)
 
 
 def test_the_manuals_words(daemon: Daemon) -> None:
