@@ -102,7 +102,11 @@ class Decider:
         if ruling.kind == "grey":
             return self._ask(now_s, ruling, log_lines)
         if ruling.kind == "relax":
-            return self._descend(now_s, ruling)
+            rung = self.ladder.top()
+            if rung is None:
+                return _HOLD
+            self._forced = False
+            return self._propose(now_s, "relax", rung, ruling.words(), None)
         if ruling[1:3] == self._last:
             return _HOLD
         return self._hold(now_s, ruling)
@@ -141,7 +145,13 @@ class Decider:
             raise ValueError(f"{outcome.action} was performed, but not proposed")
         if proposed.does == "act":
             return self._acted(now_s, outcome)
-        return self._relaxed(now_s, outcome)
+        self.guard.moved(now_s, "relax")
+        if outcome.result == "reverted":
+            self.ladder.failed(now_s, outcome.action)  # not the very next one to be done again
+            self.ladder.gone(outcome.action)
+            return self._decided(now_s, "done", outcome.reason, outcome.action)
+        why = f"it was {outcome.result}: {outcome.reason}"
+        return self._decided(now_s, "failed", why, outcome.action)
 
     def restored(self, now_s: float, actions: Sequence[str]) -> None:
         """Take over what is in force after a start, oldest first."""
@@ -201,25 +211,17 @@ class Decider:
         recommended = verdict_.recommended if verdict_ else ""
         rung = self.ladder.climb(now_s, self._unavailable, needed=needed, recommended=recommended)
         if rung is None:
-            return self._stuck(now_s, why, verdict_)
+            cause = ("stuck", *sorted(self._unavailable))
+            if cause == self._last:
+                return _HOLD  # that nothing can be done is said once, not with every sample
+            own = [(name, why) for name, why in self._unavailable.items() if name in self.ladder]
+            reasons = [f"{name} is {reason}" for name, reason in own]
+            stuck = "; ".join(["every action is in force or was just tried", *reasons])
+            step = self._say(now_s, "hold", f"{why}, but {stuck}", verdict_=verdict_)
+            self._last = cause
+            return step
         self._forced = forced
         return self._propose(now_s, "act", rung, why, verdict_)
-
-    def _stuck(self, now_s: float, why: str, verdict_: Verdict | None) -> Step:
-        """Nothing can be done: said once, not with every sample."""
-        cause = ("stuck", *sorted(self._unavailable))
-        if cause == self._last:
-            return _HOLD
-        step = self._say(now_s, "hold", f"{why}, but {self._exhausted()}", verdict_=verdict_)
-        self._last = cause
-        return step
-
-    def _descend(self, now_s: float, ruling: Ruling) -> Step:
-        rung = self.ladder.top()
-        if rung is None:
-            return _HOLD
-        self._forced = False
-        return self._propose(now_s, "relax", rung, ruling.words(), None)
 
     def _propose(
         self, now_s: float, does: Does, rung: Rung, why: str, verdict_: Verdict | None
@@ -267,11 +269,6 @@ class Decider:
         amount = sign * (reading.value - goal) + ahead_s * per_s
         return {ruling.metric: amount} if amount > 0 else {}
 
-    def _exhausted(self) -> str:
-        own = [(name, why) for name, why in self._unavailable.items() if name in self.ladder]
-        reasons = [f"{name} is {why}" for name, why in own]
-        return "; ".join(["every action is in force or was just tried", *reasons])
-
     def _is_needed(self, reading: Reading) -> bool:
         limit = self._limits.get(reading.name)
         if limit is None or limit.low is None or reading.fault:
@@ -299,15 +296,6 @@ class Decider:
         self.guard.moved(now_s, "act", self._forced)
         why = f"the effect was measured: {outcome.freed:.4g}"
         return self._decided(now_s, "done", why, outcome.action)
-
-    def _relaxed(self, now_s: float, outcome: Outcome) -> Decision:
-        self.guard.moved(now_s, "relax")
-        if outcome.result == "reverted":
-            self.ladder.failed(now_s, outcome.action)  # not the very next one to be done again
-            self.ladder.gone(outcome.action)
-            return self._decided(now_s, "done", outcome.reason, outcome.action)
-        why = f"it was {outcome.result}: {outcome.reason}"
-        return self._decided(now_s, "failed", why, outcome.action)
 
     def _note_relief(self) -> None:
         """What an action did to metrics is seen in the first round of readings after it."""

@@ -35,12 +35,14 @@ class Declared(BaseModel):
 
     @model_validator(mode="after")
     def _agrees(self) -> Self:
-        found = [_error(key, problem) for key, problem in self.mistakes()]
+        found = [
+            InitErrorDetails(
+                type=PydanticCustomError(BETWEEN_KEYS, "{problem}", {"problem": problem}),
+                loc=key,
+                input=None,
+            )
+            for key, problem in self.mistakes()
+        ]
         if found:
             raise ValidationError.from_exception_data(type(self).__name__, found)
         return self
-
-
-def _error(key: tuple[str | int, ...], problem: str) -> InitErrorDetails:
-    said = PydanticCustomError(BETWEEN_KEYS, "{problem}", {"problem": problem})
-    return InitErrorDetails(type=said, loc=key, input=None)

@@ -92,21 +92,15 @@ def context_use(percent: float) -> Finding:
 
 
 def _finding(task: Task, described: Described, limit: Limit, reading: Reading) -> Finding:
-    if reading.fault:
-        health: Health = "unknown"
-        says = f"{described.label} cannot be read: {reading.fault}"
-    else:
-        health = _health(limit, reading.value)
-        says = f"{described.label} is {describe(described, reading)}"
+    fault = reading.fault
+    says = f"cannot be read: {fault}" if fault else f"is {describe(described, reading)}"
+    health: Health = "fit"
+    if fault:
+        health = "unknown"
+    elif limit.is_beyond(reading.value):
+        health = "unfit"
+    elif limit.grey is not None and limit.sign * reading.value >= limit.sign * limit.grey:
+        health = "strained"
     if health != "fit" and not limit.holds_work:
         health = "strained"
-    return Finding(task.name, limit.metric, health, says)
-
-
-def _health(limit: Limit, value: float) -> Health:
-    sign = limit.sign
-    if limit.hard is not None and sign * value >= sign * limit.hard:
-        return "unfit"
-    if limit.grey is not None and sign * value >= sign * limit.grey:
-        return "strained"
-    return "fit"
+    return Finding(task.name, limit.metric, health, f"{described.label} {says}")

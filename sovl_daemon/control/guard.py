@@ -184,7 +184,8 @@ class _Watch:
         if reading.value != self._value:
             self._value, self._same_s = reading.value, now_s
         level = self.sign * reading.value
-        can_do_without = relief is not None and self._without(reading, relief) <= self._spared
+        rise = max(0.0, self.sign * reading.per_min) * _AHEAD_S / 60.0
+        can_do_without = relief is not None and level + relief + rise <= self._spared
         self.low_s = min(self.low_s, now_s) if level <= self._low or can_do_without else math.inf
         self.grey_s = min(self.grey_s, now_s) if level >= self._grey else math.inf
         if self._fatal < math.inf:
@@ -214,11 +215,6 @@ class _Watch:
     def rise(self) -> float:
         """How much worse it gets in a second, at least."""
         return self.recent.at_least()
-
-    def _without(self, reading: Reading, relief: float) -> float:
-        """Where it would be soon without a setting, on the scale on which high is bad."""
-        rise = max(0.0, self.sign * reading.per_min) * _AHEAD_S / 60.0
-        return self.sign * reading.value + relief + rise
 
     def level(self, value: float) -> float:
         """Where in the grey zone a value lies: 0 where it begins, 1 at the hard limit."""
@@ -289,7 +285,10 @@ class Guard:
             return Ruling("hold", "still", reading.name, reading.value, still_s)
         if seen.all_low and relief is not None:
             self._silence = 0.0
-            return self._relax(now_s, seen.spared)
+            refused = self._too_soon(now_s, self._acted_s)
+            if refused is not None or seen.spared is None:
+                return refused or _RELAX
+            return Ruling("relax", "not needed", seen.spared.name, seen.spared.value)
         if seen.grey is not None:
             return self._ask(now_s, seen.grey)
         self._silence = 0.0
@@ -336,7 +335,11 @@ class Guard:
         if direction == "relax":
             self._relaxed_s = now_s
         else:
-            self._learn_patience(now_s, forced)
+            if self._relaxed_s > self._acted_s:  # what was relaxed last is needed again
+                if now_s - self._relaxed_s < (1.0 if forced else 2.0) * self.dwell_s:
+                    self._patience = min(_MOST_PATIENCE, 2 * self._patience)
+                elif now_s - self._relaxed_s > 2 * self.dwell_s:
+                    self._patience = 1.0
             self._acted_s = now_s
         self._moved_s = now_s
         self._silence = 0.0
@@ -348,14 +351,6 @@ class Guard:
         self._silence = min(_MOST_SILENCE, 2 * self._silence) if self._silence else 1.0
         self._asked_s = now_s
         self._asked_level = self._level(ruling.metric, ruling.value)
-
-    def _learn_patience(self, now_s: float, forced: bool) -> None:
-        if self._relaxed_s <= self._acted_s:
-            return  # no relaxation since the last action
-        if now_s - self._relaxed_s < (1.0 if forced else 2.0) * self.dwell_s:
-            self._patience = min(_MOST_PATIENCE, 2 * self._patience)
-        elif now_s - self._relaxed_s > 2 * self.dwell_s:
-            self._patience = 1.0
 
     def _act(self, now_s: float, reading: Reading, watch: _Watch) -> Ruling:
         urgent = watch.limit.fatal is None or watch.is_urgent(watch.sign * reading.value)
@@ -383,12 +378,6 @@ class Guard:
 
     def _level(self, metric: str, value: float) -> float:
         return self._by_metric[metric].level(value)
-
-    def _relax(self, now_s: float, spared: Reading | None) -> Ruling:
-        refused = self._too_soon(now_s, self._acted_s)
-        if refused is not None or spared is None:
-            return refused or _RELAX
-        return Ruling("relax", "not needed", spared.name, spared.value)
 
     def _too_soon(self, now_s: float, opposite_s: float) -> Ruling | None:
         left_s = self._moved_s + self.pace.cooldown_s - now_s

@@ -69,7 +69,16 @@ class MetricSampler:
         self._known.update(name for name, value in values.items() if value is not None)
         jumped = self._clock.jump_s(now_s, wall_s) != 0.0
         found = {name: self._check(name, values, now_s, jumped) for name in self._inspectors}
-        self._note_crossings(now_s, found)
+        self._sampled_s = now_s
+        crossed = (
+            (task.name, limit)
+            for task in self._tasks
+            for limit in task.limits
+            if (reading := found[task.name].get(limit.metric)) is not None
+            and not reading.fault
+            and limit.is_beyond(reading.value)
+        )
+        self._beyond_s = {each: self._beyond_s.get(each, now_s) for each in crossed}
         return found
 
     def _read(self) -> dict[str, float | None]:
@@ -125,18 +134,6 @@ class MetricSampler:
         """How long a hard limit must still be crossed; infinity if it is not."""
         return self._beyond_s.get((task, limit), math.inf) + limit.hard_s - self._sampled_s
 
-    def _note_crossings(self, now_s: float, found: Mapping[str, Readings]) -> None:
-        self._sampled_s = now_s
-        crossed = (
-            (task.name, limit)
-            for task in self._tasks
-            for limit in task.limits
-            if (reading := found[task.name].get(limit.metric)) is not None
-            and not reading.fault
-            and limit.is_beyond(reading.value)
-        )
-        self._beyond_s = {each: self._beyond_s.get(each, now_s) for each in crossed}
-
     def _check(
         self, task: str, values: Mapping[str, float | None], now_s: float, jumped: bool
     ) -> Readings:
@@ -151,14 +148,11 @@ class MetricSampler:
             elif name == STABILITY:
                 found[name] = inspector.check(self._scores[task].value(now_s), now_s, now_s)
             else:
-                found[name] = inspector.check(values.get(name), self._taken_s(name, now_s), now_s)
+                given_s = self._gauges.taken_s(name)  # a source's value is of now
+                taken_s = now_s if given_s == -math.inf else given_s
+                found[name] = inspector.check(values.get(name), taken_s, now_s)
         self._scores[task].add(now_s, [each for each in found.values() if each.name != STABILITY])
         return found
-
-    def _taken_s(self, name: str, now_s: float) -> float:
-        """When a value was taken: a gauge's own time, a source's is now."""
-        taken_s = self._gauges.taken_s(name)
-        return now_s if taken_s == -math.inf else taken_s
 
 
 def sampling_interval_s(

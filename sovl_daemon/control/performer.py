@@ -178,8 +178,19 @@ class Performer:
         found = await self._survey(action)
         if isinstance(found, str):
             return Outcome(action.name, "refused", found)  # nothing was done yet
-        effect = found.effect
-        entry = self._intent(action, found, task, why)
+        effect, now_s = found.effect, self._wall()
+        entry = JournalEntry(
+            task=task,
+            action=action.name,
+            target=action.target,
+            before=found.before,
+            why=why,
+            intended_s=now_s,
+            deadline_s=now_s + effect.within_s,
+            predicted=effect.amount,
+            unit=effect.unit,
+            measured_before=found.measured,
+        )
         try:
             entry = replace(entry, id=await self._write(self._journal.intend, entry))
         except InFlight as error:
@@ -215,32 +226,24 @@ class Performer:
         refusal = next(filter(None, problems), None)
         return refusal or _Survey(told["effect"], told["before"], told["measured"])
 
-    def _intent(self, action: Action, found: _Survey, task: str, why: str) -> JournalEntry:
-        now_s = self._wall()
-        return JournalEntry(
-            task=task,
-            action=action.name,
-            target=action.target,
-            before=found.before,
-            why=why,
-            intended_s=now_s,
-            deadline_s=now_s + found.effect.within_s,
-            predicted=found.effect.amount,
-            unit=found.effect.unit,
-            measured_before=found.measured,
-        )
-
     async def _apply_and_verify(
         self, action: Action, effect: Effect, entry: JournalEntry
     ) -> tuple[str, float]:
-        """Return what went wrong, or nothing, and what was freed."""
-        freed = 0.0
+        """Return what went wrong, or nothing, and what was freed.
+
+        It is measured until enough is freed or the effect's time is over.
+        """
+        before, freed = entry.measured_before, 0.0
         try:
             await self._step(action.apply(), min(_STEP_S, _OVERTIME * effect.within_s))
             await self._write(self._journal.move, entry.id, "applied")
-            after = await self._await_effect(action, effect, entry.measured_before)
-            freed = entry.measured_before - after
-            if not effect.is_shown(entry.measured_before, after):
+            deadline_s = self._own_time() + effect.within_s
+            after = await self._step(action.measure())
+            while not effect.is_shown(before, after) and self._own_time() < deadline_s:
+                await anyio.sleep(_POLL_S)
+                after = await self._step(action.measure())
+            freed = before - after
+            if not effect.is_shown(before, after):
                 return f"freed {effect.words(freed)} of {effect.words()}", freed
             problem = await self._step(action.verify())
         except Exception as error:  # whatever it was, what was half done has to be undone
@@ -248,15 +251,6 @@ class Performer:
         if not problem:
             await self._write(self._journal.verified, entry.id, after)
         return problem or "", freed
-
-    async def _await_effect(self, action: Action, effect: Effect, before: float) -> float:
-        """Measure until enough is freed or the time is over; return the last measurement."""
-        deadline_s = self._own_time() + effect.within_s
-        while True:
-            after = await self._step(action.measure())
-            if effect.is_shown(before, after) or self._own_time() >= deadline_s:
-                return after
-            await anyio.sleep(_POLL_S)
 
     async def _failed(
         self, action: Action, entry: JournalEntry, problem: str, freed: float
@@ -310,18 +304,14 @@ class Performer:
             found = await self._step(self._actions[entry.action].current())
         except Exception as error:  # it cannot be told now; its time to live ends it all the same
             return Outcome(entry.action, "kept", _said(error), id=entry.id)
+        reason = "it was no longer in force"
         if found == entry.before:
-            return await self._call_off(entry, "it was no longer in force")
-        if found != entry.target:
-            return await self._finish(entry, "reverted", "it was no longer in force")
-        return Outcome(entry.action, "kept", id=entry.id)
-
-    async def _call_off(self, entry: JournalEntry, reason: str) -> Outcome:
-        """Give up a setting that is not in force, lest it comes true later."""
-        try:
-            await self._step(self._actions[entry.action].revert(entry.before))
-        except Exception as error:  # it is tried again by the next reconciliation
-            return await self._finish(entry, "abandoned", f"{_said(error)}; {reason}")
+            try:  # it is called off, lest it comes true later
+                await self._step(self._actions[entry.action].revert(entry.before))
+            except Exception as error:  # it is tried again by the next reconciliation
+                return await self._finish(entry, "abandoned", f"{_said(error)}; {reason}")
+        elif found == entry.target:
+            return Outcome(entry.action, "kept", id=entry.id)
         return await self._finish(entry, "reverted", reason)
 
     async def _finish(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sovl_daemon.control.guard import Limit
@@ -78,7 +78,9 @@ def render(
     pairs = ((each, readings.get(each.name)) for each in task.metrics)
     lines = [_line(each, reading, limits.get(each.name)) for each, reading in pairs]
     body = "".join(f"{line}\n" for line in lines if line)
-    return JudgePrompt(prefix, body, _evidence(log_lines), f"{task.decide} {ONLY}\n")
+    quoted = "".join(f'- "{line}"\n' for line in map(_clean, log_lines[-MOST_LINES:]) if line)
+    evidence = quoted and f"Recent log lines:\n{quoted}"
+    return JudgePrompt(prefix, body, evidence, f"{task.decide} {ONLY}\n")
 
 
 def describe(described: Described, reading: Reading) -> str:
@@ -129,15 +131,13 @@ def _line(described: Described, reading: Reading | None, limit: Limit | None) ->
 
 
 def _trend(metric: Metric, per_min: float) -> str:
-    if abs(per_min) < _noticeable(metric):
+    noticeable = STEADY * metric.span
+    if metric.unit == "bytes":  # a scale of terabytes only says that there is no bound
+        noticeable = min(noticeable, 1e6)
+    if abs(per_min) < noticeable:
         return "steady"
     way = "rising" if per_min > 0 else "falling"
     return f"{way} {_rate(abs(per_min), metric.unit)}"
-
-
-def _noticeable(metric: Metric) -> float:
-    # A scale of terabytes only says that there is no bound; a megabyte a minute is noticeable.
-    return min(STEADY * metric.span, 1e6) if metric.unit == "bytes" else STEADY * metric.span
 
 
 def _rate(per_min: float, unit: str) -> str:
@@ -146,15 +146,6 @@ def _rate(per_min: float, unit: str) -> str:
     else:
         text = quantity(float(f"{per_min:.2g}"), unit)
     return f"{text}/min" if unit else f"{text} a minute"
-
-
-def _evidence(log_lines: Sequence[str]) -> str:
-    cleaned = [line for line in map(_clean, log_lines[-MOST_LINES:]) if line]
-    return _quoted(cleaned) if cleaned else ""
-
-
-def _quoted(lines: Iterable[str]) -> str:
-    return "Recent log lines:\n" + "".join(f'- "{line}"\n' for line in lines)
 
 
 def _clean(line: str) -> str:

@@ -6,7 +6,6 @@ import math
 from collections.abc import Collection, Iterator, Mapping
 from typing import NamedTuple
 
-from sovl_daemon.control.guard import Limit
 from sovl_daemon.control.metric import Reading
 from sovl_daemon.control.task import Rung, Task
 
@@ -70,21 +69,14 @@ def _needs(task: Task, readings: Mapping[str, Reading]) -> Iterator[_Need]:
         reading = readings.get(limit.metric)
         if reading is None or reading.fault or limit.hard is None:
             continue
-        yield _need(limit, limit.hard, reading)
-
-
-def _need(limit: Limit, hard: float, reading: Reading) -> _Need:
-    sign = limit.sign
-    change = reading.per_min * AHEAD_S / 60.0
-    zone = abs(hard - (limit.grey if limit.grey is not None else hard)) or abs(hard)
-    doubt = _DOUBT * abs(change) + _NOISE * zone
-    return _Need(limit.metric, sign * (reading.value + change - hard), max(doubt, 1e-9))
+        change = reading.per_min * AHEAD_S / 60.0
+        grey = limit.grey if limit.grey is not None else limit.hard
+        zone = abs(limit.hard - grey) or abs(limit.hard)
+        doubt = max(_DOUBT * abs(change) + _NOISE * zone, 1e-9)
+        yield _Need(limit.metric, limit.sign * (reading.value + change - limit.hard), doubt)
 
 
 def _chance(rung: Rung, needs: list[_Need]) -> float:
     """The probability that it is enough for the metric that it helps least."""
-    return min(_suffices(rung.relief.get(n.metric, 0.0) - n.excess, n.doubt) for n in needs)
-
-
-def _suffices(spare: float, doubt: float) -> float:
-    return (1.0 + math.tanh(spare / doubt / 2.0)) / 2.0
+    spare = min((rung.relief.get(n.metric, 0.0) - n.excess) / n.doubt for n in needs)
+    return (1.0 + math.tanh(spare / 2.0)) / 2.0

@@ -64,14 +64,12 @@ class StabilityScore:
         if not self._readings:
             return 0.0
         sound = [reading for _, reading in self._readings if not reading.fault]
-        share = len(sound) / len(self._readings)
-        return stability(share, self._deviation(sound), len(self._actions))
-
-    def _deviation(self, readings: list[Reading]) -> float:
         by_name: dict[str, list[float]] = {}
-        for reading in readings:
+        for reading in sound:
             by_name.setdefault(reading.name, []).append(reading.value)
-        return max((_spread(v) / self._spans[n] for n, v in by_name.items()), default=0.0)
+        deviations = (_spread(values) / self._spans[name] for name, values in by_name.items())
+        share = len(sound) / len(self._readings)
+        return stability(share, max(deviations, default=0.0), len(self._actions))
 
 
 def _spread(values: list[float]) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated
 
 from pydantic import Field
@@ -97,37 +97,26 @@ class Task(Declared):
         yield from _twice("limits", "metric", [limit.metric for limit in self.limits])
         yield from _twice("ladder", "action", [rung.action for rung in self.ladder])
         metrics = {metric.name: metric for metric in self.metrics}
+        there = ", ".join(sorted(metrics))
         for number, limit in enumerate(self.limits):
-            yield from _of_limit(number, limit, metrics)
+            key = ("limits", number)
+            metric = metrics.get(limit.metric)
+            if metric is None:
+                yield (*key, "metric"), f"{limit.metric} is not declared; there are: {there}"
+                continue
+            if limit.hard is None and limit.grey is None:
+                yield (*key, "metric"), "has neither hard nor grey; give at least one"
+            for name, value in (("hard", limit.hard), ("grey", limit.grey), ("low", limit.low)):
+                if value is not None and not metric.low <= value <= metric.high:
+                    yield (*key, name), f"must be within {metric.low:g} to {metric.high:g}"
         for number, rung in enumerate(self.ladder):
-            yield from _of_rung(number, rung, metrics)
-
-
-def _of_limit(number: int, limit: Limit, metrics: Mapping[str, Metric]) -> Iterator[Mistake]:
-    key = ("limits", number)
-    metric = metrics.get(limit.metric)
-    if metric is None:
-        yield (*key, "metric"), f"{limit.metric} is not declared; there are: {_all(metrics)}"
-        return
-    if limit.hard is None and limit.grey is None:
-        yield (*key, "metric"), "has neither hard nor grey; give at least one"
-    for name, value in (("hard", limit.hard), ("grey", limit.grey), ("low", limit.low)):
-        if value is not None and not metric.low <= value <= metric.high:
-            yield (*key, name), f"must be within {metric.low:g} to {metric.high:g}"
-
-
-def _of_rung(number: int, rung: Rung, metrics: Mapping[str, Metric]) -> Iterator[Mistake]:
-    for name in rung.relief:
-        if name not in metrics:
-            key = ("ladder", number, "relief")
-            yield key, f"{name} is not declared; there are: {_all(metrics)}"
+            for name in rung.relief:
+                if name not in metrics:
+                    problem = f"{name} is not declared; there are: {there}"
+                    yield ("ladder", number, "relief"), problem
 
 
 def _twice(table: str, key: str, names: Sequence[str]) -> Iterator[Mistake]:
     for number, name in enumerate(names):
         if name in names[:number]:
             yield (table, number, key), f"{name} is there twice"
-
-
-def _all(names: Iterable[str]) -> str:
-    return ", ".join(sorted(names))

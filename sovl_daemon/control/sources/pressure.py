@@ -27,7 +27,8 @@ class Pressure:
     def read(self) -> Values:
         """Read now."""
         values: dict[str, float | None] = {}
-        group = self._group()
+        own = self._groups.own("memory")
+        group = next((each for each in own if (each / "memory.pressure").is_file()), None)
         for resource in _RESOURCES:
             values.update(_read(self._system / resource, f"pressure.{resource}"))
             if group is not None:
@@ -35,27 +36,17 @@ class Pressure:
                 values.update(_read(path, f"group.pressure.{resource}"))
         return values
 
-    def _group(self) -> Path | None:
-        """The folder of this process' own control group, if it has pressure files."""
-        own = self._groups.own("memory")
-        return next((each for each in own if (each / "memory.pressure").is_file()), None)
-
 
 def _read(path: Path, name: str) -> Values:
     try:
         text = path.read_text(encoding="ascii", errors="replace")
     except OSError:
         text = ""  # no PSI in this kernel, or it was not switched on
-    shares = _shares(text)
+    rows = (line.split() for line in text.splitlines())  # some avg10=0.12 avg60=...
+    pairs = ((row[0], *field.partition("=")) for row in rows if row for field in row[1:])
+    shares = {(kind, key): plausible(value, high=100.0) for kind, key, _, value in pairs}
     return {
         name: shares.get(("some", "avg10")),
         f"{name}_60": shares.get(("some", "avg60")),
         f"{name}_full": shares.get(("full", "avg10")),
     }
-
-
-def _shares(text: str) -> dict[tuple[str, str], float | None]:
-    """`some avg10=0.12 avg60=...` by kind and window."""
-    rows = (line.split() for line in text.splitlines())
-    pairs = ((row[0], *field.partition("=")) for row in rows if row for field in row[1:])
-    return {(kind, key): plausible(value, high=100.0) for kind, key, _, value in pairs}

@@ -54,17 +54,14 @@ class ProcessTree:
             self._looked_s = now_s
         values: dict[str, float | None] = {}
         for name, pids in self._trees.items():
-            values.update(self._tree(name, pids))
+            found = [status for pid in pids if (status := _status(self._proc, pid))]
+            values |= {
+                f"{name}.anonymous_bytes": _total(found, "RssAnon"),
+                f"{name}.rss_bytes": _total(found, "VmRSS"),
+                f"{name}.swap_bytes": _total(found, "VmSwap"),
+                f"{name}.processes": float(len(found)) if found else None,
+            }
         return values
-
-    def _tree(self, name: str, pids: list[int]) -> Values:
-        found = [status for pid in pids if (status := _status(self._proc, pid))]
-        return {
-            f"{name}.anonymous_bytes": _total(found, "RssAnon"),
-            f"{name}.rss_bytes": _total(found, "VmRSS"),
-            f"{name}.swap_bytes": _total(found, "VmSwap"),
-            f"{name}.processes": float(len(found)) if found else None,
-        }
 
 
 def tree_of(root: int) -> list[int]:
