@@ -1,6 +1,8 @@
 """Read, change, compare and save settings by dotted key."""
 
 import json
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
@@ -74,16 +76,10 @@ def save(settings: Settings, path: Path) -> None:
     written = json.loads(settings.model_dump_json())
     values: dict[str, Any] = {}
     for key in changed(Settings(), settings):
-        place(values, key, _nested(written, key))
+        place(values, key, reduce(getitem, key.split("."), written))
     try:
         path.resolve().parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as file:
             file.write(f"{json.dumps(values, indent=2, ensure_ascii=False)}\n".encode())
     except OSError as error:
         raise ConfigError([Fault(str(path), f"cannot be written: {error.strerror}")]) from error
-
-
-def _nested(values: Any, key: str) -> Any:
-    for name in key.split("."):
-        values = values[name]
-    return values

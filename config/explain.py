@@ -41,14 +41,9 @@ def explain(error: ValidationError, origin: Origin = lambda _: "") -> list[Fault
 
 def _fault(details: ErrorDetails, origin: Origin) -> Fault:
     location = details["loc"]
-    return Fault(".".join(map(str, location)), _problem(details), _blame(details, origin))
-
-
-def _blame(details: ErrorDetails, origin: Origin) -> str:
-    """Name the origin of the value, or of the other key when a rule joins two of them."""
-    location = details["loc"]
-    because = details.get("ctx", {}).get("because")
-    return origin(location) or (origin((*location[:-1], because)) if because else "")
+    because = details.get("ctx", {}).get("because")  # the other key when a rule joins two of them
+    blamed = origin(location) or (origin((*location[:-1], because)) if because else "")
+    return Fault(".".join(map(str, location)), _problem(details), blamed)
 
 
 def _problem(details: ErrorDetails) -> str:
@@ -63,7 +58,9 @@ def _problem(details: ErrorDetails) -> str:
     if kind.startswith(("greater_than", "less_than")):
         return f"{_shown(details['input'])} is out of range{limits}"
     if kind == "literal_error" and field:
-        return f"{_shown(details['input'])} is not {_one_of(field)}"
+        words = ", ".join(f'"{word}"' for word in keys.choices(field))
+        null = " or null" if keys.allows_null(field) else ""
+        return f"{_shown(details['input'])} is not one of {words}{null}"
     expected = _EXPECTED.get(kind.partition("_")[0])
     if expected:
         return f"{_shown(details['input'])} is not {expected}{limits}"
@@ -74,11 +71,6 @@ def _field(location: Sequence[str | int]) -> FieldInfo | None:
     """Find the key a location is in: the location may go on into a list or an object."""
     names = [".".join(map(str, location[:end])) for end in range(len(location), 0, -1)]
     return next((keys.KEYS[name] for name in names if name in keys.KEYS), None)
-
-
-def _one_of(field: FieldInfo) -> str:
-    words = ", ".join(f'"{word}"' for word in keys.choices(field))
-    return f"one of {words}" + (" or null" if keys.allows_null(field) else "")
 
 
 def _shown(value: Any) -> str:

@@ -4,11 +4,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 
-def _printable(text: str) -> str:
-    """Escape what would break the line or the terminal, lone surrogates included."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
 @dataclass(frozen=True)
 class Fault:
     """One mistake.
@@ -26,7 +21,9 @@ class Fault:
 
     def __str__(self) -> str:
         origin = f" ({self.origin})" if self.origin else ""
-        return _printable(f"{self.key}: {self.problem}{origin}")
+        text = f"{self.key}: {self.problem}{origin}"
+        # What would break the line or the terminal is escaped, lone surrogates included.
+        return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 class ConfigError(ValueError):

@@ -86,15 +86,10 @@ def allows_null(field: FieldInfo) -> bool:
 
 def bounds(field: FieldInfo) -> list[Ge | Gt | Le | Lt]:
     """Return the limits of a field's number, or of each number in its list; lower ones first."""
-    found = [limit for limit in _metadata(field) if isinstance(limit, Ge | Gt | Le | Lt)]
+    items = (get_args(item) for item in get_args(field.annotation) if get_origin(item) is Annotated)
+    limits = [*field.metadata, *(each for item in items for each in item[1:])]
+    found = [limit for limit in limits if isinstance(limit, Ge | Gt | Le | Lt)]
     return sorted(found, key=lambda limit: isinstance(limit, Le | Lt))
-
-
-def _metadata(field: FieldInfo) -> Iterator[Any]:
-    yield from field.metadata
-    for item in get_args(field.annotation):
-        if get_origin(item) is Annotated:
-            yield from get_args(item)[1:]
 
 
 def range_text(field: FieldInfo) -> str:
@@ -153,12 +148,10 @@ def unknown(name: str, noun: str) -> str:
     section, _, leaf = name.rpartition(".")
     if section in KEYS:
         return f"unknown {noun}, {section} takes its whole value at once"
-    return f"unknown {noun}, {_misplaced(section, leaf) or _nearest(section, leaf)}"
-
-
-def _misplaced(section: str, leaf: str) -> str:
     owners = [key.rpartition(".")[0] for key in matches(leaf, KEYS)]
-    return f"{leaf} belongs in {' or '.join(owners)}" if owners and section not in owners else ""
+    if owners and section not in owners:
+        return f"unknown {noun}, {leaf} belongs in {' or '.join(owners)}"
+    return f"unknown {noun}, {_nearest(section, leaf)}"
 
 
 def _nearest(section: str, leaf: str) -> str:

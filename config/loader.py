@@ -38,20 +38,15 @@ def load(
     file = json_file(path or default_path(environ), required=required and path is not None)
     sources = [command_line(overrides or {}), environment(environ), file]
     faults = [fault for source in sources for fault in source.faults]
+    layers = tuple(InitSettingsSource(Settings, source.values) for source in sources)
     try:
-        settings = _validate(sources)
+        settings = Settings(_build_sources=(layers, {}))  # merged, the strongest first
         faults += oversize(settings)
     except ValidationError as error:
         faults += explain(error, lambda location: _origin(sources, location))
     if faults:
         raise ConfigError(dict.fromkeys(faults))
     return settings
-
-
-def _validate(sources: Sequence[ConfigSource]) -> Settings:
-    """Let pydantic-settings merge the sources, the strongest first."""
-    layers = tuple(InitSettingsSource(Settings, source.values) for source in sources)
-    return Settings(_build_sources=(layers, {}))
 
 
 def _origin(sources: Sequence[ConfigSource], location: Sequence[str | int]) -> str:

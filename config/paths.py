@@ -58,8 +58,18 @@ class Paths:
 
         """
         environ = os.environ if environ is None else environ
-        state = _chosen(settings.store.state_dir) or _state_dir(environ)
-        cache = _chosen(settings.store.cache_dir) or _cache_dir(environ)
+        state = (
+            _chosen(settings.store.state_dir)
+            or _given(environ, "STATE_DIRECTORY")
+            or _xdg(environ, "XDG_STATE_HOME")
+            or _at_home(platformdirs.user_state_path)
+        )
+        cache = (
+            _chosen(settings.store.cache_dir)
+            or _given(environ, "CACHE_DIRECTORY")
+            or _xdg(environ, "XDG_CACHE_HOME")
+            or _at_home(platformdirs.user_cache_path)
+        )
         paths = cls(
             runtime_dir=_chosen(settings.bus.runtime_dir) or _runtime_dir(environ),
             state_dir=state,
@@ -117,8 +127,14 @@ class Paths:
         """Create the runtime directory alone. Raises as `ensure`."""
         fallback = self.runtime_dir == _fallback_runtime_dir()
         _make(self.runtime_dir, 0o700 if fallback else 0o770)
-        if fallback:
-            _check_private(self.runtime_dir)
+        if fallback:  # in a folder for all, where another user could have laid it in wait
+            status = self.runtime_dir.lstat()
+            if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
+                problem = "belongs to someone else: remove it or set bus.runtime_dir"
+                raise ConfigError([Fault(str(self.runtime_dir), problem)])
+            if status.st_mode & 0o077:
+                problem = "is open to other users: make its mode 0700 or set bus.runtime_dir"
+                raise ConfigError([Fault(str(self.runtime_dir), problem)])
         _check_writable(self.runtime_dir, os.W_OK | os.X_OK)
 
 
@@ -139,22 +155,6 @@ def default_path(environ: Mapping[str, str] | None = None) -> Path:
 
     """
     return config_dir(os.environ if environ is None else environ) / "config.json"
-
-
-def _state_dir(environ: Mapping[str, str]) -> Path:
-    return (
-        _given(environ, "STATE_DIRECTORY")
-        or _xdg(environ, "XDG_STATE_HOME")
-        or _at_home(platformdirs.user_state_path)
-    )
-
-
-def _cache_dir(environ: Mapping[str, str]) -> Path:
-    return (
-        _given(environ, "CACHE_DIRECTORY")
-        or _xdg(environ, "XDG_CACHE_HOME")
-        or _at_home(platformdirs.user_cache_path)
-    )
 
 
 def _runtime_dir(environ: Mapping[str, str]) -> Path:
@@ -219,14 +219,3 @@ def _check_writable(path: Path, mode: int) -> None:
     number = errno.EROFS if read_only else errno.EACCES
     problem = f"cannot be written to: {os.strerror(number)}"
     raise ConfigError([Fault(str(path), problem)]) from OSError(number, os.strerror(number))
-
-
-def _check_private(directory: Path) -> None:
-    """Refuse a directory that another user could have laid in wait."""
-    status = directory.lstat()
-    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
-        problem = "belongs to someone else: remove it or set bus.runtime_dir"
-        raise ConfigError([Fault(str(directory), problem)])
-    if status.st_mode & 0o077:
-        problem = "is open to other users: make its mode 0700 or set bus.runtime_dir"
-        raise ConfigError([Fault(str(directory), problem)])

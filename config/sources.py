@@ -152,7 +152,15 @@ def _from_json(path: Path, text: str) -> ConfigSource:
         return ConfigSource(faults=[Fault(str(path), "not a JSON object of sections")])
     source = ConfigSource(values, faults=list(_doubled_keys(values, "")))
     for section, target in keys.MOVED.items():
-        _move_section(source, section, target)
+        if section not in source.values:
+            continue
+        moved = source.values.pop(section)
+        parent, _, leaf = target.partition(".")
+        inside = source.values.setdefault(parent, {})
+        if isinstance(inside, dict) and leaf in inside:
+            source.faults.append(Fault(section, f"also written as {target}, keep one"))
+        elif isinstance(inside, dict):
+            inside[leaf] = moved
     return source
 
 
@@ -162,15 +170,3 @@ def _doubled_keys(values: _Object, prefix: str) -> Iterator[Fault]:
     for name, value in values.items():
         if isinstance(value, _Object):
             yield from _doubled_keys(value, f"{prefix}{name}.")
-
-
-def _move_section(source: ConfigSource, section: str, target: str) -> None:
-    if section not in source.values:
-        return
-    moved = source.values.pop(section)
-    parent, _, leaf = target.partition(".")
-    inside = source.values.setdefault(parent, {})
-    if isinstance(inside, dict) and leaf in inside:
-        source.faults.append(Fault(section, f"also written as {target}, keep one"))
-    elif isinstance(inside, dict):
-        inside[leaf] = moved

@@ -33,19 +33,18 @@ _SOON_S = (10.0, 600.0)
 
 def typical_prompts(task: Task, count: int = COUNT) -> list[JudgePrompt]:
     """Prompts of a task at random moments in its grey zones; the same task, the same prompts."""
-    chance = random.Random(f"{task.name} typical")  # noqa: S311 - a game
-    return [_prompt(task, chance) for _ in range(count)]
+    rng = random.Random(f"{task.name} typical")  # noqa: S311 - a game
+    prompts = []
+    for _ in range(count):
+        readings = {each.name: each for each in _readings(task, rng)}
+        prompts.append(render(task, readings, rng.sample(LINES, rng.choice((1, 2)))))
+    return prompts
 
 
 def typical_key(task: Task) -> str:
     """A name for the typical prompts of a task, another one when its declaration changes."""
     texts = "".join(prompt.text for prompt in typical_prompts(task))
     return f"{task.name} {hashlib.sha256(texts.encode()).hexdigest()[:16]}"
-
-
-def _prompt(task: Task, chance: random.Random) -> JudgePrompt:
-    readings = {each.name: each for each in _readings(task, chance)}
-    return render(task, readings, chance.sample(LINES, chance.choice((1, 2))))
 
 
 def _readings(task: Task, chance: random.Random) -> Iterator[Reading]:

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 
 from sovl_daemon.control.decision_log import DecisionLog, Logged
-from sovl_daemon.control.guard import Limit
 from sovl_daemon.control.task import Task
 
 _DOES = {
@@ -43,19 +42,13 @@ def _readings(decision: Logged, task: Task | None) -> Iterator[str]:
     names = {each.label: each.name for each in task.metrics} if task else {}
     for label, words in decision.metrics.items():
         limit = limits.get(names.get(label, ""))
-        yield f"  {label}: {words}{_zones(limit)}"
-
-
-def _zones(limit: Limit | None) -> str:
-    if limit is None:
-        return ""
-    bounds = {
-        "acts at once from": limit.hard,
-        "asks the judge from": limit.grey,
-        "may relax up to": limit.low,
-    }
-    told = [f"{words} {value:g}" for words, value in bounds.items() if value is not None]
-    return f"; {', '.join(told)}"
+        bounds = {
+            "acts at once from": limit and limit.hard,
+            "asks the judge from": limit and limit.grey,
+            "may relax up to": limit and limit.low,
+        }
+        zones = [f"{zone} {value:g}" for zone, value in bounds.items() if value is not None]
+        yield f"  {label}: {words}{zones and '; '}{', '.join(zones)}"
 
 
 def _verdict(decision: Logged) -> Iterator[str]:

@@ -6,8 +6,8 @@ import json
 import sqlite3
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -104,7 +104,13 @@ class InteractionStore:
     @classmethod
     def reading(cls, path: Path) -> InteractionStore:
         """Open a store that is there only to read. Raises UnusableDatabase."""
-        _check_there(path)
+        try:
+            path.stat()
+        except FileNotFoundError:
+            problem = "no such file, nothing has been lived through yet"
+            raise UnusableDatabase(f"{path}: {problem}") from None
+        except OSError as error:
+            raise UnusableDatabase(f"{path}: cannot be read: {error.strerror}") from error
         store = cls.__new__(cls)
         store.path = path
         store._db = open_read_only(path, _SCHEMA, _ADVICE)
@@ -218,11 +224,16 @@ class InteractionStore:
         know one that was undone. Ids that no interaction has are left out: they may be given to
         another one later.
         """
-        with self._transaction():
+        self._db.execute("BEGIN IMMEDIATE")
+        with self._db:  # commits, or rolls back on an error
             known = self._learned(first, last)
             wrong = [(id_,) for id_, generation in known.items() if learned.get(id_) != generation]
             self._db.executemany("DELETE FROM learned WHERE interaction = ?", wrong)
-            self._insert_learned(learned.items() - known.items())
+            self._db.executemany(
+                "INSERT INTO learned SELECT id, :generation FROM interactions WHERE id = :id"
+                " ON CONFLICT (interaction) DO NOTHING",
+                ({"id": id_, "generation": each} for id_, each in learned.items() - known.items()),
+            )
             return len({id_ for id_, _ in known.items() ^ self._learned(first, last).items()})
 
     def _learned(self, first: int, last: int) -> dict[int, int]:
@@ -232,19 +243,6 @@ class InteractionStore:
                 (first, last),
             ).fetchall()
         )
-
-    def _insert_learned(self, rows: Iterable[tuple[int, int]]) -> None:
-        self._db.executemany(
-            "INSERT INTO learned SELECT id, :generation FROM interactions WHERE id = :id"
-            " ON CONFLICT (interaction) DO NOTHING",
-            ({"id": id_, "generation": generation} for id_, generation in rows),
-        )
-
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        self._db.execute("BEGIN IMMEDIATE")
-        with self._db:  # commits, or rolls back on an error
-            yield
 
     def size(self) -> dict[str, Any]:
         """For `stats`: rows and bytes of the database."""
@@ -266,13 +264,3 @@ def _within(rows: sqlite3.Cursor, most_bytes: int) -> list[Interaction]:
                 return found or [each.shortened(most_bytes)]
             found.append(each)
     return found
-
-
-def _check_there(path: Path) -> None:
-    try:
-        path.stat()
-    except FileNotFoundError:
-        problem = "no such file, nothing has been lived through yet"
-        raise UnusableDatabase(f"{path}: {problem}") from None
-    except OSError as error:
-        raise UnusableDatabase(f"{path}: cannot be read: {error.strerror}") from error

@@ -169,17 +169,14 @@ def scan(path: Path) -> PairFile:
         except BadPair as problem:
             found.skipped.add(BadLine(number, str(problem)))
             continue
-        _count_fields(found.ignored, others)
+        for name in map(_shown, others):
+            named = name in found.ignored or len(found.ignored) < KEPT
+            found.ignored[name if named else OTHER_FIELDS] += 1
         first = numbers.setdefault(pair, number)
         if first != number:
             found.duplicates.add(Duplicate(number, first))
     found.pairs = list(numbers)
     return found
-
-
-def _count_fields(ignored: Counter[str], names: Iterable[str]) -> None:
-    for name in map(_shown, names):
-        ignored[name if name in ignored or len(ignored) < KEPT else OTHER_FIELDS] += 1
 
 
 # The file
@@ -195,20 +192,24 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
             while len(rest) > MAX_LINE_BYTES and not rest.endswith(b"\n"):
                 rest = file.readline(MAX_LINE_BYTES + 1)
             if number == 1:
-                line = _without_mark(line, path)
+                if line.startswith(_UTF16):
+                    raise PairsError(f"{path}: is in UTF-16, save it as UTF-8")
+                line = line.removeprefix(codecs.BOM_UTF8)
             yield number, line
-
-
-def _without_mark(line: bytes, path: Path) -> bytes:
-    if line.startswith(_UTF16):
-        raise PairsError(f"{path}: is in UTF-16, save it as UTF-8")
-    return line.removeprefix(codecs.BOM_UTF8)
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[BinaryIO]:
     try:
-        _check_kind(path, path.stat())
+        status = path.stat()
+        if stat.S_ISDIR(status.st_mode):
+            raise PairsError(f"{path}: is a directory, name a file of pairs in it")
+        if not stat.S_ISREG(status.st_mode):  # a pipe might never say anything
+            raise PairsError(f"{path}: is not a plain file, copy what it gives into one")
+        if status.st_size > MAX_FILE_BYTES:
+            raise PairsError(
+                f"{path}: has {status.st_size} bytes, at most {MAX_FILE_BYTES} are read: split it"
+            )
         with path.open("rb") as file:
             yield file
     except FileNotFoundError as error:
@@ -217,17 +218,6 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
         raise PairsError(f"{path}: cannot be read: {error.strerror}") from error
     except ValueError as error:  # a zero byte, or what no file name can hold
         raise PairsError(f"{_shown(str(path))}: is no name of a file") from error
-
-
-def _check_kind(path: Path, status: os.stat_result) -> None:
-    if stat.S_ISDIR(status.st_mode):
-        raise PairsError(f"{path}: is a directory, name a file of pairs in it")
-    if not stat.S_ISREG(status.st_mode):  # a pipe might never say anything
-        raise PairsError(f"{path}: is not a plain file, copy what it gives into one")
-    if status.st_size > MAX_FILE_BYTES:
-        raise PairsError(
-            f"{path}: has {status.st_size} bytes, at most {MAX_FILE_BYTES} are read: split it"
-        )
 
 
 # One line

@@ -42,8 +42,9 @@ def dream_reason(
         return "swing"
     if abs(temperament.score - dreamt_at) > knobs.dream_lifecycle_delta:
         return "shift"
-    if knobs.dream_temperament_on and _drift(temperament.history) > _DRIFT:
-        return "drift"
+    scores = temperament.history
+    if knobs.dream_temperament_on and scores.mean is not None:
+        return "drift" if abs(scores.mean - scores.values[0]) > _DRIFT else None
     return None
 
 
@@ -137,7 +138,3 @@ class DreamMemory(Generic[T]):
         if not total:
             return (0.0,) * len(self.dreams)
         return tuple(knobs.dream_memory_weight * dream.weight / total for dream in self.dreams)
-
-
-def _drift(history: History) -> float:
-    return abs(history.mean - history.values[0]) if history.mean is not None else 0.0

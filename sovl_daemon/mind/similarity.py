@@ -63,16 +63,12 @@ def _vector(text: str) -> Vector:
     plain = unicodedata.normalize("NFKC", text).casefold()
     features: Counter[str] = Counter()
     importance: dict[str, float] = {}
-    # By length, so that a trigram of several words is as important as the longest of them.
+    # Long words carry the topic, short ones the grammar. They come by length, so that a trigram of
+    # several words is as important as the longest of them.
     for word in sorted(_WORDS.findall(plain), key=len):
         spaced = f" {word} "
         found = [f"={word}", *(spaced[at : at + 3] for at in range(len(word)))]
         features.update(found)
-        importance.update(dict.fromkeys(found, _importance(word)))
+        importance.update(dict.fromkeys(found, min(len(word), _LONG_WORD) / _LONG_WORD))
     weights = {name: importance[name] * (1.0 + math.log(count)) for name, count in features.items()}
     return Vector(weights, math.fsum(weight * weight for weight in weights.values()))
-
-
-def _importance(word: str) -> float:
-    """Long words carry the topic, short ones the grammar."""
-    return min(len(word), _LONG_WORD) / _LONG_WORD

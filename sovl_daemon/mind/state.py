@@ -106,9 +106,12 @@ class Mind:
         How eager it was when it met the prompt decides what the prompt gives; how confident it has
         become, which way the temperament goes.
         """
+        _refuse_outside("confidence", confidence, 0, 1)
         gain = exposure_gain(self.score(knobs), training) if unseen else 0
-        confidences = self._tracked(confidence, knobs)
-        known = confidences.mean if knobs.enable_confidence_tracking else None
+        confidences, known = self.confidences, None
+        if knobs.enable_confidence_tracking:
+            confidences = confidences.resized(knobs.confidence_history_maxlen).add(confidence)
+            known = confidences.mean
         now = stage(self.exposure, capacity)
         temperament = self.temperament
         if knobs.enable_temperament:
@@ -179,7 +182,15 @@ class Mind:
                 type or out of its range.
 
         """
-        fields = _checked_version(document)
+        if not isinstance(document, Mapping):
+            raise ValueError(f"mind: {type(document).__name__} is not allowed: give an object")
+        fields = dict(document)
+        version = fields.pop("version", None)
+        if type(version) is not int or version != VERSION:
+            raise ValueError(
+                f"mind: version {version!r} is not known, only {VERSION}: "
+                "update SOVL if a newer one wrote it"
+            )
         try:
             # From text, because only there does strictness know that JSON has no tuples.
             mind = _adapter.validate_json(json.dumps(fields), strict=True, extra="forbid")
@@ -189,12 +200,6 @@ class Mind:
             raise ValueError(_first_fault(error)) from None
         _refuse_changes(fields, _adapter.dump_python(mind, mode="json"), "mind")
         return mind
-
-    def _tracked(self, confidence: float, knobs: ControlsConfig) -> History:
-        _refuse_outside("confidence", confidence, 0, 1)
-        if not knobs.enable_confidence_tracking:
-            return self.confidences
-        return self.confidences.resized(knobs.confidence_history_maxlen).add(confidence)
 
     def _wondering(self, questions: Iterable[str]) -> "Mind":
         queue = self.questions
@@ -209,19 +214,6 @@ _adapter = TypeAdapter(Mind)
 def _refuse_outside(name: str, value: float, low: float, high: float) -> None:
     if not low <= value <= high:
         raise ValueError(f"{name} {value} is not allowed: give {low} to {high}")
-
-
-def _checked_version(document: object) -> dict[str, Any]:
-    if not isinstance(document, Mapping):
-        raise ValueError(f"mind: {type(document).__name__} is not allowed: give an object")
-    fields = dict(document)
-    version = fields.pop("version", None)
-    if type(version) is not int or version != VERSION:
-        raise ValueError(
-            f"mind: version {version!r} is not known, only {VERSION}: "
-            "update SOVL if a newer one wrote it"
-        )
-    return fields
 
 
 def _first_fault(error: ValidationError) -> str:

@@ -101,19 +101,14 @@ class Curriculum:
         per_epoch = self._per_epoch
         for step in range(start, self.steps):
             epoch, place = divmod(step, per_epoch)
-            chance = random.Random(f"{self.options.seed}/{epoch}")  # noqa: S311 - no secret
-            order = self._order(chance)
+            rng = random.Random(f"{self.options.seed}/{epoch}")  # noqa: S311 - no secret
+            order = sorted(  # by length, those of nearly the same at random
+                self.lessons,
+                key=lambda each: (len(each.answer) // 2, len(each.prompt) + 4 * rng.random()),
+            )
             parts = [order[at : at + size] for at in range(0, len(order), size)]
-            chance.shuffle(parts)
+            rng.shuffle(parts)
             yield [*(parts[place] if parts else ()), *self._dreams(step)]
-
-    def _order(self, chance: random.Random) -> list[Sample]:
-        """Return the lessons by length, those of nearly the same in random order."""
-
-        def length(sample: Sample) -> tuple[int, float]:
-            return len(sample.answer) // 2, len(sample.prompt) + 4 * chance.random()
-
-        return sorted(self.lessons, key=length)
 
     def _dreams(self, step: int) -> list[Sample]:
         chance = random.Random(f"{self.options.seed}:{step}")  # noqa: S311 - no secret

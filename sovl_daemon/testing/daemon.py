@@ -56,8 +56,10 @@ class Daemon:
             # It sleeps and dreams when a test says so.
             "SOVL_CONTROLS_CONFIG__ENABLE_GESTATION": "false",
             "SOVL_CONTROLS_CONFIG__ENABLE_DREAMING": "false",
-            **({"PYTHONPATH": _search_path(packages)} if packages else {}),
         }
+        if packages:  # before those that this process was told of
+            told = (str(packages), os.environ.get("PYTHONPATH"))
+            self.environment["PYTHONPATH"] = os.pathsep.join(filter(None, told))
 
     @property
     def process(self) -> subprocess.Popen[bytes]:
@@ -165,11 +167,6 @@ class Daemon:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         return self.process.wait(30)
-
-
-def _search_path(packages: Path | str) -> str:
-    """Their folder, before those that this process was told of."""
-    return os.pathsep.join(filter(None, (str(packages), os.environ.get("PYTHONPATH"))))
 
 
 def until(timeout: float, pause: float = 0.05) -> Iterator[None]:
