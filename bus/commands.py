@@ -104,6 +104,11 @@ class CommandSpec:
     internal: bool = False
     long: bool = False
 
+    @property
+    def reply(self) -> type[Reply] | None:
+        """What it answers."""
+        return self.arguments.reply_type if issubclass(self.arguments, Request) else None
+
     def parse(self, args: Mapping[str, Any]) -> Arguments:
         """The request that `args` make. Raises CommandError naming every fault."""
         if len(args) > len(self.arguments.model_fields) + MAX_FAULTS:

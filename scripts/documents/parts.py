@@ -89,9 +89,9 @@ def _cell(text: object) -> str:
     return str(text).replace("|", "\\|").replace("\n", " ")
 
 
-def _prose(thing: Any) -> str:
+def _prose(docstring: str | None) -> str:
     """A docstring as Markdown: its paragraphs unfolded, and JSON's null for Python's None."""
-    paragraphs = re.split(r"\n\s*\n", (thing.__doc__ or "").strip())
+    paragraphs = re.split(r"\n\s*\n", (docstring or "").strip())
     return re.sub(r"\bNone\b", "null", "\n\n".join(" ".join(each.split()) for each in paragraphs))
 
 
@@ -101,11 +101,15 @@ def _prose(thing: Any) -> str:
 def _fields(model: type[BaseModel], column: str) -> str:
     """A table of a model's fields and, under it, those of the models inside it."""
     schema = model.model_json_schema()
-    inner = (
-        f"Each `{name}`: {part.get('description', '')}\n\n{_schema_table(part, column)}"
+    return "\n".join([_schema_table(schema, column), *_inner(schema, _schema_table).values()])
+
+
+def _inner(schema: dict[str, Any], table: Callable[[dict[str, Any], str], str]) -> dict[str, str]:
+    """What each model inside a schema is, with a table of its fields."""
+    return {
+        name: f"Each `{name}`: {_prose(part.get('description'))}\n\n{table(part, 'Field')}"
         for name, part in schema.get("$defs", {}).items()
-    )
-    return "\n".join([_schema_table(schema, column), *inner])
+    }
 
 
 def _schema_table(schema: dict[str, Any], column: str) -> str:
@@ -128,6 +132,8 @@ def _type(schema: dict[str, Any]) -> str:
         return f"`{schema['$ref'].rpartition('/')[2]}`"
     if "anyOf" in schema:
         return " or ".join(map(_type, schema["anyOf"]))
+    if "prefixItems" in schema:
+        return f"[{', '.join(map(_type, schema['prefixItems']))}]"
     if schema.get("type") == "array":
         return f"list of {_type(schema.get('items', {}))}"
     if isinstance(schema.get("additionalProperties"), dict):
@@ -183,13 +189,15 @@ def payloads(module: Any) -> list[type[Payload]]:
 def _kinds(kept: Kept) -> str:
     kinds = payloads(bus.messages)
     overview = [[f"`{each.kind}`", kept.get(each.kind, "")] for each in kinds]
-    sections = (f"#### {each.kind}\n\n{_prose(each)}\n\n{_fields(each, 'Field')}" for each in kinds)
+    sections = (
+        f"#### {each.kind}\n\n{_prose(each.__doc__)}\n\n{_fields(each, 'Field')}" for each in kinds
+    )
     return "\n".join([_table("Kind", "Meaning", rows=overview), *sections])
 
 
 def _events(kept: Kept) -> str:
     return "\n".join(
-        f"### {each.kind}\n\n{_prose(each)}\n\n{_fields(each, 'Field')}"
+        f"### {each.kind}\n\n{_prose(each.__doc__)}\n\n{_fields(each, 'Field')}"
         for each in payloads(bus.topics)
     )
 
@@ -254,21 +262,54 @@ def shipped_agents() -> list[Any]:
 
 def _daemon_commands(kept: Kept) -> str:
     specs = [spec for agent in shipped_agents() for spec in agent.commands()]
-    return "\n".join(map(_command, sorted(specs, key=lambda spec: (spec.internal, spec.name))))
+    return commands(sorted(specs, key=lambda spec: (spec.internal, spec.name)))
 
 
 def _control_commands(kept: Kept) -> str:
-    return "\n".join(map(_command, sorted(commands_of(Controls), key=lambda spec: spec.name)))
+    return commands(sorted(commands_of(Controls), key=lambda spec: spec.name))
 
 
-def _command(spec: CommandSpec) -> str:
+def commands(specs: Iterable[CommandSpec]) -> str:
+    """A section for each command; what several answer is told in full under the first."""
+    told: dict[str, str] = {}  # the command under which a model is told
+    return "\n".join(_command(spec, told) for spec in specs)
+
+
+def _command(spec: CommandSpec, told: dict[str, str]) -> str:
     whose = "" if spec.agent == Controls.name else f" Agent: `{spec.agent}`."
     long = " Without a deadline unless one is given." * spec.long
     for_agents = " For other agents only." * spec.internal
-    intro = f"### {spec.name}\n\n{spec.help}{whose}{for_agents}{long}"
-    if not spec.arguments.model_fields:
-        return f"{intro} No arguments.\n"
-    return f"{intro}\n\n{_fields(spec.arguments, 'Argument')}"
+    none = " No arguments." * (not spec.arguments.model_fields)
+    parts = [f"### {spec.name}\n\n{spec.help}{whose}{for_agents}{long}{none}\n"]
+    inner: dict[str, str] = {}
+    if not none:
+        schema = spec.arguments.model_json_schema()
+        parts.append(_schema_table(schema, "Argument"))
+        inner |= _inner(schema, _schema_table)
+    if spec.reply is not None and spec.reply.model_fields:
+        first = told.setdefault(spec.reply.__name__, spec.name)
+        if first == spec.name:
+            schema = spec.reply.model_json_schema()
+            parts.append(_answer_table(schema, "Answer"))
+            inner |= _inner(schema, _answer_table)
+        else:
+            parts.append(f"Answers as [{first}](#{first}).\n")
+    for name, text in inner.items():
+        first = told.setdefault(name, spec.name)
+        parts.append(
+            text if first == spec.name else f"Each `{name}`: as under [{first}](#{first}).\n"
+        )
+    return "\n".join(parts)
+
+
+def _answer_table(schema: dict[str, Any], column: str) -> str:
+    properties = schema.get("properties", {})
+    described = any("description" in each for each in properties.values())
+    rows = [
+        [f"`{name}`", _type(each), *([_cell(each.get("description", ""))] if described else ())]
+        for name, each in properties.items()
+    ]
+    return _table(column, "Type", *(("What it is",) if described else ()), rows=rows)
 
 
 def _cli(kept: Kept) -> str:

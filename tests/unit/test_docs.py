@@ -5,13 +5,16 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from documents import parts
 from documents.log_events import log_events
+from pydantic import Field
 
 from agents.control.actuators import ACTUATORS
+from bus.commands import CommandSpec, Reply, Request, command, commands_of
 from config import KEYS
 from sovl_daemon.control.task_file import load_task
 from sovl_daemon.controls import Controls
@@ -144,6 +147,46 @@ def test_the_echo_agent_is_quoted_to_the_letter(name: str) -> None:
     assert (ECHO / name).read_text() in quoted
 
 
+class Fruit(Reply):
+    """One of them."""
+
+    apples: int | None = None
+    size: tuple[int, float]
+
+
+class Basket(Reply):
+    """Fruit."""
+
+    fruit: list[Fruit] = Field(description="what is in it")
+
+
+class Give(Request[Basket], command="give"):
+    at: int = Field(default=1, description="Where.")
+
+
+class Shop:
+    name = "shop"
+
+    @command(Give)
+    async def give(self, request: Give, job: object) -> Basket:
+        """Give."""
+        return Basket(fruit=[])
+
+
+def test_an_answer_is_told_in_full_once() -> None:
+    (give,) = commands_of(Shop)
+    again = replace(give, name="take", help="Take.")
+    first, second = parts.commands([give, again]).split("### take\n")
+    assert "| `at` | whole number | `1` |  | Where. |" in first
+    assert "| `fruit` | list of `Fruit` | what is in it |" in first
+    assert "Each `Fruit`: One of them." in first
+    assert "| `apples` | whole number or null |" in first
+    assert "| `size` | [whole number, number] |" in first
+    assert "| `at` | whole number | `1` |  | Where. |" in second
+    assert "Answers as [give](#give).\n" in second
+    assert "`fruit`" not in second
+
+
 # The log
 
 
@@ -236,11 +279,20 @@ def test_settings_that_the_text_mentions_exist(path: Path) -> None:
     assert set(wrong) <= NOT_SETTINGS
 
 
-def test_answers_of_every_command_are_described() -> None:
+def public_commands() -> list[CommandSpec]:
     specs = [spec for agent in parts.shipped_agents() for spec in agent.commands()]
-    public = {spec.name for spec in specs if not spec.internal}
-    described = [words(row[0])[0] for row in table("commands.md", "Command") if row[0]]
-    assert sorted(described) == sorted(public | {spec.name for spec in Controls.table().public()})
+    return [spec for spec in (*specs, *Controls.table().public()) if not spec.internal]
+
+
+def test_answers_of_every_command_are_described() -> None:
+    described = {words(row[0])[0] for row in table("commands.md", "Command") if row[0]}
+    assert described <= {spec.name for spec in public_commands()}
+    for spec in public_commands():
+        if spec.reply is None:
+            assert spec.name in described
+        else:
+            fields = spec.reply.model_fields.items()
+            assert [name for name, field in fields if not field.description] == [], spec.name
 
 
 # Decisions
