@@ -20,7 +20,7 @@ from bus.envelope import Envelope
 from bus.errors import BAD_ARGUMENT, ENGINE, CommandError
 from bus.topics import ANSWERING, DREAM, INTERACTION, MIND, AnswerStarted, Dreamt, MindState
 from config import Settings
-from sovl_daemon.contracts.scribe import History
+from sovl_daemon.contracts.scribe import RecentInteractions
 from sovl_daemon.engine.serving.options import SamplingOptions
 from sovl_daemon.engine.text.message import Message
 from sovl_daemon.engine.thread.priority import Priority
@@ -259,7 +259,7 @@ class Dreamer(Agent):
         self._kept, self._blended = kept, wanted
 
     async def _recent(self) -> list[Interaction]:
-        return (await self.ask(History(limit=_RECENT))).interactions
+        return (await self.ask(RecentInteractions(limit=_RECENT))).interactions
 
     async def _remembered(self, *, missing: bool = False) -> list[Interaction]:
         """The interactions of the dreams that are remembered, or of those whose states are gone."""

@@ -21,15 +21,15 @@ from config import Paths, Settings
 from sovl_daemon.contracts.scribe import (
     Context,
     ConversationContext,
-    History,
     InteractionPage,
     Learned,
     LearnedIds,
     Recall,
     Recalled,
+    RecentInteractions,
     Reconciled,
-    Record,
     Recorded,
+    RecordInteraction,
     Rehearsal,
     Unlearned,
     UnlearnedPage,
@@ -85,8 +85,8 @@ class Scribe(Agent):
             asked = event.payload
             self._asked = OpenQuestion(asked.text, time.monotonic(), asked.conversation)
 
-    @command(Record, internal=True)
-    async def record(self, request: Record, job: Job) -> Recorded:
+    @command(RecordInteraction, internal=True)
+    async def record(self, request: RecordInteraction, job: Job) -> Recorded:
         """Write an interaction down; answers once it is safe on disk."""
         await self._in_thread(self.check_files)
         said = request.interaction
@@ -111,8 +111,8 @@ class Scribe(Agent):
         await self.publish(INTERACTION, event)
         return Recorded(interaction=number)
 
-    @command(History)
-    async def history(self, request: History, job: Job) -> InteractionPage:
+    @command(RecentInteractions)
+    async def history(self, request: RecentInteractions, job: Job) -> InteractionPage:
         """Show the last interactions, as many as a message has room for."""
         before = {} if request.before is None else {"before": request.before}
         found = await self._page(self._store.recent, request.limit, request.conversation, **before)

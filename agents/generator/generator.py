@@ -27,7 +27,7 @@ from bus.envelope import new_id
 from bus.errors import BAD_ARGUMENT, ENGINE, UNAVAILABLE, CommandError, FatalError
 from bus.topics import ANSWERING, GAUGES, AnswerStarted, GaugesGiven
 from config import Paths, Settings
-from sovl_daemon.contracts.scribe import Context, Record
+from sovl_daemon.contracts.scribe import Context, RecordInteraction
 from sovl_daemon.engine.serving.options import SamplingOptions
 from sovl_daemon.engine.text.message import Message
 from sovl_daemon.heavy_imports import heavy_imports
@@ -190,7 +190,8 @@ class Generator(Tuning):
             confidence=confidence,
         )
         try:
-            recorded = await self.ask(Record(interaction=said, seconds=time.monotonic() - began))
+            seconds = time.monotonic() - began
+            recorded = await self.ask(RecordInteraction(interaction=said, seconds=seconds))
         except CommandError as error:
             if error.code != UNAVAILABLE:
                 raise

@@ -14,7 +14,7 @@ class Recorded(Reply):
     interaction: int = Field(description="its number")
 
 
-class Record(Request[Recorded], command="record"):
+class RecordInteraction(Request[Recorded], command="record"):
     """One exchange to write down; `seconds` is how long ago the prompt came."""
 
     interaction: Interaction
@@ -33,7 +33,7 @@ class InteractionPage(Reply):
     )
 
 
-class History(Request[InteractionPage], command="history"):
+class RecentInteractions(Request[InteractionPage], command="history"):
     """Which interactions to read back."""
 
     conversation: str | None = Field(default=None, description="Only this conversation.")

@@ -7,12 +7,12 @@ from agents.generator.tuning import CrossArguments, TuneArguments
 from agents.training.trainer import TrainArguments
 from bus.errors import CommandError
 from sovl_daemon.cli.words import parse_line, parse_pairs, parse_words
-from sovl_daemon.contracts.scribe import History
+from sovl_daemon.contracts.scribe import RecentInteractions
 from sovl_daemon.controls import SetArguments
 
 GENERATE = GenerateArguments.model_json_schema()
 SET = SetArguments.model_json_schema()
-HISTORY = History.model_json_schema()
+HISTORY = RecentInteractions.model_json_schema()
 CROSS = CrossArguments.model_json_schema()
 TUNE = TuneArguments.model_json_schema()
 TRAIN = TrainArguments.model_json_schema()
