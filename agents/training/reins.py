@@ -13,6 +13,7 @@ from agents.base import Job
 from agents.training.archive import Archive
 from bus.commands import Arguments, command
 from bus.topics import GAUGES, GaugesGiven
+from sovl_daemon.contracts.trainer import HoldTraining, TrainingHold
 from sovl_daemon.control.sources.gauges import Ratio
 from sovl_daemon.engine.learning.ease import Ease
 
@@ -22,12 +23,6 @@ if TYPE_CHECKING:  # torch is loaded by the generator
 
 class Held(Exception):
     """The training has to stop now; how far it was is on disk."""
-
-
-class HoldTrainingArguments(Arguments):
-    """Whether training is held."""
-
-    hold: bool | None = Field(default=None, description="Shown when left out.")
 
 
 class EaseArguments(Arguments):
@@ -51,14 +46,14 @@ class Reins(Archive):
         self._learner: Learner | None = None
         self._ratio = Ratio()
 
-    @command(HoldTrainingArguments, internal=True)
-    async def hold_training(self, args: HoldTrainingArguments, job: Job) -> dict[str, Any]:
+    @command(HoldTraining, internal=True)
+    async def hold_training(self, request: HoldTraining, job: Job) -> TrainingHold:
         """Stop a training at its next step, where it goes on when it is let go; begin none."""
-        if args.hold is True and self._free.is_set():
+        if request.hold is True and self._free.is_set():
             self._free = anyio.Event()
-        elif args.hold is False:
+        elif request.hold is False:
             self._free.set()
-        return {"held": self.is_held, "training": self._learner is not None}
+        return TrainingHold(held=self.is_held, training=self._learner is not None)
 
     @command(EaseArguments, internal=True)
     async def ease_training(self, args: EaseArguments, job: Job) -> dict[str, Any]:

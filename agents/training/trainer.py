@@ -27,6 +27,7 @@ from bus.errors import BUSY, CommandError
 from bus.topics import MIND, NIGHT, MindState, NightStep
 from config import Paths
 from sovl_daemon.contracts.scribe import Rehearsal, Unlearned
+from sovl_daemon.contracts.trainer import LearnNight, NightLearned, NightMetrics
 from sovl_daemon.memory.interactions import Interaction
 from sovl_daemon.night.curriculum import Curriculum
 from sovl_daemon.own_time import OwnTime, fail_after
@@ -57,12 +58,6 @@ class TrainArguments(Arguments):
         default=False, description="Do not go on with a training of the same that was cut off."
     )
     force: bool = FORCE
-
-
-class NightArguments(Arguments):
-    """How long a night may last."""
-
-    seconds: float = Field(gt=0)
 
 
 @dataclass
@@ -129,24 +124,24 @@ class Trainer(Reins):
                 finally:
                     self.put_down()
 
-    @command(NightArguments, internal=True, long=True)
-    async def learn_night(self, args: NightArguments, job: Job) -> dict[str, Any]:
+    @command(LearnNight, internal=True, long=True)
+    async def learn_night(self, request: LearnNight, job: Job) -> NightLearned:
         """Learn what no night has learned yet; cut off, it goes on where it was next time."""
         async with self._training, self._changing:
             try:
-                return await self._night(args.seconds, job)
+                return await self._night(request.seconds, job)
             finally:
                 self.put_down()
 
     # A night
 
-    async def _night(self, seconds: float, job: Job) -> dict[str, Any]:
+    async def _night(self, seconds: float, job: Job) -> NightLearned:
         own_time = OwnTime(every_s=_LOOK_S)  # beside busy programs a night is longer, not shallower
         until = own_time() + seconds
         memory = (await self.ask(Unlearned(limit=0))).memory
         found = await unlearned(self, _MOST_ENTRIES, _MOST_CHARACTERS)
         if not found:
-            return {"learned": 0, "reason": "nothing new to learn"}
+            return NightLearned(learned=0, reason="nothing new to learn")
         self.require_fit()
         unfinished = await self.unfinished(_NIGHT)
         school = await self._school()
@@ -177,19 +172,27 @@ class Trainer(Reins):
         if (problem := school.failed(before, after, course)) is not None:
             await self.discard_unfinished()
             self._put_off.update(ids)
-            self.log.warning("night.rolled_back", reason=problem, **metrics)
-            return {"learned": 0, "reason": f"rolled back: {problem}", **metrics}
+            self.log.warning("night.rolled_back", reason=problem, **metrics.wire())
+            return NightLearned(learned=0, reason=f"rolled back: {problem}", **metrics.wire())
         question = await self._question()
         state = await school.on_thread(learner.candidate.state)
         keep = partial(
-            self._keep, school, learner, state, "night", metrics, memory, ids=ids, question=question
+            self._keep,
+            school,
+            learner,
+            state,
+            "night",
+            metrics.wire(),
+            memory,
+            ids=ids,
+            question=question,
         )
         number = await self.hindrance.outlast(keep)  # waits for room; who speaks ends it
         text = (
             f"learned {len(ids)} interactions in {steps} steps, "
-            f"recall {metrics['recall']:.2f}, drift {metrics['drift']:.3f}"
+            f"recall {metrics.recall:.2f}, drift {metrics.drift:.3f}"
         )
-        return {"text": text, "learned": len(ids), "generation": number, **metrics}
+        return NightLearned(text=text, learned=len(ids), generation=number, **metrics.wire())
 
     async def _rehearsed(self) -> list[Interaction]:
         """Some of what earlier nights learned."""
@@ -425,11 +428,11 @@ def _progress(report: StepReport, step: int, steps: int) -> dict[str, Any]:
 
 def _metrics(
     before: dict[str, float], after: dict[str, float], course: Curriculum, steps: int
-) -> dict[str, Any]:
-    return {
-        "lessons": len(course.lessons),
-        "steps": steps,
-        "recall_before": round(before["recall"], 4),
-        "recall": round(after["recall"], 4),
-        "drift": round(after["drift"], 4),
-    }
+) -> NightMetrics:
+    return NightMetrics(
+        lessons=len(course.lessons),
+        steps=steps,
+        recall_before=round(before["recall"], 4),
+        recall=round(after["recall"], 4),
+        drift=round(after["drift"], 4),
+    )

@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -12,6 +11,7 @@ from config import Settings, with_value
 from sovl_daemon.engine.engine import Engine
 from sovl_daemon.engine.fusion.lora import LoraOptions
 from sovl_daemon.engine.fusion.scaffold import FusionOptions
+from sovl_daemon.memory.interactions import Interaction
 from sovl_daemon.night.curriculum import ANSWER_WEIGHT
 from tests.unit.engine_tiny import save_tiny
 
@@ -25,8 +25,8 @@ async def school(tmp_path: Path) -> AsyncIterator[School]:
     await engine.close()
 
 
-def lived(prompt: str, question: str | None) -> dict[str, Any]:
-    return {"prompt": prompt, "response": "I see.", "question": question}
+def lived(prompt: str, question: str | None, number: int = 0) -> Interaction:
+    return Interaction("c", "a", prompt, "I see.", 3, None, id=number, question=question)
 
 
 async def test_answers_to_its_own_questions_weigh_more(school: School) -> None:
@@ -52,5 +52,5 @@ async def test_a_night_has_room_for_so_much(school: School) -> None:
 
 
 def test_what_could_not_be_learned_does_not_keep_the_rest_waiting() -> None:
-    entries = [{"id": number} for number in range(4)]
-    assert [each["id"] for each in _tonight(entries, None, {0, 2})] == [1, 3, 0, 2]
+    entries = [lived("Hello there!", None, number) for number in range(4)]
+    assert [each.id for each in _tonight(entries, None, {0, 2})] == [1, 3, 0, 2]
