@@ -34,7 +34,13 @@ def open_database(path: Path | str, schema: Sequence[str], advice: str) -> sqlit
         database.execute("PRAGMA busy_timeout=5000")
         database.execute("PRAGMA journal_mode=WAL")
         database.execute("PRAGMA synchronous=FULL")
-        _migrate(path, database, schema)
+        version = _version(database)
+        if version > len(schema):
+            written = f"written by a newer SOVL (schema {version})"
+            raise UnusableDatabase(f"{path}: {written}; update SOVL")
+        for number, script in enumerate(schema[version:], start=version + 1):
+            step = f"{script}; PRAGMA user_version={number}"
+            database.executescript(f"BEGIN IMMEDIATE; {step}; COMMIT;")
     return database
 
 
@@ -75,14 +81,6 @@ def close_database(database: sqlite3.Connection) -> None:
         database.execute("PRAGMA busy_timeout=0")  # nor is anybody waited for who reads
         database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     database.close()
-
-
-def _migrate(path: Path | str, database: sqlite3.Connection, schema: Sequence[str]) -> None:
-    version = _version(database)
-    if version > len(schema):
-        raise UnusableDatabase(f"{path}: written by a newer SOVL (schema {version}); update SOVL")
-    for number, script in enumerate(schema[version:], start=version + 1):
-        database.executescript(f"BEGIN IMMEDIATE; {script}; PRAGMA user_version={number}; COMMIT;")
 
 
 def try_to_write(database: sqlite3.Connection) -> None:

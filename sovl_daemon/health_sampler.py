@@ -36,7 +36,17 @@ class HealthSampler:
             swap_percent=values.get("swap.percent"),
             load_1m=values.get("load.1m"),
             processes=self._sample_processes(pids),
-            gpus=tuple(_sample_gpu(card) for card in cards),
+            gpus=tuple(
+                GpuSample(
+                    index=card.index,
+                    name=card.name,
+                    memory_used=None if card.memory_used is None else int(card.memory_used),
+                    memory_total=None if card.memory_total is None else int(card.memory_total),
+                    utilization_percent=card.utilization_percent,
+                    temperature=card.temperature,
+                )
+                for card in cards
+            ),
         )
 
     def _sample_processes(self, pids: Mapping[str, int]) -> dict[str, ProcessSample]:
@@ -72,15 +82,3 @@ def _ask(question: Callable[[], T]) -> T | None:
         return question()
     except (psutil.Error, OSError, ValueError, LookupError):
         return None
-
-
-def _sample_gpu(card: GpuStatus) -> GpuSample:
-    used, total = card.memory_used, card.memory_total
-    return GpuSample(
-        index=card.index,
-        name=card.name,
-        memory_used=None if used is None else int(used),
-        memory_total=None if total is None else int(total),
-        utilization_percent=card.utilization_percent,
-        temperature=card.temperature,
-    )

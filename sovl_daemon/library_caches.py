@@ -37,17 +37,10 @@ def use_library_caches(paths: Paths) -> None:
 
     What a user has set stays, and so does where a user has logged in to the hub.
     """
-    _keep_login()
+    token = platformdirs.user_cache_path("huggingface") / "token"
+    if "HF_HOME" not in os.environ and os.access(token, os.R_OK):
+        os.environ.setdefault("HF_TOKEN_PATH", str(token))  # it is only read
     for variable, name in _VARIABLES.items():
         os.environ.setdefault(variable, str(paths.cache_dir / FOLDER / name))
     for variable, value in _PRIVACY.items():
         os.environ.setdefault(variable, value)
-
-
-def _keep_login() -> None:
-    """Leave the hub's token where `hf auth login` has written it; it is only read."""
-    if "HF_HOME" in os.environ:
-        return
-    token = platformdirs.user_cache_path("huggingface") / "token"
-    if os.access(token, os.R_OK):
-        os.environ.setdefault("HF_TOKEN_PATH", str(token))

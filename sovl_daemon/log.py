@@ -13,7 +13,7 @@ import sys
 import threading
 from collections.abc import Callable, MutableMapping, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, NamedTuple, TextIO
 
 import orjson
 import structlog
@@ -197,31 +197,31 @@ def _standard_output() -> Sink:
     return Sink(StreamTarget(sys.stdout.fileno()), _tell_lost)
 
 
-def pass_on(line: bytes, process: str) -> dict[str, Any]:
+class Passed(NamedTuple):
+    """What a line passed on was about: its event, and why that happened; empty if not told."""
+
+    event: str = ""
+    reason: str = ""
+
+
+def pass_on(line: bytes, process: str) -> Passed:
     """Log a line that another process wrote and return its event.
 
-    A line that is not JSON is wrapped, never lost.
+    A line that our own log has not written is wrapped, never lost.
     """
-    event = _own_event(line)
-    if event is None:
+    try:
+        event = orjson.loads(line)
+    except orjson.JSONDecodeError:
+        event = None
+    known = isinstance(event, dict) and event.get("level") in tuple(LEVELS)
+    if not known or not isinstance(event.get("event"), str):
         text = line.decode(errors="replace").rstrip()
         log = structlog.get_logger(process=process, agent="supervisor")
         log.warning("process.output", text=text[:2000])
-        return {}
+        return Passed()
     about = {key: event[key] for key in event if key not in ("level", "event", "order")}
     logger = structlog.get_logger().bind()
     # Not as keywords: a field may have any name at all.
     structlog.get_context(logger).update({**about, "process": process})
     logger.log(LEVELS[event["level"]], event["event"])
-    return event
-
-
-def _own_event(line: bytes) -> dict[str, Any] | None:
-    """The event in a line that our own log wrote, None for any other."""
-    try:
-        event = orjson.loads(line)
-    except orjson.JSONDecodeError:
-        return None
-    if not isinstance(event, dict) or not isinstance(event.get("event"), str):
-        return None
-    return event if event.get("level") in tuple(LEVELS) else None
+    return Passed(event["event"], str(event.get("reason", "")))

@@ -154,7 +154,10 @@ class Sink:
             self._kept_bytes += len(line)
             self._push()
             if self._kept and self._trying is None:
-                self._try_later()
+                thread = threading.Thread(target=self._try_again, name="log sink", daemon=True)
+                with contextlib.suppress(RuntimeError):  # none to be had: with the next line, then
+                    thread.start()
+                    self._trying = thread
 
     def close(self, patience_s: float = 0.5) -> None:
         """Write what is left, if that goes soon; what comes after it is lost."""
@@ -185,12 +188,6 @@ class Sink:
         self.lost, self.trouble = 0, ""
         if lost:
             self._tell(lost, trouble)
-
-    def _try_later(self) -> None:
-        thread = threading.Thread(target=self._try_again, name="log sink", daemon=True)
-        with contextlib.suppress(RuntimeError):  # none to be had: with the next line, then
-            thread.start()
-            self._trying = thread
 
     def _try_again(self) -> None:
         pause, longest = _AGAIN_S

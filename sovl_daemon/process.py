@@ -130,12 +130,9 @@ class WorkerProcess:
         assert stream is not None  # noqa: S101 - it is a pipe
         with scope:
             async for line in _lines(stream):
-                self._hear(line)
-
-    def _hear(self, line: bytes) -> None:
-        event = log.pass_on(line, self.name)
-        if event.get("event") in ("worker.fatal", "worker.failed"):
-            self._reason = str(event.get("reason", ""))
+                passed = log.pass_on(line, self.name)
+                if passed.event in ("worker.fatal", "worker.failed"):
+                    self._reason = passed.reason
 
 
 async def _lines(stream: ByteReceiveStream) -> AsyncIterator[bytes]:

@@ -162,7 +162,12 @@ class Supervisor:
         if delay is None and passes:  # a full disk is not given up, only tried seldom
             delay = self._settings.backoff_max_s
         if delay is None:
-            self._give_up(child, why, fatal=fatal)
+            log.critical("child.given_up", child=child.name, why=why)
+            for agent in child.agents:
+                self._router.agent_failed(agent, why)
+            if child.critical:
+                raise GaveUp(f"{child.name}: {why}", fatal=fatal)
+            self._children.remove(child)
             return
         log.warning("child.restarting", child=child.name, why=why, delay_s=round(delay, 3))
         affected = self._children[self._children.index(child) :]
@@ -173,14 +178,6 @@ class Supervisor:
         for other in affected:
             other.restarts += 1
             self._start(tasks, other, delay)
-
-    def _give_up(self, child: Child, why: str, *, fatal: bool) -> None:
-        log.critical("child.given_up", child=child.name, why=why)
-        for agent in child.agents:
-            self._router.agent_failed(agent, why)
-        if child.critical:
-            raise GaveUp(f"{child.name}: {why}", fatal=fatal)
-        self._children.remove(child)
 
     async def _watch(self) -> None:
         """End children whose agents fell silent."""
@@ -217,15 +214,11 @@ class Supervisor:
         limit = self._settings.dead_after_s
         if now - seat.heard > limit:
             return f"gave no sign of life for {limit:g} s"
-        self._note_starvation(child, seat)
-        return ""
-
-    def _note_starvation(self, child: Child, seat: Seat) -> None:
-        """Say why one that is late is left alone."""
         silent = time.monotonic() - seat.seen
-        if silent > self._settings.dead_after_s and child.starved.get(seat.name) != seat.seen:
-            child.starved[seat.name] = seat.seen
+        if silent > limit and child.starved.get(seat.name) != seat.seen:
+            child.starved[seat.name] = seat.seen  # why one that is late is left alone
             log.warning("child.starved", child=child.name, silent_agent=seat.name)
+        return ""
 
     def fresh(self) -> bool:
         """Whether every critical agent gave a recent sign of life, or may still be starting."""

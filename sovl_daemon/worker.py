@@ -58,7 +58,11 @@ def main() -> int:
 
 def _run(orders: Orders) -> int:
     log.configure_worker(orders.settings.logging)
-    _yield_to_others(orders.settings)
+    host = orders.settings.host
+    os.nice(host.nice)
+    adjustment = Path("/proc/self/oom_score_adj")  # of the two the kernel is to take this process
+    if adjustment.exists() and int(adjustment.read_text()) < host.oom_score_adj:
+        adjustment.write_text(str(host.oom_score_adj))
     code = 0
     try:
         anyio.run(_serve, orders)
@@ -94,14 +98,6 @@ def _watch(stdin: FileIO, over: int) -> None:
             return
         if not stdin.read(1):
             os._exit(0)
-
-
-def _yield_to_others(settings: Settings) -> None:
-    """Under pressure the kernel should take this process, not the hub."""
-    os.nice(settings.host.nice)
-    adjustment = Path("/proc/self/oom_score_adj")
-    if adjustment.exists() and int(adjustment.read_text()) < settings.host.oom_score_adj:
-        adjustment.write_text(str(settings.host.oom_score_adj))
 
 
 async def _serve(orders: Orders) -> None:

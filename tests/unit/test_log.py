@@ -159,13 +159,13 @@ def test_what_a_worker_says_is_passed_on_as_it_said_it(
 ) -> None:
     log.configure_worker(settings())
     with structlog.contextvars.bound_contextvars(correlation="c"):
-        structlog.get_logger(agent="echo").warning("it.rains", inches=2)
+        structlog.get_logger(agent="echo").warning("it.rains", inches=2, reason="a cloud")
     said = capfd.readouterr().out.encode()
     log.configure_hub(settings(), file)
-    event = log.pass_on(said, "host")
+    passed = log.pass_on(said, "host")
     found = lines(file)[0]
     assert found == orjson.loads(said) | {"order": found["order"], "process": "host"}
-    assert (event["event"], event["inches"]) == ("it.rains", 2)
+    assert (found["inches"], passed) == (2, log.Passed("it.rains", "a cloud"))
 
 
 def test_what_a_worker_says_is_filtered_by_the_hubs_level(file: Path) -> None:
@@ -196,7 +196,7 @@ def test_what_a_worker_says_is_filtered_by_the_hubs_level(file: Path) -> None:
 )
 def test_other_output_is_wrapped_never_lost(file: Path, said: bytes) -> None:
     log.configure_hub(settings(), file)
-    assert log.pass_on(said + b"\n", "host") == {}
+    assert log.pass_on(said + b"\n", "host") == log.Passed()
     found = lines(file)[0]
     assert (found["event"], found["process"], found["level"]) == (
         "process.output",
