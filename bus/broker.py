@@ -14,12 +14,12 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import anyio
 import structlog
 
 from bus.auth import Door
+from bus.counters import BrokerCounters, CutSubscriber, SubscriberCounters
 from bus.envelope import Envelope, Payload, decode, new_id
 from bus.errors import BadMessage
 from bus.messages import BEAT_S, Beat, Subscribe, Welcome
@@ -49,8 +49,8 @@ class _Subscriber:
     def wants(self, topic: str) -> bool:
         return topic.startswith(self.prefixes)
 
-    def counters(self) -> dict[str, Any]:
-        return {"name": self.name, "delivered": self.delivered, "dropped": self.dropped}
+    def counters(self) -> SubscriberCounters:
+        return SubscriberCounters(name=self.name, delivered=self.delivered, dropped=self.dropped)
 
 
 @dataclass(slots=True)
@@ -74,7 +74,7 @@ class Broker:
         self._topics: dict[bytes, _Topic] = {}
         self._subscribers: dict[tuple[int, bytes], _Subscriber] = {}
         self._published = self._refused = self._dropped = 0
-        self._cut: deque[dict[str, Any]] = deque(maxlen=20)
+        self._cut: deque[CutSubscriber] = deque(maxlen=20)
 
     async def run(self) -> None:
         """Serve until cancelled."""
@@ -89,23 +89,23 @@ class Broker:
         envelope = Envelope.of(payload, source="hub")
         self._on_publish([write(topic, envelope, retain=retain)])
 
-    def last(self, topic: str) -> dict[str, Any] | None:
+    def last(self, topic: str) -> Payload | None:
         """The payload of a topic's retained event."""
         known = self._topics.get(topic.encode())
         if known is None or known.last is None:
             return None
-        return decode(known.last).payload.model_dump(mode="json")
+        return decode(known.last).payload
 
-    def stats(self) -> dict[str, Any]:
+    def stats(self) -> BrokerCounters:
         """Counters since the start, by subscriber where it matters."""
-        return {
-            "published": self._published,
-            "refused": self._refused,
-            "dropped": self._dropped,
-            "topics": len(self._topics),
-            "subscribers": [each.counters() for each in self._subscribers.values()],
-            "cut_off": list(self._cut),
-        }
+        return BrokerCounters(
+            published=self._published,
+            refused=self._refused,
+            dropped=self._dropped,
+            topics=len(self._topics),
+            subscribers=[each.counters() for each in self._subscribers.values()],
+            cut_off=list(self._cut),
+        )
 
     def _on_publish(self, parts: list[bytes]) -> None:
         publication = read(parts)
@@ -194,8 +194,9 @@ class Broker:
 
     def _cut_off(self, subscriber: _Subscriber, reason: str) -> None:
         self._forget(subscriber)
-        self._cut.append({**subscriber.counters(), "reason": reason})
-        log.warning("bus.subscriber_cut", **subscriber.counters(), reason=reason)
+        counted = subscriber.counters().model_dump()
+        self._cut.append(CutSubscriber(**counted, reason=reason))
+        log.warning("bus.subscriber_cut", **counted, reason=reason)
         cut = SubscriberCut(name=subscriber.name, dropped=subscriber.dropped, reason=reason)
         # Not here and now: telling one may cut the next, and a thousand at once are too deep.
         asyncio.get_running_loop().call_soon(self.publish, SubscriberCut.kind, cut)

@@ -6,12 +6,13 @@ The hub checks arguments with it, the console completes from it, the documents a
 from __future__ import annotations
 
 import difflib
+import functools
 import inspect
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, ParamSpec, TypeVar, cast, overload
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from bus.errors import BAD_ARGUMENT, BAD_COMMAND, INTERNAL, CommandError
 
@@ -46,6 +47,19 @@ class Reply(BaseModel):
 
 class Done(Reply):
     """The reply of commands that have nothing to tell."""
+
+
+class CommandDescription(Reply):
+    """A command, told to clients."""
+
+    name: str = Field(description="what it is asked for by")
+    agent: str = Field(description="who answers")
+    help: str = Field(description="what it does")
+    long: bool = Field(description="whether it has no deadline unless one is given")
+    arguments: dict[str, Any] = Field(description="JSON schema of its arguments")
+    reply: dict[str, Any] | None = Field(
+        default=None, description="JSON schema of its answer, null where that has none"
+    )
 
 
 ReplyT = TypeVar("ReplyT", bound=Reply)
@@ -127,15 +141,21 @@ class CommandSpec:
                 BAD_ARGUMENT, f"{self.name}: {'; '.join(faults)}", {"faults": faults}
             ) from None
 
-    def describe(self) -> dict[str, Any]:
-        """For clients: name, help, whether it is long, and the JSON schema of the arguments."""
-        return {
-            "name": self.name,
-            "agent": self.agent,
-            "help": self.help,
-            "long": self.long,
-            "arguments": self.arguments.model_json_schema(),
-        }
+    def describe(self) -> CommandDescription:
+        """For clients."""
+        return CommandDescription(
+            name=self.name,
+            agent=self.agent,
+            help=self.help,
+            long=self.long,
+            arguments=_schema(self.arguments),
+            reply=None if self.reply is None else _schema(self.reply),
+        )
+
+
+@functools.cache
+def _schema(model: type[BaseModel]) -> dict[str, Any]:
+    return model.model_json_schema()
 
 
 def _fault(arguments: type[Arguments], error: Any) -> str:

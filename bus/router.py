@@ -173,7 +173,7 @@ class CommandRouter:
         for entry in self._ledger.all():
             self._fail(entry, CommandError(STOPPING, why))
 
-    def stats(self) -> dict[str, Any]:
+    def stats(self) -> dict[str, int | dict[str, int]]:
         """Counters since the start, and what is in flight."""
         refused = sum(door.refused for door in (*self._clients, self._agents))
         return {

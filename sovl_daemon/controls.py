@@ -10,29 +10,41 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
-from bus.commands import Arguments, CommandTable, NoArguments, command, commands_of
+from bus.commands import Arguments, CommandTable, command, commands_of
 from bus.errors import BAD_ARGUMENT, UNAVAILABLE, CommandError
 from bus.topics import HEALTH, METRICS
 from config import ConfigError, get_value, needs_restart, resolve_key
 from sovl_daemon import log
 from sovl_daemon.conditions import condition_of
+from sovl_daemon.contracts.hub import (
+    AgentPaused,
+    AgentStatus,
+    CommandList,
+    DaemonStats,
+    DaemonStatus,
+    LastHealth,
+    LastMetrics,
+    ListCommands,
+    PauseAgent,
+    Ping,
+    Pong,
+    Reload,
+    Reloaded,
+    ResumeAgent,
+    ShowConfig,
+    ShowHealth,
+    ShowMetrics,
+    ShownConfig,
+    Stats,
+    Status,
+    Stop,
+    Stopping,
+)
 
 if TYPE_CHECKING:
     from sovl_daemon.hub import Hub
 
 VERSION = version("sovl-daemon")  # read once: it is a file
-
-
-class AgentArguments(Arguments):
-    """Which agent."""
-
-    agent: str = Field(description="Name of the agent.")
-
-
-class KeyArguments(Arguments):
-    """Which setting."""
-
-    key: str | None = Field(default=None, description="A key; all settings when left out.")
 
 
 class OneKeyArguments(Arguments):
@@ -63,108 +75,106 @@ class Controls:
         """The commands of this socket."""
         return CommandTable(commands_of(cls))
 
-    @command()
-    async def ping(self, args: NoArguments) -> dict[str, Any]:
+    @command(Ping)
+    async def ping(self, request: Ping) -> Pong:
         """Tell that the hub is there, and in what state."""
-        return {
-            "state": self._hub.state,
-            "detail": self._hub.detail,
-            "version": VERSION,
-            "pid": os.getpid(),
-            "uptime_s": round(time.monotonic() - self._began, 3),
-            "max_message_bytes": self._hub.settings.bus.max_message_bytes,
-        }
+        return Pong(
+            state=self._hub.state,
+            detail=self._hub.detail,
+            version=VERSION,
+            pid=os.getpid(),
+            uptime_s=round(time.monotonic() - self._began, 3),
+            max_message_bytes=self._hub.settings.bus.max_message_bytes,
+        )
 
-    @command()
-    async def status(self, args: NoArguments) -> dict[str, Any]:
+    @command(Status)
+    async def status(self, request: Status) -> DaemonStatus:
         """Show the hub, its agents and processes."""
         now = time.monotonic()
+        seats = self._hub.router.seats.values()
         agents = {
-            seat.name: {
-                "state": "paused" if seat.paused else seat.state,
-                "detail": seat.detail,
-                "process": seat.process,
-                "pid": seat.pid,
-                "silent_s": round(now - seat.seen, 1) if seat.seen else None,
-            }
-            for seat in self._hub.router.seats.values()
+            seat.name: AgentStatus(
+                state="paused" if seat.paused else seat.state,
+                detail=seat.detail,
+                process=seat.process,
+                pid=seat.pid,
+                silent_s=round(now - seat.seen, 1) if seat.seen else None,
+            )
+            for seat in seats
         }
-        return {
-            **await self.ping(args),
-            "agents": agents,
-            "children": self._hub.supervisor.stats(),
-            "dry_run": self._hub.dry_run,
-            "in_flight": self._hub.router.in_flight(),
-            "troubles": [
-                *log.troubles(),
-                *(
-                    f"{s.name}: {s.detail}"
-                    for s in self._hub.router.seats.values()
-                    if s.address and s.detail
-                ),
-            ],
-        }
+        told = [f"{seat.name}: {seat.detail}" for seat in seats if seat.address and seat.detail]
+        pong = await self.ping(Ping())
+        return DaemonStatus(
+            **pong.wire(),
+            agents=agents,
+            children=self._hub.supervisor.stats(),
+            dry_run=self._hub.dry_run,
+            in_flight=self._hub.router.in_flight(),
+            troubles=[*log.troubles(), *told],
+        )
 
-    @command()
-    async def stats(self, args: NoArguments) -> dict[str, Any]:
+    @command(Stats)
+    async def stats(self, request: Stats) -> DaemonStats:
         """Show the counters of bus, router and agents."""
-        return {
-            "bus": self._hub.broker.stats(),
-            "commands": self._hub.router.stats(),
-            "control": dict(self._hub.responder.counters),
-            "hub": {"tasks": len(asyncio.all_tasks())},
-            "agents": {seat.name: seat.stats for seat in self._hub.router.seats.values()},
-        }
+        return DaemonStats(
+            bus=self._hub.broker.stats(),
+            commands=self._hub.router.stats(),
+            control=dict(self._hub.responder.counters),
+            hub={"tasks": len(asyncio.all_tasks())},
+            agents={seat.name: seat.stats for seat in self._hub.router.seats.values()},
+        )
 
-    @command()
-    async def health(self, args: NoArguments) -> dict[str, Any]:
+    @command(ShowHealth)
+    async def health(self, request: ShowHealth) -> LastHealth:
         """Show the last health sample."""
-        return self._hub.broker.last(HEALTH) or {}
+        last = self._hub.broker.last(HEALTH)
+        return LastHealth() if last is None else LastHealth.model_validate(last.model_dump())
 
-    @command()
-    async def metrics(self, args: NoArguments) -> dict[str, Any]:
+    @command(ShowMetrics)
+    async def metrics(self, request: ShowMetrics) -> LastMetrics:
         """Show the last metrics of each task, as they were checked."""
-        return self._hub.broker.last(METRICS) or {}
+        last = self._hub.broker.last(METRICS)
+        return LastMetrics() if last is None else LastMetrics.model_validate(last.model_dump())
 
-    @command()
-    async def commands(self, args: NoArguments) -> dict[str, Any]:
-        """List the commands of both sockets with their arguments."""
-        return {
-            "commands": [spec.describe() for spec in self._hub.router.table.public()],
-            "control": [spec.describe() for spec in self.table().public()],
-        }
+    @command(ListCommands)
+    async def commands(self, request: ListCommands) -> CommandList:
+        """List the commands of both sockets with their arguments and answers."""
+        return CommandList(
+            commands=[spec.describe() for spec in self._hub.router.table.public()],
+            control=[spec.describe() for spec in self.table().public()],
+        )
 
-    @command()
-    async def stop(self, args: NoArguments) -> dict[str, Any]:
+    @command(Stop)
+    async def stop(self, request: Stop) -> Stopping:
         """Stop the daemon: finish what runs, save, end."""
         self._hub.request_stop("asked by a client")
-        return {"stopping": True}
+        return Stopping(stopping=True)
 
-    @command(AgentArguments)
-    async def pause(self, args: AgentArguments) -> dict[str, Any]:
+    @command(PauseAgent)
+    async def pause(self, request: PauseAgent) -> AgentPaused:
         """Hold an agent's commands back until it is resumed."""
-        return self._set_paused(args.agent, True)
+        return self._set_paused(request.agent, True)
 
-    @command(AgentArguments)
-    async def resume(self, args: AgentArguments) -> dict[str, Any]:
+    @command(ResumeAgent)
+    async def resume(self, request: ResumeAgent) -> AgentPaused:
         """Let a paused agent go on."""
-        return self._set_paused(args.agent, False)
+        return self._set_paused(request.agent, False)
 
-    def _set_paused(self, agent: str, paused: bool) -> dict[str, Any]:
+    def _set_paused(self, agent: str, paused: bool) -> AgentPaused:
         if agent not in self._hub.router.seats:
             known = ", ".join(self._hub.router.seats)
             raise CommandError(BAD_ARGUMENT, f"agent: no agent {agent!r}; there are: {known}")
         self._hub.router.pause(agent, paused)
-        return {"agent": agent, "paused": paused}
+        return AgentPaused(agent=agent, paused=paused)
 
-    @command(KeyArguments, name="config")
-    async def show_config(self, args: KeyArguments) -> dict[str, Any]:
+    @command(ShowConfig)
+    async def show_config(self, request: ShowConfig) -> ShownConfig:
         """Show one setting or all of them."""
         settings = self._hub.settings
-        if args.key is None:
-            return {"settings": settings.model_dump(mode="json")}
-        key = _explained(resolve_key, args.key)
-        return {"key": key, "value": get_value(settings, key)}
+        if request.key is None:
+            return ShownConfig(settings=settings.model_dump(mode="json"))
+        key = _explained(resolve_key, request.key)
+        return ShownConfig(key=key, value=get_value(settings, key))
 
     @command(OneKeyArguments)
     async def config_saved(self, args: OneKeyArguments) -> dict[str, Any]:
@@ -186,11 +196,11 @@ class Controls:
             "restart": needs_restart(key),
         }
 
-    @command()
-    async def reload(self, args: NoArguments) -> dict[str, Any]:
+    @command(Reload)
+    async def reload(self, request: Reload) -> Reloaded:
         """Read the configuration file again; a faulty one is refused and changes nothing."""
         changes = _explained(self._hub.reload)
-        return {"changed": {key: new for key, (_, new) in changes.items()}}
+        return Reloaded(changed={key: new for key, (_, new) in changes.items()})
 
 
 def _explained(function: Any, *args: Any) -> Any:

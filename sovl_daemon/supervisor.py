@@ -16,6 +16,7 @@ from bus.messages import HUNG
 from bus.router import CommandRouter, Seat
 from config.service import SupervisionSettings
 from sovl_daemon.conditions import condition_of
+from sovl_daemon.contracts.hub import ChildStatus
 from sovl_daemon.own_time import EVERY_S, OwnTime
 from sovl_daemon.restart import RestartHistory, RestartPolicy
 
@@ -109,15 +110,15 @@ class Supervisor:
         for child in reversed(self._children):
             await self._stop(child)
 
-    def stats(self) -> dict[str, dict[str, object]]:
+    def stats(self) -> dict[str, ChildStatus]:
         """How each child fares."""
         now = time.monotonic()
         return {
-            child.name: {
-                "agents": child.agents,
-                "restarts": child.restarts,
-                "up_s": round(now - child.started, 1) if child.started else 0.0,
-            }
+            child.name: ChildStatus(
+                agents=child.agents,
+                restarts=child.restarts,
+                up_s=round(now - child.started, 1) if child.started else 0.0,
+            )
             for child in self._children
         }
 

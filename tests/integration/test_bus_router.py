@@ -45,7 +45,7 @@ async def test_accepted_then_progress_then_result(switch: Switch) -> None:
     command = await client.ask(text="hi", times="3")
     envelope = await agent.hear()
     assert envelope.id == command
-    assert envelope.payload == Command(name="say", args={"text": "hi", "times": 3})
+    assert envelope.payload == Command(name="say", args={"text": "hi", "times": "3"})
     for number in range(3):
         await agent.progress(command, number=number)
     await agent.result(command, text="done")

@@ -67,8 +67,24 @@ def fault(spec: CommandSpec, args: dict[str, object]) -> CommandError:
 def test_a_command_is_what_its_method_says() -> None:
     assert (SAY.agent, SAY.help, SAY.method, SAY.internal) == ("parrot", "Say it.", "say", False)
     described = SAY.describe()
-    assert json.loads(json.dumps(described)) == described
-    assert set(described["arguments"]["properties"]) == {"text", "times"}
+    assert json.loads(json.dumps(described.wire())) == described.wire()
+    assert set(described.arguments["properties"]) == {"text", "times"}
+    assert described.reply is None
+
+
+def test_clients_are_told_what_a_command_answers() -> None:
+    class Adder:
+        name = "adder"
+
+        @command(Add)
+        async def add(self, request: Add, job: object) -> Sum:
+            """Add."""
+            return Sum(sum=request.a + request.b)
+
+    (spec,) = commands_of(Adder)
+    told = spec.describe().reply
+    assert told is not None
+    assert (list(told["properties"]), told["required"]) == (["sum", "carried"], ["sum"])
 
 
 def test_good_arguments_are_typed_and_completed() -> None:
