@@ -14,6 +14,7 @@ from sovl_daemon.engine.fusion.influence import Influence
 from sovl_daemon.engine.fusion.lora import LoraOptions, lora_layers
 from sovl_daemon.engine.fusion.scaffold import make_scaffold
 from sovl_daemon.engine.learning.ease import Ease
+from sovl_daemon.engine.learning.learned import tensors_of
 from sovl_daemon.engine.learning.learner import Learner, LearnerOptions, pace
 from sovl_daemon.engine.learning.sample import Sample, common_prefix
 from sovl_daemon.engine.model.model import load_model
@@ -212,6 +213,21 @@ def test_resumed_it_goes_on_as_if_nothing_had_happened() -> None:
         torch.testing.assert_close(each, whole.candidate.state()[name], rtol=0, atol=1e-5)
     other = learner(pair(), seed=43)
     assert not torch.equal(other._random, whole._random)
+
+
+def test_what_forgot_learns_as_one_that_is_new_born(fusion: Fusion) -> None:
+    def taught_adapters() -> dict[str, torch.Tensor]:
+        learning = learner(fusion)
+        for _ in range(3):
+            learning.step(SAMPLES)
+        learning.commit()
+        return tensors_of(fusion)
+
+    first = taught_adapters()
+    fusion.forget()
+    assert fusion.active == ()
+    again = taught_adapters()
+    assert all(torch.equal(each, again[name]) for name, each in first.items())
 
 
 def test_the_state_of_other_layers_is_refused() -> None:

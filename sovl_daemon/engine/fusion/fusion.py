@@ -16,6 +16,7 @@ from torch import nn
 from sovl_daemon.engine.fusion.cross_attention import CrossAttention, KeysValues
 from sovl_daemon.engine.fusion.influence import Influence
 from sovl_daemon.engine.fusion.layer_choice import existing
+from sovl_daemon.engine.fusion.lora import renew_lora
 from sovl_daemon.engine.fusion.scaffold import Scaffold
 from sovl_daemon.engine.fusion.scaffold_memory import ScaffoldMemory
 from sovl_daemon.engine.model.kv_cache import Cache
@@ -142,12 +143,10 @@ class Fusion:
         self.refresh()
 
     def forget(self) -> None:
-        """Become new-born: neither attentions nor adapters change anything any more."""
+        """Become new-born: it steers nothing, and learns as if it had never learned."""
         self.attentions = nn.ModuleDict()
-        with torch.no_grad():
-            for name, each in self.scaffold.adapters.named_parameters():
-                if ".lora_B." in name:
-                    each.zero_()
+        adapters, seed = self.scaffold.adapters, self.scaffold.seed
+        renew_lora(adapters, device=self._base.device, seed=seed)
         self.refresh()
 
     def refresh(self) -> None:

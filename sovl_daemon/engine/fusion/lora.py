@@ -93,6 +93,15 @@ def add_lora(network: Any, options: LoraOptions, *, device: torch.device, seed: 
             adapted = get_peft_model(network, config)
         except ValueError as error:
             raise OptionError(f"lora_target_modules: {error}") from error
+    renew_lora(adapted, device=device, seed=seed)
+    adapted.eval()
+    return adapted
+
+
+def renew_lora(adapted: PeftModel, *, device: torch.device, seed: int) -> None:
+    """Make the adapters those that `add_lora` makes of this seed; they forget what they learned."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
         for layer in lora_layers(adapted).values():
             parts = (layer.lora_A, layer.lora_B)
             for part in parts:
@@ -100,8 +109,6 @@ def add_lora(network: Any, options: LoraOptions, *, device: torch.device, seed: 
             layer.reset_lora_parameters(ADAPTER, True)
             for part in parts:
                 part.to(device)
-    adapted.eval()
-    return adapted
 
 
 def lora_layers(adapted: PeftModel) -> dict[str, Any]:

@@ -51,10 +51,12 @@ class FusionOptions:
 class Scaffold(Protocol):
     """What fusion needs of a scaffold; `note` tells what was decided for the user.
 
-    `max_context` is the number of positions it knows, None if it has no such limit.
+    `max_context` is the number of positions it knows, None if it has no such limit. The adapters
+    were drawn from `seed`.
     """
 
     adapters: "PeftModel"
+    seed: int
     width: int
     max_context: int | None
     note: str
@@ -107,6 +109,7 @@ class NetworkScaffold:
 
     def __init__(self, model: LoadedModel, options: LoraOptions, note: str, *, seed: int) -> None:
         self.note = note
+        self.seed = seed
         self.max_context = model.max_context
         self.adapters = add_lora(model.network, options, device=model.device, seed=seed)
         self.width = int(model.network.get_input_embeddings().weight.shape[1])
@@ -141,6 +144,7 @@ class LeanScaffold:
         self, model: LoadedModel, lean: Llama, options: LoraOptions, note: str, *, seed: int
     ) -> None:
         self.note = note
+        self.seed = seed
         self.max_context = model.max_context
         with torch.device("meta"):
             twin = AutoModelForCausalLM.from_config(model.network.config)
