@@ -25,6 +25,8 @@ from bus.topics import (
     Question,
     Words,
 )
+from sovl_daemon.contracts.dreamer import Wonder
+from sovl_daemon.contracts.mind import Erupt, NoteSleep
 from sovl_daemon.mind.confidence import NEUTRAL
 from sovl_daemon.mind.curiosity import (
     COOLDOWN_S,
@@ -48,7 +50,7 @@ class Curiosity(Agent):
 
     async def start(self) -> None:
         """Begin in silence."""
-        self._chance = random.Random(self.settings.core_config.random_seed)  # noqa: S311 - a mood
+        self._rng = random.Random(self.settings.core_config.random_seed)  # noqa: S311 - a mood
         self._known = anyio.Event()
         self._spoken_at = time.monotonic()
         self._erupted_at = -math.inf
@@ -91,25 +93,26 @@ class Curiosity(Agent):
         options = WakeOptions()
         try:
             said = await self.ask(
-                "wonder",
-                prompt="",
-                temperature=options.temperature,
-                top_k=options.top_k,
-                max_tokens=options.max_tokens,
+                Wonder(
+                    prompt="",
+                    temperature=options.temperature,
+                    top_k=options.top_k,
+                    max_tokens=options.max_tokens,
+                )
             )
         except CommandError as error:
             self.log.warning("curiosity.speechless", reason=error.message)
             return
-        self.log.info("mind.first_words", text=said["text"])
-        await self.publish(WORDS, Words(text=said["text"]))
-        await self.ask("mind_asleep", asleep=False)
+        self.log.info("mind.first_words", text=said.text)
+        await self.publish(WORDS, Words(text=said.text))
+        await self.ask(NoteSleep(asleep=False))
 
     def _erupts(self) -> bool:
         if self._state.asleep or self._unanswered:
             return False
         now = time.monotonic()
         return CuriosityPressure(self._state.pressure).erupts(
-            self._chance,
+            self._rng,
             silence_s=now - self._spoken_at,
             since_eruption_s=now - self._erupted_at,
         )
@@ -118,12 +121,11 @@ class Curiosity(Agent):
         """Ask what waits to be asked, or what comes to mind if it is strange enough."""
         self._erupted_at = time.monotonic()
         try:
-            thought = await self.ask(
-                "wonder", prompt=None, temperature=question_temperature(self._state.temperament)
-            )
-            score = curiosity([thought["confidence"]], thought["similarities"])
-            new = thought["text"] if worth_asking(score, unprompted=True) else ""
-            question = (await self.ask("mind_erupted", question=new))["question"]
+            temperature = question_temperature(self._state.temperament)
+            thought = await self.ask(Wonder(prompt=None, temperature=temperature))
+            score = curiosity([thought.confidence], thought.similarities)
+            new = thought.text if worth_asking(score, unprompted=True) else ""
+            question = (await self.ask(Erupt(question=new))).question
         except CommandError as error:
             self.log.warning("curiosity.speechless", reason=error.message)
             return
@@ -161,7 +163,7 @@ class Curiosity(Agent):
     async def _ask_about(self, prompt: str, conversation: str, score: float) -> None:
         self._erupted_at = time.monotonic()
         temperature = question_temperature(self._state.temperament)
-        text = (await self.ask("wonder", prompt=prompt, temperature=temperature))["text"]
+        text = (await self.ask(Wonder(prompt=prompt, temperature=temperature))).text
         if text:
             asked = Question(text=text, reason="reply", conversation=conversation)
             await self._put(asked, score)

@@ -8,25 +8,26 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import anyio
-from pydantic import Field
 
 from agents.base import Agent, Job
 from agents.device import device
-from agents.gate import FORCE, Gate
+from agents.gate import Gate
 from agents.knobs import Knobs
 from agents.recall import recalled
-from bus.commands import Arguments, command
+from bus.commands import command
 from bus.envelope import Envelope
 from bus.errors import BAD_ARGUMENT, ENGINE, CommandError
 from bus.topics import ANSWERING, DREAM, INTERACTION, MIND, AnswerStarted, Dreamt, MindState
 from config import Settings
+from sovl_daemon.contracts.dreamer import DreamNow, DreamReport, Thought, Wonder
+from sovl_daemon.contracts.mind import NoteDream
 from sovl_daemon.contracts.scribe import RecentInteractions
 from sovl_daemon.engine.serving.options import SamplingOptions
 from sovl_daemon.engine.text.message import Message
 from sovl_daemon.engine.thread.priority import Priority
 from sovl_daemon.memory.interactions import Interaction
 from sovl_daemon.mind.confidence import answer_confidence
-from sovl_daemon.mind.curiosity import question_temperature
+from sovl_daemon.mind.curiosity import QUESTION_TOKENS, question_temperature
 from sovl_daemon.mind.dreams import QUESTIONS_A_DREAM, choice_weights, choose, noise
 from sovl_daemon.mind.similarity import similarities
 
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
 _TICK_S = 1.0
 _QUIET_S = 5.0  # nobody wants to be talked over
 _RECENT = 50  # interactions it may dream of
-_QUESTION_TOKENS = 30
 _TOLD = 1000  # characters of a prompt that it tells it dreamt of
 _FIRST_WORDS = "You wake up for the first time. What are your first words?"
 _ASK = 'Ask one short question about this: "{about}"'
@@ -68,31 +68,6 @@ _DREAM = Knobs(
 )
 
 
-class DreamArguments(Arguments):
-    """The ten knobs of dreaming in the order of the manual; without any, it dreams now."""
-
-    swing: float | None = Field(default=None, description="dream_swing_var.")
-    delta: float | None = Field(default=None, description="dream_lifecycle_delta.")
-    temp_on: bool | None = Field(default=None, description="dream_temperament_on.")
-    noise: float | None = Field(default=None, description="dream_noise_scale.")
-    mem_weight: float | None = Field(default=None, description="dream_memory_weight.")
-    mem_maxlen: int | None = Field(default=None, description="dream_memory_maxlen.")
-    prompt_weight: float | None = Field(default=None, description="dream_prompt_weight.")
-    novelty_boost: float | None = Field(default=None, description="dream_novelty_boost.")
-    memory_decay: float | None = Field(default=None, description="dream_memory_decay.")
-    prune_threshold: float | None = Field(default=None, description="dream_prune_threshold.")
-    force: bool = FORCE
-
-
-class WonderArguments(Arguments):
-    """What to think about: a text, nothing for the first words, None for something lived."""
-
-    prompt: str | None = None
-    temperature: float = Field(default=1.1, ge=0, le=2)
-    top_k: int = Field(default=50, ge=0)
-    max_tokens: int = Field(default=_QUESTION_TOKENS, ge=1, le=200)
-
-
 class Dreamer(Agent):
     """Dreams when confidence swings or the temperament moves, and on demand. In the model host."""
 
@@ -101,8 +76,8 @@ class Dreamer(Agent):
     topics: ClassVar[tuple[str, ...]] = (MIND, ANSWERING, INTERACTION)
 
     async def start(self) -> None:
-        """Begin with an empty night table."""
-        self._chance = random.Random(self.settings.core_config.random_seed)  # noqa: S311 - a dream
+        """Begin with nothing dreamt."""
+        self._rng = random.Random(self.settings.core_config.random_seed)  # noqa: S311 - a dream
         self._state: MindState | None = None
         self._spoken_at = time.monotonic()
         self._hidden: dict[str, torch.Tensor] = {}
@@ -127,7 +102,7 @@ class Dreamer(Agent):
         """Dream by another seed where it was changed."""
         seed = self.settings.core_config.random_seed
         if seed != before.core_config.random_seed:
-            self._chance = random.Random(seed)  # noqa: S311 - a dream
+            self._rng = random.Random(seed)  # noqa: S311 - a dream
 
     async def on_event(self, event: Envelope) -> None:
         """Follow the mind and the talk."""
@@ -136,38 +111,38 @@ class Dreamer(Agent):
         elif isinstance(event.payload, AnswerStarted) or event.topic == INTERACTION:
             self._spoken_at = time.monotonic()
 
-    @command(DreamArguments, long=True)
-    async def dream(self, args: DreamArguments, job: Job) -> dict[str, Any]:
+    @command(DreamNow, long=True)
+    async def dream(self, request: DreamNow, job: Job) -> DreamReport:
         """Dream now; with numbers, tune how it dreams."""
-        if not args.model_dump(exclude_none=True, exclude={"force"}):
-            await self._gate.passed(job, force=args.force)
+        if not request.model_dump(exclude_none=True, exclude={"force"}):
+            await self._gate.passed(job, force=request.force)
             return await self._dream("asked")
-        return await _DREAM.turn(self, args)
+        return await _DREAM.turn(self, request)
 
-    @command(WonderArguments, internal=True, long=True)
-    async def wonder(self, args: WonderArguments, job: Job) -> dict[str, Any]:
+    @command(Wonder, internal=True, long=True)
+    async def wonder(self, request: Wonder, job: Job) -> Thought:
         """Think aloud: the first words of a life, or a question about something lived."""
-        about = args.prompt
+        about = request.prompt
         if about is None:
             lived = await self._recent()
-            about = self._chance.choice(lived).prompt if lived else "what people do all day"
+            about = self._rng.choice(lived).prompt if lived else "what people do all day"
         options = SamplingOptions(
-            temperature=args.temperature,
-            top_k=args.top_k,
-            max_new_tokens=args.max_tokens,
-            seed=self._chance.getrandbits(31),
+            temperature=request.temperature,
+            top_k=request.top_k,
+            max_new_tokens=request.max_tokens,
+            seed=self._rng.getrandbits(31),
         )
         said = _FIRST_WORDS if about == "" else _ASK.format(about=about)
         text, confidence = await self._say(said, options)
         dreamt = [each.prompt for each in await self._remembered()]
         known = similarities(text, dreamt) if dreamt else []
-        return {"text": text, "confidence": confidence, "similarities": known}
+        return Thought(text=text, confidence=confidence, similarities=known)
 
     def stats(self) -> dict[str, Any]:
         """How many dreams the scaffold sees."""
         return {"dreams_in_context": len(self._blended)}
 
-    async def _dream(self, reason: str) -> dict[str, Any]:
+    async def _dream(self, reason: str) -> DreamReport:
         async with self._dreaming:
             lived = await self._recent()
             if not lived:
@@ -175,19 +150,17 @@ class Dreamer(Agent):
             knobs = self.settings.controls_config
             prompts = [each.prompt for each in lived]
             weights = choice_weights(similarities(prompts[-1], prompts), knobs)
-            chosen = lived[choose(weights, self._chance)]
+            chosen = lived[choose(weights, self._rng)]
             kept = {dream.name for dream in self._state.dreams} if self._state else set()
             name = str(chosen.id)
             score = self._state.temperament if self._state else 0.0
             blur = noise(score, name not in kept, knobs)
             engine = await device.engine()
-            hidden = await engine.dream(
-                _scene(chosen), noise=blur, seed=self._chance.getrandbits(31)
-            )
+            hidden = await engine.dream(_scene(chosen), noise=blur, seed=self._rng.getrandbits(31))
             if hidden is not None:
                 self._hidden[name] = hidden
             questions = await self._questions(chosen.prompt, score)
-            await self.ask("mind_dreamt", name=name, questions=questions)
+            await self.ask(NoteDream(name=name, questions=questions))
             self.log.info("mind.dreamt", reason=reason, interaction=chosen.id, noise=blur)
             event = Dreamt(
                 name=name,
@@ -200,7 +173,7 @@ class Dreamer(Agent):
             told = f"It dreamt of: {chosen.prompt[:_TOLD]}\n" + "\n".join(
                 f"It wonders: {question}" for question in questions
             )
-            return {"text": told.rstrip(), "interaction": chosen.id, "noise": blur}
+            return DreamReport(text=told.rstrip(), interaction=chosen.id, noise=blur)
 
     async def _questions(self, about: str, score: float) -> list[str]:
         """What it wonders about; the model repeats itself, so there may be fewer than three."""
@@ -208,8 +181,8 @@ class Dreamer(Agent):
         for _ in range(QUESTIONS_A_DREAM):
             options = SamplingOptions(
                 temperature=question_temperature(score),
-                max_new_tokens=_QUESTION_TOKENS,
-                seed=self._chance.getrandbits(31),
+                max_new_tokens=QUESTION_TOKENS,
+                seed=self._rng.getrandbits(31),
             )
             try:
                 text, _ = await self._say(_ASK.format(about=about), options)

@@ -2,29 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import anyio
-from pydantic import Field
 
 from agents.base import Agent, Job
-from bus.commands import Arguments
 from bus.errors import CommandError
 from bus.topics import HELD, WorkHeld
 
 _LOOK_EVERY_S = 1.0
-
-
-FORCE: Any = Field(
-    default=False, description="Begin even if the self-diagnosis says that it has to wait."
-)
-"""The last argument of commands that may be held."""
-
-
-class ForceArguments(Arguments):
-    """Whether to begin in any case."""
-
-    force: bool = FORCE
 
 
 class Gate:

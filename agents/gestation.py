@@ -6,21 +6,33 @@ import time
 from typing import Any, ClassVar
 
 import anyio
-from pydantic import Field
 
 from agents.base import Agent, Job
-from agents.gate import ForceArguments, Gate
+from agents.gate import Gate
 from agents.knobs import Knobs
-from bus.commands import Arguments, NoArguments, command
+from bus.commands import command
 from bus.envelope import Envelope
 from bus.errors import AGENT_LOST, BUSY, CANCELLED, CommandError
 from bus.topics import ANSWERING, INTERACTION, MIND, NIGHT, AnswerStarted, MindState, NightStep
+from sovl_daemon.contracts.gestation import (
+    Gestate,
+    HoldNights,
+    NightHold,
+    NightReport,
+    TunedSleep,
+    TuneSleep,
+    Wake,
+    Woken,
+)
+from sovl_daemon.contracts.mind import NoteSleep
 from sovl_daemon.contracts.scribe import Unlearned
+from sovl_daemon.contracts.trainer import HoldTraining, LearnNight, NightLearned
 from sovl_daemon.mind.sleep import Rhythm, WakeReason, longest_night, sleep_reason, tiredness
 from sovl_daemon.own_time import OwnTime, move_on_after
 
 _TICK_S = 1.0
 _RISE_S = 2.0
+_KEPT = "what the night had learned up to its last checkpoint is kept, the next one goes on there"
 
 _SLEEP = Knobs(
     "Sleep params",
@@ -28,20 +40,6 @@ _SLEEP = Knobs(
     {"conf": "sleep_conf_threshold", "time": "sleep_time_factor", "log": "sleep_log_min"},
     {"time": "time_factor", "log": "log_min"},
 )
-
-
-class SleepArguments(Arguments):
-    """When it sleeps and for how long, in the order of the manual; what is left out stays."""
-
-    conf: float | None = Field(default=None, description="sleep_conf_threshold.")
-    time: float | None = Field(default=None, description="sleep_time_factor.")
-    log: int | None = Field(default=None, description="sleep_log_min.")
-
-
-class HoldArguments(Arguments):
-    """Whether nights are held back."""
-
-    hold: bool | None = Field(default=None, description="Shown when left out.")
 
 
 class Gestation(Agent):
@@ -82,49 +80,49 @@ class Gestation(Agent):
         if event.topic == INTERACTION:
             self._entries += 1
 
-    @command(SleepArguments)
-    async def sleep(self, args: SleepArguments, job: Job) -> dict[str, Any]:
+    @command(TuneSleep)
+    async def sleep(self, request: TuneSleep, job: Job) -> TunedSleep:
         """Tune when it sleeps, or show it; `gestate` sends it to sleep."""
-        return await _SLEEP.turn(self, args)
+        return await _SLEEP.turn(self, request)
 
-    @command(ForceArguments, long=True)
-    async def gestate(self, args: ForceArguments, job: Job) -> dict[str, Any]:
+    @command(Gestate, long=True)
+    async def gestate(self, request: Gestate, job: Job) -> NightReport:
         """Sleep now, learn what was lived through, and wake."""
         if self._night is not None:
             raise CommandError(BUSY, "it sleeps already: wait, or say `wake`")
         if self._held:
             raise CommandError(BUSY, "nights are held back; see: sovl actions list")
-        await self._gate.passed(job, force=args.force)
+        await self._gate.passed(job, force=request.force)
         await self._count()
         return await self._sleep("asked", job)
 
-    @command()
-    async def wake(self, args: NoArguments, job: Job) -> dict[str, Any]:
+    @command(Wake)
+    async def wake(self, request: Wake, job: Job) -> Woken:
         """Wake it; what the night has learned so far is kept for the next one."""
         asleep = self._night is not None
         self._wake()
-        return {"text": "Woken" if asleep else "It is awake", "was_asleep": asleep}
+        return Woken(text="Woken" if asleep else "It is awake", was_asleep=asleep)
 
-    @command(HoldArguments, internal=True)
-    async def hold_nights(self, args: HoldArguments, job: Job) -> dict[str, Any]:
+    @command(HoldNights, internal=True)
+    async def hold_nights(self, request: HoldNights, job: Job) -> NightHold:
         """Hold training and nights back, the present ones too, or let them come."""
-        if args.hold is not None:
-            self._held = args.hold
+        if request.hold is not None:
+            self._held = request.hold
         if self._held:
             self._wake()
-        training = await self.ask("hold_training", hold=args.hold)
-        return {
-            "held": self._held and training["held"],
-            "busy": self._night is not None or training["training"],
-            "asleep": self._night is not None,
-            "entries": self._entries,
-            "entries_needed": self.settings.controls_config.sleep_log_min,
-        }
+        training = await self.ask(HoldTraining(hold=request.hold))
+        return NightHold(
+            held=self._held and training.held,
+            busy=self._night is not None or training.training,
+            asleep=self._night is not None,
+            entries=self._entries,
+            entries_needed=self.settings.controls_config.sleep_log_min,
+        )
 
     async def _hold_again(self) -> None:
         """A trainer that was started anew knows of nothing."""
         try:
-            await self.ask("hold_training", hold=True)
+            await self.ask(HoldTraining(hold=True))
         except CommandError as error:
             self.log.debug("training.not_held", reason=error.message)
 
@@ -161,71 +159,63 @@ class Gestation(Agent):
             knobs=self.settings.controls_config,
         )
 
-    async def _sleep(self, reason: str, job: Job | None = None) -> dict[str, Any]:
+    async def _sleep(self, reason: str, job: Job | None = None) -> NightReport:
         """Sleep a night; returns what came of it."""
         self._called = False
         entries = self._entries
         self._rhythm = self._rhythm.fell_asleep(time.monotonic())
         self.log.info("night.started", reason=reason, entries=entries)
         await self.publish(f"{NIGHT}.started", NightStep(reason=reason, entries=entries))
-        await self.ask("mind_asleep", asleep=True)
+        await self.ask(NoteSleep(asleep=True))
         woke: WakeReason = "called"
-        result: dict[str, Any] = {}
+        result = NightLearned()
         try:
             with anyio.CancelScope() as self._night:
                 result = await self._learn(job)
                 woke = "rested"
         except CommandError as error:
             woke = "called" if error.code == CANCELLED else "failed"
-            result = {"reason": error.message}
+            result = NightLearned(reason=error.message)
             if job is not None and not self._called:
-                raise _explained(error) from None
+                if error.code != AGENT_LOST:
+                    raise
+                told = f"{error.message}; {_KEPT}"
+                raise CommandError(error.code, told, error.detail) from None
         finally:
             self._night = None
             # Not for ever: when the daemon ends, those it asks may be gone already.
             with move_on_after(_RISE_S, OwnTime(), shield=True) as rising:
                 await self._rise(woke, entries, result)
             if rising.cancelled_caught:
-                self.log.warning("night.unfinished", woke=woke, **result)
-        return {**result, "text": _told(woke, result), "woke": woke}
+                self.log.warning("night.unfinished", woke=woke, **result.wire())
+        return NightReport(**{**result.wire(), "text": _told(woke, result), "woke": woke})
 
-    async def _learn(self, job: Job | None) -> dict[str, Any]:
+    async def _learn(self, job: Job | None) -> NightLearned:
         knobs = self.settings.controls_config
         if not knobs.enable_sleep_training:
             await anyio.sleep(longest_night(self._entries, knobs))
-            return {"learned": 0, "reason": "controls_config.enable_sleep_training is off"}
-        seconds = longest_night(self._entries, knobs)
-        async with self._link.caller.call("learn_night", {"seconds": seconds}) as call:
+            return NightLearned(reason="controls_config.enable_sleep_training is off", learned=0)
+        request = LearnNight(seconds=longest_night(self._entries, knobs))
+        async with self._link.caller.call(request.command_name, request.wire()) as call:
             async for step in call:
                 if job is not None:
                     job.progress(**step)
-            return await call.result()
+            return request.read(await call.result())
 
-    async def _rise(self, woke: WakeReason, entries: int, result: dict[str, Any]) -> None:
+    async def _rise(self, woke: WakeReason, entries: int, result: NightLearned) -> None:
         self._rhythm = self._rhythm.woke(time.monotonic(), woke)
-        await self.ask("mind_asleep", asleep=False)
+        await self.ask(NoteSleep(asleep=False))
         await self._count()
-        learned = int(result.get("learned", 0))
-        self.log.info("night.ended", woke=woke, **result)
+        self.log.info("night.ended", woke=woke, **result.wire())
         await self.publish(
-            f"{NIGHT}.ended", NightStep(reason=woke, entries=entries, learned=learned)
+            f"{NIGHT}.ended", NightStep(reason=woke, entries=entries, learned=result.learned)
         )
 
     async def _count(self) -> None:
         self._entries = (await self.ask(Unlearned(limit=0))).count
 
 
-def _explained(error: CommandError) -> CommandError:
-    """The end of a night that was asked for, with what becomes of it."""
-    if error.code != AGENT_LOST:
-        return error
-    kept = (
-        "what the night had learned up to its last checkpoint is kept, the next one goes on there"
-    )
-    return CommandError(error.code, f"{error.message}; {kept}", error.detail)
-
-
-def _told(woke: WakeReason, result: dict[str, Any]) -> str:
+def _told(woke: WakeReason, result: NightLearned) -> str:
     if woke == "rested":
-        return f"Awake again: {result.get('text') or result.get('reason', 'rested')}"
-    return f"Woken early ({woke}): {result.get('reason', 'what was learned so far is kept')}"
+        return f"Awake again: {result.text or result.reason or 'rested'}"
+    return f"Woken early ({woke}): {result.reason or 'what was learned so far is kept'}"

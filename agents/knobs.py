@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
+from agents.base import Agent
+from bus.commands import ReplyT, Request
 from config import get_value
-
-if TYPE_CHECKING:
-    from agents.base import Agent
-    from bus.commands import Arguments
 
 
 @dataclass(frozen=True)
 class Knobs:
-    """What a command's arguments set: keys by argument, and by which label the manual shows them.
+    """What a request's fields set: keys by field, and by which label the manual shows them.
 
-    `keys` are in one `section` of the configuration; a label that is left out is the argument.
+    `keys` are in one `section` of the configuration; a label that is left out is the field.
     """
 
     title: str
@@ -25,13 +22,13 @@ class Knobs:
     keys: Mapping[str, str]
     labels: Mapping[str, str]
 
-    async def turn(self, agent: Agent, args: Arguments) -> dict[str, Any]:
+    async def turn(self, agent: Agent, request: Request[ReplyT]) -> ReplyT:
         """Set those that are given, and return all. Raises CommandError; then none is set."""
-        given = args.model_dump(exclude_none=True, include=set(self.keys))
+        given = request.model_dump(exclude_none=True, include=set(self.keys))
         await agent.configure({self._key(word): value for word, value in given.items()})
         values = {word: get_value(agent.settings, self._key(word)) for word in self.keys}
         told = ", ".join(f"{self.labels.get(w, w)}={value}" for w, value in values.items())
-        return {"text": f"{self.title}: {told}", **values}
+        return request.read({"text": f"{self.title}: {told}", **values})
 
     def _key(self, word: str) -> str:
         return f"{self.section}.{self.keys[word]}"

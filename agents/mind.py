@@ -6,17 +6,16 @@ import json
 import math
 import time
 from functools import partial
-from typing import Any, ClassVar, Literal
+from typing import ClassVar
 
 import anyio
 import anyio.to_thread
-from pydantic import Field
 
 from agents.base import Agent, Job
 from agents.knobs import Knobs
-from bus.commands import Arguments, NoArguments, command
+from bus.commands import Done, command
 from bus.envelope import Envelope
-from bus.errors import BAD_ARGUMENT, CommandError, FatalError
+from bus.errors import FatalError
 from bus.topics import (
     ANSWERING,
     INTERACTION,
@@ -28,6 +27,25 @@ from bus.topics import (
 )
 from config import Settings
 from sovl_daemon.conditions import condition_of
+from sovl_daemon.contracts.mind import (
+    BecomeMind,
+    Erupt,
+    MindRead,
+    MindReport,
+    NextQuestion,
+    NoteCapacity,
+    NoteDream,
+    NoteNight,
+    NoteSleep,
+    ReadMind,
+    ShowMind,
+    TuneBlend,
+    TunedBlend,
+    TunedLifecycle,
+    TunedTemperament,
+    TuneLifecycle,
+    TuneTemperament,
+)
 from sovl_daemon.durable import replacing, sweep
 from sovl_daemon.mind.confidence import NEUTRAL
 from sovl_daemon.mind.lifecycle import capacity, stage
@@ -35,73 +53,6 @@ from sovl_daemon.mind.state import Mind
 from sovl_daemon.mind.temperament import mood
 
 _TICK_S = 1.0
-
-
-class TempArguments(Arguments):
-    """The eight knobs of the temperament, in the order of the manual; what is left out stays."""
-
-    eager: float | None = Field(default=None, description="temp_eager_threshold.")
-    sluggish: float | None = Field(default=None, description="temp_sluggish_threshold.")
-    influence: float | None = Field(default=None, description="temp_mood_influence.")
-    curiosity: float | None = Field(default=None, description="temp_curiosity_boost.")
-    restless: float | None = Field(default=None, description="temp_restless_drop.")
-    melancholy: float | None = Field(default=None, description="temp_melancholy_noise.")
-    conf_strength: float | None = Field(default=None, description="conf_feedback_strength.")
-    smoothing_factor: float | None = Field(default=None, description="temp_smoothing_factor.")
-
-
-class LifecycleArguments(Arguments):
-    """How a life is counted; what is left out stays."""
-
-    capacity: float | None = Field(default=None, description="lifecycle_capacity_factor.")
-    curve: Literal["sigmoid_linear", "exponential"] | None = Field(
-        default=None, description="lifecycle_curve."
-    )
-
-
-class BlendArguments(Arguments):
-    """How strong and how random; what is left out stays."""
-
-    weight: float | None = Field(default=None, description="scaffold_weight_cap.")
-    temp: float | None = Field(default=None, description="base_temperature.")
-
-
-class CapacityArguments(Arguments):
-    """What there is to fill with a life."""
-
-    parameters: int = Field(ge=1, description="Trainable parameters of the adapters.")
-
-
-class DocumentArguments(Arguments):
-    """A mind as `mind_document` gave it; none for one that is born now."""
-
-    document: dict[str, Any] | None = None
-
-
-class DreamtArguments(Arguments):
-    """A dream and the questions that it raised."""
-
-    name: str
-    questions: list[str]
-
-
-class QuestionArguments(Arguments):
-    """A question that came to mind, blank for none."""
-
-    question: str = ""
-
-
-class NightArguments(Arguments):
-    """The question that a night raised; `foretell` asks what it would be, and changes nothing."""
-
-    question: str = ""
-    foretell: bool = False
-
-
-class AsleepArguments(Arguments):
-    """Whether it sleeps from now on."""
-
-    asleep: bool
 
 
 _TEMP = Knobs(
@@ -159,7 +110,7 @@ class MindKeeper(Agent):
         await self._become(self._mind.woke() if self._mind.asleep else self._mind)
 
     async def run(self) -> None:
-        """Feel the silence."""
+        """Let the urge to ask grow by each second of silence."""
         while True:
             await anyio.sleep(_TICK_S)
             silent = time.monotonic() - self._spoken_at >= _TICK_S
@@ -167,7 +118,7 @@ class MindKeeper(Agent):
                 await self._become(self._mind.waited(_TICK_S), durable=False)
 
     async def on_settings(self, before: Settings) -> None:
-        """The same mind may be called otherwise by other knobs."""
+        """Tell the mind's state anew: other knobs may call it otherwise."""
         await self._tell()
 
     async def on_event(self, event: Envelope) -> None:
@@ -189,83 +140,75 @@ class MindKeeper(Agent):
 
     # For people
 
-    @command()
-    async def mind(self, args: NoArguments, job: Job) -> dict[str, Any]:
+    @command(ShowMind)
+    async def mind(self, request: ShowMind, job: Job) -> MindReport:
         """Show confidence, temperament, age and what it dreamt and wonders."""
-        state = self._state().model_dump(mode="json")
-        return {"text": _described(self._state()), **state}
+        state = self._state()
+        return MindReport(text=_described(state), **dict(state))
 
-    @command(TempArguments)
-    async def temp(self, args: TempArguments, job: Job) -> dict[str, Any]:
+    @command(TuneTemperament)
+    async def temp(self, request: TuneTemperament, job: Job) -> TunedTemperament:
         """Tune the temperament, or show how it is tuned."""
-        return await _TEMP.turn(self, args)
+        return await _TEMP.turn(self, request)
 
-    @command(LifecycleArguments)
-    async def lifecycle(self, args: LifecycleArguments, job: Job) -> dict[str, Any]:
+    @command(TuneLifecycle)
+    async def lifecycle(self, request: TuneLifecycle, job: Job) -> TunedLifecycle:
         """Tune how a life is counted, or show it."""
-        return await _LIFECYCLE.turn(self, args)
+        return await _LIFECYCLE.turn(self, request)
 
-    @command(BlendArguments)
-    async def blend(self, args: BlendArguments, job: Job) -> dict[str, Any]:
+    @command(TuneBlend)
+    async def blend(self, request: TuneBlend, job: Job) -> TunedBlend:
         """Set the cap on the scaffold's weight and the base temperature, or show them."""
-        return await _BLEND.turn(self, args)
+        return await _BLEND.turn(self, request)
 
     # For other agents
 
-    @command(CapacityArguments, internal=True)
-    async def mind_capacity(self, args: CapacityArguments, job: Job) -> dict[str, Any]:
-        """Learn how much a life can hold; returns the state."""
-        self._parameters = args.parameters
+    @command(NoteCapacity, internal=True)
+    async def mind_capacity(self, request: NoteCapacity, job: Job) -> Done:
+        """Learn how much a life can hold."""
+        self._parameters = request.parameters
         await self._tell()
-        return {"stage": self._stage()}
+        return Done()
 
-    @command(internal=True)
-    async def mind_document(self, args: NoArguments, job: Job) -> dict[str, Any]:
+    @command(ReadMind, internal=True)
+    async def mind_document(self, request: ReadMind, job: Job) -> MindRead:
         """The mind as it is written down."""
-        return {"document": self._mind.to_json()}
+        return MindRead(mind=self._mind)
 
-    @command(DocumentArguments, internal=True)
-    async def mind_restore(self, args: DocumentArguments, job: Job) -> dict[str, Any]:
-        """Become the mind of a document. Raises CommandError where it cannot be understood."""
-        try:
-            mind = (
-                Mind.born(self.settings.controls_config)
-                if args.document is None
-                else Mind.from_json(args.document)
-            )
-        except ValueError as error:
-            raise CommandError(BAD_ARGUMENT, str(error)) from None
-        await self._become(mind)
-        return {}
+    @command(BecomeMind, internal=True)
+    async def mind_restore(self, request: BecomeMind, job: Job) -> Done:
+        """Become another mind, or a new-born one."""
+        await self._become(request.mind or Mind.born(self.settings.controls_config))
+        return Done()
 
-    @command(DreamtArguments, internal=True)
-    async def mind_dreamt(self, args: DreamtArguments, job: Job) -> dict[str, Any]:
+    @command(NoteDream, internal=True)
+    async def mind_dreamt(self, request: NoteDream, job: Job) -> Done:
         """It dreamt."""
         controls = self.settings.controls_config
-        await self._become(self._mind.dreamt(args.name, args.questions, controls))
-        return {}
+        await self._become(self._mind.dreamt(request.name, request.questions, controls))
+        return Done()
 
-    @command(AsleepArguments, internal=True)
-    async def mind_asleep(self, args: AsleepArguments, job: Job) -> dict[str, Any]:
+    @command(NoteSleep, internal=True)
+    async def mind_asleep(self, request: NoteSleep, job: Job) -> Done:
         """It fell asleep, or woke."""
-        await self._become(self._mind.fell_asleep() if args.asleep else self._mind.woke())
-        return {}
+        await self._become(self._mind.fell_asleep() if request.asleep else self._mind.woke())
+        return Done()
 
-    @command(NightArguments, internal=True)
-    async def mind_slept(self, args: NightArguments, job: Job) -> dict[str, Any]:
+    @command(NoteNight, internal=True)
+    async def mind_slept(self, request: NoteNight, job: Job) -> MindRead:
         """A night, or a training, is kept; returns the mind as it is written down then."""
         training = self.settings.training_config
-        after = self._mind.slept(args.question, capacity=self._capacity(), training=training)
-        if not args.foretell:
+        after = self._mind.slept(request.question, capacity=self._capacity(), training=training)
+        if not request.foretell:
             await self._become(after)
-        return {"document": after.to_json()}
+        return MindRead(mind=after)
 
-    @command(QuestionArguments, internal=True)
-    async def mind_erupted(self, args: QuestionArguments, job: Job) -> dict[str, Any]:
+    @command(Erupt, internal=True)
+    async def mind_erupted(self, request: Erupt, job: Job) -> NextQuestion:
         """Its curiosity erupted; returns the question it asks, None if it has none."""
-        question, mind = self._mind.erupted(args.question).asked()
+        question, mind = self._mind.erupted(request.question).asked()
         await self._become(mind)
-        return {"question": question}
+        return NextQuestion(question=question)
 
     async def _become(self, mind: Mind, *, durable: bool = True) -> None:
         self._mind = mind

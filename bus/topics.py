@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+from pydantic import Field
+
 from bus.envelope import Payload
 
 AGENT = "agent"
@@ -200,32 +202,30 @@ class AnswerStarted(Payload, kind="answer.started"):
 
 
 class MindState(Payload, kind="mind.state"):
-    """Topic mind.state, retained: the mind in numbers.
+    """Topic mind.state, retained: the mind in numbers."""
 
-    `confidence` is the mean of the last answers', None before the first; `stage` is the part of its
-    life that is lived; `influence` the factor on the scaffold's weight since the last night.
-    """
-
-    confidence: float | None
-    temperament: float
-    mood: str
-    pressure: float
-    exposure: int
-    stage: float
-    influence: float
-    asleep: bool
-    has_woken: bool
-    nights: int
-    dreams: tuple[DreamKept, ...] = ()
-    questions: tuple[str, ...] = ()
-    dream_reason: str | None = None
+    confidence: float | None = Field(description="mean of the last answers', null before the first")
+    temperament: float = Field(description="from -1, melancholic, to 1, curious")
+    mood: str = Field(description="the same in a word")
+    pressure: float = Field(description="the urge to ask, 0 to 1")
+    exposure: int = Field(description="how much it took in")
+    stage: float = Field(description="the part of its life that is lived")
+    influence: float = Field(description="factor on the scaffold's weight since the last night")
+    asleep: bool = Field(description="whether it sleeps")
+    has_woken: bool = Field(description="whether its first words are said")
+    nights: int = Field(description="nights and trainings whose learning was kept")
+    dreams: tuple[DreamKept, ...] = Field(default=(), description="those that are remembered")
+    questions: tuple[str, ...] = Field(default=(), description="what it wonders")
+    dream_reason: str | None = Field(
+        default=None, description="why it would dream now, null for no reason"
+    )
 
 
 class DreamKept(Payload):
-    """A dream that is remembered: its name, and its share of the scaffold's context, 0..1."""
+    """A dream that is remembered."""
 
-    name: str
-    share: float
+    name: str = Field(description="the number of the interaction that it was of")
+    share: float = Field(description="of the scaffold's context, 0 to 1")
 
 
 class Question(Payload, kind="mind.question"):

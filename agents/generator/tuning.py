@@ -17,12 +17,14 @@ from pydantic import Field
 
 from agents.base import Agent, Job
 from agents.device import device
-from agents.gate import ForceArguments, Gate
+from agents.gate import Gate
 from bus.commands import Arguments, NoArguments, command
 from bus.envelope import Envelope
 from bus.errors import BAD_ARGUMENT, CommandError
 from bus.topics import MIND, MindState
 from config import ConfigError, Settings, with_value
+from sovl_daemon.contracts.force import FORCE
+from sovl_daemon.contracts.mind import NoteCapacity
 from sovl_daemon.heavy_imports import heavy_imports
 from sovl_daemon.mind.influence import InfluenceMode, influence
 from sovl_daemon.models import ModelError, ModelStore
@@ -36,6 +38,12 @@ if TYPE_CHECKING:  # torch is loaded when an agent starts, so that the hub can i
 PULL_AGAIN_S = 300.0  # longest pause: each try fetches anew
 _TOKEN_MAP_STRENGTH = 1.0
 _MB = 2**20
+
+
+class ForceArguments(Arguments):
+    """Whether to begin in any case."""
+
+    force: bool = FORCE
 
 
 class CrossArguments(Arguments):
@@ -124,7 +132,7 @@ class Tuning(Agent):
             return
         layers = fused_layers(self.settings, engine.model.layers)
         self.log.info("scaffold.ready", scaffold=name, layers=layers)
-        await self.ask("mind_capacity", parameters=engine.fused().trainable)
+        await self.ask(NoteCapacity(parameters=engine.fused().trainable))
         device.share(engine)
 
     async def place_scaffold(self) -> None:

@@ -16,6 +16,7 @@ from agents.device import device
 from bus.commands import Arguments, NoArguments, command
 from bus.errors import BAD_ARGUMENT, CommandError, FatalError
 from config import Settings
+from sovl_daemon.contracts.mind import BecomeMind, ReadMind
 from sovl_daemon.contracts.scribe import Learned, Unlearned
 from sovl_daemon.engine.thread.inbox import call
 from sovl_daemon.engine.thread.priority import Priority
@@ -278,7 +279,7 @@ class Archive(Agent):
 
         engine = await device.engine()
         state = await call(engine.thread, partial(tensors_of, engine.fused()), Priority.JUDGE)
-        mind = (await self.ask("mind_document"))["document"]
+        mind = (await self.ask(ReadMind())).mind.to_json()
         memory = (await self.ask(Unlearned(limit=0))).memory
         await self.commit(
             state, reason=reason, metrics={}, interactions=[], mind=mind, memory=memory
@@ -311,15 +312,16 @@ class Archive(Agent):
         engine = await device.engine()
         await call(engine.thread, become, Priority.JUDGE)
         if mind:
-            await self.ask("mind_restore", document=generation.mind() or None)
+            document = generation.mind()
+            await self.ask(BecomeMind(mind=Mind.from_json(document) if document else None))
         await self._reconcile(generation)
         self._unfit = ""
         self.log.info("state.loaded", generation=generation.manifest.number)
 
     async def _lived_otherwise(self, generation: Generation) -> bool:
         """Whether the mind counts other nights than when the generation was committed."""
-        lived = (await self.ask("mind_document"))["document"]
-        return bool(lived["nights"] != generation.mind().get("nights", 0))
+        lived = (await self.ask(ReadMind())).mind
+        return bool(lived.nights != generation.mind().get("nights", 0))
 
     async def _reconcile(self, generation: Generation) -> None:
         memory = (await self.ask(Unlearned(limit=0))).memory

@@ -16,7 +16,7 @@ from pydantic import Field
 
 from agents.base import Job
 from agents.device import device
-from agents.gate import FORCE, Gate
+from agents.gate import Gate
 from agents.recall import recalled, unlearned
 from agents.training.archive import tensors_in
 from agents.training.reins import Held, Reins
@@ -26,6 +26,9 @@ from bus.envelope import Envelope
 from bus.errors import BUSY, CommandError
 from bus.topics import MIND, NIGHT, MindState, NightStep
 from config import Paths
+from sovl_daemon.contracts.dreamer import Wonder
+from sovl_daemon.contracts.force import FORCE
+from sovl_daemon.contracts.mind import NoteNight
 from sovl_daemon.contracts.scribe import Rehearsal, Unlearned
 from sovl_daemon.contracts.trainer import LearnNight, NightLearned, NightMetrics
 from sovl_daemon.memory.interactions import Interaction
@@ -216,7 +219,7 @@ class Trainer(Reins):
     async def _question(self) -> str:
         """What it wonders after a night, empty if nothing."""
         try:
-            return str((await self.ask("wonder", prompt=None))["text"])
+            return (await self.ask(Wonder(prompt=None))).text
         except CommandError as error:
             self.log.warning("curiosity.speechless", reason=error.message)
             return ""
@@ -343,17 +346,17 @@ class Trainer(Reins):
             async with self.saving():
                 # Layers that learned before, and do not steer now, stay in the generation.
                 others = await school.on_thread(partial(tensors_of, engine.fused()))
-                slept = await self.ask("mind_slept", question=question, foretell=True)
+                slept = await self.ask(NoteNight(question=question, foretell=True))
                 number = await self.commit(
                     {**others, **state},
                     reason=reason,
                     metrics=metrics,
                     interactions=ids,
-                    mind=slept["document"],
+                    mind=slept.mind.to_json(),
                     memory=memory,
                 )
                 await school.on_thread(learner.commit)
-                await self.ask("mind_slept", question=question)
+                await self.ask(NoteNight(question=question))
         self.log.info(
             "training.committed", of=reason, generation=number, learned=len(ids), **metrics
         )

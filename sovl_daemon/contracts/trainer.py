@@ -23,7 +23,7 @@ class NightLearned(NightMetrics):
     """What came of a night's learning."""
 
     text: str = Field(default="", description="what came of the night")
-    learned: int = Field(description="interactions that it consumed")
+    learned: int = Field(default=0, description="interactions that it consumed")
     reason: str = Field(default="", description="why nothing was learned or kept")
     generation: int | None = Field(default=None, description="where it was written, if it was kept")
 

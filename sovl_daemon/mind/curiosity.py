@@ -11,6 +11,8 @@ COOLDOWN_S = 60.0
 """The least time between two eruptions of curiosity, and between one and asking back."""
 PATIENCE_S = 600.0
 """What is said later than this after a question does not answer it."""
+QUESTION_TOKENS = 30
+"""The length of a question at most."""
 
 _IGNORANCE, _NOVELTY = 0.7, 0.3
 _UNPROMPTED, _IN_A_REPLY = 0.9, 0.8

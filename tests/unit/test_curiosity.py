@@ -8,7 +8,7 @@ import anyio
 import pytest
 
 from agents.curiosity import Curiosity
-from bus.commands import Request
+from bus.commands import Done, Reply, Request
 from bus.envelope import Envelope, Payload
 from bus.errors import CommandError
 from bus.topics import (
@@ -20,6 +20,9 @@ from bus.topics import (
     Words,
 )
 from config import Paths, Settings, with_value
+from sovl_daemon.contracts.dreamer import Thought, Wonder
+from sovl_daemon.contracts.mind import Erupt, NextQuestion, NoteSleep
+from sovl_daemon.contracts.scribe import Recall, Recalled
 from sovl_daemon.memory.interactions import Interaction
 from sovl_daemon.mind.curiosity import COOLDOWN_S, SILENCE_S
 
@@ -40,35 +43,33 @@ HEARD = InteractionRecorded(
 )
 
 
+STRANGE = Thought(text="Why?", confidence=0.0, similarities=[])
 SAID = Interaction("c", "a", "It rains.", "I see.", 3, 0.5, id=7)
 
 
 class Alone(Curiosity):
-    """Curiosity with answers of others that a test sets, by the names of commands."""
+    """Curiosity with answers of others that a test sets, by what is asked."""
 
     def __init__(self, **values: str) -> None:
         settings = Settings()
         for key, value in values.items():
             settings = with_value(settings, key, value)
         super().__init__(settings, Paths.of(settings), "hub")
-        self.answers: dict[str, Any] = {
-            "wonder": {"text": "Why?", "confidence": 0.0, "similarities": []},
-            "mind_erupted": {"question": "Why?"},
-            "mind_asleep": {},
-            "recall": {"interactions": [SAID], "rest": []},
+        self.answers: dict[type[Request[Any]], Reply | CommandError] = {
+            Wonder: STRANGE,
+            Erupt: NextQuestion(question="Why?"),
+            NoteSleep: Done(),
+            Recall: Recalled(interactions=[SAID], rest=[]),
         }
-        self.asked: list[tuple[str, dict[str, Any]]] = []
+        self.asked: list[Request[Any]] = []
         self.published: list[Payload] = []
 
-    async def ask(self, command: Any, /, **args: Any) -> Any:
-        if isinstance(command, Request):
-            return command.read(await self.ask(command.command_name, **command.wire()))
-        self.asked.append((command, args))
-        answer = self.answers[command]
-        if isinstance(answer, Exception):
+    async def ask(self, request: Any, /, **_: Any) -> Any:
+        self.asked.append(request)
+        answer = self.answers[type(request)]
+        if isinstance(answer, CommandError):
             raise answer
-        found: dict[str, Any] = answer
-        return found
+        return answer
 
     async def publish(self, topic: str, payload: Payload, *, retain: bool = False) -> None:
         self.published.append(payload)
@@ -131,23 +132,23 @@ async def test_it_waits_for_an_answer(curiosity: Alone) -> None:
 async def test_what_comes_to_mind_is_asked_if_it_is_strange(curiosity: Alone) -> None:
     await curiosity._wonder()
     assert curiosity.asked == [
-        ("wonder", {"prompt": None, "temperature": 1.3}),
-        ("mind_erupted", {"question": "Why?"}),
+        Wonder(temperature=1.3),
+        Erupt(question="Why?"),
     ]
-    curiosity.answers["wonder"] = {"text": "Why?", "confidence": 0.2, "similarities": []}
+    curiosity.answers[Wonder] = Thought(text="Why?", confidence=0.2, similarities=[])
     await curiosity._wonder()  # 0.86: known too well
-    assert curiosity.asked[-1] == ("mind_erupted", {"question": ""})
+    assert curiosity.asked[-1] == Erupt(question="")
 
 
 async def test_with_nothing_to_ask_it_is_silent(curiosity: Alone) -> None:
-    curiosity.answers["mind_erupted"] = {"question": None}
+    curiosity.answers[Erupt] = NextQuestion(question=None)
     await curiosity._wonder()
     assert curiosity.published == []
     assert not curiosity._unanswered
 
 
 async def test_speechless_it_asks_nothing(curiosity: Alone) -> None:
-    curiosity.answers["wonder"] = CommandError("engine", "no words")
+    curiosity.answers[Wonder] = CommandError("engine", "no words")
     await curiosity._wonder()
     await curiosity._ask_back(HEARD)
     await curiosity._first_words()
@@ -158,14 +159,14 @@ async def test_the_first_words_are_told_and_wake_it(curiosity: Alone) -> None:
     await curiosity._first_words()
     assert curiosity.published == [Words(text="Why?")]
     assert curiosity.asked == [
-        ("wonder", {"prompt": "", "temperature": 1.7, "top_k": 30, "max_tokens": 15}),
-        ("mind_asleep", {"asleep": False}),
+        Wonder(prompt="", temperature=1.7, top_k=30, max_tokens=15),
+        NoteSleep(asleep=False),
     ]
 
 
 async def test_it_asks_back_about_what_was_said(curiosity: Alone) -> None:
     await curiosity._ask_back(HEARD)
-    assert curiosity.asked[-1] == ("wonder", {"prompt": "It rains.", "temperature": 1.3})
+    assert curiosity.asked[-1] == Wonder(prompt="It rains.", temperature=1.3)
     assert curiosity.published == [Question(text="Why?", reason="reply", conversation="a")]
     assert not curiosity._listens()
     curiosity._erupted_at -= 2 * COOLDOWN_S
@@ -188,7 +189,7 @@ async def test_it_asks_back_about_what_is_strange_alone(
 
 
 async def test_a_blank_thought_is_no_question(curiosity: Alone) -> None:
-    curiosity.answers["wonder"] = {"text": ""}
+    curiosity.answers[Wonder] = STRANGE.model_copy(update={"text": ""})
     await curiosity._ask_back(HEARD)
     assert curiosity.published == []
 
@@ -252,11 +253,11 @@ async def test_who_speaks_is_not_asked_about_what_was_before(
 async def test_who_speaks_ends_the_thought(curiosity: Alone) -> None:
     ask = curiosity.ask
 
-    async def interrupted(command: str, /, **args: Any) -> dict[str, Any]:
-        if command == "wonder":
+    async def interrupted(request: Request[Any], /) -> Any:
+        if isinstance(request, Wonder):
             await curiosity.hear(AnswerStarted(conversation="a"))
         await anyio.lowlevel.checkpoint()
-        return await ask(command, **args)
+        return await ask(request)
 
     curiosity.ask = interrupted  # type: ignore[method-assign]
     await curiosity._ask_back(HEARD)

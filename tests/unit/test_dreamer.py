@@ -9,11 +9,14 @@ import torch
 
 from agents.device import device
 from agents.dreamer import Dreamer, _first_line
-from bus.commands import Request
+from bus.commands import Done
 from bus.envelope import Payload
 from bus.errors import CommandError
 from bus.topics import DreamKept, Dreamt, MindState
 from config import Paths, Settings
+from sovl_daemon.contracts.dreamer import DreamReport, Thought, Wonder
+from sovl_daemon.contracts.mind import NoteDream
+from sovl_daemon.contracts.scribe import InteractionPage, Recall, Recalled, RecentInteractions
 from sovl_daemon.engine.engine import Engine
 from sovl_daemon.engine.fusion.fusion import DreamStates
 from sovl_daemon.engine.fusion.lora import LoraOptions
@@ -44,21 +47,20 @@ class Alone(Dreamer):
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings, Paths.of(settings), "host")
         self.lived: list[Interaction] = [LIVED]
-        self.told: list[dict[str, Any]] = []
+        self.told: list[NoteDream] = []
         self.published: list[Payload] = []
 
-    async def ask(self, command: Any, /, **args: Any) -> Any:
-        if isinstance(command, Request):
-            return command.read(await self.ask(command.command_name, **command.wire()))
-        match command:
-            case "history":
-                return {"interactions": self.lived, "before": None}
-            case "recall":
-                found = [each for each in self.lived if each.id in args["ids"]]
-                return {"interactions": found, "rest": []}
-            case "mind_dreamt":
-                self.told.append(args)
-        return {}
+    async def ask(self, request: Any, /, **_: Any) -> Any:
+        match request:
+            case RecentInteractions():
+                return InteractionPage(interactions=self.lived, before=None)
+            case Recall(ids=ids):
+                found = [each for each in self.lived if each.id in ids]
+                return Recalled(interactions=found, rest=[])
+            case NoteDream():
+                self.told.append(request)
+                return Done()
+        raise AssertionError(request)
 
     async def publish(self, topic: str, payload: Payload, *, retain: bool = False) -> None:
         self.published.append(payload)
@@ -117,21 +119,18 @@ async def test_a_dream_is_blurred_and_told(dreamer: Alone, said: list[str]) -> N
     assert blurred.shape == plain.shape
     # 0.05, and 0.03 as no dream had it; as a share of the states' own spread.
     assert float((blurred - plain).std() / plain.std()) == pytest.approx(0.08, rel=0.1)
-    assert dreamer.told == [{"name": "7", "questions": ["Why 44?"]}]
+    assert dreamer.told == [NoteDream(name="7", questions=["Why 44?"])]
     assert dreamer.published == [
         Dreamt(name="7", reason="asked", prompt=LIVED.prompt, noise=0.08, questions=("Why 44?",))
     ]
-    assert result == {
-        "text": "It dreamt of: Kira is 44 years old.\nIt wonders: Why 44?",
-        "interaction": 7,
-        "noise": 0.08,
-    }
+    told = "It dreamt of: Kira is 44 years old.\nIt wonders: Why 44?"
+    assert result == DreamReport(text=told, interaction=7, noise=0.08)
 
 
 async def test_what_was_dreamt_before_is_less_blurred(dreamer: Alone, said: list[str]) -> None:
     dreamer._state = remembered({"7": 0.1})
-    assert (await dreamer._dream("asked"))["noise"] == 0.05
-    assert dreamer.told == [{"name": "7", "questions": []}]  # it was speechless, and dreamt
+    assert (await dreamer._dream("asked")).noise == 0.05
+    assert dreamer.told == [NoteDream(name="7", questions=[])]  # it was speechless, and dreamt
 
 
 async def test_with_nothing_lived_it_does_not_dream(dreamer: Alone) -> None:
@@ -187,20 +186,17 @@ async def test_it_wonders_about_what_it_is_given(dreamer: Alone, monkeypatch: An
 
     monkeypatch.setattr(dreamer, "_say", say)
 
-    async def wonder(**args: Any) -> dict[str, Any]:
-        (command,) = (each for each in Dreamer.commands() if each.name == "wonder")
-        parsed = command.arguments.model_validate(args)
-        found: dict[str, Any] = await dreamer.wonder(parsed, None)  # type: ignore[arg-type]
-        return found
+    async def wonder(request: Wonder) -> Thought:
+        return await dreamer.wonder(request, None)  # type: ignore[arg-type]
 
-    strange = await wonder(prompt="rain", temperature=1.5, top_k=9, max_tokens=3)
-    assert strange == {"text": "Kira is 44 years old.", "confidence": 0.25, "similarities": []}
+    strange = await wonder(Wonder(prompt="rain", temperature=1.5, top_k=9, max_tokens=3))
+    assert strange == Thought(text="Kira is 44 years old.", confidence=0.25, similarities=[])
     dreamer._state = remembered({"7": 0.25})
-    (familiar,) = (await wonder(prompt=None))["similarities"]
+    (familiar,) = (await wonder(Wonder())).similarities
     assert familiar == pytest.approx(1)
     dreamer.lived = []
-    await wonder(prompt=None)
-    await wonder(prompt="")
+    await wonder(Wonder())
+    await wonder(Wonder(prompt=""))
     assert [prompt for prompt, _ in heard] == [
         'Ask one short question about this: "rain"',
         'Ask one short question about this: "Kira is 44 years old."',

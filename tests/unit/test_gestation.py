@@ -7,11 +7,22 @@ import anyio
 import pytest
 
 from agents.gestation import Gestation
-from bus.commands import Request
+from bus.commands import Done
 from bus.envelope import Envelope, Payload
 from bus.errors import AGENT_LOST, CANCELLED, ENGINE, CommandError
 from bus.topics import INTERACTION, AnswerStarted, InteractionRecorded, MindState, NightStep
 from config import Paths, Settings, with_value
+from sovl_daemon.contracts.gestation import (
+    Gestate,
+    HoldNights,
+    NightHold,
+    NightReport,
+    Wake,
+    Woken,
+)
+from sovl_daemon.contracts.mind import NoteSleep
+from sovl_daemon.contracts.scribe import Unlearned, UnlearnedPage
+from sovl_daemon.contracts.trainer import HoldTraining, NightLearned, TrainingHold
 from sovl_daemon.mind.sleep import AWAKE_AT_LEAST_S, longest_night
 
 
@@ -56,7 +67,7 @@ async def night(monkeypatch: pytest.MonkeyPatch, *, trains: str) -> tuple[int, T
         slept.append(seconds)
 
     monkeypatch.setattr(anyio, "sleep", sleep)
-    return (await gestation._learn(None))["learned"], trainer, sum(slept)
+    return (await gestation._learn(None)).learned, trainer, sum(slept)
 
 
 async def test_it_trains_while_it_sleeps_unless_told_not_to(
@@ -93,19 +104,21 @@ class Alone(Gestation):
         super().__init__(settings, Paths.of(settings), "hub")
         self.unlearned = 10
         self.ends: Exception | None = None
-        self.asked: list[tuple[str, dict[str, Any]]] = []
+        self.asked: list[Any] = []
         self.published: list[tuple[str, Payload]] = []
 
-    async def ask(self, command: Any, /, **args: Any) -> Any:
-        if isinstance(command, Request):
-            return command.read(await self.ask(command.command_name, **command.wire()))
-        self.asked.append((command, args))
-        answers: dict[str, dict[str, Any]] = {
-            "unlearned": {"count": self.unlearned, "interactions": [], "memory": "m"},
-            "diagnose": {"objections": []},
-            "hold_training": {"held": args.get("hold"), "training": False},
-        }
-        return answers.get(command, {})
+    async def ask(self, request: Any, /, **_: Any) -> Any:
+        self.asked.append(request)
+        match request:
+            case Unlearned():
+                return UnlearnedPage(interactions=[], count=self.unlearned, memory="m")
+            case NoteSleep():
+                return Done()
+            case "diagnose":
+                return {"objections": []}
+            case HoldTraining(hold=hold):
+                return TrainingHold(held=bool(hold), training=False)
+        raise AssertionError(request)
 
     async def publish(self, topic: str, payload: Payload, *, retain: bool = False) -> None:
         self.published.append((topic, payload))
@@ -113,15 +126,15 @@ class Alone(Gestation):
     async def hear(self, payload: Payload, topic: str = "") -> None:
         await self.on_event(Envelope.of(payload).model_copy(update={"topic": topic}))
 
-    async def _learn(self, job: Any) -> dict[str, Any]:
+    async def _learn(self, job: Any) -> NightLearned:
         if self.ends is not None:
             raise self.ends
         learned, self.unlearned = self.unlearned, 0
-        return {"text": f"learned {learned}", "learned": learned}
+        return NightLearned(text=f"learned {learned}", learned=learned)
 
     def asleep(self) -> list[bool]:
         """What the mind was told of its sleep, in turn."""
-        return [args["asleep"] for command, args in self.asked if command == "mind_asleep"]
+        return [each.asleep for each in self.asked if isinstance(each, NoteSleep)]
 
 
 async def one(**values: str) -> Alone:
@@ -192,23 +205,17 @@ async def test_it_may_begin_asleep_unless_something_stands_against_it(
 
 async def test_held_back_it_does_not_sleep(monkeypatch: pytest.MonkeyPatch) -> None:
     gestation = await one()
-    held = await gestation.hold_nights(_arguments("hold_nights", hold=True), _nobody)
-    assert held == {
-        "held": True,
-        "busy": False,
-        "asleep": False,
-        "entries": 10,
-        "entries_needed": 10,
-    }
+    held = await gestation.hold_nights(HoldNights(hold=True), _nobody)
+    assert held == NightHold(held=True, busy=False, asleep=False, entries=10, entries_needed=10)
     with pytest.raises(CommandError, match="nights are held back"):
-        await gestation.gestate(_arguments("gestate"), _nobody)
+        await gestation.gestate(Gestate(), _nobody)
     gestation.asked.clear()
     await lives(gestation, monkeypatch, 2)
     assert gestation.published == []
     # A trainer that was started anew is told each time.
-    assert gestation.asked[1:] == [("hold_training", {"hold": True})] * 2
+    assert gestation.asked[1:] == [HoldTraining(hold=True)] * 2
     assert gestation.stats()["held"]
-    await gestation.hold_nights(_arguments("hold_nights", hold=False), _nobody)
+    await gestation.hold_nights(HoldNights(hold=False), _nobody)
     await lives(gestation, monkeypatch)
     assert gestation.asleep() == [True, False]
 
@@ -217,7 +224,7 @@ async def test_who_speaks_wakes_it() -> None:
     gestation = await one()
     begun = anyio.Event()
 
-    async def learn(job: Any) -> dict[str, Any]:
+    async def learn(job: Any) -> NightLearned:
         begun.set()
         await anyio.sleep_forever()
         raise AssertionError
@@ -227,7 +234,7 @@ async def test_who_speaks_wakes_it() -> None:
         tasks.start_soon(gestation._sleep, "ready")
         await begun.wait()
         with pytest.raises(CommandError, match="it sleeps already"):
-            await gestation.gestate(_arguments("gestate"), _nobody)
+            await gestation.gestate(Gestate(), _nobody)
         assert gestation._tiredness() < 0.5  # asleep, nobody is awake for long
         await gestation.hear(AnswerStarted(conversation="a"))
     assert gestation.published[-1] == ("night.ended", NightStep(reason="called", entries=10))
@@ -242,7 +249,8 @@ async def test_a_night_that_goes_wrong_is_told(code: str, woke: str) -> None:
     gestation = await one()
     gestation.ends = CommandError(code, "no luck")
     night = await gestation._sleep("ready")
-    assert night == {"text": f"Woken early ({woke}): no luck", "woke": woke, "reason": "no luck"}
+    told = {"text": f"Woken early ({woke}): no luck", "woke": woke, "reason": "no luck"}
+    assert night.wire() == told
     assert gestation.published[-1] == ("night.ended", NightStep(reason=woke, entries=10))
     assert gestation.asleep() == [True, False]
 
@@ -260,15 +268,15 @@ async def test_who_asked_for_a_night_hears_why_it_failed() -> None:
 
 async def test_a_night_that_is_asked_for_tells_what_it_learned() -> None:
     gestation = await one()
-    night = await gestation.gestate(_arguments("gestate", force=True), _nobody)
-    assert night == {"text": "Awake again: learned 10", "woke": "rested", "learned": 10}
+    night = await gestation.gestate(Gestate(force=True), _nobody)
+    assert night == NightReport(text="Awake again: learned 10", woke="rested", learned=10)
     assert gestation.published[0] == ("night.started", NightStep(reason="asked", entries=10))
 
 
 async def test_awake_there_is_nobody_to_wake() -> None:
     gestation = await one()
-    woken = await gestation.wake(_arguments("wake"), _nobody)
-    assert woken == {"text": "It is awake", "was_asleep": False}
+    woken = await gestation.wake(Wake(), _nobody)
+    assert woken == Woken(text="It is awake", was_asleep=False)
 
 
 async def test_what_is_lived_tires_it() -> None:
@@ -287,8 +295,3 @@ async def test_what_is_lived_tires_it() -> None:
 
 
 _nobody: Any = type("Nobody", (), {"progress": lambda self, **step: None})()
-
-
-def _arguments(name: str, **given: Any) -> Any:
-    (command,) = (each for each in Gestation.commands() if each.name == name)
-    return command.arguments.model_validate(given)

@@ -126,9 +126,9 @@ async def test_it_dreams_by_the_seed_that_is_set(dreamer: Dreamer) -> None:
     before = dreamer.settings
     dreamer.settings = with_value(before, "random_seed", "7")
     await dreamer.on_settings(before)
-    assert dreamer._chance.random() == random.Random(7).random()
+    assert dreamer._rng.random() == random.Random(7).random()
     await dreamer.on_settings(dreamer.settings)  # something else was set
-    assert dreamer._chance.random() != random.Random(7).random()
+    assert dreamer._rng.random() != random.Random(7).random()
 
 
 @pytest.mark.parametrize("mode", ["confidence", "temperament"])
