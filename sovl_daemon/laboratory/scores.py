@@ -40,20 +40,15 @@ def scores(probabilities: Sequence[float], labels: Sequence[bool]) -> Scores:
     """
     from sklearn.metrics import brier_score_loss, roc_auc_score  # takes a second
 
-    pairs = list(zip(probabilities, labels, strict=True))
     if len(set(labels)) < 2:
         raise ValueError("scores need both labels")
+    bins: list[list[tuple[float, bool]]] = [[] for _ in range(_BINS)]
+    for p, label in zip(probabilities, labels, strict=True):
+        bins[min(_BINS - 1, int(p * _BINS))].append((p, label))
     auc = float(roc_auc_score(labels, probabilities))
     brier = float(brier_score_loss(labels, probabilities))
-    return Scores(auc, brier, _ece(pairs), len(pairs))
-
-
-def _ece(pairs: list[tuple[float, bool]]) -> float:
-    bins: list[list[tuple[float, bool]]] = [[] for _ in range(_BINS)]
-    for p, label in pairs:
-        bins[min(_BINS - 1, int(p * _BINS))].append((p, label))
     gaps = (abs(math.fsum(p - label for p, label in each)) for each in bins)
-    return math.fsum(gaps) / len(pairs)
+    return Scores(auc, brier, math.fsum(gaps) / len(labels), len(labels))
 
 
 def bootstrap(

@@ -65,13 +65,14 @@ def measure(run: Run, demand: Sequence[float]) -> Measures:
     """Measure a run; `demand` is what would have been in use at each second had nobody acted."""
     peaks = coming_peaks(demand)
     weighted = sum(WEIGHTS[setting] * seconds for setting, seconds in run.seconds.items())
+    waits = [min(float(SOON_S), wait) for wait in run.waits]
     return Measures(
         ooms=len(run.ooms),
-        flaps=_flaps(run.moves),
+        flaps=sum(a[1] != b[1] and b[0] - a[0] < FLAP_S for a, b in pairwise(run.moves)),
         moves=len(run.moves),
         degraded_s=math.fsum(seconds for _, seconds in run.degraded),
         needless_s=math.fsum(s for at_s, s in run.degraded if peaks[int(at_s)] < HARD),
-        act_s=_act_s(run),
+        act_s=math.fsum(waits) / len(waits) if waits else math.nan,
         questions=run.questions,
         invalid=run.invalid,
         failures=run.failures,
@@ -92,13 +93,3 @@ def coming_peaks(demand: Sequence[float], seconds: int = SOON_S) -> list[float]:
             highest.popleft()
         peaks[index] = demand[highest[0]]
     return peaks
-
-
-def _flaps(moves: Sequence[tuple[float, int]]) -> int:
-    pairs = pairwise(moves)
-    return sum(a[1] != b[1] and b[0] - a[0] < FLAP_S for a, b in pairs)
-
-
-def _act_s(run: Run) -> float:
-    waits = [min(float(SOON_S), wait) for wait in run.waits]
-    return math.fsum(waits) / len(waits) if waits else math.nan

@@ -165,17 +165,14 @@ class Plant:
     def _reach(self, time_s: float) -> None:
         self.now_s = time_s
         if self._up and self._mortal and self.used() > CAPACITY:
-            self._die()
-
-    def _die(self) -> None:
-        self._known_s = math.nan
-        self.ooms.append(self.now_s)
-        self._up = False
-        self._leak, self._kv = _Line(), _Line()
-        self._conversations.clear()
-        self.settings.clear()
-        self._landings.clear()
-        self.land("restart", True, DOWN_S)
+            self._known_s = math.nan
+            self.ooms.append(self.now_s)
+            self._up = False
+            self._leak, self._kv = _Line(), _Line()
+            self._conversations.clear()
+            self.settings.clear()
+            self._landings.clear()
+            self.land("restart", True, DOWN_S)
 
     def _take_effect(self, landing: _Landing) -> None:
         self._known_s = math.nan
@@ -192,7 +189,9 @@ class Plant:
         self._known_s = math.nan
         kind = event.kind
         if kind == "arrive":
-            self._arrive(event)
+            if self._up and "limit_admission" not in self.settings:
+                self._conversations[event.number] = (event.time_s, event.amount)
+                self._kv.bend(event.time_s, event.amount)
         elif kind == "leave":
             self._leave(event)
         elif kind == "slope":
@@ -203,11 +202,6 @@ class Plant:
             self._leak.bend(event.time_s, event.amount)
         elif kind == "leak ends":
             self._leak = _Line()
-
-    def _arrive(self, event: Disturbance) -> None:
-        if self._up and "limit_admission" not in self.settings:
-            self._conversations[event.number] = (event.time_s, event.amount)
-            self._kv.bend(event.time_s, event.amount)
 
     def _leave(self, event: Disturbance) -> None:
         known = self._conversations.pop(event.number, None)

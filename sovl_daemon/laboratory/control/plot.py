@@ -42,10 +42,31 @@ def draw(picture: Picture) -> Figure:
         figure.subplots(len(_HEIGHTS), sharex=True, height_ratios=_HEIGHTS).flat
     )
     figure.suptitle(picture.title)
-    _draw_memory(panels[0], picture)
-    _draw_pressure(panels[1], picture.moments)
-    _draw_settings(panels[2], picture)
-    _draw_happenings(panels[3], picture.happenings)
+    memory, pressure, settings, happenings = panels
+
+    _draw_memory(memory, picture)
+
+    felt = [float("nan") if each.pressure is None else each.pressure for each in picture.moments]
+    pressure.plot(_minutes(picture.moments), felt, color="tab:purple")
+    pressure.set_ylabel("pressure, %")
+
+    rows = range(len(picture.actions), 0, -1)
+    for row, action in zip(rows, picture.actions, strict=True):
+        spans = [(start, end - start) for start, end in _spans(picture.moments, action)]
+        settings.broken_barh(spans, (row - 0.35, 0.7), color=f"C{row}")
+    settings.set_ylim(0.4, len(picture.actions) + 0.6)
+    settings.set_yticks(rows, picture.actions)
+
+    kinds = get_args(Kind)
+    times = [
+        [each.time_s / _MINUTE_S for each in picture.happenings if each.kind == kind]
+        for kind in kinds
+    ]
+    rows = range(len(kinds), 0, -1)
+    colors = [f"C{row}" for row in rows]
+    happenings.eventplot(times, lineoffsets=rows, linelengths=0.7, colors=colors)
+    happenings.set_yticks(rows, kinds)
+
     for panel in panels:
         panel.grid(alpha=0.3)
     panels[-1].set_xlabel("minutes")
@@ -70,31 +91,6 @@ def _draw_memory(panel: Axes, picture: Picture) -> None:
     )
     panel.set_ylabel("memory, %")
     panel.legend(loc="upper left", ncols=2)
-
-
-def _draw_pressure(panel: Axes, moments: Sequence[Observation]) -> None:
-    pressure = [float("nan") if each.pressure is None else each.pressure for each in moments]
-    panel.plot(_minutes(moments), pressure, color="tab:purple")
-    panel.set_ylabel("pressure, %")
-
-
-def _draw_settings(panel: Axes, picture: Picture) -> None:
-    rows = range(len(picture.actions), 0, -1)
-    for row, action in zip(rows, picture.actions, strict=True):
-        spans = [(start, end - start) for start, end in _spans(picture.moments, action)]
-        panel.broken_barh(spans, (row - 0.35, 0.7), color=f"C{row}")
-    panel.set_ylim(0.4, len(picture.actions) + 0.6)
-    panel.set_yticks(rows, picture.actions)
-
-
-def _draw_happenings(panel: Axes, happenings: Sequence[Happening]) -> None:
-    kinds = get_args(Kind)
-    times = [
-        [each.time_s / _MINUTE_S for each in happenings if each.kind == kind] for kind in kinds
-    ]
-    rows = range(len(kinds), 0, -1)
-    panel.eventplot(times, lineoffsets=rows, linelengths=0.7, colors=[f"C{row}" for row in rows])
-    panel.set_yticks(rows, kinds)
 
 
 def _spans(moments: Sequence[Observation], action: str) -> Iterator[tuple[float, float]]:

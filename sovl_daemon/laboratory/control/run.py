@@ -147,7 +147,12 @@ class ControlSimulation:
                 if step.does != "ask":
                     self.run.invalid += self._is_misread(step, readings)
                 self._do(now_s, step)
-            wait_s = self._wait_s(readings)
+            memory = readings[MEMORY]
+            wait_s = sampling_interval_s(
+                0.0 if memory.fault else (HARD - memory.value) / 100.0,
+                readings[PRESSURE].value,
+                verifying=self._flight is not None or bool(self._answer),
+            )
             if plant.settings:
                 self._count(now_s, wait_s)
             if self._crossed_s is None:
@@ -176,13 +181,6 @@ class ControlSimulation:
             self._read += 1
         return self._log[-MOST_LINES:]
 
-    def _wait_s(self, readings: dict[str, Reading]) -> float:
-        memory, pressure = readings[MEMORY], readings[PRESSURE]
-        headroom = 0.0 if memory.fault else (HARD - memory.value) / 100.0
-        return sampling_interval_s(
-            headroom, pressure.value, verifying=self._flight is not None or bool(self._answer)
-        )
-
     def _do(self, now_s: float, step: Step) -> None:
         if step.does == "ask" and step.question is not None:
             self.run.questions += 1
@@ -191,8 +189,12 @@ class ControlSimulation:
                 takes_s = self._latencies.uniform(*self._judge.takes_s)
                 opinion = self._judge.opine(step.question)
                 self._answer = (now_s + takes_s, step.question, opinion)
+        elif step.does == "act" and self._plant.predict(step.action) < _LEAST:
+            outcome = Outcome(step.action, "refused", "there is hardly anything to gain")
+            self._controller.performed(now_s, outcome)
         elif step.does in ("act", "relax"):
-            self._take_off(now_s, step)
+            lies = self._faults.action == "lies" and step.action == _LIAR
+            self._flight = _Flight(self._plant, step, self._delays, lies)
 
     def _is_misread(self, step: Step, readings: dict[str, Reading]) -> bool:
         """Whether what a move rests on is wrong, and the truth is no reason for it either."""
@@ -201,21 +203,15 @@ class ControlSimulation:
             return False
         return bool(readings[MEMORY].fault) or not self._sensors.error <= _WRONG
 
-    def _take_off(self, now_s: float, step: Step) -> None:
-        if step.does == "act" and self._plant.predict(step.action) < _LEAST:
-            outcome = Outcome(step.action, "refused", "there is hardly anything to gain")
-            self._controller.performed(now_s, outcome)
-            return
-        lies = self._faults.action == "lies" and step.action == _LIAR
-        self._flight = _Flight(self._plant, step, self._delays, lies)
-
     def _deliver(self, now_s: float, question: JudgeQuestion, opinion: Opinion) -> None:
         self._answer = None
         step = self._controller.answered(now_s, question, opinion)
         if step.does == "act":
             self.run.trues += 1
             late = now_s - question.asked_s > question.task.deadline_s
-            self.run.invalid += late or not _is_answer(opinion)
+            both = (opinion.p_true, opinion.p_false)
+            sound = all(0 <= p <= 1 for p in both) and 0.5 <= sum(both) <= 1 + 1e-6
+            self.run.invalid += late or not sound
             self._do(now_s, step)
 
     def _land(self, now_s: float, flight: _Flight) -> None:
@@ -266,11 +262,6 @@ class ControlSimulation:
         self.run.degraded.append((now_s, seconds))
         for setting in self._plant.settings:
             self.run.seconds[setting] = self.run.seconds.get(setting, 0.0) + seconds
-
-
-def _is_answer(opinion: Opinion) -> bool:
-    both = (opinion.p_true, opinion.p_false)
-    return all(0 <= p <= 1 for p in both) and 0.5 <= sum(both) <= 1 + 1e-6
 
 
 def demand(scenario: Scenario) -> list[float]:

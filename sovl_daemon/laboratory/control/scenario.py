@@ -133,35 +133,16 @@ def _bursts(
     return events
 
 
-def _leaks(chance: random.Random, per_min: tuple[float, float]) -> list[Disturbance]:
-    begins_s = chance.uniform(60, 900)
-    ends_s = begins_s + chance.uniform(900, 2400)
-    rate = chance.uniform(*per_min) / 60
-    return [Disturbance(begins_s, "leak", amount=rate), Disturbance(ends_s, "leak ends")]
-
-
 def _quiet(chance: random.Random) -> list[Disturbance]:
     return _conversations(chance, every_s=90, lasting_s=120, per_min=0.8)
 
 
-def _kv_growth(chance: random.Random) -> list[Disturbance]:
-    return _conversations(
-        chance, every_s=chance.uniform(25, 45), lasting_s=chance.uniform(240, 420), per_min=1.0
-    )
-
-
 def _leak(chance: random.Random) -> list[Disturbance]:
-    return _quiet(chance) + _leaks(chance, (0.6, 1.6))
-
-
-def _burst_family(chance: random.Random) -> list[Disturbance]:
-    return _quiet(chance) + _bursts(chance, 300, (3.0, 32.0), (1.5, 20.0))
-
-
-def _cache_lag(chance: random.Random) -> list[Disturbance]:
-    return _conversations(chance, every_s=60, lasting_s=180, per_min=1.0) + _bursts(
-        chance, 600, (5.0, 15.0)
-    )
+    events, begins_s = _quiet(chance), chance.uniform(60, 900)
+    ends_s = begins_s + chance.uniform(900, 2400)
+    rate = chance.uniform(0.6, 1.6) / 60
+    leak = [Disturbance(begins_s, "leak", amount=rate), Disturbance(ends_s, "leak ends")]
+    return events + leak
 
 
 def _edge(chance: random.Random) -> list[Disturbance]:
@@ -202,33 +183,49 @@ def _tide(chance: random.Random) -> list[Disturbance]:
     return events
 
 
-def _leak_burst(chance: random.Random) -> list[Disturbance]:
-    return _leak(chance) + _bursts(chance, 500, (8.0, 28.0))
-
-
-def _storm(chance: random.Random) -> list[Disturbance]:
-    """Short, steep bursts, one after another."""
-    return _quiet(chance) + _bursts(chance, 100, (3.0, 30.0), (1.0, 8.0), (10.0, 60.0))
-
-
-def _swell(chance: random.Random) -> list[Disturbance]:
-    """Other programs fill the memory within minutes, stay for minutes, and leave."""
-    return _quiet(chance) + _bursts(chance, 400, (10.0, 35.0), (60.0, 600.0), (120.0, 600.0))
-
-
 _COMMON = {"base": (22.0, 30.0), "weights": (22.0, 28.0), "cache": (3.0, 6.0)}
 _FAMILIES: dict[str, _Family] = {
     "steady": _Family((18.0, 26.0), (20.0, 26.0), (2.0, 5.0), _quiet),
-    "kv_growth": _Family(draw=_kv_growth, **_COMMON),
+    "kv_growth": _Family(
+        draw=lambda rng: _conversations(
+            rng, every_s=rng.uniform(25, 45), lasting_s=rng.uniform(240, 420), per_min=1.0
+        ),
+        **_COMMON,
+    ),
     "leak": _Family(draw=_leak, **_COMMON),
-    "burst": _Family((36.0, 42.0), (24.0, 28.0), (3.0, 6.0), _burst_family),
-    "cache_lag": _Family((22.0, 30.0), (24.0, 28.0), (8.0, 16.0), _cache_lag),
+    "burst": _Family(
+        (36.0, 42.0),
+        (24.0, 28.0),
+        (3.0, 6.0),
+        lambda rng: _quiet(rng) + _bursts(rng, 300, (3.0, 32.0), (1.5, 20.0)),
+    ),
+    "cache_lag": _Family(
+        (22.0, 30.0),
+        (24.0, 28.0),
+        (8.0, 16.0),
+        lambda rng: (
+            _conversations(rng, every_s=60, lasting_s=180, per_min=1.0)
+            + _bursts(rng, 600, (5.0, 15.0))
+        ),
+    ),
     "edge": _Family((40.0, 46.0), (24.0, 27.0), (3.0, 5.0), _edge),
     "noise": _Family((36.0, 38.0), (24.0, 26.0), (3.0, 4.0), _noise, noise=(1.0, 2.5)),
     "tide": _Family(draw=_tide, **_COMMON),
-    "leak_burst": _Family(draw=_leak_burst, **_COMMON),
-    "swell": _Family((34.0, 40.0), (24.0, 28.0), (3.0, 6.0), _swell),
-    "storm": _Family((38.0, 44.0), (24.0, 28.0), (3.0, 6.0), _storm),
+    "leak_burst": _Family(draw=lambda rng: _leak(rng) + _bursts(rng, 500, (8.0, 28.0)), **_COMMON),
+    # Other programs fill the memory within minutes, stay for minutes, and leave.
+    "swell": _Family(
+        (34.0, 40.0),
+        (24.0, 28.0),
+        (3.0, 6.0),
+        lambda rng: _quiet(rng) + _bursts(rng, 400, (10.0, 35.0), (60.0, 600.0), (120.0, 600.0)),
+    ),
+    # Short, steep bursts, one after another.
+    "storm": _Family(
+        (38.0, 44.0),
+        (24.0, 28.0),
+        (3.0, 6.0),
+        lambda rng: _quiet(rng) + _bursts(rng, 100, (3.0, 30.0), (1.0, 8.0), (10.0, 60.0)),
+    ),
 }
 
 TRAINING = ("steady", "kv_growth", "leak", "burst", "cache_lag", "edge", "noise", "storm")
@@ -286,7 +283,7 @@ _GB = 0.16  # one percent of a machine with 16 GB
 
 def _lines(chance: random.Random, events: Sequence[Disturbance]) -> Iterator[LogLine]:
     """Announcements of bursts, most of the time; as many of small jobs; and idle talk."""
-    for event, after in pairwise(_ramps(events)):
+    for event, after in pairwise(event for event in events if event.kind == "slope"):
         if event.amount < 0:
             continue
         lead_s = chance.uniform(*_LEAD_S)
@@ -299,7 +296,3 @@ def _lines(chance: random.Random, events: Sequence[Disturbance]) -> Iterator[Log
     while now_s < HOUR_S:
         now_s += chance.expovariate(1 / 40)
         yield LogLine(now_s, chance.choice(_OTHERS))
-
-
-def _ramps(events: Sequence[Disturbance]) -> list[Disturbance]:
-    return [event for event in events if event.kind == "slope"]

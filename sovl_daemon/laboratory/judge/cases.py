@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from functools import cache
@@ -127,7 +127,7 @@ class _Finder:
             if self._beyond(values):
                 break
             due = second >= _WARM_S and second % _EVERY_S == 0
-            if due and self._is_grey(values):
+            if due and any(limit.is_grey(values[limit.metric]) for limit in self._task.limits):
                 moments.append((readings, copy(system), second))
         chosen = self._chance.sample(moments, min(_MOST_A_RUN, len(moments)))
         cases = (self._case(evidence, readings, at, load, s) for readings, at, s in chosen)
@@ -198,9 +198,6 @@ class _Finder:
             return True
         return abs(reading.per_min) <= _CALM * abs(limit.hard - reading.value) + 1e-9
 
-    def _is_grey(self, values: Values) -> bool:
-        return any(limit.is_grey(values[limit.metric]) for limit in self._task.limits)
-
     def _beyond(self, values: Values) -> bool:
         return any(limit.is_beyond(values[limit.metric]) for limit in self._task.limits)
 
@@ -214,7 +211,7 @@ def log_lines() -> dict[str, dict[str, Sequence[str]]]:
     return {"": idle, **tables}
 
 
-def shuffled(cases: Iterator[Case], seed: int = 0) -> list[Case]:
+def shuffled(cases: Iterable[Case], seed: int = 0) -> list[Case]:
     """All cases in an order that does not depend on where they come from."""
     found = list(cases)
     random.Random(seed).shuffle(found)  # noqa: S311 - a game

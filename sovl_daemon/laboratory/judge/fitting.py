@@ -131,7 +131,13 @@ def scored(
     answers: Mapping[Group, Sequence[float]],
 ) -> Probe:
     """The probe with its band, which is chosen on held-out families, and its scores."""
-    width = _width(questions["held-out families"], answers["held-out families"])
+    families: dict[str, tuple[list[float], list[bool]]] = {}
+    held_out = zip(questions["held-out families"], answers["held-out families"], strict=True)
+    for case, p_true in held_out:
+        chances, truths = families.setdefault(case.family, ([], []))
+        chances.append(p_true)
+        truths.append(case.truth)
+    width = band([p for p, _ in families.values()], [y for _, y in families.values()], ERROR)
     scores_ = {group: score(questions[group], answers[group], width) for group in questions}
     rounded = {group: {k: round(v, 4) for k, v in each.items()} for group, each in scores_.items()}
     card = probe.card.model_copy(update={"band": round(width, 4), "scores": rounded})
@@ -195,12 +201,3 @@ def _key(case: Case) -> str:
 @cache
 def _keys() -> dict[str, str]:
     return {name: typical_key(task) for name, task in tasks().items()}
-
-
-def _width(cases: Sequence[Case], chances: Sequence[float]) -> float:
-    groups: dict[str, tuple[list[float], list[bool]]] = {}
-    for case, chance in zip(cases, chances, strict=True):
-        found = groups.setdefault(case.family, ([], []))
-        found[0].append(chance)
-        found[1].append(case.truth)
-    return band([p for p, _ in groups.values()], [y for _, y in groups.values()], ERROR)

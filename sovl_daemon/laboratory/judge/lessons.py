@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Literal
 
 from sovl_daemon.laboratory.judge.cases import UNSEEN_TASKS, Case, draw, fitted_tasks, shuffled
@@ -24,7 +24,14 @@ _EXAM_SEED = 7
 
 def lessons(share: float = 1.0) -> list[Case]:
     """What a probe is fitted on: `share` of some 2,000 cases, in an order of chance."""
-    return shuffled(_lessons(share))
+    cases: list[Case] = []
+    for task in fitted_tasks():
+        for family in SEEN:
+            cases += draw(task, family, _count(20, share))
+        for family in TALKATIVE:
+            cases += draw(task, family, _count(22, share), evidence="lines")
+            cases += draw(task, family, _count(6, share), evidence="both")
+    return shuffled(cases)
 
 
 def exam(share: float = 1.0) -> Mapping[Group, list[Case]]:
@@ -42,15 +49,6 @@ def exam(share: float = 1.0) -> Mapping[Group, list[Case]]:
 
 def _count(whole: int, share: float) -> int:
     return max(2, round(whole * share))
-
-
-def _lessons(share: float) -> Iterator[Case]:
-    for task in fitted_tasks():
-        for family in SEEN:
-            yield from draw(task, family, _count(20, share))
-        for family in TALKATIVE:
-            yield from draw(task, family, _count(22, share), evidence="lines")
-            yield from draw(task, family, _count(6, share), evidence="both")
 
 
 def _numbers(tasks: list[str], families: tuple[str, ...], count: int) -> list[Case]:

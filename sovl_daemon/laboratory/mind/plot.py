@@ -26,53 +26,36 @@ def draw(moments: Sequence[MindSnapshot]) -> "Figure":
     panels: list[Axes] = list(
         figure.subplots(len(_HEIGHTS), sharex=True, height_ratios=_HEIGHTS).flat
     )
-    _draw_shares(panels[0], moments)
-    _draw_temperament(panels[1], moments)
-    _draw_exposure(panels[2], moments)
-    _draw_events(panels[3], moments)
+    shares, temperament, exposure, events = panels
+    hours = [each.time_s / _HOUR_S for each in moments]
+
+    confidence = [float("nan") if each.confidence is None else each.confidence for each in moments]
+    shares.plot(hours, confidence, label="confidence")
+    shares.plot(hours, [each.tiredness for each in moments], label="tiredness")
+    shares.plot(hours, [each.pressure for each in moments], label="pressure", linewidth=0.6)
+    shares.set_ylim(0, 1.02)
+    shares.legend(loc="lower right", ncols=3)
+
+    temperament.plot(hours, [each.temperament for each in moments], color="tab:purple")
+    temperament.set_ylim(-1.02, 1.02)
+    temperament.set_ylabel("temperament")
+
+    exposure.plot(hours, [each.exposure for each in moments], color="tab:green")
+    exposure.set_ylabel("exposure")
+
+    kinds = get_args(EventKind)
+    told = [event for moment in moments for event in moment.events]
+    times = [[event.time_s / _HOUR_S for event in told if event.kind == kind] for kind in kinds]
+    rows = range(len(kinds), 0, -1)
+    events.eventplot(times, lineoffsets=rows, linelengths=0.7, colors=[f"C{row}" for row in rows])
+    events.set_yticks(rows, kinds)
+
     for panel in panels:
-        _shade_sleep(panel, moments)
+        for start, end in _nights(moments):
+            panel.axvspan(start, end, color="navy", alpha=0.12, linewidth=0)
         panel.grid(alpha=0.3)
     panels[-1].set_xlabel("hours")
     return figure
-
-
-def _draw_shares(panel: "Axes", moments: Sequence[MindSnapshot]) -> None:
-    hours = _hours(moments)
-    confidence = [float("nan") if each.confidence is None else each.confidence for each in moments]
-    panel.plot(hours, confidence, label="confidence")
-    panel.plot(hours, [each.tiredness for each in moments], label="tiredness")
-    panel.plot(hours, [each.pressure for each in moments], label="pressure", linewidth=0.6)
-    panel.set_ylim(0, 1.02)
-    panel.legend(loc="lower right", ncols=3)
-
-
-def _draw_temperament(panel: "Axes", moments: Sequence[MindSnapshot]) -> None:
-    panel.plot(_hours(moments), [each.temperament for each in moments], color="tab:purple")
-    panel.set_ylim(-1.02, 1.02)
-    panel.set_ylabel("temperament")
-
-
-def _draw_exposure(panel: "Axes", moments: Sequence[MindSnapshot]) -> None:
-    panel.plot(_hours(moments), [each.exposure for each in moments], color="tab:green")
-    panel.set_ylabel("exposure")
-
-
-def _draw_events(panel: "Axes", moments: Sequence[MindSnapshot]) -> None:
-    kinds = get_args(EventKind)
-    times = [
-        [event.time_s / _HOUR_S for moment in moments for event in moment.events
-         if event.kind == kind]
-        for kind in kinds
-    ]  # fmt: skip
-    rows = range(len(kinds), 0, -1)
-    panel.eventplot(times, lineoffsets=rows, linelengths=0.7, colors=[f"C{row}" for row in rows])
-    panel.set_yticks(rows, kinds)
-
-
-def _shade_sleep(panel: "Axes", moments: Sequence[MindSnapshot]) -> None:
-    for start, end in _nights(moments):
-        panel.axvspan(start, end, color="navy", alpha=0.12, linewidth=0)
 
 
 def _nights(moments: Sequence[MindSnapshot]) -> Iterator[tuple[float, float]]:
@@ -87,7 +70,3 @@ def _nights(moments: Sequence[MindSnapshot]) -> Iterator[tuple[float, float]]:
             asleep_since = None
     if asleep_since is not None:
         yield asleep_since, moments[-1].time_s / _HOUR_S
-
-
-def _hours(moments: Sequence[MindSnapshot]) -> list[float]:
-    return [each.time_s / _HOUR_S for each in moments]

@@ -127,8 +127,18 @@ class MindSimulation:
             self._wonder()
         if self._now - self._spoken_at >= SILENCE_S:
             self._dream()
-        if not self._mind.asleep:
-            self._tire()
+        if self._mind.asleep:
+            return
+        reason = sleep_reason(
+            self._rhythm,
+            self._now,
+            entries=len(self._log),
+            confidence=self._mind.confidence(self._knobs),
+            stage=self._stage(),
+            knobs=self._knobs,
+        )
+        if reason is not None:
+            self._fall_asleep(reason)
 
     def _moment(self) -> MindSnapshot:
         mind, knobs = self._mind, self._knobs
@@ -191,18 +201,6 @@ class MindSimulation:
         question, self._mind = self._mind.erupted(_question(topic) if worth else "").asked()
         if question is not None:
             self._happened("question", f"unprompted: {question}")
-
-    def _tire(self) -> None:
-        reason = sleep_reason(
-            self._rhythm,
-            self._now,
-            entries=len(self._log),
-            confidence=self._mind.confidence(self._knobs),
-            stage=self._stage(),
-            knobs=self._knobs,
-        )
-        if reason is not None:
-            self._fall_asleep(reason)
 
     # Asleep
 
