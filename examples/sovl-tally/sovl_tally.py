@@ -9,10 +9,12 @@ from pydantic import Field
 
 from agents.base import Agent, Job
 from agents.middleware import Middleware
-from bus.commands import Arguments, command
+from bus.commands import Reply, Request, command
 from bus.envelope import Envelope, Payload
 from bus.errors import BAD_ARGUMENT, CommandError, FatalError
 from config import Paths, Settings
+from sovl_daemon.contracts.scribe import RecentInteractions
+from sovl_daemon.memory.interactions import Interaction
 
 
 class TallyChanged(Payload, kind="tally.changed"):
@@ -21,7 +23,14 @@ class TallyChanged(Payload, kind="tally.changed"):
     heard: int
 
 
-class TallyArguments(Arguments):
+class TallyCounts(Reply):
+    """How often each topic was heard."""
+
+    counts: dict[str, int] = Field(description="how often, by topic")
+    last: list[Interaction] = Field(description="the last interaction, as a list of one or none")
+
+
+class ShowTally(Request[TallyCounts], command="tally"):
     """What to tell."""
 
     topic: str | None = Field(default=None, description="Only this topic.")
@@ -74,16 +83,16 @@ class Tally(Agent):
     def stats(self) -> dict[str, Any]:
         return {"heard": self._counts.total()}
 
-    @command(TallyArguments)
-    async def tally(self, args: TallyArguments, job: Job) -> dict[str, Any]:
+    @command(ShowTally)
+    async def tally(self, request: ShowTally, job: Job) -> TallyCounts:
         """Tell how often each topic was heard."""
-        if args.topic is not None and args.topic not in self._counts:
-            raise CommandError(BAD_ARGUMENT, f"topic: {args.topic!r} was never heard")
-        counts = {t: n for t, n in self._counts.items() if args.topic in (None, t)}
+        if request.topic is not None and request.topic not in self._counts:
+            raise CommandError(BAD_ARGUMENT, f"topic: {request.topic!r} was never heard")
+        counts = {t: n for t, n in self._counts.items() if request.topic in (None, t)}
         for topic, count in sorted(counts.items()):
             job.progress(text=f"{topic}: {count}\n")
-        past = await self.ask("history", limit=1)  # a command of another agent
-        return {"counts": counts, "last": past["interactions"]}
+        past = await self.ask(RecentInteractions(limit=1))  # a command of another agent
+        return TallyCounts(counts=counts, last=past.interactions)
 
     async def _save(self) -> None:
         beside = self._file.with_suffix(".new")

@@ -12,7 +12,7 @@ import zmq
 from pydantic import Field
 
 from bus.auth import open_door
-from bus.commands import Arguments, CommandSpec, CommandTable
+from bus.commands import CommandSpec, CommandTable, Done, Request
 from bus.envelope import Envelope, Payload, decode
 from bus.ledger import Ledger
 from bus.messages import Cancel, Command, Failure, Heartbeat, Progress, Register, Result
@@ -22,17 +22,29 @@ from bus.router import CommandRouter
 PATIENCE_S = 10.0
 
 
-class SayArguments(Arguments):
+class Say(Request[Done], command="say"):
     text: str = Field(max_length=100_000)
     times: int = Field(default=1, ge=1, le=9)
 
 
+class Sleep(Request[Done], command="sleep"):
+    pass
+
+
+class Walk(Request[Done], command="walk"):
+    pass
+
+
+class Remember(Request[Done], command="remember"):
+    pass
+
+
 TABLE = CommandTable(
     [
-        CommandSpec("say", "echo", "Say it.", SayArguments, "say"),
-        CommandSpec("sleep", "legs", "Sleep.", Arguments, "sleep", long=True),
-        CommandSpec("walk", "legs", "Walk.", Arguments, "walk"),
-        CommandSpec("remember", "echo", "For agents.", Arguments, "remember", internal=True),
+        CommandSpec("say", "echo", "Say it.", Say, "say"),
+        CommandSpec("sleep", "legs", "Sleep.", Sleep, "sleep", long=True),
+        CommandSpec("walk", "legs", "Walk.", Walk, "walk"),
+        CommandSpec("remember", "echo", "For agents.", Remember, "remember", internal=True),
     ]
 )
 

@@ -11,7 +11,7 @@ import zmq
 from structlog.testing import capture_logs
 
 from bus.auth import open_door
-from bus.commands import Arguments, CommandSpec, CommandTable
+from bus.commands import CommandSpec, CommandTable, Done, Reply, Request
 from bus.envelope import Envelope
 from bus.errors import BAD_ARGUMENT, BAD_COMMAND, BAD_MESSAGE, INTERNAL
 from bus.messages import Cancel, Command, Failure, Result
@@ -24,25 +24,33 @@ from tests.integration.bus_router import Client
 FLOOD = 10_000
 
 
-class Desk:
-    """What stands behind the socket in these tests."""
-
-    async def add(self, args: "AddArguments") -> dict[str, object]:
-        return {"sum": args.a + args.b}
-
-    async def fall(self, args: Arguments) -> dict[str, object]:
-        raise OSError("disk full")
+class Sum(Reply):
+    sum: int
 
 
-class AddArguments(Arguments):
+class Add(Request[Sum], command="add"):
     a: int
     b: int = 1
 
 
+class Fall(Request[Done], command="fall"):
+    pass
+
+
+class Desk:
+    """What stands behind the socket in these tests."""
+
+    async def add(self, request: Add) -> Sum:
+        return Sum(sum=request.a + request.b)
+
+    async def fall(self, request: Fall) -> Done:
+        raise OSError("disk full")
+
+
 TABLE = CommandTable(
     [
-        CommandSpec("add", "hub", "Add.", AddArguments, "add"),
-        CommandSpec("fall", "hub", "Fall.", Arguments, "fall"),
+        CommandSpec("add", "hub", "Add.", Add, "add"),
+        CommandSpec("fall", "hub", "Fall.", Fall, "fall"),
     ]
 )
 

@@ -227,7 +227,13 @@ def test_the_example_agent_passes_its_own_test(tmp_path: Path, runtime: Path) ->
 
 def described(command: str) -> set[str]:
     """The fields that the document names for a command's answer."""
-    current, fields = "", set[str]()
+    text = (ROOT / "docs" / "commands.md").read_text()
+    section = re.search(rf"^### {command}$.*?(?=^### |\Z)", text, re.M | re.S)
+    assert section
+    if another := re.search(r"^Answers as \[(\w+)\]", section[0], re.M):
+        return described(another[1])
+    answer = section[0].partition("| Answer |")[2].partition("\n\n")[0]
+    current, fields = "", set(re.findall(r"^\| `(\w+)` \|", answer, re.M))
     for name, field, _ in table("commands.md", "Command"):
         current = words(name)[0] if name else current
         if current == command:

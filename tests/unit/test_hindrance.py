@@ -13,7 +13,7 @@ import pytest
 from agents import hindrance
 from agents.base import Agent, Job
 from agents.hindrance import Hindrance
-from bus.commands import NoArguments, command
+from bus.commands import Done, Request, command
 from bus.errors import UNAVAILABLE, CommandError
 from bus.messages import Command, Failure
 from config import Paths, Settings
@@ -77,13 +77,17 @@ async def test_what_does_not_pass_is_raised() -> None:
     assert agent.said[0] == ("agent.hindered", "another agent cannot now")
 
 
+class Work(Request[Done], command="work"):
+    """Nothing but that."""
+
+
 class Frail(Agent):
     """Cannot do what it is asked for."""
 
     name: ClassVar[str] = "frail"
 
-    @command()
-    async def work(self, args: NoArguments, job: Job) -> dict[str, Any]:
+    @command(Work)
+    async def work(self, request: Work, job: Job) -> Done:
         """Do it."""
         raise OSError(errno.EROFS, "Read-only file system")
 
