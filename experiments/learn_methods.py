@@ -15,7 +15,7 @@ import torch
 from torch.nn import functional
 
 from agents.generator.tuning import fused_layers, fusion_options, influence_of
-from agents.training.school import REPLAY, School
+from agents.training.school import REPLAY, EvalResult, School
 from config import Settings
 from sovl_daemon.engine.engine import Engine
 from sovl_daemon.engine.fusion.fusion import Fusion, Steering
@@ -26,6 +26,7 @@ from sovl_daemon.engine.learning.lean_batch import linear
 from sovl_daemon.engine.learning.learner import LearnerOptions, pace
 from sovl_daemon.engine.learning.memory_pass import LeanMemoryPass
 from sovl_daemon.engine.learning.sample import Sample, common_prefix
+from sovl_daemon.memory.interactions import Interaction
 from sovl_daemon.mind.lifecycle import capacity, exposure_gain, life_weight, stage
 from sovl_daemon.night.curriculum import Curriculum, CurriculumOptions
 
@@ -74,10 +75,10 @@ class Pupil(ABC):
     async def commit(self) -> None:
         """Answer with what the candidate is."""
 
-    async def exam(self, course: Curriculum) -> dict[str, float]:
+    async def exam(self, course: Curriculum) -> EvalResult:
         """As School.exam."""
         recall = math.exp(-await self.loss(course.asked)) if course.asked else 1.0
-        return {"recall": recall, "drift": await self.drift(course.kept)}
+        return EvalResult(recall, await self.drift(course.kept))
 
 
 class Pair(Pupil):
@@ -94,7 +95,7 @@ class Pair(Pupil):
 
     async def drift(self, samples: Sequence[Sample]) -> float:
         found = await self.school.exam(self.learner, replace(NOTHING, kept=tuple(samples)))
-        return found["drift"]
+        return found.drift
 
     async def state(self) -> State:
         found: State = await self.school.on_thread(self.learner.candidate.state)
@@ -268,16 +269,16 @@ async def sleep(
         "steps": course.steps,
         "tokens": tokens,
         "lessons": len(course.lessons),
-        "exam_recall": after["recall"],
-        "exam_drift": after["drift"],
+        "exam_recall": after.recall,
+        "exam_drift": after.drift,
         "kept": problem is None,
     }
     return Slept(figures, problem, await pupil.state())
 
 
-def _entries(told: Sequence[str]) -> list[dict[str, Any]]:
+def _entries(told: Sequence[str]) -> list[Interaction]:
     """As the memory has them; of what tells something, no response is learned from."""
-    return [{"prompt": text, "response": "", "question": None} for text in told]
+    return [Interaction("", "", text, "", 0, None) for text in told]
 
 
 def _tokens(samples: Sequence[Sample]) -> int:

@@ -9,15 +9,22 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import anyio
 import anyio.to_thread
-from pydantic import Field
 
 from agents.base import Agent, Job
 from agents.device import device
-from bus.commands import Arguments, NoArguments, command
+from bus.commands import command
 from bus.errors import BAD_ARGUMENT, CommandError, FatalError
 from config import Settings
 from sovl_daemon.contracts.mind import BecomeMind, ReadMind
 from sovl_daemon.contracts.scribe import Learned, Unlearned
+from sovl_daemon.contracts.trainer import (
+    LoadState,
+    ResetState,
+    SaveState,
+    StateLoaded,
+    StateReset,
+    StateSaved,
+)
 from sovl_daemon.engine.thread.inbox import call
 from sovl_daemon.engine.thread.priority import Priority
 from sovl_daemon.mind.state import Mind
@@ -37,25 +44,6 @@ if TYPE_CHECKING:
 
 _NOTES_AT_ONCE = 2000
 _LAST_ID = 2**63 - 1
-
-
-class SaveArguments(Arguments):
-    """What to call it."""
-
-    name: str | None = Field(
-        default=None, description="Its name; controls_config.save_path_prefix when left out."
-    )
-    force: bool = Field(default=False, description="Replace a save of that name.")
-
-
-class LoadArguments(Arguments):
-    """Where to go back to."""
-
-    name: str | None = Field(
-        default=None,
-        description="A save or the number of a generation; controls_config.save_path_prefix "
-        "when left out.",
-    )
 
 
 def tensors_in(generation: Generation) -> dict[str, Any]:
@@ -130,41 +118,43 @@ class Archive(Agent):
             base = loaded.generation.manifest.base
             self.log.warning("state.known_by_name", base=base, number=loaded.generation.folder.name)
 
-    @command(SaveArguments, long=True)
-    async def save(self, args: SaveArguments, job: Job) -> dict[str, Any]:
+    @command(SaveState, long=True)
+    async def save(self, request: SaveState, job: Job) -> StateSaved:
         """Keep what was learned under a name; without one the default save is replaced."""
         writer = self._required()
-        name = args.name or self.settings.controls_config.save_path_prefix
+        name = request.name or self.settings.controls_config.save_path_prefix
         async with self._changing:
             if not writer.store.numbers():
                 await self._commit_as_it_is("save")
-            work = partial(writer.save, name, replacing=args.force or args.name is None)
+            work = partial(writer.save, name, replacing=request.force or request.name is None)
             saved: Generation = await self._told(work)
         number = saved.manifest.number
-        return {"text": f"State saved as {name} (generation {number})", "generation": number}
+        text = f"State saved as {name} (generation {number})"
+        return StateSaved(text=text, generation=number)
 
-    @command(LoadArguments, long=True)
-    async def load(self, args: LoadArguments, job: Job) -> dict[str, Any]:
+    @command(LoadState, long=True)
+    async def load(self, request: LoadState, job: Job) -> StateLoaded:
         """Go back to a save or a generation; `load` again undoes it."""
         writer = self._required()
-        name = args.name or self.settings.controls_config.save_path_prefix
+        name = request.name or self.settings.controls_config.save_path_prefix
         async with self._changing:
             become = await self._prepared(await self._told(partial(writer.store.find, name)))
             generation: Generation = await self._told(partial(writer.restore, name))
             await self._become(generation, become, mind=True)
             parts = await anyio.to_thread.run_sync(generation.holds)
         held = ", ".join(parts) or "a new-born mind"
-        return {"text": f"Loaded from {name}: {held}", "generation": generation.manifest.number}
+        text, number = f"Loaded from {name}: {held}", generation.manifest.number
+        return StateLoaded(text=text, generation=number)
 
-    @command(long=True)
-    async def reset(self, args: NoArguments, job: Job) -> dict[str, Any]:
+    @command(ResetState, long=True)
+    async def reset(self, request: ResetState, job: Job) -> StateReset:
         """Forget all that was learned; the generations before stay and can be loaded."""
         writer = self._required()
         async with self._changing:
             generation: Generation = await self._told(writer.reset)
             await self._become(generation, await self._prepared(generation), mind=True)
         number = generation.manifest.number
-        return {"text": f"New-born (generation {number})", "generation": number}
+        return StateReset(text=f"New-born (generation {number})", generation=number)
 
     async def commit(
         self,

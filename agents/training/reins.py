@@ -7,13 +7,18 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import anyio
-from pydantic import Field
 
 from agents.base import Job
 from agents.training.archive import Archive
-from bus.commands import Arguments, command
+from bus.commands import command
 from bus.topics import GAUGES, GaugesGiven
-from sovl_daemon.contracts.trainer import HoldTraining, TrainingHold
+from sovl_daemon.contracts.trainer import (
+    EaseFactors,
+    EaseTraining,
+    HoldTraining,
+    TrainingEase,
+    TrainingHold,
+)
 from sovl_daemon.control.sources.gauges import Ratio
 from sovl_daemon.engine.learning.ease import Ease
 
@@ -23,15 +28,6 @@ if TYPE_CHECKING:  # torch is loaded by the generator
 
 class Held(Exception):
     """The training has to stop now; how far it was is on disk."""
-
-
-class EaseArguments(Arguments):
-    """How gently it learns; what is left out stays."""
-
-    rate: float | None = Field(default=None, gt=0, le=1, description="Factor on the learning rate.")
-    batch: float | None = Field(
-        default=None, gt=0, le=1, description="Share of a micro-batch that is computed at a time."
-    )
 
 
 class Reins(Archive):
@@ -55,16 +51,16 @@ class Reins(Archive):
             self._free.set()
         return TrainingHold(held=self.is_held, training=self._learner is not None)
 
-    @command(EaseArguments, internal=True)
-    async def ease_training(self, args: EaseArguments, job: Job) -> dict[str, Any]:
+    @command(EaseTraining, internal=True)
+    async def ease_training(self, request: EaseTraining, job: Job) -> TrainingEase:
         """Learn more gently from now on, or as configured again; or show how gently it learns."""
-        self._ease = replace(self._ease, **args.model_dump(exclude_none=True))
-        learner = self._learner
+        self._ease = replace(self._ease, **request.model_dump(exclude_none=True))
+        ease, learner = EaseFactors(**asdict(self._ease)), self._learner
         if learner is None:
-            return {"ease": asdict(self._ease), "eased": None, "rows": 0}
+            return TrainingEase(ease=ease, eased=None, rows=0)
         learner.ease = self._ease
-        eased, rows = asdict(learner.eased), learner.rows
-        return {"ease": asdict(self._ease), "eased": eased, "rows": rows}
+        eased = EaseFactors(**asdict(learner.eased))
+        return TrainingEase(ease=ease, eased=eased, rows=learner.rows)
 
     def stats(self) -> dict[str, Any]:
         """How gently it is to learn."""

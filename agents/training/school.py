@@ -60,6 +60,14 @@ class Course:
     digest: str
 
 
+@dataclass(frozen=True, slots=True)
+class EvalResult:
+    """How well the questions are answered that no lesson asks, and how far the rest moved."""
+
+    recall: float
+    drift: float
+
+
 class School:
     """Teaches for one night or one training; `stage` (0..1) is how old the mind is."""
 
@@ -155,23 +163,21 @@ class School:
         finally:
             self._engine.thread.cancel(running)
 
-    async def exam(self, learner: Learner, course: Curriculum) -> dict[str, float]:
-        """How well the questions are answered that no lesson asks, and how far the rest moved."""
+    async def exam(self, learner: Learner, course: Curriculum) -> EvalResult:
+        """Examine what was learned so far, without learning."""
         asked = await self._evaluated(learner, course.asked)
         kept = await self._evaluated(learner, course.kept)
         recall = math.exp(-_mean(asked, "loss")) if asked else 1.0
-        return {"recall": recall, "drift": _mean(kept, "divergence")}
+        return EvalResult(recall, _mean(kept, "divergence"))
 
-    def failed(
-        self, before: dict[str, float], after: dict[str, float], course: Curriculum
-    ) -> str | None:
+    def failed(self, before: EvalResult, after: EvalResult, course: Curriculum) -> str | None:
         """Say why a night with these exams before and after it is not kept, None if it is."""
         night = self._settings.night
-        if after["drift"] > night.most_drift:
-            return f"it drifted by {after['drift']:.3f} (night.most_drift is {night.most_drift})"
-        if course.asked and after["recall"] < max(before["recall"], night.least_recall):
+        if after.drift > night.most_drift:
+            return f"it drifted by {after.drift:.3f} (night.most_drift is {night.most_drift})"
+        if course.asked and after.recall < max(before.recall, night.least_recall):
             return (
-                f"it recalls {after['recall']:.2f} of what it was told "
+                f"it recalls {after.recall:.2f} of what it was told "
                 f"(night.least_recall is {night.least_recall})"
             )
         return None

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import anyio
 import anyio.to_thread
-from pydantic import Field
 
 from agents.base import Job
 from agents.device import device
@@ -20,17 +19,25 @@ from agents.gate import Gate
 from agents.recall import recalled, unlearned
 from agents.training.archive import tensors_in
 from agents.training.reins import Held, Reins
-from agents.training.school import Course, School
-from bus.commands import Arguments, command
+from agents.training.school import Course, EvalResult, School
+from bus.commands import command
 from bus.envelope import Envelope
 from bus.errors import BUSY, CommandError
 from bus.topics import MIND, NIGHT, MindState, NightStep
 from config import Paths
 from sovl_daemon.contracts.dreamer import Wonder
-from sovl_daemon.contracts.force import FORCE
 from sovl_daemon.contracts.mind import NoteNight
 from sovl_daemon.contracts.scribe import Rehearsal, Unlearned
-from sovl_daemon.contracts.trainer import LearnNight, NightLearned, NightMetrics
+from sovl_daemon.contracts.trainer import (
+    EpochProgress,
+    LearnNight,
+    NightLearned,
+    NightMetrics,
+    StepProgress,
+    TrainedOnPairs,
+    TrainingMetrics,
+    TrainOnPairs,
+)
 from sovl_daemon.memory.interactions import Interaction
 from sovl_daemon.night.curriculum import Curriculum
 from sovl_daemon.own_time import OwnTime, fail_after
@@ -48,19 +55,6 @@ _COMMIT_S = 60.0
 _STEP_S = 2.0  # of a night on a slow machine, about; it may last that long in any case
 _LOOK_S = 10.0  # a step may take seconds
 _NIGHT = "a night"
-
-
-class TrainArguments(Arguments):
-    """How to train; what is left out comes from the configuration."""
-
-    epochs: int | None = Field(default=None, ge=1, le=1000, description="Passes over the pairs.")
-    file: str | None = Field(default=None, description="Pairs; store.training_file if left out.")
-    skip_bad: bool = Field(default=False, description="Skip malformed lines, and count them.")
-    dry_run: bool = Field(default=False, description="Within dry_run_params; keeps nothing.")
-    fresh: bool = Field(
-        default=False, description="Do not go on with a training of the same that was cut off."
-    )
-    force: bool = FORCE
 
 
 @dataclass
@@ -111,19 +105,19 @@ class Trainer(Reins):
         if isinstance(event.payload, MindState):
             self._mind = event.payload
 
-    @command(TrainArguments, long=True)
-    async def train(self, args: TrainArguments, job: Job) -> dict[str, Any]:
+    @command(TrainOnPairs, long=True)
+    async def train(self, request: TrainOnPairs, job: Job) -> TrainedOnPairs:
         """Train on pairs of prompts and responses; cut off, it goes on with the epoch it was in."""
-        dry = args.dry_run or self.is_dry
+        dry = request.dry_run or self.is_dry
         self.require_fit()
-        await self._gate.passed(job, force=args.force)
+        await self._gate.passed(job, force=request.force)
         async with self._alone():
             while True:
                 await self.let_go(job)
                 try:
-                    return await self._train(args, job, dry=dry)
+                    return await self._train(request, job, dry=dry)
                 except Held:
-                    args = args.model_copy(update={"fresh": False})
+                    request = request.model_copy(update={"fresh": False})
                 finally:
                     self.put_down()
 
@@ -161,7 +155,11 @@ class Trainer(Reins):
         async for report in school.steps(learner, course, steps):
             steps += 1
             await self.measured(report)
-            await self._tell(job, _progress(report, steps, course.steps), len(entries))
+            progress = _progress(report, steps, course.steps)
+            job.progress(**progress.model_dump())
+            told = progress.model_dump(exclude={"tokens_per_s"})
+            event = NightStep(reason="learning", entries=len(entries), **told)
+            await self.publish(f"{NIGHT}.progress", event)
             if steps % _CHECKPOINT_EVERY == 0:
                 state, at = await school.on_thread(learner.state), {"step": steps, "ids": ids}
                 async with self.hindrance.met():  # without a checkpoint the night goes on
@@ -185,7 +183,7 @@ class Trainer(Reins):
             learner,
             state,
             "night",
-            metrics.wire(),
+            metrics,
             memory,
             ids=ids,
             question=question,
@@ -226,33 +224,35 @@ class Trainer(Reins):
 
     # Pairs
 
-    async def _train(self, args: TrainArguments, job: Job, *, dry: bool) -> dict[str, Any]:
+    async def _train(self, request: TrainOnPairs, job: Job, *, dry: bool) -> TrainedOnPairs:
         settings = self.settings.training_config
         school = await self._school()
         # By the settings of now: the paths are those of the start.
-        path = Path(args.file) if args.file else Paths.of(self.settings).training_file
-        course = await school.course(path, epochs=args.epochs, skip_bad=args.skip_bad, dry=dry)
+        path = Path(request.file) if request.file else Paths.of(self.settings).training_file
+        course = await school.course(
+            path, epochs=request.epochs, skip_bad=request.skip_bad, dry=dry
+        )
         lessons, epochs = len(course.curriculum.lessons), course.curriculum.options.epochs
         learner = self.taken_up(await school.learner(course.curriculum, night=False))
         job.progress(text=f"--- Training ({epochs} epochs, {lessons} pairs of {course.name}) ---\n")
         before = await _validated(school, learner, course)
         if dry and settings.dry_run_params.skip_training:
-            return {"text": f"Dry run: {_loss(before)}", "validation": before}
+            return TrainedOnPairs(text=f"Dry run: {_loss(before)}", validation=before)
         best = Best(before)
-        if not dry and not args.fresh:
+        if not dry and not request.fresh:
             await self._go_on_training(school, learner, course, best, job)
         await self._epochs(school, learner, course, best, job, kept=not dry)
-        metrics = {"before": before, "validation": best.loss, "epochs": best.epochs}
+        metrics = TrainingMetrics(before=before, validation=best.loss, epochs=best.epochs)
         if dry or best.state is None:
             why = "a dry run" if dry else "the validation loss did not fall"
             text = f"Nothing is kept: {why}. {_compared(before, best.loss)}"
-            return {"text": text, **metrics}
+            return TrainedOnPairs(text=text, **metrics.wire())
         await school.on_thread(partial(learner.candidate.load, best.state))
         memory = (await self.ask(Unlearned(limit=0))).memory
         keep = partial(self._keep, school, learner, best.state, "train", metrics, memory)
         number = await self.hindrance.outlast(keep)
         text = f"{_compared(before, best.loss)}, generation {number}"
-        return {"text": text, "generation": number, **metrics}
+        return TrainedOnPairs(text=text, generation=number, **metrics.wire())
 
     async def _epochs(
         self,
@@ -276,9 +276,13 @@ class Trainer(Reins):
                     best.step += 1
                     await self.measured(report)
                     at = f"Epoch {best.epochs + 1}/{epochs} Step {best.step}/{each}"
-                    text = f"{at} | Loss: {report.loss:.4f}\n"
-                    shown = _progress(report, start + best.step, lessons.steps)
-                    job.progress(epoch=best.epochs + 1, epochs=epochs, text=text, **shown)
+                    told = EpochProgress(
+                        **_progress(report, start + best.step, lessons.steps).model_dump(),
+                        epoch=best.epochs + 1,
+                        epochs=epochs,
+                        text=f"{at} | Loss: {report.loss:.4f}\n",
+                    )
+                    job.progress(**told.model_dump())
                     if held := self.is_held:
                         break
             if not held:
@@ -332,7 +336,7 @@ class Trainer(Reins):
         learner: Learner,
         state: dict[str, Any],
         reason: str,
-        metrics: dict[str, Any],
+        metrics: NightMetrics | TrainingMetrics,
         memory: str,
         *,
         ids: Sequence[int] = (),
@@ -350,7 +354,7 @@ class Trainer(Reins):
                 number = await self.commit(
                     {**others, **state},
                     reason=reason,
-                    metrics=metrics,
+                    metrics=metrics.wire(),
                     interactions=ids,
                     mind=slept.mind.to_json(),
                     memory=memory,
@@ -358,20 +362,13 @@ class Trainer(Reins):
                 await school.on_thread(learner.commit)
                 await self.ask(NoteNight(question=question))
         self.log.info(
-            "training.committed", of=reason, generation=number, learned=len(ids), **metrics
+            "training.committed", of=reason, generation=number, learned=len(ids), **metrics.wire()
         )
         return number
 
     async def _school(self) -> School:
         stage = self._mind.stage if self._mind else 0.0
         return School(await device.engine(), self.settings, stage)
-
-    async def _tell(self, job: Job, shown: dict[str, Any], entries: int) -> None:
-        job.progress(**shown)
-        told = {key: shown[key] for key in ("step", "steps", "loss", "left_s")}
-        await self.publish(
-            f"{NIGHT}.progress", NightStep(reason="learning", entries=entries, **told)
-        )
 
     @asynccontextmanager
     async def _alone(self) -> AsyncIterator[None]:
@@ -419,23 +416,21 @@ def _name(course: Course) -> str:
     return f"training on {course.name} ({course.digest})"
 
 
-def _progress(report: StepReport, step: int, steps: int) -> dict[str, Any]:
-    return {
-        "step": step,
-        "steps": steps,
-        "loss": round(report.loss, 4),
-        "tokens_per_s": round(report.tokens / report.seconds, 1),
-        "left_s": round((steps - step) * report.seconds, 1),
-    }
+def _progress(report: StepReport, step: int, steps: int) -> StepProgress:
+    return StepProgress(
+        step=step,
+        steps=steps,
+        loss=round(report.loss, 4),
+        tokens_per_s=round(report.tokens / report.seconds, 1),
+        left_s=round((steps - step) * report.seconds, 1),
+    )
 
 
-def _metrics(
-    before: dict[str, float], after: dict[str, float], course: Curriculum, steps: int
-) -> NightMetrics:
+def _metrics(before: EvalResult, after: EvalResult, course: Curriculum, steps: int) -> NightMetrics:
     return NightMetrics(
         lessons=len(course.lessons),
         steps=steps,
-        recall_before=round(before["recall"], 4),
-        recall=round(after["recall"], 4),
-        drift=round(after["drift"], 4),
+        recall_before=round(before.recall, 4),
+        recall=round(after.recall, 4),
+        drift=round(after.drift, 4),
     )
