@@ -15,7 +15,7 @@ from typing import Any
 import anyio
 import torch
 
-from agents.training.school import School
+from agents.training.session import TrainingSession
 from benchmarks.common import Bench, Goal, median, ratio
 from benchmarks.newborn import THREADS, born
 from benchmarks.priority import ANSWERS, PAUSE_S, ROUNDS, TOKENS, Talk
@@ -48,44 +48,44 @@ async def paces(quick: bool) -> dict[str, list[float]]:
     settings = Settings()
     found: dict[str, list[float]] = {name: [] for name in (OURS, *PEERS)}
     async with born(settings) as engine:
-        school = School(engine, settings, 0.0)
+        session = TrainingSession(engine, settings, 0.0)
         path = Paths.of(settings).training_file
-        course = await school.course(path, epochs=None, skip_bad=False, dry=False)
-        lessons = whole_updates(course.curriculum, QUICK_PAIRS if quick else None)
+        dataset = await session.dataset(path, epochs=None, skip_bad=False, dry=False)
+        lessons = whole_updates(dataset.curriculum, QUICK_PAIRS if quick else None)
         samples = [sample for batch in one_epoch(lessons) for sample in batch]
         with tempfile.TemporaryDirectory(prefix="sovl") as place:
             peers = {name: Peer(dtype, settings, Path(place)) for name, dtype in PEERS.items()}
             for _ in range(
                 QUICK_ROUNDS if quick else PACE_ROUNDS
             ):  # in turn: a slow spell hits all
-                found[OURS].append(await our_pace(school, lessons))
+                found[OURS].append(await our_pace(session, lessons))
                 for name, peer in peers.items():
                     # On the same thread: each that computes has workers of its own.
-                    seconds = await school.on_thread(partial(peer.train, samples))
+                    seconds = await session.on_thread(partial(peer.train, samples))
                     found[name].append(tokens_of(samples) / seconds)
     return {name: each[1:] for name, each in found.items()}
 
 
-async def our_pace(school: School, course: Curriculum) -> float:
+async def our_pace(session: TrainingSession, curriculum: Curriculum) -> float:
     """Of a training with all its epochs, what is read once for all of them included."""
-    learner = await school.learner(course, night=False)
+    learner = await session.learner(curriculum, night=False)
     began = time.perf_counter()
-    async for _ in school.steps(learner, course):
+    async for _ in session.steps(learner, curriculum):
         pass
     seconds = time.perf_counter() - began
-    return tokens_of(course.lessons) * course.options.epochs / seconds
+    return tokens_of(curriculum.lessons) * curriculum.options.epochs / seconds
 
 
-def whole_updates(course: Curriculum, most: int | None) -> Curriculum:
+def whole_updates(curriculum: Curriculum, most: int | None) -> Curriculum:
     """No batch of an epoch is short, so that both cut the same samples into the same batches."""
     training = Settings().training_config
     update = training.batch_size * training.accumulation_steps
-    lessons = course.lessons[:most]
-    return replace(course, lessons=lessons[: len(lessons) // update * update])
+    lessons = curriculum.lessons[:most]
+    return replace(curriculum, lessons=lessons[: len(lessons) // update * update])
 
 
-def one_epoch(course: Curriculum) -> Iterator[list[Sample]]:
-    return replace(course, options=replace(course.options, epochs=1)).batches()
+def one_epoch(curriculum: Curriculum) -> Iterator[list[Sample]]:
+    return replace(curriculum, options=replace(curriculum.options, epochs=1)).batches()
 
 
 def tokens_of(samples: Sequence[Sample]) -> int:

@@ -1,6 +1,6 @@
 """Who learns in a night: the pair as the daemon makes and teaches it, and plain LoRA on the base.
 
-Both have the shipped settings, unless others are given, and the daemon's own school.
+Both have the shipped settings, unless others are given, and the daemon's own training session.
 """
 
 import math
@@ -15,7 +15,7 @@ import torch
 from torch.nn import functional
 
 from agents.generator.tuning import fused_layers, fusion_options, influence_of
-from agents.training.school import REPLAY, EvalResult, School
+from agents.training.session import REPLAY, EvalResult, TrainingSession
 from config import Settings
 from sovl_daemon.engine.engine import Engine
 from sovl_daemon.engine.fusion.fusion import Fusion, Steering
@@ -45,15 +45,15 @@ class Pupil(ABC):
         exposure = prompts * exposure_gain(0.0, training)
         self.engine, self.settings = engine, settings
         self.stage = stage(exposure, capacity(engine.fusion.trainable, training))
-        self.school = School(engine, settings, self.stage)
+        self.session = TrainingSession(engine, settings, self.stage)
 
     @abstractmethod
-    async def begin(self, course: Curriculum) -> None:
-        """Make a fresh candidate, for a night of this course."""
+    async def begin(self, curriculum: Curriculum) -> None:
+        """Make a fresh candidate, for a night of this curriculum."""
 
     @abstractmethod
-    async def learn(self, course: Curriculum) -> int:
-        """Learn all of the course; the tokens of its answers."""
+    async def learn(self, curriculum: Curriculum) -> int:
+        """Learn all of the curriculum; the tokens of its answers."""
 
     @abstractmethod
     async def loss(self, samples: Sequence[Sample]) -> float:
@@ -75,51 +75,57 @@ class Pupil(ABC):
     async def commit(self) -> None:
         """Answer with what the candidate is."""
 
-    async def exam(self, course: Curriculum) -> EvalResult:
-        """As School.exam."""
-        recall = math.exp(-await self.loss(course.asked)) if course.asked else 1.0
-        return EvalResult(recall, await self.drift(course.kept))
+    async def evaluate(self, curriculum: Curriculum) -> EvalResult:
+        """As TrainingSession.evaluate."""
+        recall = (
+            math.exp(-await self.loss(curriculum.eval_questions))
+            if curriculum.eval_questions
+            else 1.0
+        )
+        return EvalResult(recall, await self.drift(curriculum.eval_dreams))
 
 
 class Pair(Pupil):
     """The base with its scaffold."""
 
-    async def begin(self, course: Curriculum) -> None:
-        self.learner = await self.school.learner(course, night=True)
+    async def begin(self, curriculum: Curriculum) -> None:
+        self.learner = await self.session.learner(curriculum, night=True)
 
-    async def learn(self, course: Curriculum) -> int:
-        return sum([each.tokens async for each in self.school.steps(self.learner, course)])
+    async def learn(self, curriculum: Curriculum) -> int:
+        return sum([each.tokens async for each in self.session.steps(self.learner, curriculum)])
 
     async def loss(self, samples: Sequence[Sample]) -> float:
-        return await self.school.loss(self.learner, samples)
+        return await self.session.loss(self.learner, samples)
 
     async def drift(self, samples: Sequence[Sample]) -> float:
-        found = await self.school.exam(self.learner, replace(NOTHING, kept=tuple(samples)))
+        found = await self.session.evaluate(
+            self.learner, replace(NOTHING, eval_dreams=tuple(samples))
+        )
         return found.drift
 
     async def state(self) -> State:
-        found: State = await self.school.on_thread(self.learner.candidate.state)
+        found: State = await self.session.on_thread(self.learner.candidate.state)
         return found
 
     async def load(self, state: State) -> None:
-        await self.school.on_thread(partial(self.learner.candidate.load, state))
+        await self.session.on_thread(partial(self.learner.candidate.load, state))
 
     async def commit(self) -> None:
         """The weight of its age comes into force with it."""
         lifecycle = self.settings.controls_config.enable_lifecycle_weighting
         factor = life_weight(self.stage, self.settings.training_config) if lifecycle else 1.0
         layers = fused_layers(self.settings, self.engine.model.layers)
-        await self.school.on_thread(self.learner.commit)
+        await self.session.on_thread(self.learner.commit)
         await self.engine.steer(Steering(layers, influence_of(self.settings, factor)))
 
 
 class Lora(Pupil):
     """Plain LoRA on all layers of the base; shares its matrices, and learns as the Learner does."""
 
-    async def begin(self, course: Curriculum) -> None:
-        await self.school.on_thread(partial(self._make, course))
+    async def begin(self, curriculum: Curriculum) -> None:
+        await self.session.on_thread(partial(self._make, curriculum))
 
-    def _make(self, course: Curriculum) -> None:
+    def _make(self, curriculum: Curriculum) -> None:
         options = fusion_options(self.settings)
         made = make_scaffold(self.engine.model, replace(options.lora, blocks=0), seed=self.seed)
         assert isinstance(made, LeanScaffold)
@@ -127,9 +133,9 @@ class Lora(Pupil):
         fusion = Fusion(self.engine.model, made, rank=4, heads=1, seed=0)
         fusion.unload()
         self.candidate, self.lean = Candidate(fusion, ()), made.lean
-        self.common, self.updates = common_prefix([*course.lessons, *course.chats]), 0
+        self.common, self.updates = common_prefix([*curriculum.lessons, *curriculum.chats]), 0
         self.options = LearnerOptions(
-            learning_rate=LORA_RATE, updates=course.steps, replay=REPLAY, seed=self.seed
+            learning_rate=LORA_RATE, updates=curriculum.steps, replay=REPLAY, seed=self.seed
         )
         self.reader = LeanMemoryPass(
             made, self.candidate, ActivationCache(0), self.engine.model.threads
@@ -142,9 +148,10 @@ class Lora(Pupil):
     def seed(self) -> int:
         return self.settings.core_config.random_seed
 
-    async def learn(self, course: Curriculum) -> int:
+    async def learn(self, curriculum: Curriculum) -> int:
         steps = [
-            await self.school.on_thread(partial(self._step, batch)) for batch in course.batches()
+            await self.session.on_thread(partial(self._step, batch))
+            for batch in curriculum.batches()
         ]
         return sum(steps)
 
@@ -155,14 +162,14 @@ class Lora(Pupil):
         return await self._mean(samples, self._divergence)
 
     async def state(self) -> State:
-        found: State = await self.school.on_thread(self.candidate.state)
+        found: State = await self.session.on_thread(self.candidate.state)
         return found
 
     async def load(self, state: State) -> None:
-        await self.school.on_thread(partial(self.candidate.load, state))
+        await self.session.on_thread(partial(self.candidate.load, state))
 
     async def commit(self) -> None:
-        await self.school.on_thread(self.candidate.commit)
+        await self.session.on_thread(self.candidate.commit)
         self.engine.model.lean = self.lean
 
     async def _mean(self, samples: Sequence[Sample], measure: Any) -> float:
@@ -170,7 +177,7 @@ class Lora(Pupil):
         total = 0.0
         for at in range(0, len(samples), TOGETHER):
             part = samples[at : at + TOGETHER]
-            found = await self.school.on_thread(torch.no_grad()(partial(measure, part)))
+            found = await self.session.on_thread(torch.no_grad()(partial(measure, part)))
             total += float(found) * _tokens(part)
         return total / max(1, _tokens(samples))
 
@@ -254,21 +261,21 @@ async def sleep(
         await pupil.load(learned)
         await pupil.commit()
     began = time.perf_counter()
-    course = await pupil.school.night(_entries(told), _entries(known))
+    curriculum = await pupil.session.plan_night(_entries(told), _entries(known))
     if steps is not None:
-        course = course.lasting(steps, 1.0)
+        curriculum = curriculum.lasting(steps, 1.0)
     planned = time.perf_counter() - began
-    await pupil.begin(course)
-    before = await pupil.exam(course)
-    tokens = await pupil.learn(course)
-    after = await pupil.exam(course)
-    problem = pupil.school.failed(before, after, course)
+    await pupil.begin(curriculum)
+    before = await pupil.evaluate(curriculum)
+    tokens = await pupil.learn(curriculum)
+    after = await pupil.evaluate(curriculum)
+    problem = pupil.session.rejection(before, after, curriculum)
     figures = {
         "night_s": time.perf_counter() - began,
         "planning_s": planned,
-        "steps": course.steps,
+        "steps": curriculum.steps,
         "tokens": tokens,
-        "lessons": len(course.lessons),
+        "lessons": len(curriculum.lessons),
         "exam_recall": after.recall,
         "exam_drift": after.drift,
         "kept": problem is None,

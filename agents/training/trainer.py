@@ -19,7 +19,7 @@ from agents.gate import Gate
 from agents.recall import recalled, unlearned
 from agents.training.archive import tensors_in
 from agents.training.reins import Held, Reins
-from agents.training.school import Course, EvalResult, School
+from agents.training.session import Dataset, EvalResult, TrainingSession
 from bus.commands import command
 from bus.envelope import Envelope
 from bus.errors import BUSY, CommandError
@@ -46,8 +46,8 @@ if TYPE_CHECKING:  # torch is loaded by the generator
     from sovl_daemon.engine.learning.learner import Learner, StepReport
     from sovl_daemon.state import Generation
 
-_MOST_ENTRIES = 500  # interactions of one night...
-_MOST_CHARACTERS = 4_000_000  # ...and how much text, which the host holds as long as it lasts
+_MAX_ENTRIES = 500  # interactions of one night...
+_MAX_CHARACTERS = 4_000_000  # ...and how much text, which the host holds as long as it lasts
 _REMEMBERED = 1000  # learned interactions, of which some are rehearsed
 _REHEARSED = 60
 _CHECKPOINT_EVERY = 10
@@ -136,50 +136,50 @@ class Trainer(Reins):
         own_time = OwnTime(every_s=_LOOK_S)  # beside busy programs a night is longer, not shallower
         until = own_time() + seconds
         memory = (await self.ask(Unlearned(limit=0))).memory
-        found = await unlearned(self, _MOST_ENTRIES, _MOST_CHARACTERS)
+        found = await unlearned(self, _MAX_ENTRIES, _MAX_CHARACTERS)
         if not found:
             return NightLearned(learned=0, reason="nothing new to learn")
         self.require_fit()
         unfinished = await self.unfinished(_NIGHT)
-        school = await self._school()
+        session = await self._session()
         entries = _tonight(found, unfinished, self._put_off)
-        entries = entries[: await school.room_for(entries)]
+        entries = entries[: await session.room_for(entries)]
         ids = [each.id for each in entries]
         of = f" of {len(found)}" if len(found) > len(entries) else ""
         job.progress(text=f"Dreaming up questions about {len(entries)}{of} interactions ...\n")
-        course = await school.night(entries, await self._rehearsed())
-        learner = self.taken_up(await school.learner(course, night=True))
-        before = await school.exam(learner, course)
-        steps = await self._go_on(school, learner, unfinished)
-        until = max(until, own_time() + _STEP_S * (course.steps - steps))
-        async for report in school.steps(learner, course, steps):
+        curriculum = await session.plan_night(entries, await self._rehearsed())
+        learner = self.taken_up(await session.learner(curriculum, night=True))
+        before = await session.evaluate(learner, curriculum)
+        steps = await self._go_on(session, learner, unfinished)
+        until = max(until, own_time() + _STEP_S * (curriculum.steps - steps))
+        async for report in session.steps(learner, curriculum, steps):
             steps += 1
             await self.measured(report)
-            progress = _progress(report, steps, course.steps)
+            progress = _progress(report, steps, curriculum.steps)
             job.progress(**progress.model_dump())
             told = progress.model_dump(exclude={"tokens_per_s"})
             event = NightStep(reason="learning", entries=len(entries), **told)
             await self.publish(f"{NIGHT}.progress", event)
             if steps % _CHECKPOINT_EVERY == 0:
-                state, at = await school.on_thread(learner.state), {"step": steps, "ids": ids}
+                state, at = await session.on_thread(learner.state), {"step": steps, "ids": ids}
                 async with self.hindrance.met():  # without a checkpoint the night goes on
                     await self.keep_unfinished(
                         state, of=_NIGHT, progress=at, memory=memory, interactions=ids
                     )
             if own_time() >= until:
                 break
-        after = await school.exam(learner, course)
-        metrics = _metrics(before, after, course, steps)
-        if (problem := school.failed(before, after, course)) is not None:
+        after = await session.evaluate(learner, curriculum)
+        metrics = _metrics(before, after, curriculum, steps)
+        if (problem := session.rejection(before, after, curriculum)) is not None:
             await self.discard_unfinished()
             self._put_off.update(ids)
             self.log.warning("night.rolled_back", reason=problem, **metrics.wire())
             return NightLearned(learned=0, reason=f"rolled back: {problem}", **metrics.wire())
         question = await self._question()
-        state = await school.on_thread(learner.candidate.state)
+        state = await session.on_thread(learner.candidate.state)
         keep = partial(
             self._keep,
-            school,
+            session,
             learner,
             state,
             "night",
@@ -198,15 +198,17 @@ class Trainer(Reins):
     async def _rehearsed(self) -> list[Interaction]:
         """Some of what earlier nights learned."""
         old = (await self.ask(Rehearsal(limit=_REMEMBERED))).ids
-        chance = random.Random(self.settings.core_config.random_seed)  # noqa: S311 - no secret
-        return await recalled(self, chance.sample(old, min(_REHEARSED, len(old))))
+        rng = random.Random(self.settings.core_config.random_seed)  # noqa: S311 - no secret
+        return await recalled(self, rng.sample(old, min(_REHEARSED, len(old))))
 
-    async def _go_on(self, school: School, learner: Learner, unfinished: Generation | None) -> int:
+    async def _go_on(
+        self, session: TrainingSession, learner: Learner, unfinished: Generation | None
+    ) -> int:
         """Become what learned in an unfinished night; returns the step it was at, or 0."""
         if unfinished is None:
             return 0
         try:
-            await school.on_thread(partial(learner.load, await _training_of(unfinished)))
+            await session.on_thread(partial(learner.load, await _training_of(unfinished)))
         except CommandError as error:
             self.log.warning("state.begun_anew", reason=error.message)
             return 0
@@ -226,51 +228,53 @@ class Trainer(Reins):
 
     async def _train(self, request: TrainOnPairs, job: Job, *, dry: bool) -> TrainedOnPairs:
         settings = self.settings.training_config
-        school = await self._school()
+        session = await self._session()
         # By the settings of now: the paths are those of the start.
         path = Path(request.file) if request.file else Paths.of(self.settings).training_file
-        course = await school.course(
+        dataset = await session.dataset(
             path, epochs=request.epochs, skip_bad=request.skip_bad, dry=dry
         )
-        lessons, epochs = len(course.curriculum.lessons), course.curriculum.options.epochs
-        learner = self.taken_up(await school.learner(course.curriculum, night=False))
-        job.progress(text=f"--- Training ({epochs} epochs, {lessons} pairs of {course.name}) ---\n")
-        before = await _validated(school, learner, course)
+        lessons, epochs = len(dataset.curriculum.lessons), dataset.curriculum.options.epochs
+        learner = self.taken_up(await session.learner(dataset.curriculum, night=False))
+        job.progress(
+            text=f"--- Training ({epochs} epochs, {lessons} pairs of {dataset.name}) ---\n"
+        )
+        before = await _validated(session, learner, dataset)
         if dry and settings.dry_run_params.skip_training:
             return TrainedOnPairs(text=f"Dry run: {_loss(before)}", validation=before)
         best = Best(before)
         if not dry and not request.fresh:
-            await self._go_on_training(school, learner, course, best, job)
-        await self._epochs(school, learner, course, best, job, kept=not dry)
+            await self._go_on_training(session, learner, dataset, best, job)
+        await self._epochs(session, learner, dataset, best, job, kept=not dry)
         metrics = TrainingMetrics(before=before, validation=best.loss, epochs=best.epochs)
         if dry or best.state is None:
             why = "a dry run" if dry else "the validation loss did not fall"
             text = f"Nothing is kept: {why}. {_compared(before, best.loss)}"
             return TrainedOnPairs(text=text, **metrics.wire())
-        await school.on_thread(partial(learner.candidate.load, best.state))
+        await session.on_thread(partial(learner.candidate.load, best.state))
         memory = (await self.ask(Unlearned(limit=0))).memory
-        keep = partial(self._keep, school, learner, best.state, "train", metrics, memory)
+        keep = partial(self._keep, session, learner, best.state, "train", metrics, memory)
         number = await self.hindrance.outlast(keep)
         text = f"{_compared(before, best.loss)}, generation {number}"
         return TrainedOnPairs(text=text, generation=number, **metrics.wire())
 
     async def _epochs(
         self,
-        school: School,
+        session: TrainingSession,
         learner: Learner,
-        course: Course,
+        dataset: Dataset,
         best: Best,
         job: Job,
         *,
         kept: bool,
     ) -> None:
         """Train until patience is lost; with `kept`, each epoch's end is written down."""
-        lessons = course.curriculum
+        lessons = dataset.curriculum
         epochs, each = lessons.options.epochs, lessons.steps // lessons.options.epochs
         memory = (await self.ask(Unlearned(limit=0))).memory
         while best.epochs < epochs and best.waited < self.settings.training_config.max_patience:
             start, held = best.epochs * each, False
-            steps = school.steps(learner, lessons, start + best.step, each - best.step)
+            steps = session.steps(learner, lessons, start + best.step, each - best.step)
             async with aclosing(steps):
                 async for report in steps:
                     best.step += 1
@@ -286,43 +290,43 @@ class Trainer(Reins):
                     if held := self.is_held:
                         break
             if not held:
-                loss = await _validated(school, learner, course)
-                best.meet(loss, await school.on_thread(learner.candidate.state))
+                loss = await _validated(session, learner, dataset)
+                best.meet(loss, await session.on_thread(learner.candidate.state))
                 job.progress(text=f"Epoch {best.epochs}: {_loss(loss)}\n")
             if kept:
                 async with self.hindrance.met():
-                    await self._keep_training(school, learner, course, best, memory)
+                    await self._keep_training(session, learner, dataset, best, memory)
             if held:
                 raise Held
 
     async def _keep_training(
-        self, school: School, learner: Learner, course: Course, best: Best, memory: str
+        self, session: TrainingSession, learner: Learner, dataset: Dataset, best: Best, memory: str
     ) -> None:
         """Write down how far it is."""
         counts = {name: getattr(best, name) for name in ("epochs", "waited")}
         await self.keep_unfinished(
-            await school.on_thread(learner.state),
-            of=_name(course),
+            await session.on_thread(learner.state),
+            of=_name(dataset),
             progress={"best": best.loss, **counts},
             memory=memory,
             best=best.state,
         )
 
     async def _go_on_training(
-        self, school: School, learner: Learner, course: Course, best: Best, job: Job
+        self, session: TrainingSession, learner: Learner, dataset: Dataset, best: Best, job: Job
     ) -> None:
         """Become what a training of the same was when it was cut off, if there is one."""
-        found = await self.unfinished(_name(course))
+        found = await self.unfinished(_name(dataset))
         if found is None:
             return
         try:
-            await school.on_thread(partial(learner.load, await _training_of(found)))
+            await session.on_thread(partial(learner.load, await _training_of(found)))
         except CommandError as error:
             self.log.warning("state.begun_anew", reason=error.message)
             return
         at: Mapping[str, Any] = found.manifest.metrics
         best.loss, best.epochs, best.waited = at["best"], at["epochs"], at["waited"]
-        lessons = course.curriculum
+        lessons = dataset.curriculum
         best.step = learner.steps - best.epochs * (lessons.steps // lessons.options.epochs)
         best.state = await anyio.to_thread.run_sync(tensors_in, found) or None
         where = f"epoch {best.epochs}" + (f", step {best.step}" if best.step else "")
@@ -332,7 +336,7 @@ class Trainer(Reins):
 
     async def _keep(
         self,
-        school: School,
+        session: TrainingSession,
         learner: Learner,
         state: dict[str, Any],
         reason: str,
@@ -349,7 +353,7 @@ class Trainer(Reins):
         with fail_after(_COMMIT_S, OwnTime(), shield=True):
             async with self.saving():
                 # Layers that learned before, and do not steer now, stay in the generation.
-                others = await school.on_thread(partial(tensors_of, engine.fused()))
+                others = await session.on_thread(partial(tensors_of, engine.fused()))
                 slept = await self.ask(NoteNight(question=question, foretell=True))
                 number = await self.commit(
                     {**others, **state},
@@ -359,16 +363,16 @@ class Trainer(Reins):
                     mind=slept.mind.to_json(),
                     memory=memory,
                 )
-                await school.on_thread(learner.commit)
+                await session.on_thread(learner.commit)
                 await self.ask(NoteNight(question=question))
         self.log.info(
             "training.committed", of=reason, generation=number, learned=len(ids), **metrics.wire()
         )
         return number
 
-    async def _school(self) -> School:
+    async def _session(self) -> TrainingSession:
         stage = self._mind.stage if self._mind else 0.0
-        return School(await device.engine(), self.settings, stage)
+        return TrainingSession(await device.engine(), self.settings, stage)
 
     @asynccontextmanager
     async def _alone(self) -> AsyncIterator[None]:
@@ -397,9 +401,9 @@ async def _training_of(unfinished: Generation) -> dict[str, Any]:
     return await anyio.to_thread.run_sync(partial(unfinished.training, "torch")) or {}
 
 
-async def _validated(school: School, learner: Learner, course: Course) -> float | None:
+async def _validated(session: TrainingSession, learner: Learner, dataset: Dataset) -> float | None:
     """The validation loss, None where no pair is held back."""
-    return await school.loss(learner, course.validation) if course.validation else None
+    return await session.loss(learner, dataset.validation) if dataset.validation else None
 
 
 def _loss(loss: float | None) -> str:
@@ -412,8 +416,8 @@ def _compared(before: float | None, after: float | None) -> str:
     return f"Validation loss {before:.4f} to {after:.4f}"
 
 
-def _name(course: Course) -> str:
-    return f"training on {course.name} ({course.digest})"
+def _name(dataset: Dataset) -> str:
+    return f"training on {dataset.name} ({dataset.digest})"
 
 
 def _progress(report: StepReport, step: int, steps: int) -> StepProgress:
@@ -426,9 +430,11 @@ def _progress(report: StepReport, step: int, steps: int) -> StepProgress:
     )
 
 
-def _metrics(before: EvalResult, after: EvalResult, course: Curriculum, steps: int) -> NightMetrics:
+def _metrics(
+    before: EvalResult, after: EvalResult, curriculum: Curriculum, steps: int
+) -> NightMetrics:
     return NightMetrics(
-        lessons=len(course.lessons),
+        lessons=len(curriculum.lessons),
         steps=steps,
         recall_before=round(before.recall, 4),
         recall=round(after.recall, 4),

@@ -25,25 +25,25 @@ class CurriculumOptions:
     times. Dreamt are `dreams_per_start` exchanges for each of the commonest ways in which a
     question begins, `free_dreams` that begin anyhow, and `texts` of running text; `dream_tokens`
     bounds what is kept of each. Of known facts every `rehearsed_every`th form is met again; one
-    dream of `kept_every` is not learned from. An exam has `exam_size` questions, and as many
-    dreams, at most. However much was told, there are no more than `most_lessons`, `most_starts`,
-    `most_lived` exchanges that are dreamt of and `most_rehearsed` forms of known facts.
+    dream of `eval_every` is not learned from. An exam has `eval_size` questions, and as many
+    dreams, at most. However much was told, there are no more than `max_lessons`, `max_starts`,
+    `max_lived` exchanges that are dreamt of and `max_rehearsed` forms of known facts.
     """
 
     epochs: int = 9
     batch: int = 16
-    most_lessons: int = 5000
-    most_rehearsed: int = 500
-    most_lived: int = 64
-    most_starts: int = 64
+    max_lessons: int = 5000
+    max_rehearsed: int = 500
+    max_lived: int = 64
+    max_starts: int = 64
     replayed: int = 5
     dreams_per_start: int = 2
     free_dreams: int = 40
     texts: int = 32
     dream_tokens: int = 12
     rehearsed_every: int = 4
-    kept_every: int = 6
-    exam_size: int = 64
+    eval_every: int = 6
+    eval_size: int = 64
     seed: int = 42
 
 
@@ -51,15 +51,16 @@ class CurriculumOptions:
 class Curriculum:
     """The lessons of a night, and the dreams between them: exchanges and running text.
 
-    `asked` and `kept` are for the exam: questions in a form that no lesson has, and dreams.
+    The exam has `eval_questions`, in a form that no lesson has, and `eval_dreams`, which nothing is
+    learned from.
     """
 
     lessons: tuple[Sample, ...]
     chats: tuple[Sample, ...]
     texts: tuple[Sample, ...]
     options: CurriculumOptions
-    asked: tuple[Sample, ...] = ()
-    kept: tuple[Sample, ...] = ()
+    eval_questions: tuple[Sample, ...] = ()
+    eval_dreams: tuple[Sample, ...] = ()
 
     @property
     def steps(self) -> int:
@@ -82,8 +83,8 @@ class Curriculum:
             lessons=cut(self.lessons),
             chats=cut(self.chats),
             texts=cut(self.texts),
-            asked=cut(self.asked),
-            kept=cut(self.kept),
+            eval_questions=cut(self.eval_questions),
+            eval_dreams=cut(self.eval_dreams),
         )
 
     @property
@@ -111,10 +112,10 @@ class Curriculum:
             yield [*(parts[place] if parts else ()), *self._dreams(step)]
 
     def _dreams(self, step: int) -> list[Sample]:
-        chance = random.Random(f"{self.options.seed}:{step}")  # noqa: S311 - no secret
+        rng = random.Random(f"{self.options.seed}:{step}")  # noqa: S311 - no secret
         one, other = (self.chats, self.texts) if step % 2 else (self.texts, self.chats)
         dreams = one or other
-        return chance.sample(dreams, min(self.options.replayed, len(dreams)))
+        return rng.sample(dreams, min(self.options.replayed, len(dreams)))
 
 
 def plan(
@@ -132,40 +133,40 @@ def plan(
     The lessons of a message weigh as `weights` says, one number a message, or 1 each; what several
     messages tell is learned once, with the largest of their weights. Of what is
     `known` from earlier nights some forms are rehearsed. `lived` are exchanges that tell nothing:
-    they are dreamt of, to stay as they are. The last of the dreams are kept for the exam.
+    they are dreamt of, to stay as they are. The last of the dreams are for the exam.
     """
-    chance = random.Random(options.seed)  # noqa: S311 - no secret
+    rng = random.Random(options.seed)  # noqa: S311 - no secret
 
-    def sampled(found: Iterable[T], most: int) -> list[T]:
+    def sampled(found: Iterable[T], limit: int) -> list[T]:
         all_ = list(found)
-        return all_ if len(all_) <= most else chance.sample(all_, most)
+        return all_ if len(all_) <= limit else rng.sample(all_, limit)
 
     about: dict[tuple[Exchange, str], float] = {}
     for text, weight in zip(told, weights or [1.0] * len(told), strict=True):
         for pair in exchanges(text):
             about[pair] = max(weight, about.get(pair, weight))
-    starts = starts_of([(each.question, subject) for each, subject in about], options.most_starts)
+    starts = starts_of([(each.question, subject) for each, subject in about], options.max_starts)
     starts = starts * options.dreams_per_start + [""] * options.free_dreams
     tokens = options.dream_tokens
-    lived = sampled(lived, options.most_lived)
+    lived = sampled(lived, options.max_lived)
     chats = [*lived, *dream_chats(write, layout, starts, tokens=tokens)]
     texts = dream_texts(write, layout, options.texts, tokens=tokens, seed=options.seed)
-    learned = sampled(about.items(), options.most_lessons)
+    learned = sampled(about.items(), options.max_lessons)
     old = (pair for text in known for pair in exchanges(text)[:: options.rehearsed_every])
-    rehearsed = sampled(old, options.most_rehearsed)
+    rehearsed = sampled(old, options.max_rehearsed)
     lessons = [lesson(layout, each, weight) for (each, _), weight in learned]
     lessons += [lesson(layout, each) for each, _ in rehearsed]
     held = dict.fromkeys(held_out(each) for text in told for each in find_statements(text))
-    asked = [lesson(layout, each) for each in sampled(held, options.exam_size)]
-    cut, end = len(chats) - len(chats) // options.kept_every, len(texts) // options.kept_every
-    kept = sampled([*chats[cut:], *texts[:end]], options.exam_size)
+    questions = [lesson(layout, each) for each in sampled(held, options.eval_size)]
+    cut, end = len(chats) - len(chats) // options.eval_every, len(texts) // options.eval_every
+    dreams = sampled([*chats[cut:], *texts[:end]], options.eval_size)
     return Curriculum(
         tuple(lessons),
         tuple(chats[:cut]),
         tuple(texts[end:]),
         options,
-        asked=tuple(asked),
-        kept=tuple(kept),
+        eval_questions=tuple(questions),
+        eval_dreams=tuple(dreams),
     )
 
 
@@ -177,7 +178,7 @@ def count_that_fits(told: Sequence[str], options: CurriculumOptions) -> int:
     lessons: set[tuple[Exchange, str]] = set()
     for count, text in enumerate(told):
         lessons.update(exchanges(text))
-        if count and len(lessons) > options.most_lessons:
+        if count and len(lessons) > options.max_lessons:
             return count
     return len(told)
 

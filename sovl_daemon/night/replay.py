@@ -62,23 +62,23 @@ def dream_texts(
     write: Writer, layout: Layout, count: int, *, tokens: int, seed: int
 ) -> list[Sample]:
     """Return pieces of running text that the base makes up, cut in two at random places."""
-    chance = random.Random(seed)  # noqa: S311 - no secret
+    rng = random.Random(seed)  # noqa: S311 - no secret
     starts = [tuple(layout.encode_text(_OPENINGS[i % len(_OPENINGS)])) for i in range(count)]
     texts = [(*a, *b) for a, b in zip(starts, write(starts, _TEXT_TOKENS), strict=True)]
     long = [text for text in texts if len(text) > 2 * _SHORTEST]
-    cuts = [chance.randint(_SHORTEST, len(text) - _SHORTEST) for text in long]
+    cuts = [rng.randint(_SHORTEST, len(text) - _SHORTEST) for text in long]
     prompts = [text[:cut] for text, cut in zip(long, cuts, strict=True)]
     rests = [text[cut : cut + tokens] for text, cut in zip(long, cuts, strict=True)]
     return _kept(prompts, rests)
 
 
-def starts_of(questions: Sequence[tuple[str, str]], most: int) -> list[str]:
+def starts_of(questions: Sequence[tuple[str, str]], limit: int) -> list[str]:
     """Return the commonest ways in which questions begin before what they are about, in order.
 
     `questions` come with what each is about; the empty start is none.
     """
     starts = (question.partition(about)[0].rstrip() for question, about in questions if about)
-    return sorted(start for start, _ in Counter(filter(None, starts)).most_common(most))
+    return sorted(start for start, _ in Counter(filter(None, starts)).most_common(limit))
 
 
 def prompt_ids(layout: Layout, text: str) -> Ids:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from agents.training.school import Course, School
+from agents.training.session import Dataset, TrainingSession
 from config import Settings, with_value
 from sovl_daemon.engine.engine import Engine
 from sovl_daemon.engine.fusion.lora import LoraOptions
@@ -37,21 +37,21 @@ def pairs(tmp_path: Path) -> Path:
     return file
 
 
-def school(engine: Engine, **values: str) -> School:
+def session(engine: Engine, **values: str) -> TrainingSession:
     settings = with_value(Settings(), "core_config.cross_attn_layers", "[0, 1]")
     for key, value in values.items():
         name = key.replace("__", ".")
         name = name if name.startswith("core_config.") else f"training_config.{name}"
         settings = with_value(settings, name, value)
-    return School(engine, settings, stage=0.0)
+    return TrainingSession(engine, settings, stage=0.0)
 
 
-async def laid_out(engine: Engine, pairs: Path, *, dry: bool = False, **values: str) -> Course:
-    return await school(engine, **values).course(pairs, epochs=None, skip_bad=False, dry=dry)
+async def laid_out(engine: Engine, pairs: Path, *, dry: bool = False, **values: str) -> Dataset:
+    return await session(engine, **values).dataset(pairs, epochs=None, skip_bad=False, dry=dry)
 
 
-def lengths(course: Course) -> set[int]:
-    return {len(each.prompt) + len(each.answer) for each in course.curriculum.lessons}
+def lengths(dataset: Dataset) -> set[int]:
+    return {len(each.prompt) + len(each.answer) for each in dataset.curriculum.lessons}
 
 
 async def test_epochs_and_batches(engine: Engine, pairs: Path) -> None:
@@ -100,21 +100,21 @@ async def test_a_dry_run_is_small(engine: Engine, pairs: Path) -> None:
 async def test_so_many_batches_make_one_update(
     engine: Engine, pairs: Path, steps: str, updates: int
 ) -> None:
-    taught = school(engine, accumulation_steps=steps)
-    course = (await taught.course(pairs, epochs=1, skip_bad=False, dry=False)).curriculum
-    learner = await taught.learner(course, night=False)
-    assert len([each async for each in taught.steps(learner, course, most=3)]) == 3
+    taught = session(engine, accumulation_steps=steps)
+    curriculum = (await taught.dataset(pairs, epochs=1, skip_bad=False, dry=False)).curriculum
+    learner = await taught.learner(curriculum, night=False)
+    assert len([each async for each in taught.steps(learner, curriculum, limit=3)]) == 3
     assert learner.updates == updates
 
 
 async def test_the_learning_rate_is_the_pace_of_a_training(engine: Engine, pairs: Path) -> None:
     moved = []
     for rate in ("1e-5", "1e-2"):
-        taught = school(engine, learning_rate=rate, accumulation_steps="1")
-        course = (await taught.course(pairs, epochs=1, skip_bad=False, dry=False)).curriculum
-        learner = await taught.learner(course, night=False)
+        taught = session(engine, learning_rate=rate, accumulation_steps="1")
+        curriculum = (await taught.dataset(pairs, epochs=1, skip_bad=False, dry=False)).curriculum
+        learner = await taught.learner(curriculum, night=False)
         before = await taught.on_thread(learner.candidate.state)
-        async for _ in taught.steps(learner, course, most=4):
+        async for _ in taught.steps(learner, curriculum, limit=4):
             pass
         after = await taught.on_thread(learner.candidate.state)
         moved.append(sum(float((after[name] - before[name]).abs().sum()) for name in after))

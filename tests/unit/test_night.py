@@ -136,7 +136,7 @@ def test_starts_are_what_precedes_the_subject() -> None:
     assert starts_of(many, 2) == ["What is", "Who is"]  # the commonest
 
 
-def course(
+def curriculum(
     chat: ChatTokenizer, *, weights: Sequence[float] = (), known: Sequence[str] = (), **options: Any
 ) -> Curriculum:
     write = parrot(" quick brown fox jumps over the lazy dog", chat)
@@ -146,17 +146,17 @@ def course(
 
 def test_lessons_weigh_as_their_message_does(chat: ChatTokenizer) -> None:
     weights = [1.0 + number for number in range(len(TOLD))]
-    night = course(chat, weights=weights, known=["Ann is 5 years old."])
+    night = curriculum(chat, weights=weights, known=["Ann is 5 years old."])
     expected = [weight for told, weight in zip(TOLD, weights, strict=True) for _ in exchanges(told)]
     rehearsed = len(night.lessons) - len(expected)
     assert rehearsed > 0
     assert [each.weight for each in night.lessons] == expected + [1.0] * rehearsed
-    assert {each.weight for each in course(chat).lessons} == {1.0}
+    assert {each.weight for each in curriculum(chat).lessons} == {1.0}
 
 
 def test_each_message_has_its_weight(chat: ChatTokenizer) -> None:
     with pytest.raises(ValueError, match="zip"):
-        course(chat, weights=[1.0])
+        curriculum(chat, weights=[1.0])
 
 
 def test_what_is_told_again_is_learned_once_as_what_weighs_most(chat: ChatTokenizer) -> None:
@@ -164,28 +164,28 @@ def test_what_is_told_again_is_learned_once_as_what_weighs_most(chat: ChatTokeni
     told = ["Kira is 44 years old.", "Nils Osta lives in Tal.", "Kira is 44 years old."]
     again = plan(told, write, chat, CurriculumOptions(), weights=[1.0, 1.0, 1.2])
     once = plan(told[:2], write, chat, CurriculumOptions(), weights=[1.2, 1.0])
-    assert (again.lessons, again.asked) == (once.lessons, once.asked)
+    assert (again.lessons, again.eval_questions) == (once.lessons, once.eval_questions)
 
 
 def test_an_exam_does_not_grow_with_the_day(chat: ChatTokenizer) -> None:
-    night = course(chat, exam_size=3)
-    assert (len(night.asked), len(night.kept)) == (3, 3)
-    assert set(night.asked) < set(course(chat).asked)
-    assert night.asked == course(chat, exam_size=3).asked
-    assert night.lessons == course(chat).lessons
+    night = curriculum(chat, eval_size=3)
+    assert (len(night.eval_questions), len(night.eval_dreams)) == (3, 3)
+    assert set(night.eval_questions) < set(curriculum(chat).eval_questions)
+    assert night.eval_questions == curriculum(chat, eval_size=3).eval_questions
+    assert night.lessons == curriculum(chat).lessons
 
 
 def test_a_night_does_not_grow_with_what_was_told(chat: ChatTokenizer) -> None:
     verbs = ("likes", "sees", "knows", "paints", "fears", "draws")
     told = [f"{name} {verb} the lake." for name in ("Ann", "Bo", "Kim") for verb in verbs]
-    most = {"most_lessons": 20, "most_rehearsed": 3, "most_lived": 2, "most_starts": 4}
+    most = {"max_lessons": 20, "max_rehearsed": 3, "max_lived": 2, "max_starts": 4}
     options = CurriculumOptions(**most, dreams_per_start=1, free_dreams=0)
     write = parrot(" quick brown fox jumps over the lazy dog", chat)
     idle = [Sample((1, 2, 3 + each), (4,), teacher=(1, 2, 3 + each)) for each in range(9)]
     night = plan(told, write, chat, options, known=["Kim is 5 years old."] * 9, lived=idle)
     assert len(night.lessons) == 20 + 3
-    assert len(night.chats) + len(night.texts) + len(night.kept) == 2 + 4 + options.texts
-    assert len(set(idle) & {*night.chats, *night.kept}) == 2
+    assert len(night.chats) + len(night.texts) + len(night.eval_dreams) == 2 + 4 + options.texts
+    assert len(set(idle) & {*night.chats, *night.eval_dreams}) == 2
 
 
 def test_a_later_lighter_telling_takes_no_weight_away(chat: ChatTokenizer) -> None:
@@ -197,30 +197,30 @@ def test_a_later_lighter_telling_takes_no_weight_away(chat: ChatTokenizer) -> No
 
 def test_of_what_is_known_some_forms_are_met_again(chat: ChatTokenizer) -> None:
     known = "Ann is 5 years old."
-    rehearsed = len(course(chat, known=[known]).lessons) - len(course(chat).lessons)
+    rehearsed = len(curriculum(chat, known=[known]).lessons) - len(curriculum(chat).lessons)
     assert rehearsed == -(-len(exchanges(known)) // CurriculumOptions().rehearsed_every)
 
 
 def test_the_exam_asks_what_no_lesson_does(chat: ChatTokenizer) -> None:
-    night = course(chat)
-    assert len(night.asked) == len(TOLD)
-    assert not set(night.asked) & set(night.lessons)
-    for told, asked in zip(TOLD, night.asked, strict=True):
+    night = curriculum(chat)
+    assert len(night.eval_questions) == len(TOLD)
+    assert not set(night.eval_questions) & set(night.lessons)
+    for told, asked in zip(TOLD, night.eval_questions, strict=True):
         (statement,) = find_statements(told)
         assert asked.prompt == tuple(prompt_ids(chat, forward(statement)[3].question))
 
 
 def test_dreams_of_both_kinds_are_kept_for_the_exam(chat: ChatTokenizer) -> None:
-    night = course(chat, dreams_per_start=1, free_dreams=18, texts=12, kept_every=6)
+    night = curriculum(chat, dreams_per_start=1, free_dreams=18, texts=12, eval_every=6)
     assert len(night.texts) == 10
-    dreamt = len(night.chats) + len(night.kept) - 2
+    dreamt = len(night.chats) + len(night.eval_dreams) - 2
     assert dreamt >= 18
-    assert len(night.kept) == dreamt // 6 + 2
+    assert len(night.eval_dreams) == dreamt // 6 + 2
 
 
 def test_it_dreams_of_each_start_and_freely(chat: ChatTokenizer) -> None:
     def dreamt(**options: Any) -> int:
-        return len(course(chat, kept_every=1000, **options).chats)
+        return len(curriculum(chat, eval_every=1000, **options).chats)
 
     starts = dreamt(dreams_per_start=1, free_dreams=0)
     assert starts > 1
@@ -229,7 +229,7 @@ def test_it_dreams_of_each_start_and_freely(chat: ChatTokenizer) -> None:
 
 
 def test_a_night_lasts_for_whole_epochs(chat: ChatTokenizer) -> None:
-    night = course(chat, epochs=2)
+    night = curriculum(chat, epochs=2)
     each = night.steps // 2
     assert night.lasting(each, 1).steps == each
     assert night.lasting(each, 1.01).steps == 2 * each
@@ -237,16 +237,16 @@ def test_a_night_lasts_for_whole_epochs(chat: ChatTokenizer) -> None:
 
 
 def test_nothing_in_a_night_is_longer_than_what_fits(chat: ChatTokenizer) -> None:
-    night = course(chat)
+    night = curriculum(chat)
     cut = night.within(8)
-    for name in ("lessons", "chats", "texts", "asked", "kept"):
+    for name in ("lessons", "chats", "texts", "eval_questions", "eval_dreams"):
         before, after = getattr(night, name), getattr(cut, name)
         assert after == tuple(each.within(8) for each in before)
         assert after != before
 
 
 def test_what_there_is_no_text_of_is_dreamt_of_all_the_same(chat: ChatTokenizer) -> None:
-    night = course(chat, texts=0)
+    night = curriculum(chat, texts=0)
     assert night.texts == ()
     assert all(any(each.replay for each in batch) for batch in night.batches())
 
@@ -267,7 +267,7 @@ def test_a_night_takes_what_it_has_room_for_from_the_first_on() -> None:
     each = len(exchanges(told[0]))
 
     def count(told: list[str], lessons: int) -> int:
-        return count_that_fits(told, CurriculumOptions(most_lessons=lessons))
+        return count_that_fits(told, CurriculumOptions(max_lessons=lessons))
 
     assert count(told, 3 * each) == 3
     assert count(told, 3 * each - 1) == 2
@@ -278,7 +278,7 @@ def test_a_night_takes_what_it_has_room_for_from_the_first_on() -> None:
 
 
 def test_every_lesson_comes_once_an_epoch(chat: ChatTokenizer) -> None:
-    night = course(chat, epochs=2, batch=7, replayed=3)
+    night = curriculum(chat, epochs=2, batch=7, replayed=3)
     batches = list(night.batches())
     assert len(batches) == night.steps
     half = len(batches) // 2
@@ -290,20 +290,20 @@ def test_every_lesson_comes_once_an_epoch(chat: ChatTokenizer) -> None:
 
 
 def test_it_goes_on_in_the_middle(chat: ChatTokenizer) -> None:
-    night = course(chat)
+    night = curriculum(chat)
     assert list(night.batches(5)) == list(night.batches())[5:]
-    other = course(chat, seed=1)
+    other = curriculum(chat, seed=1)
     assert list(other.batches()) != list(night.batches())
 
 
 def test_both_kinds_of_dreams_take_turns(chat: ChatTokenizer) -> None:
-    night = course(chat)
+    night = curriculum(chat)
     for number, batch in enumerate(night.batches()):
         dreams = {sample for sample in batch if sample.replay}
         assert dreams <= set(night.chats if number % 2 else night.texts)
 
 
 def test_answers_end_their_turn(chat: ChatTokenizer) -> None:
-    for lesson in course(chat).lessons:
+    for lesson in curriculum(chat).lessons:
         assert isinstance(lesson, Sample)
         assert lesson.answer[-1] in chat.stop_ids

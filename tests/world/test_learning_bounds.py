@@ -21,7 +21,7 @@ from transformers import (
     OPTForCausalLM,
 )
 
-from agents.training.school import School
+from agents.training.session import TrainingSession
 from config import Settings, with_value
 from sovl_daemon.engine.engine import Engine
 from sovl_daemon.engine.errors import ModelLoadError, OptionError
@@ -40,6 +40,7 @@ from sovl_daemon.engine.model.span import Span
 from sovl_daemon.engine.serving.options import SamplingOptions
 from sovl_daemon.engine.text.message import Message
 from sovl_daemon.engine.text.token_map import TokenMap
+from sovl_daemon.memory.interactions import Interaction
 from sovl_daemon.night.curriculum import CurriculumOptions
 from tests import templates, tiny_models
 from tests.world import situation
@@ -92,11 +93,11 @@ async def engine_of(base: Path, scaffold: Path | None = None) -> Any:
         await engine.close()
 
 
-def school(engine: Engine, **values: str) -> School:
+def session(engine: Engine, **values: str) -> TrainingSession:
     settings = with_value(Settings(), "core_config.cross_attn_layers", "[0, 1]")
     for key, value in values.items():
         settings = with_value(settings, key.replace("__", "."), value)
-    return School(engine, settings, stage=0.0)
+    return TrainingSession(engine, settings, stage=0.0)
 
 
 @situation(
@@ -116,17 +117,17 @@ def test_a_sample_longer_than_the_positions(
 @situation("own", "A night about long talk with a model of 64 positions ends, and was learned.")
 async def test_a_night_with_few_positions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     few = partial(CurriculumOptions, epochs=1, free_dreams=4, texts=8, dreams_per_start=1)
-    monkeypatch.setattr("agents.training.school.CurriculumOptions", few)
+    monkeypatch.setattr("agents.training.session.CurriculumOptions", few)
     async with engine_of(tiny_models.save(tiny_models.gpt2(), tmp_path / "base")) as engine:
         entries = [
-            {"prompt": "Kira is 44 years old.", "response": LONG, "question": None},
-            {"prompt": LONG, "response": LONG, "question": "Who are you?"},
+            Interaction("c", "a", "Kira is 44 years old.", LONG, 3, None),
+            Interaction("c", "a", LONG, LONG, 3, None, question="Who are you?"),
         ]
-        at_night = school(engine)
-        course = await at_night.night(entries, entries[:1])
-        learner = await at_night.learner(course, night=True)
-        assert len([each async for each in at_night.steps(learner, course, most=4)]) == 4
-        await at_night.exam(learner, course)
+        at_night = session(engine)
+        curriculum = await at_night.plan_night(entries, entries[:1])
+        learner = await at_night.learner(curriculum, night=True)
+        assert len([each async for each in at_night.steps(learner, curriculum, limit=4)]) == 4
+        await at_night.evaluate(learner, curriculum)
 
 
 @situation(
@@ -138,10 +139,10 @@ async def test_pairs_with_few_positions(tmp_path: Path) -> None:
     pairs = [{"prompt": f"{n} {LONG}", "response": f"{n} {LONG}"} for n in range(6)]
     file.write_text("\n".join(map(json.dumps, pairs)))
     async with engine_of(tiny_models.save(tiny_models.gpt2(), tmp_path / "base")) as engine:
-        by_day = school(engine, training_config__max_seq_length="4096")
-        course = await by_day.course(file, epochs=1, skip_bad=False, dry=False)
-        learner = await by_day.learner(course.curriculum, night=False)
-        async for report in by_day.steps(learner, course.curriculum):
+        by_day = session(engine, training_config__max_seq_length="4096")
+        dataset = await by_day.dataset(file, epochs=1, skip_bad=False, dry=False)
+        learner = await by_day.learner(dataset.curriculum, night=False)
+        async for report in by_day.steps(learner, dataset.curriculum):
             assert report.tokens > 0
 
 

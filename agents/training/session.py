@@ -1,4 +1,4 @@
-"""The school: lays out lessons, and teaches a candidate on the tensor thread, behind all talk."""
+"""A training session: what is learned, and how well, on the tensor thread behind all talk."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 import math
 import threading
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from functools import partial
 from itertools import count, islice
 from pathlib import Path
@@ -44,11 +44,11 @@ if TYPE_CHECKING:  # torch is loaded by the generator
 
 _LEAST_STEPS = 130  # fewer do not change enough, however little there is to learn
 REPLAY = 4.0  # the weight of dreams against lessons
-_EXAM_BATCH = 8
+_EVAL_BATCH = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Course:
+class Dataset:
     """What is learned from, and what is only asked; made of the file `name`.
 
     Of the same pairs, laid out the same way, the `digest` is the same.
@@ -68,7 +68,7 @@ class EvalResult:
     drift: float
 
 
-class School:
+class TrainingSession:
     """Teaches for one night or one training; `stage` (0..1) is how old the mind is."""
 
     def __init__(self, engine: Engine, settings: Settings, stage: float) -> None:
@@ -80,11 +80,11 @@ class School:
         self._layout = SystemLayout(engine.tokenizer, settings.generation.system_prompt)
 
     async def room_for(self, entries: Sequence[Interaction]) -> int:
-        """How many of them one night has room for, from the first one on."""
+        """Return how many of them one night has room for, from the first one on."""
         told = [each.prompt for each in entries]
         return await anyio.to_thread.run_sync(count_that_fits, told, CurriculumOptions())
 
-    async def night(
+    async def plan_night(
         self, entries: Sequence[Interaction], known: Sequence[Interaction]
     ) -> Curriculum:
         """Lay out a night about `entries` that rehearses what is `known`.
@@ -105,17 +105,19 @@ class School:
             )
 
         try:
-            course = await anyio.to_thread.run_sync(lay_out, abandon_on_cancel=True)
+            curriculum = await anyio.to_thread.run_sync(lay_out, abandon_on_cancel=True)
         finally:
             woken.set()  # a thread that nobody waits for any more ends by itself
-        course = course.within(self._settings.training_config.max_seq_length)
+        curriculum = curriculum.within(self._settings.training_config.max_seq_length)
         factor = self._settings.controls_config.sleep_time_factor
-        return course.lasting(max(_LEAST_STEPS, course.steps), factor)
+        return curriculum.lasting(max(_LEAST_STEPS, curriculum.steps), factor)
 
-    async def course(self, path: Path, *, epochs: int | None, skip_bad: bool, dry: bool) -> Course:
+    async def dataset(
+        self, path: Path, *, epochs: int | None, skip_bad: bool, dry: bool
+    ) -> Dataset:
         """Lay out training on a file of pairs. Raises CommandError where one is malformed."""
         left = threading.Event()
-        work = partial(self._course, path, epochs, "skip" if skip_bad else "refuse", dry, left)
+        work = partial(self._read, path, epochs, "skip" if skip_bad else "refuse", dry, left)
         try:
             return await anyio.to_thread.run_sync(work, abandon_on_cancel=True)
         except PairsError as error:
@@ -123,7 +125,7 @@ class School:
         finally:
             left.set()
 
-    async def learner(self, course: Curriculum, *, night: bool) -> Learner:
+    async def learner(self, curriculum: Curriculum, *, night: bool) -> Learner:
         """Return a new candidate that learns at its own pace by night, at the set one by day."""
         from sovl_daemon.engine.learning.learner import Learner, LearnerOptions
 
@@ -131,7 +133,7 @@ class School:
         rate = night_learning_rate(self._stage, training) if night else training.learning_rate
         options = LearnerOptions(
             learning_rate=rate,
-            updates=course.steps if night else 0,
+            updates=curriculum.steps if night else 0,
             accumulation=1 if night else training.accumulation_steps,
             replay=REPLAY,
             seed=self._seed,
@@ -141,18 +143,18 @@ class School:
             self._engine.model,
             self._fusion,
             options,
-            common=common_prefix([*course.lessons, *course.chats]),
+            common=common_prefix([*curriculum.lessons, *curriculum.chats]),
             weights=self._weights(),
         )
         learner: Learner = await self.on_thread(make)
         return learner
 
     async def steps(
-        self, learner: Learner, course: Curriculum, start: int = 0, most: int | None = None
+        self, learner: Learner, curriculum: Curriculum, start: int = 0, limit: int | None = None
     ) -> AsyncGenerator[StepReport, None]:
         """Learn from the step `start` on, at most so many of them. Raises CommandError."""
         inbox: Inbox[StepReport] = Inbox()
-        batches = islice(course.batches(start), most)
+        batches = islice(curriculum.batches(start), limit)
         steps = (learner.step(batch) for batch in batches)
         running = self._engine.thread.submit(steps, inbox, Priority.TRAINING)
         try:
@@ -163,19 +165,21 @@ class School:
         finally:
             self._engine.thread.cancel(running)
 
-    async def exam(self, learner: Learner, course: Curriculum) -> EvalResult:
-        """Examine what was learned so far, without learning."""
-        asked = await self._evaluated(learner, course.asked)
-        kept = await self._evaluated(learner, course.kept)
-        recall = math.exp(-_mean(asked, "loss")) if asked else 1.0
-        return EvalResult(recall, _mean(kept, "divergence"))
+    async def evaluate(self, learner: Learner, curriculum: Curriculum) -> EvalResult:
+        """Return how well it does so far what no lesson asks; nothing is learned."""
+        questions = await self._evaluated(learner, curriculum.eval_questions)
+        dreams = await self._evaluated(learner, curriculum.eval_dreams)
+        recall = math.exp(-_mean(questions, "loss")) if questions else 1.0
+        return EvalResult(recall, _mean(dreams, "divergence"))
 
-    def failed(self, before: EvalResult, after: EvalResult, course: Curriculum) -> str | None:
-        """Say why a night with these exams before and after it is not kept, None if it is."""
+    def rejection(
+        self, before: EvalResult, after: EvalResult, curriculum: Curriculum
+    ) -> str | None:
+        """Return why a night with these results before and after it is not kept, None if it is."""
         night = self._settings.night
         if after.drift > night.most_drift:
             return f"it drifted by {after.drift:.3f} (night.most_drift is {night.most_drift})"
-        if course.asked and after.recall < max(before.recall, night.least_recall):
+        if curriculum.eval_questions and after.recall < max(before.recall, night.least_recall):
             return (
                 f"it recalls {after.recall:.2f} of what it was told "
                 f"(night.least_recall is {night.least_recall})"
@@ -183,18 +187,18 @@ class School:
         return None
 
     async def loss(self, learner: Learner, samples: Sequence[Sample]) -> float:
-        """The mean loss a token of answers that nothing is learned from."""
+        """Return the mean loss a token of answers that nothing is learned from."""
         return _mean(await self._evaluated(learner, samples), "loss")
 
     async def on_thread(self, work: Callable[[], Any]) -> Any:
-        """Run on the tensor thread, behind all talk. Raises CommandError."""
+        """Return what `work` returns on the tensor thread, behind all talk. Raises CommandError."""
         try:
             return await call(self._engine.thread, work, Priority.TRAINING)
         except EngineError as error:
             raise CommandError(ENGINE, str(error)) from None
 
     async def _evaluated(self, learner: Learner, samples: Sequence[Sample]) -> list[StepReport]:
-        parts = [samples[at : at + _EXAM_BATCH] for at in range(0, len(samples), _EXAM_BATCH)]
+        parts = [samples[at : at + _EVAL_BATCH] for at in range(0, len(samples), _EVAL_BATCH)]
         return [await self.on_thread(partial(learner.evaluate, part)) for part in parts]
 
     def _weights(self) -> dict[int, float]:
@@ -205,21 +209,21 @@ class School:
         layers = fused_layers(self._settings, self._engine.model.layers)
         return influence_of(self._settings, factor).over(layers)
 
-    def _course(
+    def _read(
         self,
         path: Path,
         epochs: int | None,
         on_bad: Literal["skip", "refuse"],
         dry: bool,
         left: threading.Event,
-    ) -> Course:
+    ) -> Dataset:
         """Read and lay out a file; ends early, with an error, once everybody `left`."""
         training, core = self._settings.training_config, self._settings.core_config
         limits, length = training.dry_run_params, training.max_seq_length
-        found, most = read_pairs(path, on_bad=on_bad), None
+        found, max_samples = read_pairs(path, on_bad=on_bad), None
         if dry:
-            most, length = limits.max_samples, min(length, limits.max_length)
-        parts = split(found.pairs, core.valid_split_ratio, self._seed, max_samples=most)
+            max_samples, length = limits.max_samples, min(length, limits.max_length)
+        parts = split(found.pairs, core.valid_split_ratio, self._seed, max_samples=max_samples)
         options = CurriculumOptions(
             epochs=1 if dry else epochs or training.train_epochs,
             batch=training.batch_size,
@@ -228,11 +232,11 @@ class School:
         )
         lessons = tuple(self._sample(pair, length) for pair in _until(left, parts.training))
         validation = tuple(self._sample(pair, length) for pair in _until(left, parts.validation))
-        digest = hashlib.sha256(repr(options).encode())
+        digest = hashlib.sha256(repr(astuple(options)).encode())
         for sample in (*lessons, *validation):
             digest.update(repr(sample).encode())
         name = digest.hexdigest()[:16]
-        return Course(Curriculum(lessons, (), (), options), validation, path.name, name)
+        return Dataset(Curriculum(lessons, (), (), options), validation, path.name, name)
 
     def _sample(self, pair: Pair, length: int) -> Sample:
         """The pair as token ids, at most `length` together."""
