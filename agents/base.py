@@ -23,7 +23,6 @@ from bus.commands import CommandSpec, Reply, ReplyT, Request, commands_of
 from bus.endpoints import Endpoints
 from bus.envelope import Envelope, Payload, decode
 from bus.errors import (
-    BAD_ARGUMENT,
     CANCELLED,
     INTERNAL,
     UNAVAILABLE,
@@ -37,8 +36,9 @@ from bus.port import LINGER_S, Port
 from bus.publisher import Publisher
 from bus.subscriber import Gap, local_subscriber
 from bus.topics import AGENT, CONFIG, AgentState, ConfigChanged
-from config import ConfigError, Paths, Settings, with_value
+from config import Paths, Settings
 from sovl_daemon.conditions import condition_of, in_words
+from sovl_daemon.contracts.hub import ConfigSet
 from sovl_daemon.opened import Opened
 
 
@@ -89,6 +89,7 @@ class Agent:
         self._specs = {spec.name: spec for spec in self.commands()}
         self._scopes: dict[str, anyio.CancelScope] = {}
         self.hindrance = Hindrance(self)
+        self._revision, self._refused = 0, ""  # of the settings it follows
 
     @classmethod
     def commands(cls) -> list[CommandSpec]:
@@ -109,8 +110,12 @@ class Agent:
     async def on_event(self, event: Envelope) -> None:
         """An event of one of `topics` came."""
 
-    async def on_settings(self, before: Settings) -> None:
-        """Act on changed settings: `self.settings` are the new ones."""
+    async def on_settings(self, before: Settings) -> str | None:
+        """Act on changed settings: `self.settings` are the new ones.
+
+        Who changed them is answered when this is over, and told what it returns: what this agent
+        cannot follow of them, in words.
+        """
 
     async def try_to_write(self) -> None:
         """Try what the system has refused; raises while it still does."""
@@ -178,17 +183,13 @@ class Agent:
             port.close(linger_s=LINGER_S)  # it may have been told to cancel
 
     async def configure(self, values: Mapping[str, Any]) -> None:
-        """Set keys for good, all of them or none. Raises CommandError."""
-        texts = {key: json.dumps(value) for key, value in values.items()}
-        settings = self.settings
-        try:
-            for key, text in texts.items():
-                settings = with_value(settings, key, text)
-        except ConfigError as error:
-            raise CommandError(BAD_ARGUMENT, "; ".join(str(error).splitlines())) from None
-        for key, text in texts.items():
-            await self.control("config_set", key=key, value=text)
-        self.settings = settings
+        """Set keys for good, all of them or none; all agents follow then. Raises CommandError.
+
+        Not to be called by `on_event` or `on_settings`: this agent follows when they are over.
+        """
+        if values:
+            texts = {key: json.dumps(value) for key, value in values.items()}
+            await self.control(ConfigSet(values=texts))
 
     # The life of an agent
 
@@ -278,7 +279,14 @@ class Agent:
     def _give_sign(self) -> None:
         # The lock is that of the whole process; who has stopped has nothing to do with it any more.
         saving = self._writing.locked() and self.state != "stopped"
-        self._link.beat(self.state, self.detail, self._all_stats(), saving=saving)
+        self._link.beat(
+            self.state,
+            self.detail,
+            self._all_stats(),
+            saving=saving,
+            revision=self._revision,
+            refused=self._refused,
+        )
 
     def _all_stats(self) -> dict[str, Any]:
         merged: dict[str, Any] = {}
@@ -343,7 +351,9 @@ class Agent:
 
     async def _take_settings(self, event: ConfigChanged) -> None:
         before, self.settings = self.settings, Settings.model_validate(event.settings)
-        await self.on_settings(before)
+        self._refused = await self.on_settings(before) or ""
+        self._revision = event.revision
+        self._give_sign()
 
     async def _follow(self) -> None:
         queue = self.settings.bus.subscriber_queue

@@ -33,10 +33,25 @@ class AgentLink:
         """Tell the hub that commands may come."""
         self.send(Register(agent=self._agent, process=self._process, pid=os.getpid()))
 
-    def beat(self, state: str, detail: str, stats: dict[str, Any], *, saving: bool = False) -> None:
+    def beat(
+        self,
+        state: str,
+        detail: str,
+        stats: dict[str, Any],
+        *,
+        saving: bool = False,
+        revision: int = 0,
+        refused: str = "",
+    ) -> None:
         """Tell the hub that this agent is alive, without counters that are too many to send."""
         beat = Heartbeat(
-            agent=self._agent, state=state, detail=detail[:_DETAIL], saving=saving, stats=stats
+            agent=self._agent,
+            state=state,
+            detail=detail[:_DETAIL],
+            saving=saving,
+            revision=revision,
+            refused=refused[:_DETAIL],
+            stats=stats,
         )
         try:
             self.send(beat)

@@ -95,13 +95,16 @@ class Heartbeat(Payload, kind="heartbeat"):
     """An agent is alive: its state, and its counters for `stats`.
 
     With the state `hung` it says that its work is not: the detail says why, and it is ended. With
-    `saving` it says that it writes something down that a stop waits for.
+    `saving` it says that it writes something down that a stop waits for. `revision` is that of the
+    settings it follows, and `refused` what it could not follow of them, in words.
     """
 
     agent: str
     state: str
     detail: str = ""
     saving: bool = False
+    revision: int = 0
+    refused: str = ""
     stats: dict[str, Any] = Field(default_factory=dict)
 
 

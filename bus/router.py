@@ -65,7 +65,8 @@ class Seat:
     """An agent as the router sees it.
 
     `seen` is monotonic seconds of its last sign of life. `heard` is the same by `clock`, the time
-    that its process had for itself, and `moved` when it last told something new.
+    that its process had for itself, and `moved` when it last told something new. `revision` is that
+    of the settings it follows, and `refused` what it cannot follow of them.
     """
 
     name: str
@@ -81,6 +82,8 @@ class Seat:
     paused: bool = False
     failed: str = ""
     saving: bool = False
+    revision: int = 0
+    refused: str = ""
     stats: dict[str, Any] = field(default_factory=dict)
 
     def lives(self) -> None:
@@ -288,11 +291,11 @@ class CommandRouter:
             if payload.state != "starting":
                 return  # last words of the one before
             self.agent_lost(payload.agent, "it was started anew")
-        changed = (seat.state, seat.detail) != (payload.state, payload.detail)
+        before = seat.state, seat.detail, seat.revision
         seat.state, seat.detail, seat.stats = payload.state, payload.detail, payload.stats
-        seat.saving = payload.saving
+        seat.saving, seat.revision, seat.refused = payload.saving, payload.revision, payload.refused
         seat.lives()
-        if changed:
+        if before != (seat.state, seat.detail, seat.revision):
             seat.moved = seat.heard
             self.on_change()
 

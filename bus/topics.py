@@ -41,10 +41,12 @@ class ConfigChanged(Payload, kind="config.changed"):
     """Topic config.changed, retained: settings that differ from before, and all of them.
 
     Nothing differs where a key was set to what it is: who could not follow may try once more.
+    Agents say by the `revision` in their heartbeats which settings they follow.
     """
 
     changed: dict[str, Any]
     settings: dict[str, Any]
+    revision: int = 0
 
 
 class HubState(Payload, kind="hub.state"):

@@ -3,7 +3,7 @@
 `load` gives frozen `Settings`; `Paths` tells where things are on disk.
 """
 
-from config.edit import changed, get_value, save, with_value
+from config.edit import changed, get_value, save, with_value, with_values
 from config.faults import ConfigError, Fault
 from config.keys import KEYS, needs_restart, resolve_key
 from config.loader import load
@@ -24,4 +24,5 @@ __all__ = [
     "resolve_key",
     "save",
     "with_value",
+    "with_values",
 ]

@@ -1,6 +1,7 @@
 """Read, change, compare and save settings by dotted key."""
 
 import json
+from collections.abc import Mapping
 from functools import reduce
 from operator import getitem
 from pathlib import Path
@@ -46,9 +47,29 @@ def with_value(settings: Settings, key: str, text: str) -> Settings:
         ConfigError: There is no such key, or the value is refused.
 
     """
-    name = resolve_key(key)
-    values = settings.model_dump()
-    place(values, name, parse_text(KEYS[name], text))
+    return with_values(settings, {key: text})
+
+
+def with_values(settings: Settings, texts: Mapping[str, str]) -> Settings:
+    """Return new settings in which several keys have the values written in `texts`.
+
+    Only what comes of them all together has to be allowed.
+
+    Args:
+        settings: The settings to start from.
+        texts: JSON, else plain text, by dotted or unique bare key.
+
+    Raises:
+        ConfigError: There is no such key, one is given twice, or a value is refused.
+
+    """
+    values, placed = settings.model_dump(), set[str]()
+    for key, text in texts.items():
+        name = resolve_key(key)
+        if name in placed:
+            raise ConfigError([Fault(name, "is given twice")])
+        placed.add(name)
+        place(values, name, parse_text(KEYS[name], text))
     try:
         changed_settings = Settings(**values)
     except ValidationError as error:

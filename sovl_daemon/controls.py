@@ -8,9 +8,7 @@ import time
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pydantic import Field
-
-from bus.commands import Arguments, CommandTable, command, commands_of
+from bus.commands import CommandTable, command, commands_of
 from bus.errors import BAD_ARGUMENT, UNAVAILABLE, CommandError
 from bus.topics import HEALTH, METRICS
 from config import ConfigError, get_value, needs_restart, resolve_key
@@ -20,6 +18,8 @@ from sovl_daemon.contracts.hub import (
     AgentPaused,
     AgentStatus,
     CommandList,
+    ConfigSaved,
+    ConfigSet,
     DaemonStats,
     DaemonStatus,
     LastHealth,
@@ -31,6 +31,9 @@ from sovl_daemon.contracts.hub import (
     Reload,
     Reloaded,
     ResumeAgent,
+    SavedSetting,
+    SettingChange,
+    SettingsChanged,
     ShowConfig,
     ShowHealth,
     ShowMetrics,
@@ -47,22 +50,8 @@ if TYPE_CHECKING:
 VERSION = version("sovl-daemon")  # read once: it is a file
 
 
-class OneKeyArguments(Arguments):
-    """Which setting."""
-
-    key: str = Field(description="A key, with or without its section.")
-
-
-class SetArguments(Arguments):
-    """A setting and its new value."""
-
-    key: str = Field(description="A key, with or without its section.")
-    value: str = Field(description="The new value, as JSON or plain text.")
-    save: bool = Field(default=True, description="Also write it to the configuration file.")
-
-
 class Controls:
-    """Commands of the control socket. Each is quick: a busy model cannot delay them."""
+    """Commands of the control socket. None but `config_set` waits for what a busy model does."""
 
     name: ClassVar[str] = "hub"
 
@@ -176,25 +165,38 @@ class Controls:
         key = _explained(resolve_key, request.key)
         return ShownConfig(key=key, value=get_value(settings, key))
 
-    @command(OneKeyArguments)
-    async def config_saved(self, args: OneKeyArguments) -> dict[str, Any]:
+    @command(ConfigSaved)
+    async def config_saved(self, request: ConfigSaved) -> SavedSetting:
         """What a setting would be after a restart, as the configuration file is now."""
         settings = _explained(self._hub.saved_settings)
-        return {"value": get_value(settings, _explained(resolve_key, args.key))}
+        return SavedSetting(value=get_value(settings, _explained(resolve_key, request.key)))
 
-    @command(SetArguments)
-    async def config_set(self, args: SetArguments) -> dict[str, Any]:
-        """Change a setting, at once where it can be, and in the file."""
-        key = _explained(resolve_key, args.key)
-        before = get_value(self._hub.settings, key)
-        _explained(self._hub.change_setting, key, args.value, args.save)
-        value = get_value(self._hub.settings, key)
-        return {
-            "key": key,
-            "value": value,
-            "before": before,
-            "restart": needs_restart(key),
-        }
+    @command(ConfigSet)
+    async def config_set(self, request: ConfigSet) -> SettingsChanged:
+        """Change settings, at once where it can be, and in the file; the agents follow by then."""
+        match request.key, request.value, request.values:
+            case str(key), str(value), None:
+                texts = {key: value}
+            case None, None, dict(texts):
+                pass
+            case _:
+                raise CommandError(BAD_ARGUMENT, "config_set: give key and value, or values")
+        before = self._hub.settings
+        _explained(self._hub.change_settings, texts, request.save)
+        now, keys = self._hub.settings, map(resolve_key, texts)
+        late, refused = await self._hub.followers()
+        changes = [
+            SettingChange(
+                key=key,
+                value=get_value(now, key),
+                before=get_value(before, key),
+                restart=needs_restart(key),
+            )
+            for key in keys
+        ]
+        if request.values is not None:
+            return SettingsChanged(changes=changes, late=late, refused=refused)
+        return SettingsChanged(**changes[0].wire(), late=late, refused=refused)
 
     @command(Reload)
     async def reload(self, request: Reload) -> Reloaded:

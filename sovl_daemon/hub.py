@@ -15,15 +15,17 @@ import anyio.to_thread
 import structlog
 
 from bus.errors import BindProblem
+from bus.router import Seat
 from bus.topics import CONFIG, HUB, ConfigChanged, HubState
-from config import ConfigError, Paths, Settings, changed, load, save, with_value
+from config import ConfigError, Paths, Settings, changed, load, save, with_values
 from sovl_daemon import log, registry
+from sovl_daemon.contracts.hub import FOLLOW_S
 from sovl_daemon.controls import Controls
 from sovl_daemon.heavy_imports import heavy_imports
 from sovl_daemon.instance import Displaced, Instance
 from sovl_daemon.library_caches import use_library_caches
 from sovl_daemon.notify import Notifier
-from sovl_daemon.own_time import OwnTime
+from sovl_daemon.own_time import OwnTime, move_on_after
 from sovl_daemon.process import WorkerProcess
 from sovl_daemon.signals import heard
 from sovl_daemon.supervisor import Child, Runner, Supervisor, policy
@@ -60,6 +62,8 @@ class Hub:
         self._own_time = OwnTime()
         self._stop, self._hurry = anyio.Event(), anyio.Event()
         self._was_ready = False
+        self._revision = 0  # of the settings
+        self._agents_moved = anyio.Event()
         self._displaced: Displaced | None = None
 
     async def run(self) -> None:
@@ -119,7 +123,7 @@ class Hub:
 
     async def _live(self, board: Switchboard, instance: Instance) -> None:
         self._publish_settings({})
-        self.router.on_change = self._refresh_state
+        self.router.on_change = self._on_change
         self._refresh_state()
         async with anyio.create_task_group() as services:
             services.start_soon(board.run)
@@ -202,6 +206,11 @@ class Hub:
 
     # State
 
+    def _on_change(self) -> None:
+        self._refresh_state()
+        self._agents_moved.set()
+        self._agents_moved = anyio.Event()
+
     def _refresh_state(self) -> None:
         """The daemon is ready when every critical agent is."""
         if self.state == "stopping":
@@ -232,14 +241,33 @@ class Hub:
 
     # Settings
 
-    def change_setting(self, key: str, text: str, keep: bool) -> None:
-        """Set one key live and, with `keep`, in the file. Raises ConfigError, changing nothing."""
-        settings = with_value(self.settings, key, text)
+    def change_settings(self, texts: Mapping[str, str], keep: bool) -> None:
+        """Set keys live and, with `keep`, in the file. Raises ConfigError, changing nothing."""
+        settings = with_values(self.settings, texts)
         if keep:
             # From the file alone: what came by environment or command line stays out of it.
-            save(with_value(self._load({}, environ={}), key, text), self._config_file)
+            save(with_values(self._load({}, environ={}), texts), self._config_file)
         if not self._apply(settings):
             self._publish_settings({})  # an agent that could not follow before tries once more
+
+    async def followers(self) -> tuple[list[str], dict[str, str]]:
+        """Wait until the agents follow the settings of now, for a time that is theirs.
+
+        Returns those that do not by then, and what the others cannot follow, by agent.
+        """
+        revision = self._revision
+
+        def behind() -> list[Seat]:
+            seats = self.router.seats.values()
+            return [s for s in seats if s.address is not None and s.revision < revision]
+
+        with move_on_after(FOLLOW_S, OwnTime(lambda: [seat.pid for seat in behind()])):
+            while behind():
+                await self._agents_moved.wait()
+        late = [seat.name for seat in behind()]
+        seats = self.router.seats.values()
+        refused = {s.name: s.refused for s in seats if s.refused and s.address is not None}
+        return late, {name: why for name, why in refused.items() if name not in late}
 
     def reload(self) -> dict[str, tuple[Any, Any]]:
         """Read the file again. Raises ConfigError and keeps the good settings if it is faulty."""
@@ -269,7 +297,9 @@ class Hub:
 
     def _publish_settings(self, changes: dict[str, Any]) -> None:
         settings = self.settings.model_dump(mode="json")
-        self.broker.publish(CONFIG, ConfigChanged(changed=changes, settings=settings), retain=True)
+        self._revision += 1
+        event = ConfigChanged(changed=changes, settings=settings, revision=self._revision)
+        self.broker.publish(CONFIG, event, retain=True)
 
     def _load(
         self, overrides: Mapping[str, str], environ: Mapping[str, str] | None = None

@@ -24,6 +24,7 @@ from bus.errors import BAD_ARGUMENT, CommandError
 from bus.topics import MIND, MindState
 from config import ConfigError, Settings, with_value
 from sovl_daemon.contracts.force import FORCE
+from sovl_daemon.contracts.hub import ConfigSet
 from sovl_daemon.contracts.mind import NoteCapacity
 from sovl_daemon.heavy_imports import heavy_imports
 from sovl_daemon.mind.influence import InfluenceMode, influence
@@ -83,14 +84,15 @@ class Tuning(Agent):
             except EngineError as error:
                 self.log.error("tuning.refused", reason=str(error))
 
-    async def on_settings(self, before: Settings) -> None:
-        """Follow settings that changed elsewhere; what the engine refuses is logged."""
-        await self.tune(self.settings)
+    async def on_settings(self, before: Settings) -> str:
+        """Follow settings that changed elsewhere; what the engine refuses is told and logged."""
+        return await self.tune(self.settings)
 
-    async def tune(self, settings: Settings) -> None:
-        """Hold the engine to `settings` as far as it can; the rest is logged."""
+    async def tune(self, settings: Settings) -> str:
+        """Hold the engine to `settings` as far as it can; the rest is logged and returned."""
         from sovl_daemon.engine.errors import EngineError
 
+        refused = []
         for hold in (
             self._size_prefix_cache,
             self._admit,
@@ -102,7 +104,9 @@ class Tuning(Agent):
             try:
                 await hold(settings)
             except EngineError as error:
+                refused.append(str(error))
                 self.log.error("tuning.refused", reason=str(error))
+        return "; ".join(refused)
 
     def stats(self) -> dict[str, Any]:
         """What the engine is really held to."""
@@ -239,13 +243,13 @@ class Tuning(Agent):
             await self.tune(before)
             raise CommandError(BAD_ARGUMENT, str(error)) from None
         self.settings = settings
-        for key, value in values.items():
-            await self.control("config_set", key=key, value=value)
+        await self.control(ConfigSet(values=values))
 
     async def _size_prefix_cache(self, settings: Settings) -> None:
         """Keep as much of ended answers as configured. Raises EngineError."""
-        if self.engine is not None:
-            await self.engine.resize_prefix_cache(settings.generation.prefix_cache_mb * _MB)
+        max_bytes = settings.generation.prefix_cache_mb * _MB
+        if self.engine is not None and max_bytes != self.engine.usage().max_prefix_bytes:
+            await self.engine.resize_prefix_cache(max_bytes)
 
     async def _admit(self, settings: Settings) -> None:
         """Let as many answers advance together as configured. Raises EngineError."""

@@ -104,6 +104,10 @@ def setting_changed(data: dict[str, Any]) -> None:
     when = ", takes effect at the next start" if data["restart"] else ""
     before, value = json.dumps(data["before"]), json.dumps(data["value"])
     console.print(f"{data['key']} = {escape(value)} (was {escape(before)}){when}")
+    for agent in data["late"]:
+        console.print(f"{agent} has not followed yet")
+    for agent, why in data["refused"].items():
+        console.print(f"{agent} cannot follow: {escape(why)}")
 
 
 def duration(seconds: float) -> str:

@@ -36,7 +36,8 @@ _EVENTS = (
 class Channel:
     """A caller over a socket of its own. `on_lost` is called when the connection goes away.
 
-    What has more than `max_bytes` is refused here, with a CommandError, before it is sent.
+    What has more than `max_bytes` is refused here, with a CommandError, before it is sent. `losses`
+    counts how often the connection went away.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class Channel:
     ) -> None:
         self.caller = Caller(self._send, source=source)
         self.max_bytes = MAX_BYTES
+        self.losses = 0
         self._target = target
         self._on_lost = on_lost
         self._up = anyio.Event()
@@ -120,6 +122,7 @@ class Channel:
 
     def _lose(self) -> None:
         self._up, self._greeted = anyio.Event(), False
+        self.losses += 1
         # What was said before the end counts.
         while (message := self._port.receive_nowait()) is not None:
             self._feed(message)

@@ -74,11 +74,26 @@ class AsyncClient:
     async def control(
         self, name: str, /, *, timeout_s: float = PATIENCE_S, **args: Any
     ) -> dict[str, Any]:
-        """Ask the hub itself (ping, status, stop …). Raises CommandError or ClientError."""
-        with move_on_after(timeout_s, self._own_time):
-            await self._control.up()
-            return await self._control.caller.ask(name, **args)
-        raise self._control.problem(timeout_s)
+        """Ask the hub itself (ping, status, stop …). Raises CommandError or ClientError.
+
+        What takes longer than `timeout_s`, as a change of settings may, is waited for as long as
+        the hub answers pings meanwhile.
+        """
+        hub, half_s = self._control, timeout_s / 2
+        with move_on_after(timeout_s, self._own_time) as connecting:
+            await hub.up()
+        if connecting.cancelled_caught:
+            raise hub.problem(timeout_s)
+        losses = hub.losses
+        async with hub.caller.call(name, args) as call:
+            while True:
+                with move_on_after(half_s, self._own_time):
+                    return await call.result()
+                with move_on_after(half_s, self._own_time) as silence:
+                    await hub.caller.ask("ping")
+                # A hub that was started anew answers pings, and knows of nothing.
+                if silence.cancelled_caught or hub.losses != losses:
+                    raise hub.problem(timeout_s)
 
     def events(self, *topics: str) -> Subscriber:
         """Follow the events whose topic starts with one of `topics` (all without any)."""

@@ -10,6 +10,9 @@ from bus.commands import CommandDescription, Reply, Request
 from bus.counters import BrokerCounters
 from bus.topics import GpuSample, MetricReading, ProcessSample
 
+FOLLOW_S = 30.0
+"""How long `config_set` waits for the agents: to hold a large model in other bits takes so long."""
+
 
 class Pong(Reply):
     """The hub is there."""
@@ -180,3 +183,56 @@ class Reloaded(Reply):
 
 class Reload(Request[Reloaded], command="reload"):
     """The configuration file anew."""
+
+
+class SettingChange(Reply):
+    """What became of one key."""
+
+    key: str = Field(description="its full name")
+    value: Any = Field(description="its value now")
+    before: Any = Field(description="its value before")
+    restart: bool = Field(description="whether the new value waits for the next start")
+
+
+class SettingsChanged(Reply):
+    """What became of one key or, in `changes`, of several, and of those who act on it."""
+
+    key: str = Field(default="", description="its full name")
+    value: Any = Field(default=None, description="its value now")
+    before: Any = Field(default=None, description="its value before")
+    restart: bool = Field(
+        default=False, description="whether the new value waits for the next start"
+    )
+    changes: list[SettingChange] = Field(
+        default=[],
+        description="instead, where `values` were given: what became of each",
+    )
+    late: list[str] = Field(description="the agents that had not followed after 30 seconds")
+    refused: dict[str, str] = Field(
+        description="by the agent's name, what it cannot follow of the settings"
+    )
+
+
+class ConfigSet(Request[SettingsChanged], command="config_set"):
+    """A setting and its new value, or several: all of them are set, or none."""
+
+    key: str | None = Field(default=None, description="A key, with or without its section.")
+    value: str | None = Field(default=None, description="The new value, as JSON or plain text.")
+    values: dict[str, str] | None = Field(
+        default=None,
+        min_length=1,
+        description="Instead of `key` and `value`: several keys with their new values.",
+    )
+    save: bool = Field(default=True, description="Also write it to the configuration file.")
+
+
+class SavedSetting(Reply):
+    """A setting as the configuration file has it."""
+
+    value: Any = Field(description="what the setting would be after a restart")
+
+
+class ConfigSaved(Request[SavedSetting], command="config_saved"):
+    """Which setting."""
+
+    key: str = Field(description="A key, with or without its section.")

@@ -251,8 +251,10 @@ def test_answers_about_settings_are_as_described(daemon: Daemon) -> None:
     with daemon.client() as client:
         one = client.control("config", key="logging.level")
         assert {*client.control("config"), *one} == described("config")
-        answer = client.control("config_set", key="logging.level", value="info", save=False)
-        assert set(answer) == described("config_set")
+        key, value = "logging.level", "info"
+        answer = client.control("config_set", key=key, value=value, save=False)
+        several = client.control("config_set", values={key: value}, save=False)
+        assert {*answer, *several} == described("config_set")
 
 
 def test_answers_about_agents_are_as_described(daemon: Daemon) -> None:
