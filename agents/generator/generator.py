@@ -15,18 +15,26 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import anyio
 import anyio.from_thread
 import anyio.to_thread
-from pydantic import Field, field_validator
 
 from agents.base import Agent, Job
 from agents.device import device
 from agents.generator import architecture
 from agents.generator.meter import Meter
 from agents.generator.tuning import PULL_AGAIN_S, Tuning
-from bus.commands import Arguments, NoArguments, command
+from bus.commands import Done, command
 from bus.envelope import new_id
 from bus.errors import BAD_ARGUMENT, ENGINE, UNAVAILABLE, CommandError, FatalError
 from bus.topics import ANSWERING, GAUGES, AnswerStarted, GaugesGiven
 from config import Paths, Settings
+from sovl_daemon.contracts.generator import (
+    AnswerGiven,
+    BaseDigests,
+    DigestBase,
+    EngineUsage,
+    Generate,
+    ReadUsage,
+    Reclaim,
+)
 from sovl_daemon.contracts.scribe import Context, RecordInteraction
 from sovl_daemon.engine.serving.options import SamplingOptions
 from sovl_daemon.engine.text.message import Message
@@ -44,40 +52,6 @@ if TYPE_CHECKING:  # torch is loaded in `start`, so that the hub can import this
 
 _GAUGES_EVERY_S = 1.0
 REPORT_S = 0.5  # how often the progress of loading is told
-
-
-class GenerateArguments(Arguments):
-    """A prompt and how to answer it. What is left out comes from the configuration."""
-
-    prompt: str = Field(description="What to answer.")
-    max_tokens: int | None = Field(default=None, ge=1, le=32_768, description="Longest answer.")
-    temperature: float | None = Field(default=None, ge=0, le=2, description="0 is greedy.")
-    top_k: int | None = Field(default=None, ge=0, le=1_000_000, description="0 is off.")
-    top_p: float | None = Field(default=None, ge=1e-6, le=1, description="1 is off.")
-    seed: int | None = Field(
-        default=None,
-        ge=0,
-        le=2**32 - 1,
-        description="Makes the answer repeatable, but for what rounding decides.",
-    )
-    conversation: str | None = Field(
-        default=None,
-        pattern=r"^[A-Za-z0-9_-]{1,64}$",
-        description="Id of a conversation to go on with; a new one when left out.",
-    )
-
-    @field_validator("prompt")
-    @classmethod
-    def _not_empty(cls, prompt: str) -> str:
-        if not prompt.strip():
-            raise ValueError("an empty prompt has no answer")
-        return prompt
-
-
-class ReclaimArguments(Arguments):
-    """What to give up for it."""
-
-    prefixes: bool = Field(description="Also forget what ended answers have read.")
 
 
 class Generator(Tuning):
@@ -170,21 +144,21 @@ class Generator(Tuning):
             return ""
         return f"was in one tensor step for {limit_s:g} s; what needs longer needs host.stall_s"
 
-    @command(GenerateArguments)
-    async def generate(self, args: GenerateArguments, job: Job) -> dict[str, Any]:
+    @command(Generate)
+    async def generate(self, request: Generate, job: Job) -> AnswerGiven:
         """Answer a prompt, streaming the text as progress."""
-        conversation = args.conversation or new_id()
+        conversation = request.conversation or new_id()
         began = time.monotonic()
         engine = await device.base()
-        options = self._checked(engine, args)
+        options = self._checked(engine, request)
         await self.publish(ANSWERING, AnswerStarted(conversation=conversation))
-        messages = await self._messages(args.prompt, conversation)
+        messages = await self._messages(request.prompt, conversation)
         text, summary, prompt = await self._speak(engine, messages, options, job)
         confidence = answer_confidence(summary.probabilities)
         said = Interaction(
             command=job.id,
             conversation=conversation,
-            prompt=args.prompt,
+            prompt=request.prompt,
             response=text,
             tokens=summary.generated_tokens,
             confidence=confidence,
@@ -198,28 +172,28 @@ class Generator(Tuning):
             told = f"the answer could not be written down, so it does not count: {error.message}"
             raise CommandError(UNAVAILABLE, told) from None
         await self.lived(prompt, confidence)
-        return {
-            "text": text,
-            "conversation": conversation,
-            "interaction": recorded.interaction,
-            "finish_reason": summary.finish_reason,
-            "prompt_tokens": summary.prompt_tokens,
-            "cached_tokens": summary.cached_tokens,
-            "tokens": summary.generated_tokens,
-            "first_token_s": summary.seconds_to_first_token,
-            "tokens_per_s": round(summary.tokens_per_second, 2),
-            "confidence": confidence,
-            "seconds": round(time.monotonic() - began, 3),
-        }
+        return AnswerGiven(
+            text=text,
+            conversation=conversation,
+            interaction=recorded.interaction,
+            finish_reason=summary.finish_reason,
+            prompt_tokens=summary.prompt_tokens,
+            cached_tokens=summary.cached_tokens,
+            tokens=summary.generated_tokens,
+            first_token_s=summary.seconds_to_first_token,
+            tokens_per_s=round(summary.tokens_per_second, 2),
+            confidence=confidence,
+            seconds=round(time.monotonic() - began, 3),
+        )
 
-    @command(long=True)
-    async def fingerprint(self, args: NoArguments, job: Job) -> dict[str, Any]:
+    @command(DigestBase, long=True)
+    async def fingerprint(self, request: DigestBase, job: Job) -> BaseDigests:
         """Digests by which to see whether the base is, bit for bit, what it was."""
         engine = await device.base()
-        return (await engine.fingerprint())._asdict()
+        return BaseDigests(**(await engine.fingerprint())._asdict())
 
-    @command(internal=True)
-    async def engine_usage(self, args: NoArguments, job: Job) -> dict[str, Any]:
+    @command(ReadUsage, internal=True)
+    async def engine_usage(self, request: ReadUsage, job: Job) -> EngineUsage:
         """Count what the engine holds and does now."""
         import torch
 
@@ -227,21 +201,21 @@ class Generator(Tuning):
 
         engine = await device.base()
         card = engine.model.device
-        return {
+        return EngineUsage(
             **asdict(engine.usage()),
-            "pid": os.getpid(),
-            "free": returnable_bytes(),
-            "card_bytes": torch.cuda.memory_reserved(card) if card.type == "cuda" else 0,
-        }
+            pid=os.getpid(),
+            free=returnable_bytes(),
+            card_bytes=torch.cuda.memory_reserved(card) if card.type == "cuda" else 0,
+        )
 
-    @command(ReclaimArguments, internal=True)
-    async def reclaim(self, args: ReclaimArguments, job: Job) -> dict[str, Any]:
+    @command(Reclaim, internal=True)
+    async def reclaim(self, request: Reclaim, job: Job) -> Done:
         """Give free memory back to the system, that of a GPU too."""
         engine = await device.base()
-        if args.prefixes:
+        if request.prefixes:
             await engine.drop_prefixes()
         await _give_back(engine)
-        return {}
+        return Done()
 
     async def _keep_count(self) -> None:
         while True:
@@ -277,13 +251,13 @@ class Generator(Tuning):
             messages.append(Message("assistant", each.response))
         return [*with_question(messages, context.question), Message("user", prompt)]
 
-    def _checked(self, engine: Engine, args: GenerateArguments) -> SamplingOptions:
+    def _checked(self, engine: Engine, request: Generate) -> SamplingOptions:
         """How to answer; what never can be is refused before anybody is woken because of it."""
         from sovl_daemon.engine.errors import EngineError
 
         try:
-            options = self._options(args)
-            engine.check([Message("user", args.prompt)], options)
+            options = self._options(request)
+            engine.check([Message("user", request.prompt)], options)
         except EngineError as error:
             raise CommandError(BAD_ARGUMENT, f"prompt: {error}") from None
         return options
@@ -319,18 +293,18 @@ class Generator(Tuning):
         )
         return "".join(parts), summary, generation.prompt
 
-    def _options(self, args: GenerateArguments) -> SamplingOptions:
+    def _options(self, request: Generate) -> SamplingOptions:
         defaults = self.settings.generation
 
         def chosen(value: Any, default: Any) -> Any:
             return default if value is None else value
 
         return SamplingOptions(
-            temperature=chosen(args.temperature, self._temperature()),
-            top_k=chosen(args.top_k, defaults.top_k),
-            top_p=chosen(args.top_p, defaults.top_p),
-            seed=chosen(args.seed, defaults.seed),
-            max_new_tokens=chosen(args.max_tokens, defaults.max_new_tokens),
+            temperature=chosen(request.temperature, self._temperature()),
+            top_k=chosen(request.top_k, defaults.top_k),
+            top_p=chosen(request.top_p, defaults.top_p),
+            seed=chosen(request.seed, defaults.seed),
+            max_new_tokens=chosen(request.max_tokens, defaults.max_new_tokens),
         )
 
     def _temperature(self) -> float:

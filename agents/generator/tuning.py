@@ -9,21 +9,31 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import anyio
 import anyio.to_thread
-from pydantic import Field
 
 from agents.base import Agent, Job
 from agents.device import device
 from agents.gate import Gate
-from bus.commands import Arguments, NoArguments, command
+from bus.commands import command
 from bus.envelope import Envelope
 from bus.errors import BAD_ARGUMENT, CommandError
 from bus.topics import MIND, MindState
 from config import ConfigError, Settings, with_value
-from sovl_daemon.contracts.force import FORCE
+from sovl_daemon.contracts.generator import (
+    CrossInfluence,
+    FixLayers,
+    FusedLayers,
+    HoldFp16,
+    HoldInt4,
+    HoldInt8,
+    PrecisionHeld,
+    SelectLayers,
+    Tune,
+    TuneCross,
+)
 from sovl_daemon.contracts.hub import ConfigSet
 from sovl_daemon.contracts.mind import NoteCapacity
 from sovl_daemon.heavy_imports import heavy_imports
@@ -39,31 +49,6 @@ if TYPE_CHECKING:  # torch is loaded when an agent starts, so that the hub can i
 PULL_AGAIN_S = 300.0  # longest pause: each try fetches anew
 _TOKEN_MAP_STRENGTH = 1.0
 _MB = 2**20
-
-
-class ForceArguments(Arguments):
-    """Whether to begin in any case."""
-
-    force: bool = FORCE
-
-
-class CrossArguments(Arguments):
-    """What to change of the scaffold's influence, and the new values where it needs some."""
-
-    what: Literal["weight", "blend", "layers", "confidence", "temperament", "off"] = Field(
-        description="weight and blend take one number, layers one for each fused layer; "
-        "confidence and temperament make the weight follow them, off makes it steady."
-    )
-    values: list[float] = Field(default=[], description="Numbers from 0 to 1.", max_length=1024)
-
-
-class TuneArguments(Arguments):
-    """What to tune."""
-
-    what: Literal["cross"] = Field(description="cross: the weight of cross-attention.")
-    weight: float | None = Field(
-        default=None, ge=0, le=1, description="New weight; shown when left out."
-    )
 
 
 class Tuning(Agent):
@@ -162,72 +147,74 @@ class Tuning(Agent):
                 prompt, confidence, strength=_TOKEN_MAP_STRENGTH, decay=controls.memory_decay_rate
             )
 
-    @command(long=True)
-    async def int8(self, args: NoArguments, job: Job) -> dict[str, Any]:
+    @command(HoldInt8, long=True)
+    async def int8(self, request: HoldInt8, job: Job) -> PrecisionHeld:
         """Hold the weights in 8 bits, at once and while conversations go on."""
         return await self._switch("int8")
 
-    @command(long=True)
-    async def int4(self, args: NoArguments, job: Job) -> dict[str, Any]:
+    @command(HoldInt4, long=True)
+    async def int4(self, request: HoldInt4, job: Job) -> PrecisionHeld:
         """Hold the weights in 4 bits, at once and while conversations go on."""
         return await self._switch("int4")
 
-    @command(ForceArguments, long=True)
-    async def fp16(self, args: ForceArguments, job: Job) -> dict[str, Any]:
+    @command(HoldFp16, long=True)
+    async def fp16(self, request: HoldFp16, job: Job) -> PrecisionHeld:
         """Hold the weights as they were loaded, bit for bit."""
         if self.engine is not None:
             usage = self.engine.usage()
             room_mb = usage.parameters * max(0, 16 - usage.bits) / 8e6
-            await Gate(self, "more bits").passed(job, force=args.force, needs_mb=room_mb)
+            await Gate(self, "more bits").passed(job, force=request.force, needs_mb=room_mb)
         return await self._switch("fp16")
 
-    @command()
-    async def dynamic(self, args: NoArguments, job: Job) -> dict[str, Any]:
+    @command(SelectLayers)
+    async def dynamic(self, request: SelectLayers, job: Job) -> FusedLayers:
         """Choose the fused layers by layer_selection_mode."""
         return await self._choose_layers(True)
 
-    @command()
-    async def fixed(self, args: NoArguments, job: Job) -> dict[str, Any]:
+    @command(FixLayers)
+    async def fixed(self, request: FixLayers, job: Job) -> FusedLayers:
         """Fuse the layers named by cross_attn_layers."""
         return await self._choose_layers(False)
 
-    @command(CrossArguments)
-    async def cross(self, args: CrossArguments, job: Job) -> dict[str, Any]:
+    @command(TuneCross)
+    async def cross(self, request: TuneCross, job: Job) -> CrossInfluence:
         """Tune how the scaffold steers the base."""
-        await self._change(_cross_settings(args))
+        await self._change(_cross_settings(request))
         return self._influence()
 
-    @command(TuneArguments, name="tune")
-    async def tune_cross(self, args: TuneArguments, job: Job) -> dict[str, Any]:
+    @command(Tune)
+    async def tune_cross(self, request: Tune, job: Job) -> CrossInfluence:
         """Set the weight of cross-attention, or show it."""
-        if args.weight is not None:
-            await self._change(_cross_settings(CrossArguments(what="weight", values=[args.weight])))
+        if request.weight is not None:
+            weight = TuneCross(what="weight", values=[request.weight])
+            await self._change(_cross_settings(weight))
         return self._influence()
 
-    async def _switch(self, precision: str) -> dict[str, Any]:
+    async def _switch(self, precision: str) -> PrecisionHeld:
         began = time.monotonic()
         await self._change({"core_config.quantization": f'"{precision}"'})
         seconds = round(time.monotonic() - began, 3)
-        return {"text": f"Precision: {precision}, after {seconds} s", "seconds": seconds}
+        text = f"Precision: {precision}, after {seconds} s"
+        return PrecisionHeld(text=text, seconds=seconds)
 
-    async def _choose_layers(self, dynamic: bool) -> dict[str, Any]:
+    async def _choose_layers(self, dynamic: bool) -> FusedLayers:
         await self._change({"core_config.use_dynamic_layers": str(dynamic).lower()})
         layers = list(fused_layers(self.settings, (await device.base()).model.layers))
         kind = "Dynamic" if dynamic else "Fixed"
-        return {"text": f"{kind} layers: {', '.join(map(str, layers))}", "layers": layers}
+        return FusedLayers(text=f"{kind} layers: {', '.join(map(str, layers))}", layers=layers)
 
-    def _influence(self) -> dict[str, Any]:
+    def _influence(self) -> CrossInfluence:
         fusion, controls = self.settings.fusion, self.settings.controls_config
         mode = controls.dynamic_cross_attn_mode if controls.enable_dynamic_cross_attention else None
         weight = "per-layer" if fusion.layer_weights else f"{fusion.weight:.2f}"
-        return {
-            "text": f"Scaffold influence: weight={weight}, blend_strength={fusion.blend:.2f}, "
+        return CrossInfluence(
+            text=f"Scaffold influence: weight={weight}, blend_strength={fusion.blend:.2f}, "
             f"dynamic={mode or 'off'}",
-            "weight": fusion.weight,
-            "layer_weights": list(fusion.layer_weights),
-            "blend": fusion.blend,
-            "dynamic": mode,
-        }
+            weight=fusion.weight,
+            layer_weights=list(fusion.layer_weights),
+            blend=fusion.blend,
+            dynamic=mode,
+        )
 
     async def _change(self, values: dict[str, str]) -> None:
         """Set keys to values written as JSON. Raises CommandError, and nothing is changed."""
@@ -361,23 +348,23 @@ def fusion_options(settings: Settings) -> FusionOptions:
     )
 
 
-def _cross_settings(args: CrossArguments) -> dict[str, str]:
+def _cross_settings(request: TuneCross) -> dict[str, str]:
     """The keys that a `cross` command sets, with their values as JSON. Raises CommandError."""
     mode = "controls_config.dynamic_cross_attn_mode"
-    if args.what in ("weight", "blend") and len(args.values) != 1:
-        raise CommandError(BAD_ARGUMENT, f"values: {args.what} takes one number from 0 to 1")
-    match args.what:
+    if request.what in ("weight", "blend") and len(request.values) != 1:
+        raise CommandError(BAD_ARGUMENT, f"values: {request.what} takes one number from 0 to 1")
+    match request.what:
         case "weight":
-            return {"fusion.weight": str(args.values[0]), "fusion.layer_weights": "[]"}
+            return {"fusion.weight": str(request.values[0]), "fusion.layer_weights": "[]"}
         case "blend":
-            return {"fusion.blend": str(args.values[0])}
+            return {"fusion.blend": str(request.values[0])}
         case "layers":
-            return {"fusion.layer_weights": str(args.values)}
-    if args.values:
-        raise CommandError(BAD_ARGUMENT, f"values: {args.what} takes none")
-    if args.what == "off":
+            return {"fusion.layer_weights": str(request.values)}
+    if request.values:
+        raise CommandError(BAD_ARGUMENT, f"values: {request.what} takes none")
+    if request.what == "off":
         return {mode: "null"}
-    return {mode: f'"{args.what}"', "controls_config.enable_dynamic_cross_attention": "true"}
+    return {mode: f'"{request.what}"', "controls_config.enable_dynamic_cross_attention": "true"}
 
 
 def _import_fusion() -> None:

@@ -2,19 +2,18 @@
 
 import pytest
 
-from agents.generator.generator import GenerateArguments
-from agents.generator.tuning import CrossArguments, TuneArguments
 from bus.errors import CommandError
 from sovl_daemon.cli.words import parse_line, parse_pairs, parse_words
+from sovl_daemon.contracts.generator import Generate, Tune, TuneCross
 from sovl_daemon.contracts.scribe import RecentInteractions
 from sovl_daemon.contracts.trainer import TrainOnPairs
 from sovl_daemon.controls import SetArguments
 
-GENERATE = GenerateArguments.model_json_schema()
+GENERATE = Generate.model_json_schema()
 SET = SetArguments.model_json_schema()
 HISTORY = RecentInteractions.model_json_schema()
-CROSS = CrossArguments.model_json_schema()
-TUNE = TuneArguments.model_json_schema()
+CROSS = TuneCross.model_json_schema()
+TUNE = Tune.model_json_schema()
 TRAIN = TrainOnPairs.model_json_schema()
 TEXT = {"properties": {"text": {"type": "string"}}, "required": ["text"]}
 COUNT = {"properties": {"count": {"type": "integer"}, "name": {"type": "string"}}}
