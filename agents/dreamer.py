@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import anyio
 
 from agents.base import Agent, Job
-from agents.device import device
 from agents.gate import Gate
 from agents.knobs import Knobs
 from agents.recall import recalled
+from agents.shared_engine import shared_engine
 from bus.commands import command
 from bus.envelope import Envelope
 from bus.errors import BAD_ARGUMENT, ENGINE, CommandError
@@ -88,7 +88,7 @@ class Dreamer(Agent):
 
     async def run(self) -> None:
         """Dream when there is reason and quiet; hold the scaffold's context to what is dreamt."""
-        await device.engine()
+        await shared_engine.fused()
         while True:
             await anyio.sleep(_TICK_S)
             if self._state is None:
@@ -155,7 +155,7 @@ class Dreamer(Agent):
             name = str(chosen.id)
             score = self._state.temperament if self._state else 0.0
             blur = noise(score, name not in kept, knobs)
-            engine = await device.engine()
+            engine = await shared_engine.fused()
             hidden = await engine.dream(_scene(chosen), noise=blur, seed=self._rng.getrandbits(31))
             if hidden is not None:
                 self._hidden[name] = hidden
@@ -197,7 +197,7 @@ class Dreamer(Agent):
         """One line that the model says to itself, and how sure it was. Raises CommandError."""
         from sovl_daemon.engine.errors import EngineError
 
-        engine = await device.engine()
+        engine = await shared_engine.fused()
         parts = []
         try:
             generation = engine.generate(
@@ -220,7 +220,7 @@ class Dreamer(Agent):
             return
         from sovl_daemon.engine.fusion.fusion import DreamStates
 
-        engine = await device.engine()
+        engine = await shared_engine.fused()
         for scene in await self._remembered(missing=True) if wanted else ():
             hidden = await engine.dream(_scene(scene), noise=0.0, seed=0)
             if hidden is not None:

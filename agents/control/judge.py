@@ -13,7 +13,7 @@ from pydantic import Field
 
 from agents.base import Agent, Job
 from agents.control.health import tasks_of
-from agents.device import device
+from agents.shared_engine import shared_engine
 from bus.commands import Arguments, command
 from bus.errors import BAD_ARGUMENT, ENGINE, CommandError
 from sovl_daemon.control.prompt import render
@@ -100,7 +100,7 @@ class Judge(Agent):
 
     async def _prepared(self) -> Engine:
         """The engine, with the newest probe of its model."""
-        engine = await device.base()
+        engine = await shared_engine.loaded()
         if engine.model.path is None:
             return engine
         async with self._preparing:  # who comes meanwhile waits for the probe too

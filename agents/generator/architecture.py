@@ -6,8 +6,8 @@ import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from agents.device import device
 from agents.generator.tuning import Tuning, fused_layers, influence_of
+from agents.shared_engine import shared_engine
 from bus.errors import FatalError
 from config import Settings
 from sovl_daemon.engine.errors import EngineError
@@ -30,7 +30,7 @@ async def validate(tuning: Tuning) -> None:
         FatalError: they do not fit; it names the key that says they should.
 
     """
-    engine = await device.base()
+    engine = await shared_engine.loaded()
     with _blaming(_layers_key(tuning.settings)):
         layers = fused_layers(tuning.settings, engine.model.layers)
     with _blaming("fusion.layer_weights"):

@@ -17,10 +17,10 @@ import anyio.from_thread
 import anyio.to_thread
 
 from agents.base import Agent, Job
-from agents.device import device
 from agents.generator import architecture
 from agents.generator.meter import Meter
 from agents.generator.tuning import PULL_AGAIN_S, Tuning
+from agents.shared_engine import shared_engine
 from bus.commands import Done, command
 from bus.envelope import new_id
 from bus.errors import BAD_ARGUMENT, ENGINE, UNAVAILABLE, CommandError, FatalError
@@ -86,14 +86,14 @@ class Generator(Tuning):
             path = await self.hindrance.outlast(find, longest_s=PULL_AGAIN_S)
             await self.say(f"loading {name}")
             self.engine = await self._load(path)
-            await device.note("base", name, path)
+            await shared_engine.note("base", name, path)
         except ModelError as error:
             raise FatalError(
                 f"core_config.base_model_name: {error}; see: sovl model list"
             ) from None
         self.opened = [Mapped(file) for file in path.glob("*.safetensors")]
         await _give_back(self.engine)  # from now on, what lies free in the heap can be given back
-        device.lend(self.engine)
+        shared_engine.set_loaded(self.engine)
         self.log.info("model.loaded", model=name, **self.engine.info())
         await self.tune(self.settings)
         if architecture.wanted(self.settings):
@@ -101,7 +101,7 @@ class Generator(Tuning):
 
     async def run(self) -> None:
         """Put the scaffold beside the base, while prompts are answered already; keep count."""
-        engine = await device.base()
+        engine = await shared_engine.loaded()
         if adapted := engine.tokenizer.adaptations:
             await self.say(f"chat: {'; '.join(adapted)}")
         async with anyio.create_task_group() as tasks:
@@ -128,7 +128,7 @@ class Generator(Tuning):
 
     async def stop(self) -> None:
         """End the tensor thread after its current step."""
-        device.withdraw()
+        shared_engine.withdraw()
         if self.engine is not None:
             await self.engine.close()
 
@@ -149,7 +149,7 @@ class Generator(Tuning):
         """Answer a prompt, streaming the text as progress."""
         conversation = request.conversation or new_id()
         began = time.monotonic()
-        engine = await device.base()
+        engine = await shared_engine.loaded()
         options = self._checked(engine, request)
         await self.publish(ANSWERING, AnswerStarted(conversation=conversation))
         messages = await self._messages(request.prompt, conversation)
@@ -189,7 +189,7 @@ class Generator(Tuning):
     @command(DigestBase, long=True)
     async def fingerprint(self, request: DigestBase, job: Job) -> BaseDigests:
         """Digests by which to see whether the base is, bit for bit, what it was."""
-        engine = await device.base()
+        engine = await shared_engine.loaded()
         return BaseDigests(**(await engine.fingerprint())._asdict())
 
     @command(ReadUsage, internal=True)
@@ -199,7 +199,7 @@ class Generator(Tuning):
 
         from sovl_daemon.engine.model.allocator import returnable_bytes
 
-        engine = await device.base()
+        engine = await shared_engine.loaded()
         card = engine.model.device
         return EngineUsage(
             **asdict(engine.usage()),
@@ -211,7 +211,7 @@ class Generator(Tuning):
     @command(Reclaim, internal=True)
     async def reclaim(self, request: Reclaim, job: Job) -> Done:
         """Give free memory back to the system, that of a GPU too."""
-        engine = await device.base()
+        engine = await shared_engine.loaded()
         if request.prefixes:
             await engine.drop_prefixes()
         await _give_back(engine)
@@ -223,7 +223,7 @@ class Generator(Tuning):
             await anyio.sleep(_GAUGES_EVERY_S)
 
     async def _give_gauges(self) -> None:
-        engine = await device.base()
+        engine = await shared_engine.loaded()
         answers = await engine.answer_bytes()
         usage = engine.usage()
         now_s = time.monotonic()

@@ -15,8 +15,8 @@ import anyio
 import anyio.to_thread
 
 from agents.base import Agent, Job
-from agents.device import device
 from agents.gate import Gate
+from agents.shared_engine import shared_engine
 from bus.commands import command
 from bus.envelope import Envelope
 from bus.errors import BAD_ARGUMENT, CommandError
@@ -112,7 +112,7 @@ class Tuning(Agent):
 
         name = self.settings.core_config.scaffold_model_name
         try:
-            engine = await device.base()
+            engine = await shared_engine.loaded()
             if engine.fusion is None:
                 await self.place_scaffold()
             await self._steer(self.settings)
@@ -122,7 +122,7 @@ class Tuning(Agent):
         layers = fused_layers(self.settings, engine.model.layers)
         self.log.info("scaffold.ready", scaffold=name, layers=layers)
         await self.ask(NoteCapacity(parameters=engine.fused().trainable))
-        device.share(engine)
+        shared_engine.set_fused()
 
     async def place_scaffold(self) -> None:
         """Put the scaffold beside the base. Raises EngineError or ModelError."""
@@ -131,9 +131,9 @@ class Tuning(Agent):
         name = self.settings.core_config.scaffold_model_name
         resolve = partial(anyio.to_thread.run_sync, store.resolve, name)
         path = await self.hindrance.outlast(resolve, longest_s=PULL_AGAIN_S)
-        engine = await device.base()
+        engine = await shared_engine.loaded()
         note = await engine.fuse(path, fusion_options(self.settings))
-        await device.note("scaffold", name, path)
+        await shared_engine.note("scaffold", name, path)
         if note:
             self.log.warning("scaffold.adapters", reason=note)
 
@@ -199,7 +199,7 @@ class Tuning(Agent):
 
     async def _choose_layers(self, dynamic: bool) -> FusedLayers:
         await self._change({"core_config.use_dynamic_layers": str(dynamic).lower()})
-        layers = list(fused_layers(self.settings, (await device.base()).model.layers))
+        layers = list(fused_layers(self.settings, (await shared_engine.loaded()).model.layers))
         kind = "Dynamic" if dynamic else "Fixed"
         return FusedLayers(text=f"{kind} layers: {', '.join(map(str, layers))}", layers=layers)
 

@@ -11,7 +11,7 @@ import anyio
 import anyio.to_thread
 
 from agents.base import Agent, Job
-from agents.device import device
+from agents.shared_engine import shared_engine
 from bus.commands import command
 from bus.errors import BAD_ARGUMENT, CommandError, FatalError
 from config import Settings
@@ -172,7 +172,7 @@ class Archive(Agent):
         from sovl_daemon.engine.learning.learned import adapters_of, attentions_of
         from sovl_daemon.state import Contents
 
-        engine = await device.engine()
+        engine = await shared_engine.fused()
         contents = Contents(
             fusion=attentions_of(state),
             scaffold=adapters_of(state),
@@ -262,12 +262,12 @@ class Archive(Agent):
     def _origin(self, memory: str = "") -> Origin:
         """What a generation is made from."""
         # What was loaded, which is not what is configured for the next start.
-        return Origin(**device.names, memory=memory, digests=device.digests)
+        return Origin(**shared_engine.names, memory=memory, digests=shared_engine.digests)
 
     async def _commit_as_it_is(self, reason: str) -> None:
         from sovl_daemon.engine.learning.learned import tensors_of
 
-        engine = await device.engine()
+        engine = await shared_engine.fused()
         state = await call(engine.thread, partial(tensors_of, engine.fused()), Priority.JUDGE)
         mind = (await self.ask(ReadMind())).mind.to_json()
         memory = (await self.ask(Unlearned(limit=0))).memory
@@ -283,7 +283,7 @@ class Archive(Agent):
         from sovl_daemon.engine.errors import EngineError
         from sovl_daemon.engine.learning.learned import prepared
 
-        engine = await device.engine()
+        engine = await shared_engine.fused()
         if why := misfit(generation.manifest, self._origin()):
             raise CommandError(BAD_ARGUMENT, f"{generation.folder.name}: {why}")
         state = await anyio.to_thread.run_sync(tensors_in, generation)
@@ -299,7 +299,7 @@ class Archive(Agent):
         self, generation: Generation, become: Callable[[], None], *, mind: bool
     ) -> None:
         """Take over tensors, token map and notes; and the mind where that went back too."""
-        engine = await device.engine()
+        engine = await shared_engine.fused()
         await call(engine.thread, become, Priority.JUDGE)
         if mind:
             document = generation.mind()

@@ -14,9 +14,9 @@ import anyio
 import anyio.to_thread
 
 from agents.base import Job
-from agents.device import device
 from agents.gate import Gate
 from agents.recall import recalled, unlearned
+from agents.shared_engine import shared_engine
 from agents.training.archive import tensors_in
 from agents.training.reins import Held, Reins
 from agents.training.session import Dataset, EvalResult, TrainingSession
@@ -97,7 +97,7 @@ class Trainer(Reins):
     async def run(self) -> None:
         """Become what was last committed, as soon as there is an engine."""
         async with self._changing:  # until it knows what was learned, it learns nothing
-            await device.engine()
+            await shared_engine.fused()
             await self.wake_up()
 
     async def on_event(self, event: Envelope) -> None:
@@ -349,7 +349,7 @@ class Trainer(Reins):
         """Commit on disk, then answer with it; from here on nothing cancels."""
         from sovl_daemon.engine.learning.learned import tensors_of
 
-        engine = await device.engine()
+        engine = await shared_engine.fused()
         with fail_after(_COMMIT_S, OwnTime(), shield=True):
             async with self.saving():
                 # Layers that learned before, and do not steer now, stay in the generation.
@@ -372,7 +372,7 @@ class Trainer(Reins):
 
     async def _session(self) -> TrainingSession:
         stage = self._mind.stage if self._mind else 0.0
-        return TrainingSession(await device.engine(), self.settings, stage)
+        return TrainingSession(await shared_engine.fused(), self.settings, stage)
 
     @asynccontextmanager
     async def _alone(self) -> AsyncIterator[None]:

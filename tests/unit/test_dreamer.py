@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from agents.device import device
 from agents.dreamer import Dreamer, _first_line
+from agents.shared_engine import shared_engine
 from bus.commands import Done
 from bus.envelope import Payload
 from bus.errors import CommandError
@@ -71,9 +71,10 @@ async def engine(tmp_path: Path) -> AsyncIterator[Engine]:
     folder = save_tiny(tmp_path / "base")
     loaded = await Engine.load(folder, device="cpu", dtype="float32")
     await loaded.fuse(folder, FusionOptions(lora=LoraOptions(rank=2), heads=2, head_size=4))
-    device.share(loaded)
+    shared_engine.set_loaded(loaded)
+    shared_engine.set_fused()
     yield loaded
-    device.withdraw()
+    shared_engine.withdraw()
     await loaded.close()
 
 
@@ -112,7 +113,7 @@ def seen(engine: Engine) -> tuple[DreamStates, ...]:
 async def test_a_dream_is_blurred_and_told(dreamer: Alone, said: list[str]) -> None:
     said += ["Why 44?", "It is so.", "Why 44?"]
     result = await dreamer._dream("asked")
-    engine = await device.engine()
+    engine = await shared_engine.fused()
     plain = await engine.dream(SCENE, noise=0.0, seed=0)
     assert plain is not None
     blurred = dreamer._hidden["7"]

@@ -8,9 +8,9 @@ import pytest
 import torch
 from structlog.testing import capture_logs
 
-from agents.device import device
 from agents.generator import architecture
 from agents.generator.generator import Generator
+from agents.shared_engine import shared_engine
 from bus.errors import FatalError
 from config import Paths, Settings, with_value
 from sovl_daemon.engine.engine import Engine
@@ -60,7 +60,7 @@ def agent(engine: Engine, scaffold: Path, **values: str) -> Generator:
     settings = with_value(settings, "store.model_dir", f'"{root / "models"}"')
     made = Generator(settings, Paths.of(settings, environ), "host")
     made.engine = engine
-    device.lend(engine)
+    shared_engine.set_loaded(engine)
     return made
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from agents.device import device
 from agents.dreamer import Dreamer
 from agents.generator.generator import Generator
+from agents.shared_engine import shared_engine
 from bus.topics import DreamKept, MindState
 from config import Paths, Settings, with_value
 from sovl_daemon.engine.engine import Engine
@@ -62,9 +62,10 @@ async def dreamer(engine: Engine) -> AsyncIterator[Dreamer]:
     assert hidden is not None
     made._hidden["1"] = hidden
     made._state = DREAMT
-    device.share(engine)
+    shared_engine.set_loaded(engine)
+    shared_engine.set_fused()
     yield made
-    device.withdraw()
+    shared_engine.withdraw()
 
 
 def agent(engine: Engine, **values: str) -> Generator:

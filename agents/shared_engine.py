@@ -15,8 +15,8 @@ if TYPE_CHECKING:  # torch is loaded by the generator
     from sovl_daemon.engine.engine import Engine
 
 
-class Device:
-    """Holds one process's engine while the generator lives.
+class SharedEngine:
+    """Hands out one process's engine as soon as it is ready, while the generator lives.
 
     `names` are what its models are called, by their roles, and `digests` say what they are, by such
     keys as `base.weights`.
@@ -25,7 +25,6 @@ class Device:
     def __init__(self) -> None:
         self.names: dict[str, str] = {}
         self.digests: dict[str, str] = {}
-        self._base: Engine | None = None
         self._engine: Engine | None = None
         self._loaded, self._fused = anyio.Event(), anyio.Event()
 
@@ -41,34 +40,36 @@ class Device:
         self.digests[f"{role}.weights"] = found.weights
         self.digests[f"{role}.vocabulary"] = found.vocabulary
 
-    def lend(self, engine: Engine) -> None:
-        """Let the others have the base, whether or not a scaffold will stand beside it."""
-        self._base = engine
+    def set_loaded(self, engine: Engine) -> None:
+        """Let the others have it, whether or not a scaffold will stand beside the base."""
+        self._engine = engine
         self._loaded.set()
 
-    def share(self, engine: Engine) -> None:
-        """Let the others have it, base and scaffold together."""
-        self._engine = engine
+    def set_fused(self) -> None:
+        """Note that a scaffold stands beside the base now."""
         self._fused.set()
 
     def withdraw(self) -> None:
-        """Take it away again."""
-        self._base = self._engine = None
+        """Take it away again: who asks from now on waits for the next one."""
+        self._engine = None
         self.names, self.digests = {}, {}
-        self._loaded, self._fused = anyio.Event(), anyio.Event()
+        if self._loaded.is_set():
+            self._loaded = anyio.Event()
+        if self._fused.is_set():
+            self._fused = anyio.Event()
 
-    async def base(self) -> Engine:
+    async def loaded(self) -> Engine:
         """Wait until there is an engine, and return it."""
-        while self._base is None:
-            await self._loaded.wait()
-        return self._base
-
-    async def engine(self) -> Engine:
-        """Wait until there is an engine with a scaffold, and return it."""
         while self._engine is None:
+            await self._loaded.wait()
+        return self._engine
+
+    async def fused(self) -> Engine:
+        """Wait until there is an engine with a scaffold, and return it."""
+        while self._engine is None or not self._fused.is_set():
             await self._fused.wait()
         return self._engine
 
 
-device = Device()
+shared_engine = SharedEngine()
 """This process's."""
