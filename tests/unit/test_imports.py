@@ -3,7 +3,8 @@
 import ast
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -99,6 +100,64 @@ def imported(path: Path) -> Iterator[str]:
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
             yield node.module
+
+
+def loaded_with(nodes: Iterable[ast.AST]) -> Iterator[ast.Import | ast.ImportFrom]:
+    """The imports that run when a module is imported: not those for types, or in functions."""
+    for node in nodes:
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            yield node
+        elif isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
+            yield from loaded_with(node.orelse)
+        elif not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield from loaded_with(ast.iter_child_nodes(node))
+
+
+def circle(root: Path) -> list[str]:
+    """A circle of modules below a folder that import each other; none if there is none."""
+    paths = {}
+    for path in (path for folder in OURS for path in (root / folder).rglob("*.py")):
+        *packages, name = path.relative_to(root).with_suffix("").parts
+        paths[".".join(packages if name == "__init__" else (*packages, name))] = path
+    imports: dict[str, set[str]] = {}
+    for module, path in paths.items():
+        names = imports[module] = set()
+        for node in loaded_with(ast.parse(path.read_text()).body):
+            for alias in node.names:
+                if isinstance(node, ast.Import):
+                    names.add(alias.name)
+                else:
+                    inner = f"{node.module}.{alias.name}"
+                    names.add(inner if inner in paths else f"{node.module}")
+    try:
+        TopologicalSorter(imports).prepare()
+    except CycleError as error:
+        return list(error.args[1])
+    return []
+
+
+def test_no_modules_import_each_other() -> None:
+    assert circle(ROOT) == []
+
+
+@pytest.mark.parametrize(
+    ("second", "found"),
+    [
+        ("import bus.first", True),
+        ("from bus import first", True),
+        ("try:\n    from bus.first import x\nexcept ImportError:\n    x = None", True),
+        ("class A:\n    from bus.first import x", True),
+        ("def f():\n    import bus.first", False),
+        ("if TYPE_CHECKING:\n    import bus.first", False),
+        ("from bus import other", False),
+    ],
+)
+def test_a_circle_is_found(tmp_path: Path, second: str, found: bool) -> None:
+    (tmp_path / "bus").mkdir()
+    (tmp_path / "bus" / "__init__.py").write_text("")
+    (tmp_path / "bus" / "first.py").write_text("import os\nfrom bus.second import A")
+    (tmp_path / "bus" / "second.py").write_text(second)
+    assert bool(circle(tmp_path)) is found
 
 
 @pytest.mark.parametrize("folder", ALLOWED)
