@@ -7,7 +7,7 @@ from operator import getitem
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import JsonValue, ValidationError
 
 from config.explain import explain
 from config.faults import ConfigError, Fault
@@ -95,7 +95,7 @@ def save(settings: Settings, path: Path) -> None:
 
     """
     written = json.loads(settings.model_dump_json())
-    values: dict[str, Any] = {}
+    values: dict[str, JsonValue] = {}
     for key in changed(Settings(), settings):
         place(values, key, reduce(getitem, key.split("."), written))
     try:

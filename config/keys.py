@@ -4,7 +4,7 @@ import difflib
 import types
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic import BaseModel
@@ -46,17 +46,26 @@ def needs_restart(key: str) -> bool:
         ConfigError: There is no such key.
 
     """
-    return bool(_extra(KEYS[resolve_key(key)])["restart"])
+    return _extra(KEYS[resolve_key(key)]).restart
 
 
 def unit(field: FieldInfo) -> str:
     """Return what the number counts or measures, empty for what is not a number."""
-    return str(_extra(field)["unit"])
+    return _extra(field).unit
 
 
-def _extra(field: FieldInfo) -> dict[str, Any]:
+class _Extra(NamedTuple):
+    """What a key is declared with beside its type and its limits."""
+
+    unit: str = ""
+    restart: bool = False
+
+
+def _extra(field: FieldInfo) -> _Extra:
     extra = field.json_schema_extra
-    return extra if isinstance(extra, dict) else {"unit": "", "restart": False}
+    if not isinstance(extra, dict):
+        return _Extra()
+    return _Extra(str(extra["unit"]), bool(extra["restart"]))
 
 
 def members(annotation: Any) -> tuple[Any, ...]:

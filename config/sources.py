@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pydantic import JsonValue
 from pydantic.fields import FieldInfo
 
 from config import keys
@@ -30,7 +31,7 @@ class ConfigSource:
 
     """
 
-    values: dict[str, Any] = field(default_factory=dict)
+    values: dict[str, JsonValue] = field(default_factory=dict)
     origins: dict[str, str] = field(default_factory=dict)
     faults: list[Fault] = field(default_factory=list)
 
@@ -82,12 +83,13 @@ def _from_texts(entries: Iterator[tuple[str, str, str]]) -> ConfigSource:
     return source
 
 
-def place(values: dict[str, Any], key: str, value: Any) -> None:
+def place(values: dict[str, JsonValue], key: str, value: JsonValue) -> None:
     """Put a value at a dotted key into nested sections."""
     *sections, leaf = key.split(".")
+    inside: Any = values
     for section in sections:
-        values = values.setdefault(section, {})
-    values[leaf] = value
+        inside = inside.setdefault(section, {})
+    inside[leaf] = value
 
 
 def parse_text(field: FieldInfo, text: str) -> Any:

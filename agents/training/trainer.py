@@ -398,7 +398,8 @@ def _tonight(
 
 
 async def _training_of(unfinished: Generation) -> dict[str, Any]:
-    return await anyio.to_thread.run_sync(partial(unfinished.training, "torch")) or {}
+    found = await anyio.to_thread.run_sync(partial(unfinished.training, "torch"))
+    return dict(found or {})
 
 
 async def _validated(session: TrainingSession, learner: Learner, dataset: Dataset) -> float | None:

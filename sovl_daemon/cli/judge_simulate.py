@@ -44,7 +44,7 @@ def simulate(
     hour = live_through(scenario, seed, policy, fault)
     if plot is not None:
         write(lambda: draw(hour.picture()), plot)
-    report = hour.figures() | ({"plot": str(plot)} if plot else {})
+    report: dict[str, Any] = {**hour.figures(), **({"plot": str(plot)} if plot else {})}
     if as_json:
         report["moments"] = [each._asdict() for each in hour.witness.moments]
         report["happenings"] = [each._asdict() for each in hour.witness.happenings]

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import orjson
 
@@ -85,6 +85,13 @@ class Interaction:
         return replace(
             self, prompt=self.prompt[:most], response=self.response[:most], question=asked
         )
+
+
+class DatabaseSize(TypedDict):
+    """How many rows a database has, and how large its file is."""
+
+    interactions: int
+    bytes: int
 
 
 class InteractionStore:
@@ -244,8 +251,8 @@ class InteractionStore:
             ).fetchall()
         )
 
-    def size(self) -> dict[str, Any]:
-        """For `stats`: rows and bytes of the database."""
+    def size(self) -> DatabaseSize:
+        """Return how large the database is."""
         pages, page_size = (
             self._db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "page_size")
         )

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import JsonValue, TypeAdapter, ValidationError
 
 from config.controls import ControlsConfig
 from config.mind import TrainingConfig
@@ -169,7 +169,7 @@ class Mind:
 
     # How it is written down
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, JsonValue]:
         """Return it as plain JSON, with the version of its form."""
         return {"version": VERSION, **_adapter.dump_python(self, mode="json")}
 

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partialmethod
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import torch
 import tqdm  # type: ignore[import-untyped]
@@ -34,6 +34,15 @@ class Converted:
 
     dtype: str
     parameters: int
+
+
+class _Location(TypedDict):
+    """Arguments of transformers' `from_pretrained`."""
+
+    pretrained_model_name_or_path: str
+    gguf_file: NotRequired[str]
+    local_files_only: bool
+    trust_remote_code: bool
 
 
 def convert(checkpoint: Path, header: Header, target: Path, report: ProgressCallback) -> Converted:
@@ -195,16 +204,17 @@ def survives_half(weight: torch.Tensor) -> bool:
     return bool(rounding <= HALF_ROUNDING * torch.linalg.vector_norm(weight))
 
 
-def _location(checkpoint: Path) -> dict[str, Any]:
+def _location(checkpoint: Path) -> _Location:
     """Return the arguments of `from_pretrained` for a GGUF file or a folder; nothing remote."""
-    here = {"local_files_only": True, "trust_remote_code": False}
+    here = _Location(
+        pretrained_model_name_or_path=str(checkpoint),
+        local_files_only=True,
+        trust_remote_code=False,
+    )
     if checkpoint.is_file():
-        return {
-            "pretrained_model_name_or_path": str(checkpoint.parent),
-            "gguf_file": checkpoint.name,
-            **here,
-        }
-    return {"pretrained_model_name_or_path": str(checkpoint), **here}
+        here["pretrained_model_name_or_path"] = str(checkpoint.parent)
+        here["gguf_file"] = checkpoint.name
+    return here
 
 
 def _rows(model: Any) -> int:

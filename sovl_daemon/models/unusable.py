@@ -3,7 +3,9 @@
 import json
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, JsonValue, ValidationError
 
 from sovl_daemon.models.errors import ConversionError
 
@@ -35,6 +37,24 @@ _TOKENIZERS = (
     "tekken.json",
 )
 _WRITES_TEXT = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
+
+
+class _ModelConfig(BaseModel):
+    """What a model's config.json says that decides whether it can be pulled."""
+
+    architectures: list[str] | None = None
+    is_encoder_decoder: bool | None = None
+    quantization_config: JsonValue = None
+    quantization: JsonValue = None  # of MLX
+
+
+class _AdapterConfig(BaseModel):
+    """What an adapter_config.json says of the model that it adapts."""
+
+    base_model_name_or_path: str | None = None
+
+
+Config = TypeVar("Config", bound=BaseModel)
 
 
 def require_gguf(path: Path) -> None:
@@ -86,7 +106,7 @@ def require_folder(folder: Path, title: str) -> None:
         raise ConversionError(f"{title}: there is no such file or folder")
     names = {path.name for path in folder.iterdir()}
     if "adapter_config.json" in names and not names & set(_WEIGHTS):
-        base = _json_of(folder / "adapter_config.json").get("base_model_name_or_path")
+        base = _config(folder / "adapter_config.json", _AdapterConfig).base_model_name_or_path
         raise ConversionError(
             f"{title} is an adapter (LoRA), not a model: merge it into {base or 'its base'}, for "
             "example with peft's merge_and_unload, and give the folder of that"
@@ -95,7 +115,7 @@ def require_folder(folder: Path, title: str) -> None:
         raise ConversionError(f"{title} makes embeddings, not text: choose a language model")
     if "config.json" not in names:
         raise ConversionError(f"{title} {_without_config(names)}")
-    _require_language_model(_json_of(folder / "config.json"), title)
+    _require_language_model(_config(folder / "config.json", _ModelConfig), title)
     if not names & set(_TOKENIZERS):
         raise ConversionError(
             f"{title} has no tokenizer: put the original's tokenizer.json beside the weights"
@@ -153,24 +173,30 @@ def _without_config(names: Collection[str]) -> str:
     return "is no transformers model folder: config.json is missing"
 
 
-def _json_of(path: Path) -> dict[str, Any]:
+def _config(path: Path, kind: type[Config]) -> Config:
     data = path.read_bytes()
     try:
-        return dict(json.loads(data))
+        document = dict(json.loads(data))
     except (ValueError, TypeError) as error:
         what = f"is no JSON object: {_AGAIN}"
         raise ConversionError(f"{path} {what if data[:1] == b'{' else _what_else(data)}") from error
+    try:
+        return kind.model_validate(document)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise ConversionError(f"{path} is damaged, {where}: {first['msg']}; {_AGAIN}") from error
 
 
-def _require_language_model(config: dict[str, Any], title: str) -> None:
-    quantised = config.get("quantization_config") or config.get("quantization")
+def _require_language_model(config: _ModelConfig, title: str) -> None:
+    quantised = config.quantization_config or config.quantization
     if quantised:
         method = quantised.get("quant_method", "MLX") if isinstance(quantised, dict) else "MLX"
         raise ConversionError(
             f"{title} is quantised ({method}); pull the original instead, or a GGUF file of it"
         )
-    classes = [str(each) for each in config.get("architectures") or ()]
-    if config.get("is_encoder_decoder") or not (
+    classes = config.architectures or []
+    if config.is_encoder_decoder or not (
         not classes or any(each.endswith(_WRITES_TEXT) for each in classes)
     ):
         kind = ", ".join(classes) or "model with an encoder"

@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+
+from pydantic import JsonValue
 
 from sovl_daemon.state.manifest import json_text
 from sovl_daemon.state.tensors import Tensors, pack
@@ -28,8 +29,8 @@ class Contents:
 
     fusion: Tensors = field(default_factory=dict)
     scaffold: Tensors = field(default_factory=dict)
-    token_map: Mapping[str, Any] = field(default_factory=dict)
-    mind: Mapping[str, Any] = field(default_factory=dict)
+    token_map: Mapping[str, JsonValue] = field(default_factory=dict)
+    mind: Mapping[str, JsonValue] = field(default_factory=dict)
     training: Tensors | None = None
 
     def write(self, folder: Path) -> None:

@@ -2,9 +2,22 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from pydantic import JsonValue
 
 from sovl_daemon.state.generation import Generation
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Array = np.ndarray[Any, Any]
+
+Arrays = Mapping[str, "Array"]
+
+
+Leaf = str | float | bool | None
+"""A value of JSON that is no object or list."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +40,8 @@ class NumberChange:
     """One value of the mind, by its dotted path, before and after; None where it is absent."""
 
     name: str
-    before: Any
-    after: Any
+    before: Leaf
+    after: Leaf
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +62,7 @@ class Difference:
 
 def difference(first: Generation, second: Generation) -> Difference:
     """Compare two sound generations."""
-    before, after = _tensors(first), _tensors(second)
+    before, after = _arrays(first), _arrays(second)
     tensors = tuple(_tensor_changes(before, after))
     maps = _leaves(first.token_map()), _leaves(second.token_map())
     was = first.manifest.learned_from(second.manifest.memory)
@@ -64,14 +77,18 @@ def difference(first: Generation, second: Generation) -> Difference:
     )
 
 
-def _tensors(generation: Generation) -> dict[str, Any]:
+def _arrays(generation: Generation) -> Arrays:
+    import numpy as np
+
     parts = {"fusion": generation.fusion(), "scaffold": generation.scaffold()}
     return {
-        f"{part}.{name}": array for part, arrays in parts.items() for name, array in arrays.items()
+        f"{part}.{name}": np.asarray(each)
+        for part, tensors in parts.items()
+        for name, each in tensors.items()
     }
 
 
-def _tensor_changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[TensorChange]:
+def _tensor_changes(before: Arrays, after: Arrays) -> Iterator[TensorChange]:
     for name in sorted(before.keys() | after.keys()):
         if name not in before:
             yield TensorChange(name, "added")
@@ -83,7 +100,7 @@ def _tensor_changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iter
             yield _changed(name, before[name], after[name])
 
 
-def _changed(name: str, before: Any, after: Any) -> TensorChange:
+def _changed(name: str, before: "Array", after: "Array") -> TensorChange:
     import numpy as np
 
     was = before.astype(np.float64)
@@ -93,18 +110,20 @@ def _changed(name: str, before: Any, after: Any) -> TensorChange:
     return TensorChange(name, "changed", norm if finite else None, relative)
 
 
-def _number_changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[NumberChange]:
+def _number_changes(
+    before: Mapping[str, Leaf], after: Mapping[str, Leaf]
+) -> Iterator[NumberChange]:
     for name in sorted(before.keys() | after.keys()):
         if before.get(name) != after.get(name) or (name in before) != (name in after):
             yield NumberChange(name, before.get(name), after.get(name))
 
 
-def _leaves(value: Any, path: str = "") -> dict[str, Any]:
+def _leaves(value: JsonValue, path: str = "") -> dict[str, Leaf]:
     """Every value that is no object or list, by its dotted path."""
     if not isinstance(value, dict | list):
         return {path: value}
     items = value.items() if isinstance(value, dict) else enumerate(value)
-    found: dict[str, Any] = {}
+    found: dict[str, Leaf] = {}
     for key, each in items:
         found |= _leaves(each, f"{path}.{key}" if path else str(key))
     return found

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+from pydantic import JsonValue
 
 from sovl_daemon.models.manifest import find_faults, has_its_sizes
 from sovl_daemon.state.contents import (
@@ -19,7 +20,7 @@ from sovl_daemon.state.contents import (
 )
 from sovl_daemon.state.errors import Damaged
 from sovl_daemon.state.manifest import MANIFEST_NAME, SEAL_NAME, GenerationManifest, read_manifest
-from sovl_daemon.state.tensors import Framework, read
+from sovl_daemon.state.tensors import Framework, Tensors, read
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,26 +69,26 @@ class Generation:
         absent = [name for name in REQUIRED if name not in self.manifest.files]
         return found + [f"{name}: not in the manifest" for name in absent]
 
-    def fusion(self, framework: Framework = "numpy") -> dict[str, Any]:
+    def fusion(self, framework: Framework = "numpy") -> Tensors:
         """Return the weights of the cross-attention by name."""
         return read(self.folder / FUSION, framework)
 
-    def scaffold(self, framework: Framework = "numpy") -> dict[str, Any]:
+    def scaffold(self, framework: Framework = "numpy") -> Tensors:
         """Return the weights of the adapters by name."""
         return read(self.folder / SCAFFOLD, framework)
 
-    def training(self, framework: Framework = "numpy") -> dict[str, Any] | None:
+    def training(self, framework: Framework = "numpy") -> Tensors | None:
         """Return what a training run needs to go on; None if it was none."""
         path = self.folder / TRAINING
         return read(path, framework) if TRAINING in self.manifest.files else None
 
-    def token_map(self) -> dict[str, Any]:
+    def token_map(self) -> dict[str, JsonValue]:
         """Return the state of the token map; empty if it has learned nothing."""
-        return _json(self.folder / TOKEN_MAP)
+        return dict(json.loads((self.folder / TOKEN_MAP).read_bytes()))
 
-    def mind(self) -> dict[str, Any]:
+    def mind(self) -> dict[str, JsonValue]:
         """Return the mind's own numbers."""
-        return _json(self.folder / MIND)
+        return dict(json.loads((self.folder / MIND).read_bytes()))
 
     def holds(self) -> list[str]:
         """Return the parts in which it has something, in words; none where it is new-born."""
@@ -116,7 +117,3 @@ def _unreadable_is_damaged() -> Iterator[None]:
         yield
     except OSError as error:
         raise Damaged(f"{Path(error.filename or '').name}: {error.strerror}") from error
-
-
-def _json(path: Path) -> dict[str, Any]:
-    return dict(json.loads(path.read_bytes()))

@@ -3,7 +3,6 @@
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
@@ -107,7 +106,7 @@ def read_manifest(folder: Path) -> GenerationManifest:
         raise Damaged(f"{MANIFEST_NAME}: cannot be read as a manifest") from error
 
 
-def json_text(document: Any) -> str:
+def json_text(document: object) -> str:
     """Return a document as JSON for a file.
 
     Raises:

@@ -12,9 +12,10 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-Document = dict[str, Any]
+from pydantic import JsonValue, TypeAdapter
+
+_IDS = TypeAdapter(list[int])
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,15 +25,15 @@ class Migration:
     Without `files` these are the same in both.
     """
 
-    manifest: Callable[[Document], Document]
+    manifest: Callable[[dict[str, JsonValue]], dict[str, JsonValue]]
     files: Callable[[Path], None] | None = None
 
 
-def upgraded(manifest: Document, version: int) -> Document:
+def upgraded(manifest: dict[str, JsonValue], version: int) -> dict[str, JsonValue]:
     """Return a manifest of format `version` with the fields of the newest.
 
     Raises:
-        KeyError, TypeError: it was no manifest of that format.
+        KeyError, ValueError: it was no manifest of that format.
 
     """
     for migration in MIGRATIONS[version - 1 :]:
@@ -52,9 +53,10 @@ def upgrade_files(folder: Path, version: int) -> None:
             migration.files(folder)
 
 
-def _runs_of_interactions(manifest: Document) -> Document:
+def _runs_of_interactions(manifest: dict[str, JsonValue]) -> dict[str, JsonValue]:
     changed = dict(manifest)
-    ids, number = changed.pop("interactions"), changed["number"]
+    ids = _IDS.validate_python(changed.pop("interactions"))
+    number = changed["number"]
     return changed | {"learned": [[id_, id_, number] for id_ in sorted(set(ids))]}
 
 

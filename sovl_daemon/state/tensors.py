@@ -1,12 +1,18 @@
 """Tensors as safetensors, from and for torch or numpy. Neither is loaded before it is needed."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict
 
 from sovl_daemon.state.errors import NotStorable
 
-Tensors = Mapping[str, Any]
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+    Tensor: TypeAlias = np.ndarray[Any, Any] | torch.Tensor
+
+Tensors = Mapping[str, "Tensor"]
 """Arrays of numpy, or tensors of torch, by name."""
 
 _NUMPY_TYPES = {
@@ -27,6 +33,14 @@ _NUMPY_TYPES = {
 Framework = Literal["numpy", "torch"]
 
 
+class _View(TypedDict):
+    """One tensor of a file, as safetensors describes it."""
+
+    dtype: str
+    shape: list[int]
+    data: bytes
+
+
 def pack(tensors: Tensors) -> bytes:
     """Return tensors as a safetensors file.
 
@@ -38,10 +52,12 @@ def pack(tensors: Tensors) -> bytes:
 
     try:
         if any(hasattr(tensor, "detach") for tensor in tensors.values()):
+            import torch
             from safetensors.torch import save
 
             # Copies: safetensors refuses tensors that share memory, as slices of one matrix do.
-            cpu = {name: each.detach().cpu().clone() for name, each in tensors.items()}
+            own = {name: torch.as_tensor(each).detach() for name, each in tensors.items()}
+            cpu = {name: each.cpu().clone() for name, each in own.items()}
             return bytes(save({name: each.contiguous() for name, each in cpu.items()}))
         import numpy as np
         from safetensors.numpy import save as save_numpy
@@ -52,7 +68,7 @@ def pack(tensors: Tensors) -> bytes:
         raise NotStorable(f"the state holds what is no tensor: {error}") from error
 
 
-def read(path: Path, framework: Framework = "numpy") -> dict[str, Any]:
+def read(path: Path, framework: Framework = "numpy") -> dict[str, "Tensor"]:
     """Read all tensors of a file. numpy has no bfloat16: there it comes as the same float32."""
     if framework == "torch":
         from safetensors.torch import load_file
@@ -60,11 +76,11 @@ def read(path: Path, framework: Framework = "numpy") -> dict[str, Any]:
         return dict(load_file(path))
     import safetensors
 
-    deserialize: Any = safetensors.deserialize
+    deserialize: Callable[[bytes], list[tuple[str, _View]]] = safetensors.deserialize
     return {name: _array(view) for name, view in deserialize(path.read_bytes())}
 
 
-def _array(view: Mapping[str, Any]) -> Any:
+def _array(view: _View) -> "np.ndarray[Any, Any]":
     import numpy as np
 
     if view["dtype"] == "BF16":

@@ -5,9 +5,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
-from pydantic import ValidationError
+from pydantic import JsonValue, ValidationError
 
 from sovl_daemon.models.files import discard
 from sovl_daemon.models.manifest import describe_files
@@ -79,7 +78,7 @@ class StateWriter:
         origin: Origin,
         *,
         reason: str,
-        metrics: Mapping[str, Any] | None = None,
+        metrics: Mapping[str, JsonValue] | None = None,
         interactions: Iterable[int] = (),
     ) -> Generation:
         """Make `contents` the current generation; when this returns it survives a power cut.
@@ -102,7 +101,7 @@ class StateWriter:
         contents: Contents,
         origin: Origin,
         *,
-        progress: Mapping[str, Any],
+        progress: Mapping[str, JsonValue],
         interactions: Iterable[int],
     ) -> None:
         """Keep an unfinished night, in place of its checkpoint before; errors as of `commit`.
@@ -239,7 +238,7 @@ class StateWriter:
         interactions: Iterable[int],
         *,
         reason: str,
-        metrics: Mapping[str, Any] | None,
+        metrics: Mapping[str, JsonValue] | None,
     ) -> GenerationManifest:
         parent, number = self._current(), self._next_number()
         if parent is not None and (why := misfit(parent, origin)):
@@ -300,7 +299,7 @@ def _manifest(
     *,
     reason: str,
     learned: Mapping[int, int],
-    metrics: Mapping[str, Any] | None = None,
+    metrics: Mapping[str, JsonValue] | None = None,
 ) -> GenerationManifest:
     try:
         return GenerationManifest(

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from pydantic import JsonValue
 
 from sovl_daemon.client import AsyncClient, Client, ClientError, CommandError
 from sovl_daemon.client.target import Target
@@ -133,11 +134,11 @@ class Daemon:
         """The end of what it wrote to its terminal."""
         return (self.root / "output").read_text(errors="replace")[-5000:]
 
-    def events(self) -> list[dict[str, Any]]:
+    def events(self) -> list[dict[str, JsonValue]]:
         """The log so far."""
         return [json.loads(line) for line in self.log_file.read_text().splitlines()]
 
-    def logged(self, event: str, count: int = 1, timeout: float = 60.0) -> dict[str, Any]:
+    def logged(self, event: str, count: int = 1, timeout: float = 60.0) -> dict[str, JsonValue]:
         """The last of the events of that name, once there are `count`.
 
         Raises:

@@ -138,6 +138,14 @@ def test_a_quantised_folder_is_refused(tmp_path):
         require_folder(source, "source")
 
 
+def test_a_configuration_with_a_wrong_type_is_one_line(tmp_path):
+    source = tiny_models.save(tiny_models.gpt2(), tmp_path / "source")
+    (source / "config.json").write_text('{"architectures": {"GPT2LMHeadModel": 1}}')
+    with pytest.raises(ConversionError, match=r"config\.json is damaged, architectures") as caught:
+        require_folder(source, "source")
+    assert "\n" not in str(caught.value)
+
+
 def test_an_unknown_architecture_is_one_line(tmp_path):
     source = tiny_models.save(tiny_models.gpt2(), tmp_path / "source")
     (source / "config.json").write_text('{"model_type": "no-such-model"}')

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
-from typing import Any, cast, get_args
+from typing import cast, get_args
 
 from sovl_daemon.control.task import Task
 from sovl_daemon.engine.errors import OptionError
@@ -38,7 +38,7 @@ class Hour:
     witness: Witness
     demand: list[float]
 
-    def figures(self) -> dict[str, Any]:
+    def figures(self) -> dict[str, str | float | None]:
         """What it came to, beside doing nothing and hindsight; None where there is no number."""
         measures = asdict(measure(self.run, self.demand))
         none, bound = (

@@ -8,7 +8,7 @@ import random
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal, TypedDict
 
 from config.controls import ControlsConfig
 from config.mind import TrainingConfig
@@ -282,7 +282,24 @@ class MindSimulation:
         self._events.append(LifeEvent(self._now, kind, detail))
 
 
-def summary(moments: Sequence[MindSnapshot], *, hours: float, seed: int) -> dict[str, Any]:
+class LifeSummary(TypedDict):
+    """What a life came to; `asleep` is a share of its `hours`, the last six are of its end."""
+
+    hours: float
+    seed: int
+    visits: int
+    nights: int
+    dreams: int
+    questions: int
+    asleep: float
+    confidence: float | None
+    temperament: float
+    mood: str
+    exposure: int
+    influence: float
+
+
+def summary(moments: Sequence[MindSnapshot], *, hours: float, seed: int) -> LifeSummary:
     """Return what a life came to: how often what happened, and what it is like at its end."""
     happened = Counter(event.kind for moment in moments for event in moment.events)
     last = moments[-1]
