@@ -24,7 +24,7 @@ from sovl_daemon.contracts.mind import NoteDream
 from sovl_daemon.contracts.scribe import RecentInteractions
 from sovl_daemon.engine.serving.options import SamplingOptions
 from sovl_daemon.engine.text.message import Message
-from sovl_daemon.engine.thread.priority import Priority
+from sovl_daemon.engine.thread.tensor_thread import Priority
 from sovl_daemon.memory.interactions import Interaction
 from sovl_daemon.mind.confidence import answer_confidence
 from sovl_daemon.mind.curiosity import QUESTION_TOKENS, question_temperature

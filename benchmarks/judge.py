@@ -28,8 +28,7 @@ from sovl_daemon.engine.judging.probe import Probe
 from sovl_daemon.engine.serving.answering import Answering
 from sovl_daemon.engine.serving.prefix_cache import PrefixCache
 from sovl_daemon.engine.text.chat import ChatTokenizer
-from sovl_daemon.engine.thread.priority import Priority
-from sovl_daemon.engine.thread.tensor_thread import TensorThread
+from sovl_daemon.engine.thread.tensor_thread import Priority, TensorThread
 from sovl_daemon.judge.shelf import find_probe
 from sovl_daemon.laboratory.control.policies import live, ours
 from sovl_daemon.laboratory.control.regression import features, fit

@@ -29,7 +29,7 @@ from sovl_daemon.engine.model.precision import Precision
 from sovl_daemon.engine.serving.options import SamplingOptions
 from sovl_daemon.engine.text.message import Message
 from sovl_daemon.engine.thread.inbox import call
-from sovl_daemon.engine.thread.priority import Priority
+from sovl_daemon.engine.thread.tensor_thread import Priority
 
 T = TypeVar("T")
 

@@ -19,8 +19,7 @@ from sovl_daemon.engine.model.model import LoadedModel, load_model
 from sovl_daemon.engine.model.span import Span
 from sovl_daemon.engine.serving.answering import Answering
 from sovl_daemon.engine.serving.prefix_cache import PrefixCache
-from sovl_daemon.engine.thread.priority import Priority
-from sovl_daemon.engine.thread.tensor_thread import TensorThread
+from sovl_daemon.engine.thread.tensor_thread import Priority, TensorThread
 
 THREADS = 2
 ROUNDS = 4

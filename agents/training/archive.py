@@ -26,7 +26,7 @@ from sovl_daemon.contracts.trainer import (
     StateSaved,
 )
 from sovl_daemon.engine.thread.inbox import call
-from sovl_daemon.engine.thread.priority import Priority
+from sovl_daemon.engine.thread.tensor_thread import Priority
 from sovl_daemon.mind.state import Mind
 from sovl_daemon.state import (
     Generation,

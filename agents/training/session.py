@@ -18,9 +18,8 @@ from agents.generator.tuning import fused_layers, influence_of
 from bus.errors import BAD_ARGUMENT, ENGINE, CommandError
 from sovl_daemon.engine.errors import EngineError, JobCancelledError
 from sovl_daemon.engine.learning.sample import Sample, common_prefix
-from sovl_daemon.engine.thread.inbox import Inbox, call
-from sovl_daemon.engine.thread.priority import Priority
-from sovl_daemon.engine.thread.waiting import wait_for
+from sovl_daemon.engine.thread.inbox import Inbox, call, wait_for
+from sovl_daemon.engine.thread.tensor_thread import Priority
 from sovl_daemon.memory.interactions import Interaction
 from sovl_daemon.memory.pairs import Pair, PairsError, read_pairs
 from sovl_daemon.memory.split import split

@@ -1,8 +1,8 @@
 """The engine: a model, its tokenizer and the thread that owns them."""
 
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -16,7 +16,6 @@ from sovl_daemon.engine.judging.probe import Probe
 from sovl_daemon.engine.model.fingerprint import Fingerprint, fingerprint
 from sovl_daemon.engine.model.model import LoadedModel, load_model
 from sovl_daemon.engine.model.precision import Precision
-from sovl_daemon.engine.model.switch import PrecisionSwitch
 from sovl_daemon.engine.serving.answer_stream import AnswerStream, Request
 from sovl_daemon.engine.serving.answering import Answering
 from sovl_daemon.engine.serving.decode import Decoding
@@ -27,9 +26,7 @@ from sovl_daemon.engine.text.chat import ChatTokenizer
 from sovl_daemon.engine.text.message import Message
 from sovl_daemon.engine.thread.cores import keep_to_cores
 from sovl_daemon.engine.thread.inbox import call
-from sovl_daemon.engine.thread.priority import Priority
-from sovl_daemon.engine.thread.tensor_thread import TensorThread
-from sovl_daemon.engine.thread.usage import Usage
+from sovl_daemon.engine.thread.tensor_thread import Priority, TensorThread
 
 if TYPE_CHECKING:  # peft takes seconds to load: conversations need not wait for it
     import torch
@@ -47,10 +44,40 @@ _ANSWER_SHARE = 4
 _MIN_CONTEXT = 16
 _LONGEST_DREAM = 64  # tokens
 _BITS: dict[Precision, int] = {"fp32": 32, "fp16": 16, "int8": 8, "int4": 4}
-# A switch takes the thread for so long at a time, so that no token waits long behind it...
-_SWITCH_AT_ONCE_S = 0.1
-# ...and leaves it free for so long, in which the thread takes up a conversation's step.
-_BETWEEN_SWITCH_STEPS_S = 0.002
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Counts that may be a step of the tensor thread apart from each other.
+
+    Attributes:
+        precision: What the weights are held in, by the name of the setting: fp16, int8 or int4.
+        offloaded: Whether they stay in their file instead, for now.
+        bits: Bits of a weight in memory.
+        switchable: Whether they can be held otherwise.
+        cores: Cores that the process keeps to; 0 for all that it was given.
+        threads: CPU threads of each kind of work that there was, where they are not fixed.
+        parameters: Weights of the base.
+        max_concurrent: Answers that may advance together.
+        running: Answers that do.
+        waiting: Answers that wait for their turn.
+        max_prefix_bytes: Bytes that may be kept of ended answers.
+        prefix_bytes: Bytes that are.
+
+    """
+
+    precision: str
+    offloaded: bool
+    bits: int
+    switchable: bool
+    cores: int
+    threads: dict[str, int]
+    parameters: int
+    max_concurrent: int
+    running: int
+    waiting: int
+    max_prefix_bytes: int
+    prefix_bytes: int
 
 
 class Engine:
@@ -422,18 +449,7 @@ class Engine:
         choose = partial(self.model.switch, precision, offloaded=offloaded)
         switch = await anyio.to_thread.run_sync(choose)
         if switch is not None:
-            await self._run(switch)
-
-    async def _run(self, switch: PrecisionSwitch) -> None:
-        try:
-            more = True
-            while more:
-                more = await call(self.thread, partial(_some_layers, switch), Priority.JUDGE)
-                await anyio.sleep(_BETWEEN_SWITCH_STEPS_S)
-        except BaseException:
-            with anyio.CancelScope(shield=True):
-                await call(self.thread, switch.roll_back, Priority.JUDGE)
-            raise
+            await switch.complete(self.thread)
 
     async def _asked(self, pieces: Pieces) -> Asked:
         # Not behind the prompts of conversations: what it is about may be urgent.
@@ -458,15 +474,6 @@ def _in_a_passing_thread(work: Callable[[], T]) -> T:
     """
     with ThreadPoolExecutor(1) as pool:
         return pool.submit(work).result()
-
-
-def _some_layers(switch: PrecisionSwitch) -> bool:
-    """Switch as many as the time allows, one at least; False when none is left."""
-    until = time.monotonic() + _SWITCH_AT_ONCE_S
-    while more := switch.step():
-        if time.monotonic() >= until:
-            break
-    return more
 
 
 def _load(path: Path, device: str, dtype: str, threads: int) -> tuple[LoadedModel, ChatTokenizer]:

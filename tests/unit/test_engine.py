@@ -25,7 +25,7 @@ from sovl_daemon.engine.serving.options import SamplingOptions
 from sovl_daemon.engine.text.message import Message
 from sovl_daemon.engine.text.piece import Piece, Summary
 from sovl_daemon.engine.thread.inbox import call
-from sovl_daemon.engine.thread.priority import Priority
+from sovl_daemon.engine.thread.tensor_thread import Priority
 from tests.unit.engine_tiny import generated, save_tiny, tokens
 
 HELLO = [Message("user", "What is the capital of France?")]

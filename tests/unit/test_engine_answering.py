@@ -12,8 +12,7 @@ from sovl_daemon.engine.serving.answering import Answer, Answering
 from sovl_daemon.engine.serving.decode import Decoding, Token
 from sovl_daemon.engine.serving.options import SamplingOptions
 from sovl_daemon.engine.serving.prefix_cache import PrefixCache
-from sovl_daemon.engine.thread.priority import Priority
-from sovl_daemon.engine.thread.tensor_thread import TensorThread
+from sovl_daemon.engine.thread.tensor_thread import Priority, TensorThread
 from tests.unit.engine_tiny import generated, tiny_model
 
 WAIT = 20

@@ -46,7 +46,7 @@ def test_plain_types_do_not_load_torch() -> None:
         "from sovl_daemon.engine import errors\n"
         "from sovl_daemon.engine.serving import options, repetition\n"
         "from sovl_daemon.engine.text import message, piece, token_map\n"
-        "from sovl_daemon.engine.thread import inbox, job_queue, priority, tensor_thread\n"
+        "from sovl_daemon.engine.thread import inbox, tensor_thread\n"
         "import sys; print('torch' in sys.modules or 'transformers' in sys.modules)"
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

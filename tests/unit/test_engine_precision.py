@@ -29,7 +29,7 @@ from sovl_daemon.engine.model.span import Span
 from sovl_daemon.engine.serving.options import SamplingOptions
 from sovl_daemon.engine.text.message import Message
 from sovl_daemon.engine.thread.inbox import call
-from sovl_daemon.engine.thread.priority import Priority
+from sovl_daemon.engine.thread.tensor_thread import Priority
 from tests.unit.engine_tiny import read, save_tiny
 
 HELLO = [Message("user", "What is the capital of France?")]
@@ -151,7 +151,7 @@ async def test_a_conversation_goes_on_through_the_switch(engine: Engine) -> None
     engine.model.lean.forward = watched_forward  # type: ignore[method-assign]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Slot, "hold", watched_hold)
-        patch.setattr("sovl_daemon.engine.engine._SWITCH_AT_ONCE_S", 0)
+        patch.setattr("sovl_daemon.engine.model.switch._AT_ONCE_S", 0)
         generation = engine.generate(HELLO, LONG)
         pieces = [await anext(generation)]
         asyncio.get_running_loop().call_later(0.1, queued.set)

@@ -16,7 +16,7 @@ from sovl_daemon.engine.serving.answering import Answering
 from sovl_daemon.engine.serving.options import SamplingOptions
 from sovl_daemon.engine.text.message import Message
 from sovl_daemon.engine.thread.inbox import Inbox
-from sovl_daemon.engine.thread.priority import Priority
+from sovl_daemon.engine.thread.tensor_thread import Priority
 from tests.unit.engine_tiny import save_tiny
 
 HELLO = [Message("user", "What is the capital of France?")]

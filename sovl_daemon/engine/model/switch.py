@@ -1,7 +1,9 @@
 """From one way to hold the weights to another, a layer at a time, while the model answers."""
 
+import time
 from collections.abc import Iterator
 
+import anyio
 import torch
 
 from sovl_daemon.engine.model import bnb_matrix
@@ -11,6 +13,13 @@ from sovl_daemon.engine.model.master import Master
 from sovl_daemon.engine.model.precision import Holding, Precision, unquantised
 from sovl_daemon.engine.model.quantise import INT4_GROUP
 from sovl_daemon.engine.model.slot import Slot
+from sovl_daemon.engine.thread.inbox import call
+from sovl_daemon.engine.thread.tensor_thread import Priority, TensorThread
+
+# It takes the thread for so long at a time, so that no token waits long behind it...
+_AT_ONCE_S = 0.1
+# ...and leaves it free for so long, in which the thread takes up a conversation's step.
+_BETWEEN_S = 0.002
 
 
 class PrecisionSwitch:
@@ -30,6 +39,24 @@ class PrecisionSwitch:
         self._device = model.device
         self._layers = iter(_in_order(model, precision))
         self._done: list[tuple[Slot, Holding]] = []
+
+    async def complete(self, thread: TensorThread) -> None:
+        """Switch all layers on the tensor thread, and back those that were if one fails.
+
+        Raises:
+            EngineOutOfMemoryError: there is no memory for the switch.
+            EngineStoppedError: the thread was stopped.
+
+        """
+        try:
+            more = True
+            while more:
+                more = await call(thread, self._some_layers, Priority.JUDGE)
+                await anyio.sleep(_BETWEEN_S)
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                await call(thread, self.roll_back, Priority.JUDGE)
+            raise
 
     def step(self) -> bool:
         """Switch the next layer; False when there is none left.
@@ -55,6 +82,14 @@ class PrecisionSwitch:
             self._hold(slot, precision)
             self._done.pop()
         return_free_memory(self._device)
+
+    def _some_layers(self) -> bool:
+        """Switch as many as the time allows, one at least; False when none is left."""
+        until = time.monotonic() + _AT_ONCE_S
+        while more := self.step():
+            if time.monotonic() >= until:
+                break
+        return more
 
     def _for(self, slot: Slot) -> Holding:
         # 4 bits in the head alone cost SmolLM2-135M 4.7 % of perplexity, in all blocks 0.2 %.

@@ -12,7 +12,7 @@ from sovl_daemon.engine.serving.repetition import Repetition
 from sovl_daemon.engine.text.piece import FinishReason, Piece, Summary
 from sovl_daemon.engine.text.text_stream import AnswerText
 from sovl_daemon.engine.thread.inbox import Inbox
-from sovl_daemon.engine.thread.priority import Priority
+from sovl_daemon.engine.thread.tensor_thread import Priority
 
 
 @dataclass(frozen=True, slots=True)

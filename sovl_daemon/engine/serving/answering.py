@@ -10,8 +10,7 @@ from sovl_daemon.engine.model.language_model import LanguageModel
 from sovl_daemon.engine.serving.batch import Outcome, advance
 from sovl_daemon.engine.serving.decode import Decoding, Token
 from sovl_daemon.engine.serving.prefix_cache import PrefixCache
-from sovl_daemon.engine.thread.priority import Priority
-from sovl_daemon.engine.thread.tensor_thread import Listener, TensorThread
+from sovl_daemon.engine.thread.tensor_thread import Listener, Priority, TensorThread
 
 
 @dataclass(slots=True, eq=False)

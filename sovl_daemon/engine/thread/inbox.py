@@ -1,12 +1,12 @@
-"""From the tensor thread into asyncio."""
+"""What comes of work on the tensor thread, for an event loop or a thread that waits for it."""
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from sovl_daemon.engine.thread.priority import Priority
-from sovl_daemon.engine.thread.tensor_thread import TensorThread
+from sovl_daemon.engine.thread.tensor_thread import Priority, TensorThread
 
 T = TypeVar("T")
 
@@ -72,3 +72,33 @@ async def call(thread: TensorThread, function: Callable[[], T], priority: Priori
 
 def _one_step(function: Callable[[], T]) -> Iterator[tuple[T]]:
     yield (function(),)
+
+
+class _Result(Generic[T]):
+    def __init__(self) -> None:
+        self.values: list[T] = []
+        self.error: BaseException | None = None
+        self.ended = threading.Event()
+
+    def result(self, value: T) -> None:
+        self.values.append(value)
+
+    def end(self, error: BaseException | None) -> None:
+        self.error = error
+        self.ended.set()
+
+
+def wait_for(thread: TensorThread, steps: Iterator[T | None], priority: Priority) -> T:
+    """Run `steps` on the tensor thread, wait, and return the last thing they yield.
+
+    Raises:
+        EngineError: the thread was stopped, or there was no memory.
+        Exception: whatever a step raised.
+
+    """
+    result: _Result[T] = _Result()
+    thread.submit(steps, result, priority)
+    result.ended.wait()
+    if result.error is not None:
+        raise result.error
+    return result.values[-1]
