@@ -24,7 +24,7 @@ from sovl_daemon.client.target import Target
 from sovl_daemon.conditions import in_words
 from sovl_daemon.control.sources.gpu import Gpus
 from sovl_daemon.engine.errors import TemplateError
-from sovl_daemon.engine.text.template_files import template_in
+from sovl_daemon.engine.text.chat_template import template_in
 from sovl_daemon.limits import memory
 from sovl_daemon.models import ModelError, ModelStore
 from sovl_daemon.own_time import fail_after

@@ -20,7 +20,7 @@ from sovl_daemon.engine.model.model import LoadedModel, load_model
 from sovl_daemon.engine.model.perplexity import WINDOW, perplexity
 from sovl_daemon.engine.model.precision import Precision
 from sovl_daemon.engine.text.chat import load_tokenizer
-from sovl_daemon.engine.text.plain_text import PlainText
+from sovl_daemon.engine.text.tokenizer import PlainText
 from sovl_daemon.models import ProgressCallback, StageProgress
 from sovl_daemon.models.progress import begin
 

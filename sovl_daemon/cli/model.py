@@ -17,7 +17,7 @@ from sovl_daemon import openmp
 from sovl_daemon.cli import exits, render
 from sovl_daemon.cli.progress import bar, moves
 from sovl_daemon.engine.errors import TemplateError
-from sovl_daemon.engine.text.template_files import template_in
+from sovl_daemon.engine.text.chat_template import template_in
 from sovl_daemon.library_caches import use_library_caches
 from sovl_daemon.models import (
     DEFAULT_MODEL,

@@ -9,9 +9,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from sovl_daemon.engine.errors import ArtifactError, OptionError
-from sovl_daemon.engine.text.plain_text import PlainText
-from sovl_daemon.engine.text.token_bytes import token_bytes
 from sovl_daemon.engine.text.token_map import TokenMap, identical
+from sovl_daemon.engine.text.tokenizer import PlainText, token_bytes
 from tests.tiny_models import tiny_tokenizer
 from tests.unit.engine_tiny import SPECIALS, byte_fallback_tokenizer, byte_level_tokenizer
 

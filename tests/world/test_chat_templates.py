@@ -8,8 +8,8 @@ import pytest
 
 from sovl_daemon.engine.errors import TemplateError
 from sovl_daemon.engine.text.chat import ChatTokenizer
+from sovl_daemon.engine.text.chat_template import template_in
 from sovl_daemon.engine.text.message import Message
-from sovl_daemon.engine.text.template_files import template_in
 from sovl_daemon.models import ModelStore
 from sovl_daemon.testing import Daemon, running
 from tests import templates, tiny_models

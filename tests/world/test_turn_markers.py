@@ -7,7 +7,7 @@ from transformers import PreTrainedTokenizerFast
 from sovl_daemon.engine.judging.judging import Pieces, asked
 from sovl_daemon.engine.text.chat import ChatTokenizer
 from sovl_daemon.engine.text.message import Message
-from sovl_daemon.engine.text.plain_text import PlainText
+from sovl_daemon.engine.text.tokenizer import PlainText
 from sovl_daemon.night.replay import dream_chats, prompt_ids
 from tests import templates
 from tests.templates import TEMPLATES

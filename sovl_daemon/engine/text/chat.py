@@ -17,8 +17,8 @@ from sovl_daemon.engine.errors import (
 )
 from sovl_daemon.engine.text.chat_template import TemplatePart, chat_template
 from sovl_daemon.engine.text.message import Message
-from sovl_daemon.engine.text.plain_text import PlainText
 from sovl_daemon.engine.text.text_stream import AnswerText
+from sovl_daemon.engine.text.tokenizer import PlainText
 
 
 def load_tokenizer(path: Path) -> Any:

@@ -1,21 +1,29 @@
 """How a model's chat template lays out a conversation, asked of the template itself.
 
-It never sees what people write: it is given stand-ins, and what it writes around them is kept. So a
-message can neither steer the template nor be lost in it unseen, and what is the template's own can
-be told from what is not.
+It is rendered in a process of its own, and never sees what people write: it is given stand-ins, and
+what it writes around them is kept. So a message can neither steer the template nor be lost in it
+unseen, and what is the template's own can be told from what is not.
 """
 
+import json
 import re
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from functools import lru_cache
 from itertools import product
+from pathlib import Path
 from typing import Any, NamedTuple
 
-from sovl_daemon.engine.errors import TemplateError
+from sovl_daemon.engine.errors import TemplateError, first_line
+from sovl_daemon.engine.text import template_child
 from sovl_daemon.engine.text.message import Message
-from sovl_daemon.engine.text.rendering import render
+
+_PATIENCE_S = 120.0  # by the clock, where others have the processor
+
+Conversation = Mapping[str, Any]
 
 # A base model has never seen a chat template; a written dialogue it has.
 DIALOGUE = (
@@ -320,3 +328,79 @@ def _behind(layout: _Layout, place: int) -> str:
         if isinstance(each, _Slot) and each.place == place
     ]
     return str(layout[slots[-1] + 1])
+
+
+def template_in(folder: Path) -> ChatTemplate:
+    """Return how the model in `folder` is talked with.
+
+    Raises:
+        TemplateError: its template cannot be used, or its files cannot be read.
+
+    """
+    try:
+        config = _json(folder / "special_tokens_map.json") | _json(folder / "tokenizer_config.json")
+        named = config.get("chat_template")
+        if isinstance(named, list):
+            named = {each["name"]: each["template"] for each in named}
+        single = folder / "chat_template.jinja"
+        if single.is_file():
+            named = single.read_text(encoding="utf-8")
+        more = sorted((folder / "additional_chat_templates").glob("*.jinja"))
+        if more:
+            default = {"default": named} if isinstance(named, str) else named or {}
+            named = default | {each.stem: each.read_text(encoding="utf-8") for each in more}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise TemplateError(f"its files cannot be read ({first_line(error)})") from error
+    return chat_template(named, _special_tokens(config))
+
+
+def _json(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return found
+
+
+def _special_tokens(config: dict[str, Any]) -> dict[str, str]:
+    """Tokens stand there as text, or as an object with their text."""
+    found = {}
+    for name, value in config.items():
+        text = value.get("content") if isinstance(value, dict) else value
+        if name.endswith("_token") and isinstance(text, str):
+            found[name] = text
+    return found
+
+
+def render(
+    template: str, variables: Mapping[str, Any], conversations: Sequence[Conversation]
+) -> list[str | TemplateError]:
+    """Return what `template` writes for each conversation, or why it writes nothing.
+
+    A conversation holds the variables that are its own, `variables` those of all.
+
+    Raises:
+        TemplateError: it never ends, or there is no process to be had.
+
+    """
+    order = {"template": template, "variables": variables, "conversations": conversations}
+    command = [sys.executable, "-P", template_child.__file__]
+    try:
+        done = subprocess.run(
+            command,
+            input=json.dumps(order),
+            capture_output=True,
+            text=True,
+            timeout=_PATIENCE_S,
+            cwd="/",
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise TemplateError(f"it does not end within {_PATIENCE_S:.0f} s") from None
+    except OSError as error:
+        raise TemplateError(f"no process can be started for it ({error.strerror})") from error
+    if done.returncode:
+        said = done.stderr.strip().splitlines()[-1:]
+        spent = f"it takes over {template_child.CPU_S} s of processor time"
+        raise TemplateError(spent if done.returncode < 0 else "".join(said) or "no answer")
+    return [
+        outcome["text"] if "text" in outcome else TemplateError(outcome["error"])
+        for outcome in json.loads(done.stdout)
+    ]

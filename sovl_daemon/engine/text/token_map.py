@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sovl_daemon.engine.errors import ArtifactError, OptionError
-from sovl_daemon.engine.text.token_bytes import token_bytes
+from sovl_daemon.engine.text.tokenizer import token_bytes
 
 LIGHTEST, HEAVIEST = 0.1, 2.0
 

@@ -7,7 +7,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-from sovl_daemon.engine.text.token_bytes import (
+from sovl_daemon.engine.text.tokenizer import (
     ByteLevel,
     MarkedSpace,
     TokenizerAlphabet,

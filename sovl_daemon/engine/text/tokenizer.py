@@ -1,19 +1,72 @@
-"""What a token stands for, in bytes, and which tokens bytes take, in any tokenizer's alphabet.
+"""What a tokenizer of transformers makes of text and bytes, and of its tokens again.
 
-Text would not do: a token may be a part of a character, and decoding one token alone loses the
-space before it where that is a mark of the alphabet. Both ways go past normalizer and
-pre-tokenizer, which belong to the beginning of a text and not to the middle of one.
+Of people's words it is never those tokens by which a model tells turns apart.
 """
 
 import re
 from typing import Any, Protocol
+
+
+class PlainText:
+    """Encodes text as nothing but text.
+
+    `tokenizer` is one of transformers. Its `added` tokens, special or not, stand beside what it
+    learned of text: they are a template's, and none comes of anybody's words. Runs of white space
+    are text, and so is what stands for the unknown.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        named = {id_: token.content for id_, token in tokenizer.added_tokens_decoder.items()}
+        special = zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True)
+        self.added: dict[int, str] = {
+            id_: text
+            for id_, text in {**named, **dict(special)}.items()
+            if text.strip() and id_ != tokenizer.unk_token_id
+        }
+
+    def encode(self, text: str) -> list[int]:
+        """Return the token ids of `text`, however many."""
+        ids = self.encode_as_written(text)
+        if self.added.keys().isdisjoint(ids):
+            return ids
+        ids = self._without_added(text)
+        if not self.added.keys().isdisjoint(ids):  # its vocabulary of text has them, too
+            for token in self.added.values():
+                text = text.replace(token, f"{token[:1]} {token[1:]}")
+            ids = self._without_added(text)
+        return [id_ for id_ in ids if id_ not in self.added]
+
+    def encode_as_written(self, text: str) -> list[int]:
+        """Return the token ids of `text`, in which names of added tokens mean those."""
+        # Not verbose: what is too long for the model is expected here, and shortened by others.
+        return list(self._tokenizer.encode(text, add_special_tokens=False, verbose=False))
+
+    def _without_added(self, text: str) -> list[int]:
+        backend = getattr(self._tokenizer, "backend_tokenizer", None)
+        if backend is None:
+            return list(
+                self._tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+            )
+        if backend.normalizer is not None:
+            text = backend.normalizer.normalize_str(text)
+        parts = [text]
+        if backend.pre_tokenizer is not None:
+            parts = [part for part, _ in backend.pre_tokenizer.pre_tokenize_str(text)]
+        return [token.id for part in parts for token in backend.model.tokenize(part)]
+
 
 _BYTE_SPACE, _MARKED_SPACE = "\u0120", "\u2581"  # Ġ and ▁
 _ONE_BYTE = re.compile(r"<0x([0-9A-F]{2})>")
 
 
 class TokenBytes(Protocol):
-    """One alphabet, both ways."""
+    """One alphabet, both ways.
+
+    Text would not do: a token may be a part of a character, and decoding one token alone loses the
+    space before it where that is a mark of the alphabet. Both ways go past normalizer and
+    pre-tokenizer, which belong to the beginning of a text and not to the middle of one.
+    """
 
     def read(self, token: str) -> bytes:
         """Return the bytes that a token, as the vocabulary writes it, stands for."""
