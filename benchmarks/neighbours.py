@@ -75,7 +75,7 @@ class Machine:
         return step
 
     def _decoding(self) -> Callable[[], object]:
-        from sovl_daemon.engine.model.span import Span
+        from sovl_daemon.engine.model.kv_cache import Span
 
         def step() -> None:
             if not 30 <= self._cache.length <= 300:
@@ -86,7 +86,7 @@ class Machine:
         return step
 
     def _reading(self) -> Callable[[], object]:
-        from sovl_daemon.engine.model.span import Span
+        from sovl_daemon.engine.model.kv_cache import Span
 
         return lambda: self.model.forward([Span(_ids(PROMPT), self.model.new_cache())])
 

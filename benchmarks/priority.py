@@ -15,8 +15,8 @@ from torch import nn
 from benchmarks.common import Bench, Goal, median, percentile, ratio
 from benchmarks.default_model import default_model
 from benchmarks.ours import ENOUGH, decoding
+from sovl_daemon.engine.model.kv_cache import Span
 from sovl_daemon.engine.model.model import LoadedModel, load_model
-from sovl_daemon.engine.model.span import Span
 from sovl_daemon.engine.serving.answering import Answering
 from sovl_daemon.engine.serving.prefix_cache import PrefixCache
 from sovl_daemon.engine.thread.tensor_thread import Priority, TensorThread

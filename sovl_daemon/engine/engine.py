@@ -13,8 +13,7 @@ import anyio.to_thread
 from sovl_daemon.engine.errors import ModelLoadError, OptionError
 from sovl_daemon.engine.judging.judging import Asked, Bench, By, Pieces, Share, Verdicts, asked
 from sovl_daemon.engine.judging.probe import Probe
-from sovl_daemon.engine.model.fingerprint import Fingerprint, fingerprint
-from sovl_daemon.engine.model.model import LoadedModel, load_model
+from sovl_daemon.engine.model.model import Fingerprint, LoadedModel, load_model
 from sovl_daemon.engine.model.precision import Precision
 from sovl_daemon.engine.serving.answer_stream import AnswerStream, Request
 from sovl_daemon.engine.serving.answering import Answering
@@ -326,7 +325,7 @@ class Engine:
         """
         ids = self.tokenizer.encode_text(_TRIAL)[: self.context_length]
         async with self._switching:
-            work = partial(fingerprint, self.model, self.precision, ids)
+            work = partial(self.model.fingerprint, self.precision, ids)
             return await call(self.thread, work, Priority.JUDGE)
 
     async def fuse(self, scaffold: Path, options: "FusionOptions") -> str:

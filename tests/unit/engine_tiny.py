@@ -8,12 +8,11 @@ import torch
 from tokenizers import Tokenizer, decoders, models, normalizers
 from transformers import PreTrainedTokenizerFast
 
-from sovl_daemon.engine.model.language_model import LanguageModel
+from sovl_daemon.engine.model.kv_cache import Span
 from sovl_daemon.engine.model.llama_finder import find_llama
 from sovl_daemon.engine.model.model import LoadedModel
 from sovl_daemon.engine.model.precision import DtypeChoice
-from sovl_daemon.engine.model.span import Span
-from sovl_daemon.engine.serving.batch import advance
+from sovl_daemon.engine.serving.batch import LanguageModel, advance
 from sovl_daemon.engine.serving.decode import Decoding, Token
 from tests import tiny_models
 

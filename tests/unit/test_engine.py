@@ -17,7 +17,7 @@ from sovl_daemon.engine.errors import (
     OptionError,
     PromptTooLongError,
 )
-from sovl_daemon.engine.model.span import Span
+from sovl_daemon.engine.model.kv_cache import Span
 from sovl_daemon.engine.serving.answer_stream import AnswerStream, Request
 from sovl_daemon.engine.serving.answering import Answer
 from sovl_daemon.engine.serving.decode import Decoding

@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from sovl_daemon.engine.errors import EngineStoppedError, JobCancelledError
-from sovl_daemon.engine.model.kv_cache import Cache
-from sovl_daemon.engine.model.span import Span
+from sovl_daemon.engine.model.kv_cache import Cache, Span
 from sovl_daemon.engine.serving.answering import Answer, Answering
 from sovl_daemon.engine.serving.decode import Decoding, Token
 from sovl_daemon.engine.serving.options import SamplingOptions

@@ -24,7 +24,7 @@ from sovl_daemon.engine.fusion.cross_attention import CrossAttention
 from sovl_daemon.engine.fusion.influence import Influence
 from sovl_daemon.engine.fusion.lora import LoraOptions
 from sovl_daemon.engine.fusion.scaffold import FusionOptions
-from sovl_daemon.engine.model.span import Span
+from sovl_daemon.engine.model.kv_cache import Span
 from tests.unit.engine_tiny import (
     VOCABULARY,
     byte_fallback_tokenizer,

@@ -8,9 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sovl_daemon.engine.errors import EngineOutOfMemoryError, NonFiniteLogitsError
-from sovl_daemon.engine.model.kv_cache import Cache
+from sovl_daemon.engine.model.kv_cache import Cache, Span
 from sovl_daemon.engine.model.model import LoadedModel
-from sovl_daemon.engine.model.span import Span
 from sovl_daemon.engine.serving.batch import Outcome, advance, taking_part
 from sovl_daemon.engine.serving.decode import Decoding, Token
 from sovl_daemon.engine.serving.options import SamplingOptions

@@ -71,7 +71,7 @@ def test_quantised_in_chunks_and_parts_is_as_in_one(
 ) -> None:
     weight = weights(208, 96)
     whole = kind([weight], torch.float32, CPU)
-    monkeypatch.setattr("sovl_daemon.engine.model.quantise._AT_ONCE", 1)
+    monkeypatch.setattr("sovl_daemon.engine.model.formats._AT_ONCE", 1)
     chunked = kind(weight.split([70, 8, 130]), torch.float32, CPU)
     for tensor, expected in zip(chunked.tensors(), whole.tensors(), strict=True):
         assert torch.equal(tensor, expected)
@@ -129,7 +129,7 @@ def test_a_model_switches_to_them_and_back(
 
     model = load_model(save_tiny(tmp_path), device="cpu", dtype=dtype)
     exact, size = read(model, range(5, 25)).float(), model.weight_bytes
-    monkeypatch.setattr("sovl_daemon.engine.model.slot.stack", stand_in)
+    monkeypatch.setattr("sovl_daemon.engine.model.llama.stack", stand_in)
     # The large random weights of the tiny model make much of little; one that has nothing in
     # common with it would be 1.4 away.
     for precision, limit in (("int8", 0.1), ("int4", 0.8)):

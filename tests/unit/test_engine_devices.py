@@ -20,11 +20,11 @@ from sovl_daemon.engine.fusion.scaffold import make_scaffold
 from sovl_daemon.engine.learning.activation_cache import ActivationCache
 from sovl_daemon.engine.learning.base_pass import base_pass
 from sovl_daemon.engine.model.allocator import return_free_memory
+from sovl_daemon.engine.model.kv_cache import Span
 from sovl_daemon.engine.model.llama_finder import _build
 from sovl_daemon.engine.model.matrix import stack
 from sovl_daemon.engine.model.model import LoadedModel
 from sovl_daemon.engine.model.precision import DtypeChoice
-from sovl_daemon.engine.model.span import Span
 from sovl_daemon.engine.model.switch import PrecisionSwitch
 from sovl_daemon.engine.serving import sampling
 from sovl_daemon.engine.serving.options import SamplingOptions
@@ -89,7 +89,7 @@ class ShapesOnly:
 
 @pytest.fixture(autouse=True)
 def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sovl_daemon.engine.model.slot.stack", stand_in)
+    monkeypatch.setattr("sovl_daemon.engine.model.llama.stack", stand_in)
 
 
 def model(*, lean: bool = True) -> LoadedModel:
@@ -146,7 +146,7 @@ def test_a_switch_of_precision(precision: Any) -> None:
 
 
 def test_what_is_offloaded_stays_in_main_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sovl_daemon.engine.model.slot.stack", stack)
+    monkeypatch.setattr("sovl_daemon.engine.model.llama.stack", stack)
     loaded = model()
     assert loaded.lean is not None
     before = spans(loaded)

@@ -14,8 +14,8 @@ from sovl_daemon.engine.fusion.fusion import Fusion
 from sovl_daemon.engine.fusion.influence import Influence
 from sovl_daemon.engine.fusion.lora import LoraOptions, lora_layers
 from sovl_daemon.engine.fusion.scaffold import make_scaffold
+from sovl_daemon.engine.model.kv_cache import Span
 from sovl_daemon.engine.model.model import LoadedModel
-from sovl_daemon.engine.model.span import Span
 from tests.unit.engine_tiny import tiny_model, tiny_network
 
 PROMPT = [5, 7, 300, 2, 9, 41, 8]

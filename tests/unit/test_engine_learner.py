@@ -17,9 +17,9 @@ from sovl_daemon.engine.learning.ease import Ease
 from sovl_daemon.engine.learning.learned import tensors_of
 from sovl_daemon.engine.learning.learner import Learner, LearnerOptions, pace
 from sovl_daemon.engine.learning.sample import Sample, common_prefix
+from sovl_daemon.engine.model.kv_cache import Span
 from sovl_daemon.engine.model.model import load_model
 from sovl_daemon.engine.model.precision import Precision
-from sovl_daemon.engine.model.span import Span
 from tests.unit.engine_tiny import save_tiny, tiny_model
 from tests.unit.test_engine_fusion import FULL, PAIRS, pair, taught
 

@@ -4,9 +4,9 @@ from typing import Any
 import pytest
 import torch
 
+from sovl_daemon.engine.model.kv_cache import Span
 from sovl_daemon.engine.model.llama import RmsNorm, Rows
 from sovl_daemon.engine.model.llama_finder import find_llama
-from sovl_daemon.engine.model.span import Span
 from tests.unit.engine_tiny import read, tiny_model, tiny_network
 
 IDS = [5, 7, 300, 2, 9, 41, 8]

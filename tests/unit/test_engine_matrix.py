@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from sovl_daemon.engine.model import quantise
+from sovl_daemon.engine.model import formats
 from sovl_daemon.engine.model.formats import as_format_of
 from sovl_daemon.engine.model.matrix import (
     HAS_INT4,
@@ -61,7 +61,7 @@ def test_quantised_in_chunks_is_as_in_one(
 ) -> None:
     weight = weights(out=208)
     whole = kind([weight], weight.dtype)
-    monkeypatch.setattr("sovl_daemon.engine.model.quantise._AT_ONCE", 1)
+    monkeypatch.setattr("sovl_daemon.engine.model.formats._AT_ONCE", 1)
     # The borders of the parts are not those of the chunks.
     chunked = kind(weight.split([70, 8, 130]), weight.dtype)
     for tensor, expected in zip(chunked.tensors(), whole.tensors(), strict=True):
@@ -77,10 +77,10 @@ def test_the_weights_are_left_as_they_are(kind: type[Int8Matrix] | type[Int4Matr
 
 def test_rounding_is_at_most_half_a_step() -> None:
     weight = weights(dtype=torch.float32)
-    values, scales = quantise.int8(weight)
+    values, scales = formats.int8(weight)
     error = (values * scales[:, None] - weight).abs()
     assert bool((error <= 0.501 * scales[:, None]).all())
-    nibbles, pairs = quantise.int4(weight)
+    nibbles, pairs = formats.int4(weight)
     scale, zero = pairs.transpose(0, 1).unbind(-1)
     near = (nibbles.view(192, 2, 32) - 8) * scale[..., None] + zero[..., None]
     assert (int(nibbles.min()), int(nibbles.max())) == (0, 15)

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from sovl_daemon.engine.errors import ModelLoadError, OptionError
-from sovl_daemon.engine.model.kernels import native_is_faster, native_kernels
 from sovl_daemon.engine.model.model import choose_device, load_model
 from sovl_daemon.engine.model.precision import _choose_on_cpu, choose_dtype
+from sovl_daemon.engine.model.product import native_is_faster, native_kernels
 from sovl_daemon.limits import MemoryUsage
 from tests.unit.engine_tiny import read, save_tiny, tiny_model
 

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sovl_daemon.engine.errors import NonFiniteLogitsError, OptionError
+from sovl_daemon.engine.model.kv_cache import Span
 from sovl_daemon.engine.model.model import LoadedModel, load_model
 from sovl_daemon.engine.model.perplexity import PerplexityEstimate, perplexity
-from sovl_daemon.engine.model.span import Span
 from tests.unit.engine_tiny import VOCABULARY, save_tiny, tiny_model
 
 IDS = random.Random(0).choices(range(VOCABULARY), k=300)

@@ -22,10 +22,10 @@ from sovl_daemon.engine.errors import (
     ModelLoadError,
     OptionError,
 )
-from sovl_daemon.engine.model.master import Master
+from sovl_daemon.engine.model.kv_cache import Span
+from sovl_daemon.engine.model.llama import Slot
 from sovl_daemon.engine.model.precision import Precision
-from sovl_daemon.engine.model.slot import Slot
-from sovl_daemon.engine.model.span import Span
+from sovl_daemon.engine.model.switch import Master
 from sovl_daemon.engine.serving.options import SamplingOptions
 from sovl_daemon.engine.text.message import Message
 from sovl_daemon.engine.thread.inbox import call

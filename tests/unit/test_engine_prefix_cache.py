@@ -7,9 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sovl_daemon.engine.errors import CacheError
-from sovl_daemon.engine.model.kv_cache import Cache, KeyValueCache
+from sovl_daemon.engine.model.kv_cache import Cache, KeyValueCache, Span
 from sovl_daemon.engine.model.model import LoadedModel
-from sovl_daemon.engine.model.span import Span
 from sovl_daemon.engine.serving.batch import advance
 from sovl_daemon.engine.serving.decode import Decoding
 from sovl_daemon.engine.serving.options import SamplingOptions

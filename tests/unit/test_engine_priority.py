@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from sovl_daemon.engine.engine import Engine
-from sovl_daemon.engine.model.span import Span
+from sovl_daemon.engine.model.kv_cache import Span
 from sovl_daemon.engine.serving.answering import Answering
 from sovl_daemon.engine.serving.options import SamplingOptions
 from sovl_daemon.engine.text.message import Message

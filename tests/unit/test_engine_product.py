@@ -8,9 +8,15 @@ import torch
 
 from sovl_daemon.engine.learning.lean_batch import _FrozenLinear
 from sovl_daemon.engine.model import product as module
-from sovl_daemon.engine.model.kernels import is_faster, seconds_of
 from sovl_daemon.engine.model.matrix import Int8Matrix, OffloadedMatrix, PlainMatrix
-from sovl_daemon.engine.model.product import is_emulated, product, widened, widened_from
+from sovl_daemon.engine.model.product import (
+    is_emulated,
+    is_faster,
+    product,
+    seconds_of,
+    widened,
+    widened_from,
+)
 
 OUT, WIDTH = 300, 256
 HALVES = [torch.bfloat16, torch.float16]

@@ -11,8 +11,8 @@ import torch
 
 from sovl_daemon import openmp
 from sovl_daemon.engine.errors import OptionError
+from sovl_daemon.engine.model.kv_cache import Span
 from sovl_daemon.engine.model.model import load_model
-from sovl_daemon.engine.model.span import Span
 from sovl_daemon.engine.thread import threads as module
 from sovl_daemon.engine.thread.threads import Threads, Work, free_cores
 from tests.unit.engine_tiny import save_tiny

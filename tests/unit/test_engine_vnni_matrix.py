@@ -1,8 +1,7 @@
 import pytest
 import torch
 
-from sovl_daemon.engine.model.matrix import Int8Matrix, stack, whole_numbers_are_faster
-from sovl_daemon.engine.model.vnni_matrix import VnniMatrix
+from sovl_daemon.engine.model.matrix import Int8Matrix, VnniMatrix, stack, whole_numbers_are_faster
 
 OUT, WIDTH = 192, 64
 

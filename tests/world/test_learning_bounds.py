@@ -33,10 +33,10 @@ from sovl_daemon.engine.fusion.scaffold import FusionOptions, make_scaffold
 from sovl_daemon.engine.learning.learner import Learner, LearnerOptions
 from sovl_daemon.engine.learning.sample import Sample
 from sovl_daemon.engine.learning.writing import writing
+from sovl_daemon.engine.model.kv_cache import Span
 from sovl_daemon.engine.model.llama_finder import find_llama
 from sovl_daemon.engine.model.model import LoadedModel, position_limit
 from sovl_daemon.engine.model.precision import DtypeChoice
-from sovl_daemon.engine.model.span import Span
 from sovl_daemon.engine.serving.options import SamplingOptions
 from sovl_daemon.engine.text.message import Message
 from sovl_daemon.engine.text.token_map import TokenMap

@@ -10,8 +10,8 @@ from sovl_daemon.engine.errors import ModelLoadError, NonFiniteLogitsError, firs
 from sovl_daemon.engine.fusion.fusion import Fusion, Steering
 from sovl_daemon.engine.fusion.influence import Influence
 from sovl_daemon.engine.fusion.lora import lora_layers
+from sovl_daemon.engine.model.kv_cache import Span
 from sovl_daemon.engine.model.model import LoadedModel
-from sovl_daemon.engine.model.span import Span
 
 # So many of the base's tokens, spread evenly, stand for its vocabulary.
 _TOKENS = 4096

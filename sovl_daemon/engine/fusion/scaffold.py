@@ -22,11 +22,9 @@ from sovl_daemon.engine.fusion.lora import (
     in_last_blocks,
     lora_layers,
 )
-from sovl_daemon.engine.model.kv_cache import Cache, NetworkCache
-from sovl_daemon.engine.model.llama import Block, Llama
+from sovl_daemon.engine.model.kv_cache import Cache, NetworkCache, Span
+from sovl_daemon.engine.model.llama import Block, Llama, Slot
 from sovl_daemon.engine.model.model import LoadedModel, load_model
-from sovl_daemon.engine.model.slot import Slot
-from sovl_daemon.engine.model.span import Span
 from sovl_daemon.engine.text.chat import ChatTokenizer, load_tokenizer
 from sovl_daemon.engine.text.token_map import TokenMap, identical
 

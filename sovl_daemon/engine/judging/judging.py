@@ -13,9 +13,9 @@ import torch
 
 from sovl_daemon.engine.errors import ArtifactError, CacheError, NonFiniteLogitsError, OptionError
 from sovl_daemon.engine.judging.probe import Probe, Read, centre_of, unit
+from sovl_daemon.engine.model.kv_cache import Span
 from sovl_daemon.engine.model.model import LoadedModel
 from sovl_daemon.engine.model.shallow import Shallow
-from sovl_daemon.engine.model.span import Span
 from sovl_daemon.engine.serving.prefix_cache import PrefixCache, common_length
 from sovl_daemon.engine.text.chat import ChatTokenizer
 from sovl_daemon.engine.text.message import Message

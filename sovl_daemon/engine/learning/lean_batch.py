@@ -14,12 +14,11 @@ import torch
 from torch.nn import functional
 
 from sovl_daemon.engine.fusion.scaffold import AdaptedSlot
+from sovl_daemon.engine.model.attention import rotate
 from sovl_daemon.engine.model.formats import as_format_of
-from sovl_daemon.engine.model.llama import Block, Llama
+from sovl_daemon.engine.model.llama import Block, Llama, Slot
 from sovl_daemon.engine.model.matrix import PlainMatrix
 from sovl_daemon.engine.model.product import product
-from sovl_daemon.engine.model.rotary import rotate
-from sovl_daemon.engine.model.slot import Slot
 
 # oneDNN compiles its 16-bit kernels anew for each number of rows, which takes seconds for all the
 # matrices of a model: numbers are rounded up to a multiple of _FEW, above _MANY of _MANY.

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from sovl_daemon.engine.learning.sample import Ids
-from sovl_daemon.engine.model.span import Span
+from sovl_daemon.engine.model.kv_cache import Span
 
 TOGETHER = 16
 

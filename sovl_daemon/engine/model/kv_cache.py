@@ -1,7 +1,8 @@
-"""Keys and values that a conversation's tokens have left behind."""
+"""Keys and values that a conversation's tokens have left behind, and the tokens to be read next."""
 
 import copy
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -210,3 +211,11 @@ def _nbytes(memory: Any) -> int:
 
 def _forked(memory: Any, length: int) -> Any:
     return None if memory is None else memory.fork(length)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Span:
+    """Token ids that follow what `cache`, which the model has made, holds."""
+
+    ids: Sequence[int]
+    cache: Any

@@ -13,11 +13,10 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from sovl_daemon.engine.model.attention import Heads, Part, groups
-from sovl_daemon.engine.model.kv_cache import KeyValueCache
-from sovl_daemon.engine.model.rotary import RotaryTable, rotate
-from sovl_daemon.engine.model.slot import Slot
-from sovl_daemon.engine.model.span import Span
+from sovl_daemon.engine.model.attention import Heads, Part, RotaryTable, groups, rotate
+from sovl_daemon.engine.model.kv_cache import KeyValueCache, Span
+from sovl_daemon.engine.model.matrix import Matrix, PlainMatrix, stack
+from sovl_daemon.engine.model.precision import Holding, Precision
 
 
 class RmsNorm:
@@ -35,6 +34,55 @@ class RmsNorm:
         both = torch.cat((x, -x), -1)
         y = functional.layer_norm(both, self._twice.shape, self._twice, None, self._epsilon)
         return y[:, : len(self.weight)].contiguous()
+
+
+@dataclass(slots=True, eq=False)
+class Slot:
+    """A matrix that may be exchanged for the same in another precision.
+
+    `modules` are the network's layers whose weights it holds, one below the other; `names` those
+    weights in the model's file. As long as the matrix is plain, the network's weights are views of
+    it, so both are one in memory. Else the network's are those of the file, mapped, whichever
+    `device` the matrix is on. `few_rows` as in `stack`.
+    """
+
+    names: tuple[str, ...]
+    modules: tuple[Any, ...]
+    matrix: Matrix
+    dtype: torch.dtype
+    device: torch.device
+    tied: tuple[Any, ...] = ()
+    few_rows: bool = False
+
+    @classmethod
+    def take(
+        cls,
+        names: Sequence[str],
+        modules: Sequence[Any],
+        precision: Precision,
+        tied: Sequence[Any] = (),
+        *,
+        few_rows: bool = False,
+    ) -> "Slot":
+        """Take over the weights of `modules`, and of those `tied` to the first of them."""
+        weights = [module.weight.data for module in modules]
+        plain, like = PlainMatrix(weights[0], precision), weights[0]
+        slot = cls(
+            tuple(names), tuple(modules), plain, like.dtype, like.device, tuple(tied), few_rows
+        )
+        slot.hold(weights, precision)
+        return slot
+
+    def hold(self, weights: Sequence[torch.Tensor], precision: Holding) -> None:
+        """Hold `weights`, as many as there are modules, in `precision`."""
+        matrix = stack(weights, self.dtype, precision, few_rows=self.few_rows, device=self.device)
+        if isinstance(matrix, PlainMatrix):
+            weights = matrix.weight.split([len(weight) for weight in weights])
+        for module, weight in zip(self.modules, weights, strict=True):
+            module.weight = torch.nn.Parameter(weight, requires_grad=False)
+        for module in self.tied:
+            module.weight = self.modules[0].weight
+        self.matrix = matrix
 
 
 @dataclass(frozen=True, slots=True)

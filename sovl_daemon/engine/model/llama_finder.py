@@ -9,12 +9,10 @@ from typing import Any
 
 import torch
 
-from sovl_daemon.engine.model.attention import Heads
-from sovl_daemon.engine.model.llama import Block, Llama, RmsNorm
+from sovl_daemon.engine.model.attention import Heads, RotaryTable
+from sovl_daemon.engine.model.kv_cache import Span
+from sovl_daemon.engine.model.llama import Block, Llama, RmsNorm, Slot
 from sovl_daemon.engine.model.precision import Precision, unquantised
-from sovl_daemon.engine.model.rotary import RotaryTable
-from sovl_daemon.engine.model.slot import Slot
-from sovl_daemon.engine.model.span import Span
 
 _BODY = {"embed_tokens", "layers", "norm", "rotary_emb"}
 _BLOCK = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}

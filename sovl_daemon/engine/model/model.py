@@ -5,12 +5,13 @@ for the logits of the next token, nothing else. Llama-family models answer throu
 pass of our own, all others through transformers.
 """
 
+import hashlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -24,11 +25,9 @@ from sovl_daemon.engine.errors import (
     is_out_of_memory,
 )
 from sovl_daemon.engine.model.allocator import return_free_memory
-from sovl_daemon.engine.model.kernels import native_is_faster, native_kernels
-from sovl_daemon.engine.model.kv_cache import Cache, NetworkCache
-from sovl_daemon.engine.model.llama import AfterBlock, Llama, Rows
+from sovl_daemon.engine.model.kv_cache import Cache, NetworkCache, Span
+from sovl_daemon.engine.model.llama import AfterBlock, Llama, Rows, Slot
 from sovl_daemon.engine.model.llama_finder import find_llama
-from sovl_daemon.engine.model.master import Master
 from sovl_daemon.engine.model.precision import (
     HALF_DTYPES,
     DtypeChoice,
@@ -36,9 +35,8 @@ from sovl_daemon.engine.model.precision import (
     choose_dtype,
     unquantised,
 )
-from sovl_daemon.engine.model.product import is_emulated
-from sovl_daemon.engine.model.span import Span
-from sovl_daemon.engine.model.switch import PrecisionSwitch, obstacle, possible_precisions
+from sovl_daemon.engine.model.product import is_emulated, native_is_faster, native_kernels
+from sovl_daemon.engine.model.switch import Master, PrecisionSwitch, obstacle, possible_precisions
 from sovl_daemon.engine.thread.threads import Threads
 from sovl_daemon.limits import available_parallelism, memory
 
@@ -55,6 +53,17 @@ _POSITIONS = (
     "seq_length",
 )
 _POSITION_TABLE = re.compile(r"(^|[._])(wpe|embed_positions|position_embeddings?)$")
+
+
+class Fingerprint(NamedTuple):
+    """SHA-256 of the base's weights as they are held, and of its next token's logits after a text.
+
+    The second also depends on the machine's arithmetic, the number of threads included.
+    """
+
+    precision: Precision
+    weights: str
+    logits: str
 
 
 class Steers(Protocol):
@@ -99,12 +108,13 @@ class LoadedModel:
     @property
     def weight_bytes(self) -> int:
         """Memory of the weights as they are held now; what is only mapped from a file is none."""
-        slots = [slot for layer in (self.lean.slots() if self.lean else ()) for slot in layer]
-        ours = (slot.matrix for slot in slots if slot.matrix.precision != "offloaded")
-        held = [tensor for matrix in ours for tensor in matrix.tensors()]
-        shared = {id(module.weight) for slot in slots for module in slot.modules}
-        held += [each for each in self.network.parameters() if id(each) not in shared]
-        return sum(tensor.numel() * tensor.element_size() for tensor in held)
+        held = (
+            tensor
+            for slot in self._slots()
+            if slot.matrix.precision != "offloaded"
+            for tensor in slot.matrix.tensors()
+        )
+        return sum(each.numel() * each.element_size() for each in (*held, *self._own_parameters()))
 
     @property
     def layers(self) -> int:
@@ -233,6 +243,29 @@ class LoadedModel:
         if isinstance(output, torch.Tensor):
             return function(output[0], self._reading)[None]
         return (function(output[0][0], self._reading)[None], *output[1:])
+
+    def fingerprint(self, precision: Precision, ids: Sequence[int]) -> Fingerprint:
+        """Digest the weights, held in `precision`, and what the plain base makes of `ids`."""
+        weights = hashlib.sha256()
+        for slot in self._slots():
+            for tensor in slot.matrix.tensors():
+                weights.update(_bytes(tensor))
+        for parameter in self._own_parameters():
+            weights.update(_bytes(parameter))
+        logits = self.forward([Span(ids, self.new_cache())])
+        digest = hashlib.sha256(_bytes(logits)).hexdigest()
+        return Fingerprint(precision, weights.hexdigest(), digest)
+
+    def _slots(self) -> Iterator[Slot]:
+        """Yield the matrices of the lean pass, in the form that answers."""
+        if self.lean is not None:
+            for layer in self.lean.slots():
+                yield from layer
+
+    def _own_parameters(self) -> Iterator[Any]:
+        """Yield the network's weights that no matrix of the lean pass stands for, each once."""
+        shared = {id(module.weight) for slot in self._slots() for module in slot.modules}
+        return (each for each in self.network.parameters() if id(each) not in shared)
 
     def warm_up(self) -> None:
         """Run a short prompt and a few tokens, so that the first answer finds everything ready.
@@ -376,3 +409,8 @@ def _read_network(path: Path, config: Any, dtype: torch.dtype) -> Any:
 
 def _unloadable(path: Path, error: Exception) -> str:
     return f"cannot load the model in {path} ({first_line(error)}): pull it again or choose another"
+
+
+def _bytes(tensor: torch.Tensor) -> memoryview:
+    plain = tensor.detach().contiguous().cpu().reshape(-1)
+    return memoryview(plain.view(torch.uint8).numpy())

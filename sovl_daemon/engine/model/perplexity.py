@@ -8,9 +8,9 @@ import torch
 from torch.nn import functional
 
 from sovl_daemon.engine.errors import NonFiniteLogitsError, OptionError
+from sovl_daemon.engine.model.kv_cache import Span
 from sovl_daemon.engine.model.llama import Llama
 from sovl_daemon.engine.model.model import LoadedModel
-from sovl_daemon.engine.model.span import Span
 
 WINDOW = 512
 

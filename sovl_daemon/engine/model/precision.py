@@ -8,8 +8,7 @@ from typing import Literal
 import torch
 
 from sovl_daemon.engine.errors import OptionError
-from sovl_daemon.engine.model.kernels import native_kernels, seconds_of
-from sovl_daemon.engine.model.product import product
+from sovl_daemon.engine.model.product import native_kernels, product, seconds_of
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 HALF_DTYPES = (torch.bfloat16, torch.float16)

@@ -7,9 +7,8 @@ from typing import Any
 import torch
 
 from sovl_daemon.engine.errors import OptionError
-from sovl_daemon.engine.model.kv_cache import Cache, NetworkCache
+from sovl_daemon.engine.model.kv_cache import Cache, NetworkCache, Span
 from sovl_daemon.engine.model.model import LoadedModel
-from sovl_daemon.engine.model.span import Span
 
 
 class Shallow:

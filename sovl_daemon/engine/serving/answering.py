@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from sovl_daemon.engine.errors import EngineStoppedError, JobCancelledError, settled
-from sovl_daemon.engine.model.language_model import LanguageModel
-from sovl_daemon.engine.serving.batch import Outcome, advance
+from sovl_daemon.engine.serving.batch import LanguageModel, Outcome, advance
 from sovl_daemon.engine.serving.decode import Decoding, Token
 from sovl_daemon.engine.serving.prefix_cache import PrefixCache
 from sovl_daemon.engine.thread.tensor_thread import Listener, Priority, TensorThread

@@ -1,17 +1,37 @@
 """Answers that advance together: one forward pass reads the new tokens of all of them."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from functools import partial
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import torch
 
 from sovl_daemon.engine.errors import EngineOutOfMemoryError, is_out_of_memory, settled
-from sovl_daemon.engine.model.language_model import LanguageModel
-from sovl_daemon.engine.model.span import Span
+from sovl_daemon.engine.model.kv_cache import Cache, Span
 from sovl_daemon.engine.serving.decode import Decoding, Token
 from sovl_daemon.engine.serving.prefix_cache import PrefixCache
 from sovl_daemon.engine.serving.sampling import Choice, choose
+
+
+class LanguageModel(Protocol):
+    """A cache for each conversation, and the logits behind what was read last."""
+
+    @property
+    def stamp(self) -> Hashable:
+        """Whatever else but the ids decides what a cache holds; another stamp, other caches."""
+
+    def new_cache(self) -> Cache:
+        """Return an empty key-value cache for one sequence."""
+
+    def listen(self, prompt: Sequence[int], cache: Cache, *, since: int) -> None:
+        """Hear of a prompt, as far as it is about to be read; its end is at position `since`."""
+
+    def forward(self, spans: Sequence[Span]) -> torch.Tensor:
+        """Read each span after what its cache holds; return the next tokens' logits, (B, vocab).
+
+        A pass that fails leaves the caches as they were.
+        """
+
 
 T = TypeVar("T")
 Outcome = Token | BaseException

@@ -5,8 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sovl_daemon.engine.errors import OptionError
-from sovl_daemon.engine.model.kv_cache import Cache
-from sovl_daemon.engine.model.span import Span
+from sovl_daemon.engine.model.kv_cache import Cache, Span
 from sovl_daemon.engine.serving.options import SamplingOptions
 from sovl_daemon.engine.serving.prefix_cache import PrefixCache
 from sovl_daemon.engine.serving.sampling import Choice, TokenSampler
