@@ -7,10 +7,9 @@ import torch
 
 from benchmarks.common import median
 from sovl_daemon.engine.fusion.fusion import Fusion
-from sovl_daemon.engine.fusion.influence import Influence
-from sovl_daemon.engine.fusion.layer_choice import spread
 from sovl_daemon.engine.fusion.lora import LoraOptions
 from sovl_daemon.engine.fusion.scaffold import make_scaffold
+from sovl_daemon.engine.fusion.steering import Influence, spread
 from sovl_daemon.engine.model.model import LoadedModel
 from sovl_daemon.engine.model.precision import Precision
 from sovl_daemon.engine.serving.batch import advance

@@ -18,8 +18,9 @@ from agents.generator.tuning import fused_layers, fusion_options, influence_of
 from agents.training.session import REPLAY, EvalResult, TrainingSession
 from config import Settings
 from sovl_daemon.engine.engine import Engine
-from sovl_daemon.engine.fusion.fusion import Fusion, Steering
+from sovl_daemon.engine.fusion.fusion import Fusion
 from sovl_daemon.engine.fusion.scaffold import LeanScaffold, make_scaffold
+from sovl_daemon.engine.fusion.steering import Steering
 from sovl_daemon.engine.learning.activation_cache import ActivationCache
 from sovl_daemon.engine.learning.candidate import Candidate
 from sovl_daemon.engine.learning.lean_batch import linear

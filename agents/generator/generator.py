@@ -48,7 +48,7 @@ from sovl_daemon.own_time import OwnTime
 
 if TYPE_CHECKING:  # torch is loaded in `start`, so that the hub can import this module
     from sovl_daemon.engine.engine import Engine
-    from sovl_daemon.engine.text.piece import Summary
+    from sovl_daemon.engine.serving.answer_stream import Summary
 
 _GAUGES_EVERY_S = 1.0
 REPORT_S = 0.5  # how often the progress of loading is told

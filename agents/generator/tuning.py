@@ -42,9 +42,8 @@ from sovl_daemon.models import ModelError, ModelStore
 
 if TYPE_CHECKING:  # torch is loaded when an agent starts, so that the hub can import this module
     from sovl_daemon.engine.engine import Engine
-    from sovl_daemon.engine.fusion.fusion import Steering
-    from sovl_daemon.engine.fusion.influence import Influence
     from sovl_daemon.engine.fusion.scaffold import FusionOptions
+    from sovl_daemon.engine.fusion.steering import Influence, Steering
 
 PULL_AGAIN_S = 300.0  # longest pause: each try fetches anew
 _TOKEN_MAP_STRENGTH = 1.0
@@ -282,8 +281,7 @@ class Tuning(Agent):
                 await self.engine.steer(wanted)
 
     def _steering(self, settings: Settings, layers: int) -> Steering:
-        from sovl_daemon.engine.fusion.fusion import Steering
-        from sovl_daemon.engine.fusion.influence import Influence
+        from sovl_daemon.engine.fusion.steering import Influence, Steering
 
         controls = settings.controls_config
         if not controls.enable_cross_attention:
@@ -304,7 +302,7 @@ class Tuning(Agent):
 
 def influence_of(settings: Settings, factor: float) -> Influence:
     """Return how strongly the fused layers steer, with what age and mood make of it."""
-    from sovl_daemon.engine.fusion.influence import Influence
+    from sovl_daemon.engine.fusion.steering import Influence
 
     fusion = settings.fusion
     return Influence(
@@ -318,7 +316,7 @@ def influence_of(settings: Settings, factor: float) -> Influence:
 
 def fused_layers(settings: Settings, count: int) -> tuple[int, ...]:
     """The layers of a base of `count` layers that are configured. Raises OptionError."""
-    from sovl_daemon.engine.fusion.layer_choice import existing, spread, third
+    from sovl_daemon.engine.fusion.steering import existing, spread, third
 
     core = settings.core_config
     if not core.use_dynamic_layers:

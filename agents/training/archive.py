@@ -169,7 +169,7 @@ class Archive(Agent):
         """Write a generation; returns its number, None in a dry run."""
         if self._writer is None:
             return None
-        from sovl_daemon.engine.learning.learned import adapters_of, attentions_of
+        from sovl_daemon.engine.learning.candidate import adapters_of, attentions_of
         from sovl_daemon.state import Contents
 
         engine = await shared_engine.fused()
@@ -221,7 +221,7 @@ class Archive(Agent):
         """
         if self._writer is None:
             return
-        from sovl_daemon.engine.learning.learned import adapters_of, attentions_of
+        from sovl_daemon.engine.learning.candidate import adapters_of, attentions_of
         from sovl_daemon.state import Contents
 
         state = best or {}
@@ -265,7 +265,7 @@ class Archive(Agent):
         return Origin(**shared_engine.names, memory=memory, digests=shared_engine.digests)
 
     async def _commit_as_it_is(self, reason: str) -> None:
-        from sovl_daemon.engine.learning.learned import tensors_of
+        from sovl_daemon.engine.learning.candidate import tensors_of
 
         engine = await shared_engine.fused()
         state = await call(engine.thread, partial(tensors_of, engine.fused()), Priority.JUDGE)
@@ -281,7 +281,7 @@ class Archive(Agent):
         Nothing is changed before, neither here nor on disk.
         """
         from sovl_daemon.engine.errors import EngineError
-        from sovl_daemon.engine.learning.learned import prepared
+        from sovl_daemon.engine.learning.candidate import prepared
 
         engine = await shared_engine.fused()
         if why := misfit(generation.manifest, self._origin()):

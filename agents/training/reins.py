@@ -20,7 +20,7 @@ from sovl_daemon.contracts.trainer import (
     TrainingHold,
 )
 from sovl_daemon.control.sources.gauges import Ratio
-from sovl_daemon.engine.learning.ease import Ease
+from sovl_daemon.engine.learning.sample import Ease
 
 if TYPE_CHECKING:  # torch is loaded by the generator
     from sovl_daemon.engine.learning.learner import Learner, StepReport

@@ -347,7 +347,7 @@ class Trainer(Reins):
         question: str = "",
     ) -> int | None:
         """Commit on disk, then answer with it; from here on nothing cancels."""
-        from sovl_daemon.engine.learning.learned import tensors_of
+        from sovl_daemon.engine.learning.candidate import tensors_of
 
         engine = await shared_engine.fused()
         with fail_after(_COMMIT_S, OwnTime(), shield=True):

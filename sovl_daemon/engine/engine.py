@@ -15,12 +15,11 @@ from sovl_daemon.engine.judging.judging import Asked, Bench, By, Pieces, Share, 
 from sovl_daemon.engine.judging.probe import Probe
 from sovl_daemon.engine.model.model import Fingerprint, LoadedModel, load_model
 from sovl_daemon.engine.model.precision import Precision
-from sovl_daemon.engine.serving.answer_stream import AnswerStream, Request
+from sovl_daemon.engine.serving.answer_stream import AnswerStream, Repetition, Request
 from sovl_daemon.engine.serving.answering import Answering
 from sovl_daemon.engine.serving.decode import Decoding
 from sovl_daemon.engine.serving.options import SamplingOptions
 from sovl_daemon.engine.serving.prefix_cache import PrefixCache
-from sovl_daemon.engine.serving.repetition import Repetition
 from sovl_daemon.engine.text.chat import ChatTokenizer
 from sovl_daemon.engine.text.message import Message
 from sovl_daemon.engine.thread.cores import keep_to_cores
@@ -31,8 +30,9 @@ if TYPE_CHECKING:  # peft takes seconds to load: conversations need not wait for
     import torch
 
     from sovl_daemon.engine.fusion.architecture import Architecture
-    from sovl_daemon.engine.fusion.fusion import DreamStates, Fusion, Steering
+    from sovl_daemon.engine.fusion.fusion import DreamStates, Fusion
     from sovl_daemon.engine.fusion.scaffold import FusionOptions
+    from sovl_daemon.engine.fusion.steering import Steering
 
 # Read once beside the scaffold, to see whether that goes.
 _TRIAL = "What do you see, déjà vu? The capital of France is Paris."

@@ -12,15 +12,14 @@ from transformers import AutoModelForCausalLM
 
 from sovl_daemon.engine.engine import Engine
 from sovl_daemon.engine.fusion.fusion import Fusion
-from sovl_daemon.engine.fusion.influence import Influence
 from sovl_daemon.engine.fusion.lora import LoraOptions
 from sovl_daemon.engine.fusion.scaffold import make_scaffold
+from sovl_daemon.engine.fusion.steering import Influence
 from sovl_daemon.engine.model.model import LoadedModel, load_model
 from sovl_daemon.engine.model.precision import DtypeChoice
-from sovl_daemon.engine.serving.answer_stream import AnswerStream, Request
+from sovl_daemon.engine.serving.answer_stream import AnswerStream, Request, Summary
 from sovl_daemon.engine.serving.options import SamplingOptions
 from sovl_daemon.engine.text.message import Message
-from sovl_daemon.engine.text.piece import Summary
 from sovl_daemon.engine.thread.tensor_thread import TensorThread
 from tests.unit.engine_tiny import generated, read
 

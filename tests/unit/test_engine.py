@@ -18,12 +18,11 @@ from sovl_daemon.engine.errors import (
     PromptTooLongError,
 )
 from sovl_daemon.engine.model.kv_cache import Span
-from sovl_daemon.engine.serving.answer_stream import AnswerStream, Request
+from sovl_daemon.engine.serving.answer_stream import AnswerStream, Piece, Request, Summary
 from sovl_daemon.engine.serving.answering import Answer
 from sovl_daemon.engine.serving.decode import Decoding
 from sovl_daemon.engine.serving.options import SamplingOptions
 from sovl_daemon.engine.text.message import Message
-from sovl_daemon.engine.text.piece import Piece, Summary
 from sovl_daemon.engine.thread.inbox import call
 from sovl_daemon.engine.thread.tensor_thread import Priority
 from tests.unit.engine_tiny import generated, save_tiny, tokens

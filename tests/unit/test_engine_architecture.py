@@ -21,9 +21,9 @@ from sovl_daemon.engine.errors import (
     OptionError,
 )
 from sovl_daemon.engine.fusion.cross_attention import CrossAttention
-from sovl_daemon.engine.fusion.influence import Influence
 from sovl_daemon.engine.fusion.lora import LoraOptions
 from sovl_daemon.engine.fusion.scaffold import FusionOptions
+from sovl_daemon.engine.fusion.steering import Influence
 from sovl_daemon.engine.model.kv_cache import Span
 from tests.unit.engine_tiny import (
     VOCABULARY,

@@ -14,9 +14,9 @@ from torch.utils._pytree import tree_leaves
 
 from sovl_daemon.engine.fusion.cross_attention import CrossAttention
 from sovl_daemon.engine.fusion.fusion import Fusion, Told
-from sovl_daemon.engine.fusion.influence import Influence
 from sovl_daemon.engine.fusion.lora import LoraOptions
 from sovl_daemon.engine.fusion.scaffold import make_scaffold
+from sovl_daemon.engine.fusion.steering import Influence
 from sovl_daemon.engine.learning.activation_cache import ActivationCache
 from sovl_daemon.engine.learning.base_pass import base_pass
 from sovl_daemon.engine.model.allocator import return_free_memory

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from sovl_daemon.engine.errors import OptionError
 from sovl_daemon.engine.fusion.cross_attention import KeysValues
 from sovl_daemon.engine.fusion.fusion import Fusion
-from sovl_daemon.engine.fusion.influence import Influence
 from sovl_daemon.engine.fusion.lora import LoraOptions, lora_layers
 from sovl_daemon.engine.fusion.scaffold import make_scaffold
+from sovl_daemon.engine.fusion.steering import Influence
 from sovl_daemon.engine.model.kv_cache import Span
 from sovl_daemon.engine.model.model import LoadedModel
 from tests.unit.engine_tiny import tiny_model, tiny_network

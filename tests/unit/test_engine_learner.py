@@ -10,13 +10,12 @@ import torch
 
 from sovl_daemon.engine.errors import NonFiniteLossError, OptionError
 from sovl_daemon.engine.fusion.fusion import Fusion
-from sovl_daemon.engine.fusion.influence import Influence
 from sovl_daemon.engine.fusion.lora import LoraOptions, lora_layers
 from sovl_daemon.engine.fusion.scaffold import make_scaffold
-from sovl_daemon.engine.learning.ease import Ease
-from sovl_daemon.engine.learning.learned import tensors_of
+from sovl_daemon.engine.fusion.steering import Influence
+from sovl_daemon.engine.learning.candidate import tensors_of
 from sovl_daemon.engine.learning.learner import Learner, LearnerOptions, pace
-from sovl_daemon.engine.learning.sample import Sample, common_prefix
+from sovl_daemon.engine.learning.sample import Ease, Sample, common_prefix
 from sovl_daemon.engine.model.kv_cache import Span
 from sovl_daemon.engine.model.model import load_model
 from sovl_daemon.engine.model.precision import Precision

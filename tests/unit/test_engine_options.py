@@ -1,6 +1,3 @@
-import subprocess
-import sys
-
 import pytest
 
 from sovl_daemon.engine.errors import OptionError, is_out_of_memory
@@ -39,18 +36,6 @@ def test_the_edges_are_allowed() -> None:
 def test_unknown_role_is_refused() -> None:
     with pytest.raises(OptionError, match="'robot' is unknown"):
         Message("robot", "hi")  # type: ignore[arg-type]
-
-
-def test_plain_types_do_not_load_torch() -> None:
-    code = (
-        "from sovl_daemon.engine import errors\n"
-        "from sovl_daemon.engine.serving import options, repetition\n"
-        "from sovl_daemon.engine.text import message, piece, token_map\n"
-        "from sovl_daemon.engine.thread import inbox, tensor_thread\n"
-        "import sys; print('torch' in sys.modules or 'transformers' in sys.modules)"
-    )
-    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert shown.stdout.strip() == "False"
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sovl_daemon.engine.errors import OptionError
-from sovl_daemon.engine.serving.repetition import Repetition
+from sovl_daemon.engine.serving.answer_stream import Repetition
 
 few_tokens = st.lists(st.integers(0, 2), max_size=40)
 

@@ -26,10 +26,9 @@ from config import Settings, with_value
 from sovl_daemon.engine.engine import Engine
 from sovl_daemon.engine.errors import ModelLoadError, OptionError
 from sovl_daemon.engine.fusion.fusion import Fusion
-from sovl_daemon.engine.fusion.influence import Influence
-from sovl_daemon.engine.fusion.layer_choice import existing, spread, third
 from sovl_daemon.engine.fusion.lora import LoraOptions
 from sovl_daemon.engine.fusion.scaffold import FusionOptions, make_scaffold
+from sovl_daemon.engine.fusion.steering import Influence, existing, spread, third
 from sovl_daemon.engine.learning.learner import Learner, LearnerOptions
 from sovl_daemon.engine.learning.sample import Sample
 from sovl_daemon.engine.learning.writing import writing

@@ -39,9 +39,8 @@ print(burnt)
 # What a CPU is found to do, and what comes of it.
 TRIALS = """
 import json, torch
-from sovl_daemon.engine.model.matrix import PlainMatrix
+from sovl_daemon.engine.model.matrix import PlainMatrix, VnniMatrix, highest
 from sovl_daemon.engine.model.product import is_emulated
-from sovl_daemon.engine.model.vnni_matrix import VnniMatrix, highest
 torch.manual_seed(0)
 weight, x = torch.randn(512, 576).bfloat16(), torch.randn(64, 576).bfloat16()
 exact = x.double() @ weight.double().T

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 
 from sovl_daemon.engine.errors import ModelLoadError, NonFiniteLogitsError, first_line, settled
-from sovl_daemon.engine.fusion.fusion import Fusion, Steering
-from sovl_daemon.engine.fusion.influence import Influence
+from sovl_daemon.engine.fusion.fusion import Fusion
 from sovl_daemon.engine.fusion.lora import lora_layers
+from sovl_daemon.engine.fusion.steering import Influence, Steering
 from sovl_daemon.engine.model.kv_cache import Span
 from sovl_daemon.engine.model.model import LoadedModel
 

@@ -14,24 +14,14 @@ import torch
 from torch import nn
 
 from sovl_daemon.engine.fusion.cross_attention import CrossAttention, KeysValues
-from sovl_daemon.engine.fusion.influence import Influence
-from sovl_daemon.engine.fusion.layer_choice import existing
 from sovl_daemon.engine.fusion.lora import renew_lora
 from sovl_daemon.engine.fusion.scaffold import Scaffold
 from sovl_daemon.engine.fusion.scaffold_memory import ScaffoldMemory
+from sovl_daemon.engine.fusion.steering import Influence, Steering, existing
 from sovl_daemon.engine.model.kv_cache import Cache
 from sovl_daemon.engine.model.llama import Rows
 from sovl_daemon.engine.model.model import LoadedModel
 from sovl_daemon.engine.text.token_map import TokenMap
-
-
-@dataclass(frozen=True, slots=True)
-class Steering:
-    """Which layers steer, how strongly, and whether the scaffold reads with its adapters."""
-
-    layers: tuple[int, ...]
-    influence: Influence
-    adapters: bool = True
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -6,16 +6,16 @@ token never hears of those behind it. Without one the words true and false are a
 
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from itertools import pairwise
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 
 from sovl_daemon.engine.errors import ArtifactError, CacheError, NonFiniteLogitsError, OptionError
 from sovl_daemon.engine.judging.probe import Probe, Read, centre_of, unit
-from sovl_daemon.engine.model.kv_cache import Span
+from sovl_daemon.engine.model.kv_cache import Cache, NetworkCache, Span
 from sovl_daemon.engine.model.model import LoadedModel
-from sovl_daemon.engine.model.shallow import Shallow
 from sovl_daemon.engine.serving.prefix_cache import PrefixCache, common_length
 from sovl_daemon.engine.text.chat import ChatTokenizer
 from sovl_daemon.engine.text.message import Message
@@ -235,3 +235,71 @@ def _first_tokens(tokenizer: ChatTokenizer, words: Sequence[str]) -> set[int]:
     """What an answer with one of the words may begin with, after a space or without one."""
     texts = [space + word for word in words for space in ("", " ")]
     return {ids[0] for text in texts if (ids := tokenizer.encode_text(text))}
+
+
+class Shallow:
+    """A model down to `layers` blocks. Nothing steers it, so it is the frozen base alone.
+
+    A lean model has caches for these blocks only. The network of another is run with a hook that
+    ends its pass early; its caches stay empty below.
+
+    Raises:
+        OptionError: the model has no such layer.
+
+    """
+
+    def __init__(self, model: LoadedModel, layers: int) -> None:
+        if not 1 <= layers <= model.layers:
+            raise OptionError(f"layer {layers} is not allowed: give 1 to {model.layers}")
+        self.layers = layers
+        self._model = model
+        lean = model.lean
+        self._lean = lean.with_blocks(lean.blocks[:layers]) if lean is not None else None
+
+    @property
+    def stamp(self) -> int:
+        """What is read here is never out of date."""
+        return 0
+
+    def new_cache(self) -> Cache:
+        """Return an empty cache for one prompt."""
+        if self._lean is not None:
+            return self._lean.new_cache()
+        return NetworkCache(self._model.network.config)
+
+    def read(self, ids: Sequence[int], cache: Any) -> torch.Tensor:
+        """Read what follows in a prompt; return the hidden states (T, hidden), float32."""
+        with torch.inference_mode():
+            if self._lean is not None:
+                hidden, _ = self._lean.read([Span(ids, cache)])
+                return hidden.float()
+            return self._through_the_network(ids, cache).float()
+
+    def _through_the_network(self, ids: Sequence[int], cache: NetworkCache) -> torch.Tensor:
+        cache.settle()  # a failed pass may have left something
+        found: list[torch.Tensor] = []
+        block = self._model._blocks()[self.layers - 1]
+        hook = block.register_forward_hook(partial(_stop, found))
+        try:
+            self._model.network(
+                input_ids=torch.tensor([ids], device=self._model.device),
+                past_key_values=cache.dynamic,
+                use_cache=True,
+                logits_to_keep=1,
+            )
+        except _DeepEnoughError:
+            pass
+        finally:
+            hook.remove()
+        cache.advance(len(ids))
+        return found[0]
+
+
+class _DeepEnoughError(Exception):
+    """Ends a pass through the network."""
+
+
+def _stop(found: list[torch.Tensor], block: Any, inputs: Any, output: Any) -> None:
+    del block, inputs
+    found.append(output[0] if isinstance(output, torch.Tensor) else output[0][0])
+    raise _DeepEnoughError

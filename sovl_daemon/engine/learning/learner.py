@@ -21,9 +21,8 @@ from sovl_daemon.engine.fusion.fusion import Fusion
 from sovl_daemon.engine.learning.activation_cache import ActivationCache
 from sovl_daemon.engine.learning.base_pass import base_pass
 from sovl_daemon.engine.learning.candidate import Candidate
-from sovl_daemon.engine.learning.ease import Ease
 from sovl_daemon.engine.learning.memory_pass import BatchMemory, memory_pass
-from sovl_daemon.engine.learning.sample import Ids, Sample
+from sovl_daemon.engine.learning.sample import Ease, Ids, Sample
 from sovl_daemon.engine.model.model import LoadedModel
 
 

@@ -1,4 +1,4 @@
-"""What the learner learns from: token ids alone."""
+"""What the learner learns from, token ids alone, and how gently."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -46,3 +46,15 @@ def common_prefix(samples: Sequence[Sample]) -> Ids:
     while count < min(map(len, prompts)) - 1 and low[count] == high[count]:
         count += 1
     return low[:count]
+
+
+@dataclass(frozen=True, slots=True)
+class Ease:
+    """Factors above 0, at most 1.
+
+    `rate` is one on the learning rate; `batch` the share of a micro-batch that is computed at a
+    time, in whole rows: the update is the same sum, only what dropout leaves out is drawn anew.
+    """
+
+    rate: float = 1.0
+    batch: float = 1.0

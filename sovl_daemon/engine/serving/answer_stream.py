@@ -1,18 +1,87 @@
 """One answer while it is made, as its consumer sees it."""
 
 import time
+from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 
-from sovl_daemon.engine.errors import JobCancelledError
+from sovl_daemon.engine.errors import JobCancelledError, OptionError
 from sovl_daemon.engine.serving.answering import Answer, Answering
-from sovl_daemon.engine.serving.decode import Decoding, Token
-from sovl_daemon.engine.serving.repetition import Repetition
-from sovl_daemon.engine.text.piece import FinishReason, Piece, Summary
+from sovl_daemon.engine.serving.decode import Decoding, FinishReason, Token
 from sovl_daemon.engine.text.text_stream import AnswerText
 from sovl_daemon.engine.thread.inbox import Inbox
 from sovl_daemon.engine.thread.tensor_thread import Priority
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """Figures of one finished answer.
+
+    `cached_tokens` of the prompt were not read, because an earlier answer had read them.
+    `generated_tokens` leaves out the stop token. `seconds_to_first_token` counts from the request,
+    waiting included; None if there was no token. `tokens_per_second` is the pace after the first
+    token, 0.0 with fewer than two. `probabilities` are, for each step, the likeliest token's in the
+    model's own distribution.
+    """
+
+    finish_reason: FinishReason
+    prompt_tokens: int
+    cached_tokens: int
+    generated_tokens: int
+    seconds_to_first_token: float | None
+    tokens_per_second: float
+    probabilities: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Some text of an answer and how many tokens it came from; the last has a summary."""
+
+    text: str
+    tokens: int
+    summary: Summary | None = None
+
+
+class Repetition:
+    """Notices that an answer has begun to say the same again.
+
+    The rule is SOVL's: two adjacent equal n-grams, of three tokens by default. It goes by token ids
+    alone and looks at nothing but the answer, so a prompt may be repeated, and so may any words
+    that others stand between. What says the same twice in a row on purpose is met by it all the
+    same, such as the zeros of 1000000 where each digit is a token, or the dashes of a table; the
+    setting `enable_repetition_check` is there to turn it off.
+
+    It follows one answer, a token at a time, in constant time and memory.
+
+    Raises:
+        OptionError: `n` is below 1.
+
+    """
+
+    def __init__(self, n: int = 3) -> None:
+        if n < 1:
+            raise OptionError(f"n {n} is not allowed: give an n-gram's length, 1 or more")
+        self._last: deque[int] = deque(maxlen=n)
+        self._n = n
+        self._repeated = 0
+
+    @property
+    def repeated(self) -> int:
+        """How many tokens at the end of the answer equal those `n` before them.
+
+        After `push` said True, that many are to be dropped, so that what was said twice stands
+        once; `n` of them if the answer is stopped at once. Below `n` they are tokens that the next
+        ones may show to be a repetition: a stream that must not take back a word holds them.
+        """
+        return self._repeated
+
+    def push(self, token_id: int) -> bool:
+        """Add the answer's next token; tell whether the last `n` equal the `n` before them."""
+        same = len(self._last) == self._n and self._last[0] == token_id
+        self._repeated = self._repeated + 1 if same else 0
+        self._last.append(token_id)
+        return self._repeated >= self._n
 
 
 @dataclass(frozen=True, slots=True)

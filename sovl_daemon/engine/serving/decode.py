@@ -3,13 +3,15 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from sovl_daemon.engine.errors import OptionError
 from sovl_daemon.engine.model.kv_cache import Cache, Span
 from sovl_daemon.engine.serving.options import SamplingOptions
 from sovl_daemon.engine.serving.prefix_cache import PrefixCache
 from sovl_daemon.engine.serving.sampling import Choice, TokenSampler
-from sovl_daemon.engine.text.piece import FinishReason
+
+FinishReason = Literal["stop", "length", "repetition", "cancelled"]
 
 # Short enough that another conversation's next token does not wait long behind a prompt.
 PREFILL_CHUNK = 128

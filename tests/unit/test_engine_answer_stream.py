@@ -2,9 +2,8 @@
 
 from collections.abc import Sequence
 
-from sovl_daemon.engine.serving.answer_stream import Writer
+from sovl_daemon.engine.serving.answer_stream import Repetition, Writer
 from sovl_daemon.engine.serving.decode import Token
-from sovl_daemon.engine.serving.repetition import Repetition
 from sovl_daemon.engine.text.text_stream import AnswerText
 
 
