@@ -17,16 +17,21 @@ import psutil
 import torch
 
 from benchmarks.boosting import boosted
-from benchmarks.common import Bench, Goal, percentile
+from benchmarks.common import Goal, JudgeRunner, percentile
 from benchmarks.default_model import default_model
 from benchmarks.ours import ENOUGH, decoding
 from config import Settings
 from sovl_daemon.control.task_file import load_tasks
-from sovl_daemon.engine.judging.judging import Asked, Pieces, Verdicts, asked
-from sovl_daemon.engine.judging.judging import Bench as Court
+from sovl_daemon.engine.judging.judging import JudgeRunner as Court
+from sovl_daemon.engine.judging.judging import (
+    PromptParts,
+    TokenizedPrompt,
+    TruthProbabilities,
+    tokenize_prompt,
+)
 from sovl_daemon.engine.judging.probe import Probe
-from sovl_daemon.engine.serving.answering import Answering
 from sovl_daemon.engine.serving.prefix_cache import PrefixCache
+from sovl_daemon.engine.serving.scheduler import Scheduler
 from sovl_daemon.engine.text.chat import ChatTokenizer
 from sovl_daemon.engine.thread.tensor_thread import Priority, TensorThread
 from sovl_daemon.judge.shelf import find_probe
@@ -94,8 +99,8 @@ def blank(group: str, way: str) -> dict[str, object]:
     return {"questions": group, "way": way, **dict.fromkeys(figures)}
 
 
-def laid_out(tokenizer: ChatTokenizer, case: Case) -> Asked:
-    return asked(tokenizer, Pieces(**case.prompt.pieces()), LIMIT)
+def laid_out(tokenizer: ChatTokenizer, case: Case) -> TokenizedPrompt:
+    return tokenize_prompt(tokenizer, PromptParts(**case.prompt.pieces()), LIMIT)
 
 
 def regression(taught: Sequence[Case], cases: Sequence[Case]) -> list[float]:
@@ -157,7 +162,7 @@ class Host:
         self._court.use(probe)
         self._prompts = [laid_out(study.tokenizer, case) for case in cases]
         self._caches = PrefixCache(study.model, ENOUGH)
-        self._answering = Answering(study.model, self._caches, self.thread, 8)
+        self._answering = Scheduler(study.model, self._caches, self.thread, 8)
         for number in range(len(cases)):  # their prefixes are kept
             self._verdict_ms(number)
 
@@ -177,7 +182,7 @@ class Host:
         ear.ended.wait()
         return 1000 * (time.perf_counter() - began)
 
-    def _judged(self, prompt: Asked) -> Iterator[Verdicts]:
+    def _judged(self, prompt: TokenizedPrompt) -> Iterator[TruthProbabilities]:
         yield self._court.judge(prompt)
 
     def busy(self, count: int) -> list[float]:
@@ -264,7 +269,7 @@ def goals_of(
     ]
 
 
-def run(quick: bool) -> Bench:
+def run(quick: bool) -> JudgeRunner:
     model, share = default_model(), 0.15 if quick else 1.0
     torch.manual_seed(0)
     study = Study(model, device="cpu", threads=Settings().host.threads)
@@ -295,4 +300,4 @@ def run(quick: bool) -> Bench:
         f"Regression and boosting are fitted on the numbers of each task, so there is none for an "
         f"unseen one."
     )
-    return Bench("judge", rows, goals_of(rows, idle, busy, percent, growth), note)
+    return JudgeRunner("judge", rows, goals_of(rows, idle, busy, percent, growth), note)

@@ -91,12 +91,12 @@ class Machine:
         return lambda: self.model.forward([Span(_ids(PROMPT), self.model.new_cache())])
 
     def _judging(self) -> Callable[[], object]:
-        from sovl_daemon.engine.judging.judging import Asked, Reader
+        from sovl_daemon.engine.judging.judging import HiddenStateReader, TokenizedPrompt
 
-        reader, prefix = Reader(self.model, round(0.6 * self.model.layers)), _ids(200)
+        reader, prefix = HiddenStateReader(self.model, round(0.6 * self.model.layers)), _ids(200)
 
         def step() -> None:
-            reader.read(Asked([*prefix, *_ids(60)], 200, 260, [(0, 30), (30, 60)], 1))
+            reader.read(TokenizedPrompt([*prefix, *_ids(60)], 200, 260, [(0, 30), (30, 60)], 1))
 
         return step
 

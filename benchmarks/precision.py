@@ -135,7 +135,7 @@ async def streaming(engine: Engine, switches: Switches) -> AsyncIterator[None]:
         async for piece in generation:
             shown += piece.tokens
             if piece.summary is not None:
-                ids.extend(generation._answer.decoding.ids[len(generation.prompt) :])
+                ids.extend(generation._scheduled.sequence.ids[len(generation.prompt) :])
 
     running: list[Any] = []
     async with anyio.create_task_group() as group:

@@ -17,8 +17,8 @@ from benchmarks.default_model import default_model
 from benchmarks.ours import ENOUGH, decoding
 from sovl_daemon.engine.model.kv_cache import Span
 from sovl_daemon.engine.model.model import LoadedModel, load_model
-from sovl_daemon.engine.serving.answering import Answering
 from sovl_daemon.engine.serving.prefix_cache import PrefixCache
+from sovl_daemon.engine.serving.scheduler import Scheduler
 from sovl_daemon.engine.thread.tensor_thread import Priority, TensorThread
 
 THREADS = 2
@@ -101,7 +101,7 @@ class Host:
         self.model = model
         self.thread = TensorThread()
         self.caches = PrefixCache(model, ENOUGH)
-        self.answering = Answering(model, self.caches, self.thread, 8)
+        self.answering = Scheduler(model, self.caches, self.thread, 8)
         self.trainer = Trainer()
         self.between_tokens = 0  # training steps, of all answers
         self._state = model.new_cache()

@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
-from benchmarks.common import Bench, Goal, in_new_process
+from benchmarks.common import Goal, JudgeRunner, in_new_process
 from benchmarks.default_model import default_model
 from sovl_daemon.control.prompt import JudgePrompt
 from sovl_daemon.control.verdict import Opinion
@@ -91,17 +91,17 @@ def faulty() -> Iterator[tuple[str, Policy, Faults]]:
 
 def ask_model(prompt: JudgePrompt) -> Opinion:
     """The default model with its shipped probe, as in the daemon."""
-    from sovl_daemon.engine.judging.judging import Pieces, asked
+    from sovl_daemon.engine.judging.judging import PromptParts, tokenize_prompt
 
     tokenizer, court = model_court()
-    laid_out = asked(tokenizer, Pieces(**prompt.pieces()), LIMIT)
+    laid_out = tokenize_prompt(tokenizer, PromptParts(**prompt.pieces()), LIMIT)
     found = court.judge(laid_out, task=typical_key(memory_task()))
     return Opinion(found.p_true, found.p_false, band=found.band)
 
 
 @cache
 def model_court() -> tuple[Any, Any]:
-    from sovl_daemon.engine.judging.judging import Bench as Court
+    from sovl_daemon.engine.judging.judging import JudgeRunner as Court
     from sovl_daemon.engine.model.model import load_model
     from sovl_daemon.engine.text.chat import ChatTokenizer
     from sovl_daemon.judge.shelf import find_probe
@@ -249,7 +249,7 @@ def total(measures: Sequence[Measures], figure: str) -> float:
     return math.fsum(getattr(each, figure) for each in measures)
 
 
-def run(quick: bool) -> Bench:
+def run(quick: bool) -> JudgeRunner:
     families = QUICK_FAMILIES if quick else FAMILIES
     seeds = QUICK_SEEDS if quick else SEEDS
     parts = study(
@@ -259,7 +259,9 @@ def run(quick: bool) -> Bench:
         model_seeds=QUICK_MODEL_SEEDS if quick else MODEL_SEEDS,
     )
     rows = list(rows_of(parts))
-    return Bench("control", rows, goals_of(parts), note_of(seeds, rows, merged(parts["score"])))
+    return JudgeRunner(
+        "control", rows, goals_of(parts), note_of(seeds, rows, merged(parts["score"]))
+    )
 
 
 def note_of(seeds: int, rows: Sequence[dict[str, object]], whole: Table) -> str:

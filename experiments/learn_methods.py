@@ -23,8 +23,8 @@ from sovl_daemon.engine.fusion.scaffold import LeanScaffold, make_scaffold
 from sovl_daemon.engine.fusion.steering import Steering
 from sovl_daemon.engine.learning.activation_cache import ActivationCache
 from sovl_daemon.engine.learning.candidate import Candidate
-from sovl_daemon.engine.learning.lean_batch import linear
-from sovl_daemon.engine.learning.learner import LearnerOptions, pace
+from sovl_daemon.engine.learning.lean_batch import multiply
+from sovl_daemon.engine.learning.learner import LearnerOptions, rate_factor
 from sovl_daemon.engine.learning.memory_pass import LeanMemoryPass
 from sovl_daemon.engine.learning.sample import Sample, common_prefix
 from sovl_daemon.memory.interactions import Interaction
@@ -192,7 +192,7 @@ class Lora(Pupil):
             hidden[i, len(s.prompt) - 1 - common : len(t) - common]
             for i, (s, t) in enumerate(zip(samples, turns, strict=True))
         ]
-        return linear(self.lean.head, torch.cat(rows), {}).float()
+        return multiply(self.lean.head, torch.cat(rows), {}).float()
 
     def _surprise(self, samples: Sequence[Sample], *, dropout: bool = False) -> torch.Tensor:
         targets = torch.tensor([id_ for sample in samples for id_ in sample.answer])
@@ -229,7 +229,7 @@ class Lora(Pupil):
             loss.backward()
         torch.nn.utils.clip_grad_norm_(self.candidate.adapters.values(), self.options.clip)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.options.learning_rate * pace(self.updates, self.options)
+            group["lr"] = self.options.learning_rate * rate_factor(self.updates, self.options)
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.updates += 1

@@ -21,7 +21,7 @@ from sovl_daemon.judge.typical import typical_key, typical_prompts
 
 if TYPE_CHECKING:  # torch is loaded by the generator
     from sovl_daemon.engine.engine import Engine
-    from sovl_daemon.engine.judging.judging import Pieces
+    from sovl_daemon.engine.judging.judging import PromptParts
 
 
 class WeighArguments(Arguments):
@@ -112,14 +112,14 @@ class Judge(Agent):
 
     async def _take_probe(self, engine: Engine, folder: Path) -> None:
         from sovl_daemon.engine.errors import EngineError
-        from sovl_daemon.engine.judging.judging import Pieces
+        from sovl_daemon.engine.judging.judging import PromptParts
         from sovl_daemon.judge.shelf import find_probe
 
         try:
             probe = await anyio.to_thread.run_sync(find_probe, self.paths.state_dir, folder)
             await engine.use_probe(probe)
             for prefix, task in self._tasks.items():
-                typical = [Pieces(**each.pieces()) for each in typical_prompts(task)]
+                typical = [PromptParts(**each.pieces()) for each in typical_prompts(task)]
                 await engine.centre(self._keys[prefix], typical)
         except EngineError as error:  # words are asked for, which abstain rather than err
             self.log.warning("judge.probe_refused", reason=str(error))
@@ -130,10 +130,10 @@ class Judge(Agent):
         self.log.info("judge.ready", model=folder.name, **self._probe)
 
 
-def _pieces(args: WeighArguments) -> Pieces:
-    from sovl_daemon.engine.judging.judging import Pieces
+def _pieces(args: WeighArguments) -> PromptParts:
+    from sovl_daemon.engine.judging.judging import PromptParts
 
-    return Pieces(args.prefix, args.text, args.evidence, args.ending)
+    return PromptParts(args.prefix, args.text, args.evidence, args.ending)
 
 
 def _changed_ns(state_dir: Path) -> int:

@@ -34,7 +34,7 @@ async def validate(tuning: Tuning) -> None:
     with _blaming(_layers_key(tuning.settings)):
         layers = fused_layers(tuning.settings, engine.model.layers)
     with _blaming("fusion.layer_weights"):
-        influence_of(tuning.settings, 1.0).over(layers)
+        influence_of(tuning.settings, 1.0).weights_of(layers)
     with _blaming(_SCAFFOLD):
         await tuning.place_scaffold()
         found = await engine.examine(layers)

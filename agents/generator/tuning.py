@@ -316,14 +316,18 @@ def influence_of(settings: Settings, factor: float) -> Influence:
 
 def fused_layers(settings: Settings, count: int) -> tuple[int, ...]:
     """The layers of a base of `count` layers that are configured. Raises OptionError."""
-    from sovl_daemon.engine.fusion.steering import existing, spread, third
+    from sovl_daemon.engine.fusion.steering import existing_layers, layers_of_third, spread_layers
 
     core = settings.core_config
     if not core.use_dynamic_layers:
-        return existing(core.cross_attn_layers, count) if core.cross_attn_layers else spread(count)
+        return (
+            existing_layers(core.cross_attn_layers, count)
+            if core.cross_attn_layers
+            else spread_layers(count)
+        )
     if core.layer_selection_mode == "custom":
-        return existing(core.custom_layers, count)
-    return third(core.layer_selection_mode, count)
+        return existing_layers(core.custom_layers, count)
+    return layers_of_third(core.layer_selection_mode, count)
 
 
 def fusion_options(settings: Settings) -> FusionOptions:

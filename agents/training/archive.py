@@ -169,13 +169,13 @@ class Archive(Agent):
         """Write a generation; returns its number, None in a dry run."""
         if self._writer is None:
             return None
-        from sovl_daemon.engine.learning.candidate import adapters_of, attentions_of
+        from sovl_daemon.engine.learning.candidate import adapter_tensors, attention_tensors
         from sovl_daemon.state import Contents
 
         engine = await shared_engine.fused()
         contents = Contents(
-            fusion=attentions_of(state),
-            scaffold=adapters_of(state),
+            fusion=attention_tensors(state),
+            scaffold=adapter_tensors(state),
             token_map=await self._token_map(engine),
             mind=mind,
         )
@@ -221,13 +221,15 @@ class Archive(Agent):
         """
         if self._writer is None:
             return
-        from sovl_daemon.engine.learning.candidate import adapters_of, attentions_of
+        from sovl_daemon.engine.learning.candidate import adapter_tensors, attention_tensors
         from sovl_daemon.state import Contents
 
         state = best or {}
         work = partial(
             self._writer.checkpoint,
-            Contents(fusion=attentions_of(state), scaffold=adapters_of(state), training=training),
+            Contents(
+                fusion=attention_tensors(state), scaffold=adapter_tensors(state), training=training
+            ),
             self._origin(memory),
             progress={"of": of, **progress},
             interactions=interactions,
@@ -265,10 +267,10 @@ class Archive(Agent):
         return Origin(**shared_engine.names, memory=memory, digests=shared_engine.digests)
 
     async def _commit_as_it_is(self, reason: str) -> None:
-        from sovl_daemon.engine.learning.candidate import tensors_of
+        from sovl_daemon.engine.learning.candidate import learned_tensors
 
         engine = await shared_engine.fused()
-        state = await call(engine.thread, partial(tensors_of, engine.fused()), Priority.JUDGE)
+        state = await call(engine.thread, partial(learned_tensors, engine.fused()), Priority.JUDGE)
         mind = (await self.ask(ReadMind())).mind.to_json()
         memory = (await self.ask(Unlearned(limit=0))).memory
         await self.commit(
@@ -281,13 +283,13 @@ class Archive(Agent):
         Nothing is changed before, neither here nor on disk.
         """
         from sovl_daemon.engine.errors import EngineError
-        from sovl_daemon.engine.learning.candidate import prepared
+        from sovl_daemon.engine.learning.candidate import prepare_restore
 
         engine = await shared_engine.fused()
         if why := misfit(generation.manifest, self._origin()):
             raise CommandError(BAD_ARGUMENT, f"{generation.folder.name}: {why}")
         state = await anyio.to_thread.run_sync(tensors_in, generation)
-        prepare = partial(prepared, engine.fused(), state, generation.token_map())
+        prepare = partial(prepare_restore, engine.fused(), state, generation.token_map())
         try:
             if document := generation.mind():
                 Mind.from_json(document)

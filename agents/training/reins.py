@@ -20,7 +20,7 @@ from sovl_daemon.contracts.trainer import (
     TrainingHold,
 )
 from sovl_daemon.control.sources.gauges import Ratio
-from sovl_daemon.engine.learning.sample import Ease
+from sovl_daemon.engine.learning.sample import ThrottleFactors
 
 if TYPE_CHECKING:  # torch is loaded by the generator
     from sovl_daemon.engine.learning.learner import Learner, StepReport
@@ -38,7 +38,7 @@ class Reins(Archive):
         await super().start()
         self._free = anyio.Event()
         self._free.set()
-        self._ease = Ease()
+        self._ease = ThrottleFactors()
         self._learner: Learner | None = None
         self._ratio = Ratio()
 
@@ -58,8 +58,8 @@ class Reins(Archive):
         ease, learner = EaseFactors(**asdict(self._ease)), self._learner
         if learner is None:
             return TrainingEase(ease=ease, eased=None, rows=0)
-        learner.ease = self._ease
-        eased = EaseFactors(**asdict(learner.eased))
+        learner.throttle = self._ease
+        eased = EaseFactors(**asdict(learner.throttled))
         return TrainingEase(ease=ease, eased=eased, rows=learner.rows)
 
     def stats(self) -> dict[str, Any]:
@@ -73,7 +73,7 @@ class Reins(Archive):
 
     def taken_up(self, learner: Learner) -> Learner:
         """Note what learns now, and let it learn as gently as was asked for."""
-        learner.ease = self._ease
+        learner.throttle = self._ease
         self._learner, self._ratio = learner, Ratio()
         return learner
 

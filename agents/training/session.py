@@ -206,7 +206,7 @@ class TrainingSession:
         training = self._settings.training_config
         factor = life_weight(self._stage, training) if lifecycle else 1.0
         layers = fused_layers(self._settings, self._engine.model.layers)
-        return influence_of(self._settings, factor).over(layers)
+        return influence_of(self._settings, factor).weights_of(layers)
 
     def _read(
         self,
@@ -253,13 +253,13 @@ def _writer(
     engine: Engine, seed: int, woken: threading.Event
 ) -> Callable[[Sequence[Ids], int], list[list[int]]]:
     """What lets the base write on the tensor thread while another thread waits; until `woken`."""
-    from sovl_daemon.engine.learning.writing import writing
+    from sovl_daemon.engine.learning.text_sampling import sample_texts
 
     calls = count()
 
     def write(prompts: Sequence[Ids], tokens: int) -> list[list[int]]:
         stop_ids, own = engine.tokenizer.stop_ids, seed + next(calls)
-        steps = writing(engine.model, prompts, tokens, stop_ids=stop_ids, seed=own)
+        steps = sample_texts(engine.model, prompts, tokens, stop_ids=stop_ids, seed=own)
         return wait_for(engine.thread, _while_asleep(steps, woken), Priority.TRAINING)
 
     return write

@@ -347,13 +347,13 @@ class Trainer(Reins):
         question: str = "",
     ) -> int | None:
         """Commit on disk, then answer with it; from here on nothing cancels."""
-        from sovl_daemon.engine.learning.candidate import tensors_of
+        from sovl_daemon.engine.learning.candidate import learned_tensors
 
         engine = await shared_engine.fused()
         with fail_after(_COMMIT_S, OwnTime(), shield=True):
             async with self.saving():
                 # Layers that learned before, and do not steer now, stay in the generation.
-                others = await session.on_thread(partial(tensors_of, engine.fused()))
+                others = await session.on_thread(partial(learned_tensors, engine.fused()))
                 slept = await self.ask(NoteNight(question=question, foretell=True))
                 number = await self.commit(
                     {**others, **state},

@@ -11,15 +11,23 @@ import anyio
 import anyio.to_thread
 
 from sovl_daemon.engine.errors import ModelLoadError, OptionError
-from sovl_daemon.engine.judging.judging import Asked, Bench, By, Pieces, Share, Verdicts, asked
+from sovl_daemon.engine.judging.judging import (
+    JudgeMethod,
+    JudgeRunner,
+    LineAttribution,
+    PromptParts,
+    TokenizedPrompt,
+    TruthProbabilities,
+    tokenize_prompt,
+)
 from sovl_daemon.engine.judging.probe import Probe
 from sovl_daemon.engine.model.model import Fingerprint, LoadedModel, load_model
 from sovl_daemon.engine.model.precision import Precision
-from sovl_daemon.engine.serving.answer_stream import AnswerStream, Repetition, Request
-from sovl_daemon.engine.serving.answering import Answering
-from sovl_daemon.engine.serving.decode import Decoding
+from sovl_daemon.engine.serving.answer_stream import AnswerRequest, AnswerStream, Repetition
 from sovl_daemon.engine.serving.options import SamplingOptions
 from sovl_daemon.engine.serving.prefix_cache import PrefixCache
+from sovl_daemon.engine.serving.scheduler import Scheduler
+from sovl_daemon.engine.serving.token_sequence import TokenSequence
 from sovl_daemon.engine.text.chat import ChatTokenizer
 from sovl_daemon.engine.text.message import Message
 from sovl_daemon.engine.thread.cores import keep_to_cores
@@ -101,8 +109,8 @@ class Engine:
         self.fusion: Fusion | None = None
         self.context_length = min(context_length, model.max_context or context_length)
         self._caches = PrefixCache(model)
-        self._answering = Answering(model, self._caches, thread, max_concurrent)
-        self._bench = Bench(model, tokenizer)
+        self._scheduler = Scheduler(model, self._caches, thread, max_concurrent)
+        self._judge_runner = JudgeRunner(model, tokenizer)
         self._parameters = model.parameters
         self._precision = model.plain
         self._offloaded = False
@@ -169,7 +177,7 @@ class Engine:
         priority: Priority = Priority.CONVERSATION,
         stop_repetition: bool = False,
     ) -> AnswerStream:
-        """Answer the last message; iterate the result for the pieces of the answer.
+        """Answer the last message; iterate the result for the chunks of the answer.
 
         A history that is too long loses its oldest turns. With `stop_repetition` the answer ends
         where it begins to say the same again. Iterating it raises:
@@ -183,7 +191,7 @@ class Engine:
         options = options or SamplingOptions()
         work = partial(self._request, messages, options, priority, stop_repetition=stop_repetition)
         prepare = partial(_in_thread, work, limiter=self._reading)
-        return AnswerStream(self._answering, prepare)
+        return AnswerStream(self._scheduler, prepare)
 
     def check(self, messages: Sequence[Message], options: SamplingOptions) -> None:
         """Refuse at once what is too long however it is read; see ChatTokenizer.check."""
@@ -196,10 +204,10 @@ class Engine:
         priority: Priority,
         *,
         stop_repetition: bool,
-    ) -> Request:
+    ) -> AnswerRequest:
         """Make tokens of the messages, off the loop; raises as `generate`."""
         prompt = self.tokenizer.encode(messages, self._prompt_limit(options))
-        decoding = Decoding(
+        sequence = TokenSequence(
             self._caches,
             prompt,
             options,
@@ -208,7 +216,7 @@ class Engine:
         )
         text = self.tokenizer.answer_text()
         repetition = Repetition() if stop_repetition else None
-        return Request(decoding, text, prompt, priority, repetition)
+        return AnswerRequest(sequence, text, prompt, priority, repetition)
 
     async def set_precision(self, precision: Precision) -> None:
         """Hold the weights in another precision; conversations go on, a token every few layers.
@@ -265,7 +273,7 @@ class Engine:
         """
         if max_concurrent < 1:
             raise OptionError(f"max_concurrent {max_concurrent}: give at least 1")
-        self._answering.max_concurrent = max_concurrent
+        self._scheduler.max_concurrent = max_concurrent
 
     async def answer_bytes(self) -> int:
         """Count the bytes of keys and values of running answers, between two steps.
@@ -274,7 +282,7 @@ class Engine:
             EngineStoppedError: the engine was closed.
 
         """
-        return await call(self.thread, lambda: self._answering.nbytes, Priority.JUDGE)
+        return await call(self.thread, lambda: self._scheduler.nbytes, Priority.JUDGE)
 
     async def drop_prefixes(self) -> None:
         """Forget what ended answers have read; the next prompts are read from their start.
@@ -285,7 +293,9 @@ class Engine:
         """
         await call(self.thread, self._caches.clear, Priority.JUDGE)
 
-    async def judge(self, pieces: Pieces, by: By = "probe", task: str = "") -> Verdicts:
+    async def judge(
+        self, parts: PromptParts, by: JudgeMethod = "probe", task: str = ""
+    ) -> TruthProbabilities:
         """Ask the plain base for true or false; what it read of the prefix is kept for the next.
 
         A probe, where there is one, reads no further than it must, and compares with the centre of
@@ -297,27 +307,33 @@ class Engine:
             EngineError: out of memory, stopped, or a model that gives NaN.
 
         """
-        prompt = await self._asked(pieces)
-        return await call(self.thread, partial(self._bench.judge, prompt, by, task), Priority.JUDGE)
+        prompt = await self._tokenized(parts)
+        return await call(
+            self.thread, partial(self._judge_runner.judge, prompt, by, task), Priority.JUDGE
+        )
 
-    async def explain(self, pieces: Pieces, task: str = "") -> tuple[Verdicts, list[Share]]:
+    async def explain(
+        self, parts: PromptParts, task: str = ""
+    ) -> tuple[TruthProbabilities, list[LineAttribution]]:
         """Judge by the probe, and say what each line adds to the logit. Raises as `judge`."""
-        prompt = await self._asked(pieces)
-        return await call(self.thread, partial(self._bench.explain, prompt, task), Priority.JUDGE)
+        prompt = await self._tokenized(parts)
+        return await call(
+            self.thread, partial(self._judge_runner.explain, prompt, task), Priority.JUDGE
+        )
 
-    async def centre(self, task: str, prompts: Sequence[Pieces]) -> None:
-        """Let the probe learn what typical prompts of a task look like, unless it knows."""
-        if not self._bench.knows(task):
-            typical = [await self._asked(each) for each in prompts]
-            work = partial(self._bench.centre, task, typical)
+    async def centre(self, task: str, prompts: Sequence[PromptParts]) -> None:
+        """Give the probe the centre of typical prompts of a task, unless it has one."""
+        if not self._judge_runner.knows(task):
+            typical = [await self._tokenized(each) for each in prompts]
+            work = partial(self._judge_runner.centre, task, typical)
             await call(self.thread, work, Priority.CURIOSITY)
 
     async def use_probe(self, probe: Probe | None) -> None:
         """Judge by a probe from now on, or by words. Raises EngineError: it does not fit."""
-        await call(self.thread, partial(self._bench.use, probe), Priority.JUDGE)
+        await call(self.thread, partial(self._judge_runner.use, probe), Priority.JUDGE)
 
     async def fingerprint(self) -> Fingerprint:
-        """Digests of the weights as they are held, and of what the plain base makes of a text.
+        """Return digests of the weights as they are held, and of the base's logits after a text.
 
         Raises:
             EngineStoppedError: the engine was closed.
@@ -349,7 +365,7 @@ class Engine:
         return made.note
 
     def fused(self) -> "Fusion":
-        """The scaffold and how it steers. Raises OptionError where there is none."""
+        """Return the scaffold and how it steers. Raises OptionError where there is none."""
         if self.fusion is None:
             raise OptionError("there is no scaffold beside the base: fuse one first")
         return self.fusion
@@ -379,7 +395,7 @@ class Engine:
 
         """
         if self.fusion is not None:
-            await call(self.thread, partial(self.fusion.take, steering), Priority.JUDGE)
+            await call(self.thread, partial(self.fusion.apply, steering), Priority.JUDGE)
 
     async def reinforce(
         self, prompt: Sequence[int], confidence: float, *, strength: float, decay: float
@@ -390,7 +406,7 @@ class Engine:
             await call(self.thread, learn, Priority.JUDGE)
 
     async def dream(self, text: str, *, noise: float, seed: int) -> "torch.Tensor | None":
-        """Let the scaffold read a text in its sleep; returns its hidden states, blurred."""
+        """Return the scaffold's hidden states over a text, blurred; None where nothing is fused."""
         if self.fusion is None:
             return None
         ids = self.tokenizer.encode_beginning(text, _LONGEST_DREAM)
@@ -427,9 +443,9 @@ class Engine:
             cores=self._cores,
             threads=self.model.threads.now(),
             parameters=self._parameters,
-            max_concurrent=self._answering.max_concurrent,
-            running=self._answering.running,
-            waiting=self._answering.waiting,
+            max_concurrent=self._scheduler.max_concurrent,
+            running=self._scheduler.running,
+            waiting=self._scheduler.waiting,
             max_prefix_bytes=self._caches.max_bytes,
             prefix_bytes=self._caches.nbytes,
         )
@@ -450,9 +466,11 @@ class Engine:
         if switch is not None:
             await switch.complete(self.thread)
 
-    async def _asked(self, pieces: Pieces) -> Asked:
+    async def _tokenized(self, parts: PromptParts) -> TokenizedPrompt:
         # Not behind the prompts of conversations: what it is about may be urgent.
-        return await _in_thread(partial(asked, self.tokenizer, pieces, self.context_length - 1))
+        return await _in_thread(
+            partial(tokenize_prompt, self.tokenizer, parts, self.context_length - 1)
+        )
 
     def _prompt_limit(self, options: SamplingOptions) -> int:
         return self.context_length - min(

@@ -14,7 +14,7 @@ from agents.control.actuators import actuators
 from sovl_daemon.control.journal import Journal
 from sovl_daemon.control.performer import Performer
 from sovl_daemon.engine.engine import Engine
-from sovl_daemon.engine.judging.judging import Pieces
+from sovl_daemon.engine.judging.judging import PromptParts
 from sovl_daemon.engine.model.allocator import return_free_memory, returnable_bytes
 from sovl_daemon.engine.serving.options import SamplingOptions
 from sovl_daemon.engine.text.message import Message
@@ -38,7 +38,9 @@ class Host:
                 own = {"pid": os.getpid(), "free": returnable_bytes(), "card_bytes": 0}
                 return {**usage, **own}
             case "judge":
-                return (await self.engine.judge(Pieces(args["prefix"], args["text"])))._asdict()
+                return (
+                    await self.engine.judge(PromptParts(args["prefix"], args["text"]))
+                )._asdict()
         if args["prefixes"]:
             await self.engine.drop_prefixes()
         gc.collect()

@@ -17,7 +17,7 @@ from sovl_daemon.engine.fusion.scaffold import make_scaffold
 from sovl_daemon.engine.fusion.steering import Influence
 from sovl_daemon.engine.model.model import LoadedModel, load_model
 from sovl_daemon.engine.model.precision import DtypeChoice
-from sovl_daemon.engine.serving.answer_stream import AnswerStream, Request, Summary
+from sovl_daemon.engine.serving.answer_stream import AnswerRequest, AnswerStream, Summary
 from sovl_daemon.engine.serving.options import SamplingOptions
 from sovl_daemon.engine.text.message import Message
 from sovl_daemon.engine.thread.tensor_thread import TensorThread
@@ -104,9 +104,9 @@ async def test_greedy_answers_are_those_of_generate(
         model, chats, TensorThread(), context_length=2048, max_concurrent=max_concurrent
     )
     generations = [engine.generate([Message("user", each)], GREEDY) for each in QUESTIONS]
-    requests: dict[int, Request] = {}
+    requests: dict[int, AnswerRequest] = {}
 
-    async def noted(index: int, prepare: Callable[[], Awaitable[Request]]) -> Request:
+    async def noted(index: int, prepare: Callable[[], Awaitable[AnswerRequest]]) -> AnswerRequest:
         requests[index] = await prepare()
         return requests[index]
 
@@ -117,7 +117,7 @@ async def test_greedy_answers_are_those_of_generate(
     finally:
         await engine.close()
     ours = [
-        requests[index].decoding.ids[len(each.prompt) :] for index, each in enumerate(generations)
+        requests[index].sequence.ids[len(each.prompt) :] for index, each in enumerate(generations)
     ]
     assert ours == expected
 

@@ -9,7 +9,7 @@ from sovl_daemon.control.metric import Reading
 from sovl_daemon.control.prompt import render
 from sovl_daemon.control.task_file import load_tasks
 from sovl_daemon.engine.engine import Engine
-from sovl_daemon.engine.judging.judging import Pieces
+from sovl_daemon.engine.judging.judging import PromptParts
 from sovl_daemon.judge.shelf import find_probe
 from sovl_daemon.judge.typical import typical_key
 
@@ -40,7 +40,7 @@ async def p_true(engine: Engine, *lines: str, **metrics: tuple[float, float]) ->
     task = load_tasks()["memory"]
     wanted = CALM | {name.replace("__", "."): value for name, value in metrics.items()}
     readings = {name: Reading(name, value, 0.0, rate) for name, (value, rate) in wanted.items()}
-    pieces = Pieces(**render(task, readings, lines).pieces())
+    pieces = PromptParts(**render(task, readings, lines).pieces())
     found = await engine.judge(pieces, task=typical_key(task))
     assert found.by == "probe"
     return found.p_true

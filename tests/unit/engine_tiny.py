@@ -13,7 +13,7 @@ from sovl_daemon.engine.model.llama_finder import find_llama
 from sovl_daemon.engine.model.model import LoadedModel
 from sovl_daemon.engine.model.precision import DtypeChoice
 from sovl_daemon.engine.serving.batch import LanguageModel, advance
-from sovl_daemon.engine.serving.decode import Decoding, Token
+from sovl_daemon.engine.serving.token_sequence import Token, TokenSequence
 from tests import tiny_models
 
 VOCABULARY = 384
@@ -53,7 +53,7 @@ def read(model: LoadedModel, ids: Sequence[int], cache: Any = None) -> torch.Ten
     return model.forward([Span(ids, cache or model.new_cache())])[0]
 
 
-def tokens(model: LanguageModel, decoding: Decoding) -> Iterator[Token]:
+def tokens(model: LanguageModel, decoding: TokenSequence) -> Iterator[Token]:
     """The tokens of one answer that nothing runs beside."""
     while decoding.finish_reason is None:
         for outcome in advance(model, decoding._caches, [decoding]).values():

@@ -18,10 +18,15 @@ from sovl_daemon.engine.errors import (
     PromptTooLongError,
 )
 from sovl_daemon.engine.model.kv_cache import Span
-from sovl_daemon.engine.serving.answer_stream import AnswerStream, Piece, Request, Summary
-from sovl_daemon.engine.serving.answering import Answer
-from sovl_daemon.engine.serving.decode import Decoding
+from sovl_daemon.engine.serving.answer_stream import (
+    AnswerChunk,
+    AnswerRequest,
+    AnswerStream,
+    Summary,
+)
 from sovl_daemon.engine.serving.options import SamplingOptions
+from sovl_daemon.engine.serving.scheduler import ScheduledSequence
+from sovl_daemon.engine.serving.token_sequence import TokenSequence
 from sovl_daemon.engine.text.message import Message
 from sovl_daemon.engine.thread.inbox import call
 from sovl_daemon.engine.thread.tensor_thread import Priority
@@ -47,7 +52,9 @@ async def load(path: Path, context_length: int = 4096) -> Engine:
     )
 
 
-async def answer(engine: Engine, options: SamplingOptions = GREEDY) -> tuple[str, list[Piece]]:
+async def answer(
+    engine: Engine, options: SamplingOptions = GREEDY
+) -> tuple[str, list[AnswerChunk]]:
     pieces = [piece async for piece in engine.generate(HELLO, options)]
     return "".join(piece.text for piece in pieces), pieces
 
@@ -63,7 +70,7 @@ class Watched:
         self.resumed = threading.Event()
         self._model = engine.model
         self._caches: list[Any] = []
-        engine._answering.model = self
+        engine._scheduler.model = self
         engine._caches._model = self
 
     def new_cache(self) -> Any:
@@ -88,12 +95,12 @@ async def until(condition: Callable[[], bool]) -> None:
 
 def waiting(engine: Engine, count: int, priority: Priority = Priority.CONVERSATION) -> Any:
     """Whether so many conversations have not begun yet."""
-    return lambda: len(engine._answering._lanes[priority]._waiting) == count
+    return lambda: len(engine._scheduler._lanes[priority]._waiting) == count
 
 
-def answers(engine: Engine) -> list[Answer]:
+def answers(engine: Engine) -> list[ScheduledSequence]:
     """Those that are not over."""
-    lanes = engine._answering._lanes.values()
+    lanes = engine._scheduler._lanes.values()
     return [each for lane in lanes for each in (*lane._running.values(), *lane._waiting)]
 
 
@@ -133,7 +140,7 @@ async def test_the_summary_has_the_figures(engine: Engine) -> None:
 
 async def test_a_stop_token_is_not_part_of_the_answer(engine: Engine) -> None:
     text, _ = await answer(engine)
-    decoding = (await engine.generate(HELLO, GREEDY)._prepare()).decoding
+    decoding = (await engine.generate(HELLO, GREEDY)._prepare()).sequence
     ids = [token.id for token in tokens(engine.model, decoding)]
     engine.tokenizer.stop_ids = frozenset({ids[5]})
     stopped, pieces = await answer(engine)
@@ -186,15 +193,15 @@ async def test_a_judge_overtakes_a_conversation(engine: Engine, paused: Watched)
     assert paused.turns == [[0]] * 6 + [[1]] * 12 + [[0]] * 6
 
 
-async def decoding_of(generation: AnswerStream) -> Decoding:
+async def decoding_of(generation: AnswerStream) -> TokenSequence:
     """What it will decode with, before it begins."""
     request = await generation._prepare()
 
-    async def prepared() -> Request:
+    async def prepared() -> AnswerRequest:
         return request
 
     generation._prepare = prepared
-    return request.decoding
+    return request.sequence
 
 
 async def test_cancelling_the_consumer_frees_the_cache(engine: Engine, paused: Watched) -> None:

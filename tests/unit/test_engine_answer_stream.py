@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from sovl_daemon.engine.serving.answer_stream import Repetition, Writer
-from sovl_daemon.engine.serving.decode import Token
+from sovl_daemon.engine.serving.answer_stream import ChunkWriter, Repetition
+from sovl_daemon.engine.serving.token_sequence import Token
 from sovl_daemon.engine.text.text_stream import AnswerText
 
 
@@ -14,7 +14,7 @@ class Letters:
 
 def written(text: str, *, check: bool = True) -> tuple[str, str | None, int]:
     """The text that is shown, why the answer ended, and how many tokens were taken."""
-    writer = Writer(AnswerText(Letters()), Repetition() if check else None)
+    writer = ChunkWriter(AnswerText(Letters()), Repetition() if check else None)
     pieces = []
     for letter in text:
         piece = writer.push(Token(ord(letter), 0.5, 0.0))

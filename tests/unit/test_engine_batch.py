@@ -11,9 +11,9 @@ from sovl_daemon.engine.errors import EngineOutOfMemoryError, NonFiniteLogitsErr
 from sovl_daemon.engine.model.kv_cache import Cache, Span
 from sovl_daemon.engine.model.model import LoadedModel
 from sovl_daemon.engine.serving.batch import Outcome, advance, taking_part
-from sovl_daemon.engine.serving.decode import Decoding, Token
 from sovl_daemon.engine.serving.options import SamplingOptions
 from sovl_daemon.engine.serving.prefix_cache import PrefixCache
+from sovl_daemon.engine.serving.token_sequence import Token, TokenSequence
 from tests.unit.engine_tiny import generated, tiny_model
 
 FAMILIES = ["gpt2", "llama"]
@@ -36,9 +36,9 @@ def expected(family: str, index: int) -> list[int]:
     return generated(model(family).network, prompt(index), 24, eos_token_id=None)
 
 
-def decoding(family: str, index: int, count: int = 24, **options: float) -> Decoding:
+def decoding(family: str, index: int, count: int = 24, **options: float) -> TokenSequence:
     sampling = SamplingOptions(**{"temperature": 0, **options}, max_new_tokens=count)  # type: ignore[arg-type]
-    return Decoding(
+    return TokenSequence(
         PrefixCache(model(family)),
         prompt(index),
         sampling,
@@ -78,11 +78,11 @@ class Damaged:
 
 
 def together(
-    running: list[Decoding], whole: LoadedModel | Damaged
-) -> dict[Decoding, list[Outcome]]:
+    running: list[TokenSequence], whole: LoadedModel | Damaged
+) -> dict[TokenSequence, list[Outcome]]:
     """Run all to the end, errors too."""
     caches = PrefixCache(model("llama"))
-    made: dict[Decoding, list[Outcome]] = {each: [] for each in running}
+    made: dict[TokenSequence, list[Outcome]] = {each: [] for each in running}
     while running:
         for each, outcome in advance(whole, caches, running).items():
             made[each].append(outcome)
@@ -118,9 +118,9 @@ def test_coming_and_going_changes_no_answer(
     """Each comes some steps after the one before it, and leaves after its number of tokens."""
     caches = PrefixCache(model(family))
     coming = [(decoding(family, index), wait, leave) for index, wait, leave in arrivals]
-    made: dict[Decoding, list[Outcome]] = {each: [] for each, _, _ in coming}
+    made: dict[TokenSequence, list[Outcome]] = {each: [] for each, _, _ in coming}
     leaving = {each: leave for each, _, leave in coming}
-    running: list[Decoding] = []
+    running: list[TokenSequence] = []
     while coming or running:
         if coming and coming[0][1] <= 0:
             running.append(coming.pop(0)[0])
@@ -139,7 +139,7 @@ def test_a_step_reads_one_chunk_of_one_prompt() -> None:
     running = [decoding("llama", index) for index in (0, 19, 1)]
     advance(model("llama"), PrefixCache(model("llama")), running)
     assert taking_part(running) == running[:2]
-    assert [len(each.span().ids) for each in taking_part(running)] == [1, 32]
+    assert [len(each.next_span().ids) for each in taking_part(running)] == [1, 32]
     for _ in range(3):
         advance(model("llama"), PrefixCache(model("llama")), running)
     assert taking_part(running) == running
@@ -177,7 +177,7 @@ def test_no_memory_for_all_is_enough_for_each(family: str) -> None:
 def test_no_memory_for_one_ends_that_one(family: str) -> None:
     running = [decoding(family, index) for index in (0, 5, 9)]
     short = Damaged(model(family))
-    short.refused.append(running[1].span().cache)
+    short.refused.append(running[1].next_span().cache)
     made = together(list(running), short)
     (error,) = made[running[1]]
     assert isinstance(error, EngineOutOfMemoryError)
@@ -204,7 +204,7 @@ def test_a_row_without_a_distribution_ends_that_one(family: str) -> None:
 
 def test_memory_kept_for_later_goes_first() -> None:
     caches = PrefixCache(model("llama"), max_bytes=10**6)
-    kept = caches.take(prompt(9))
+    kept = caches.lend(prompt(9))
     model("llama").forward([Span(prompt(9), kept)])
     caches.keep(prompt(9), kept, caches.stamp)
     assert caches.nbytes

@@ -144,8 +144,8 @@ def test_a_model_switches_to_them_and_back(
 
 def switched(model: LoadedModel, precision: Any) -> None:
     assert model.lean is not None
-    assert model.master is not None
-    switch = PrecisionSwitch(model.lean, model.master, precision)
+    assert model.mapped_weights is not None
+    switch = PrecisionSwitch(model.lean, model.mapped_weights, precision)
     while switch.step():
         pass
 

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from sovl_daemon.engine.fusion.cross_attention import CrossAttention
-from sovl_daemon.engine.fusion.fusion import Fusion, Told
+from sovl_daemon.engine.fusion.fusion import Fusion, ScaffoldTokens
 from sovl_daemon.engine.fusion.lora import LoraOptions
 from sovl_daemon.engine.fusion.scaffold import make_scaffold
 from sovl_daemon.engine.fusion.steering import Influence
@@ -118,11 +118,11 @@ def test_answers_of_several_conversations(lean: bool) -> None:
 def test_a_kept_prompt() -> None:
     loaded = model()
     caches = PrefixCache(loaded, 2**20)
-    cache = caches.take(range(40))
+    cache = caches.lend(range(40))
     loaded.forward([Span(range(40), cache)])
     caches.keep(range(40), cache, caches.stamp)
     for prompt in ([*range(17), *range(60, 90)], [*range(30), 9]):
-        again = caches.take(prompt)
+        again = caches.lend(prompt)
         assert again.length
         logits = loaded.forward([Span(prompt[again.length :], again)])
         assert logits.device == GPU
@@ -132,13 +132,13 @@ def test_a_kept_prompt() -> None:
 def test_a_switch_of_precision(precision: Any) -> None:
     loaded = model()
     assert loaded.lean is not None
-    switch = PrecisionSwitch(loaded.lean, loaded.master, precision)  # type: ignore[arg-type]
+    switch = PrecisionSwitch(loaded.lean, loaded.mapped_weights, precision)  # type: ignore[arg-type]
     before = spans(loaded)
     while switch.step():
         assert loaded.forward([Span(range(3), loaded.new_cache())]).device == GPU
-    held = [tensor for layer in loaded.lean.slots() for tensor in layer[0].matrix.tensors()]
+    held = [tensor for layer in loaded.lean.linears() for tensor in layer[0].matrix.tensors()]
     assert {tensor.device for tensor in held} == {GPU}
-    assert {slot.matrix.precision for layer in loaded.lean.slots() for slot in layer} <= {
+    assert {slot.matrix.precision for layer in loaded.lean.linears() for slot in layer} <= {
         precision,
         "int8" if precision == "int4" else precision,
     }
@@ -150,10 +150,10 @@ def test_what_is_offloaded_stays_in_main_memory(monkeypatch: pytest.MonkeyPatch)
     loaded = model()
     assert loaded.lean is not None
     before = spans(loaded)
-    switch = PrecisionSwitch(loaded.lean, loaded.master, "offloaded")  # type: ignore[arg-type]
+    switch = PrecisionSwitch(loaded.lean, loaded.mapped_weights, "offloaded")  # type: ignore[arg-type]
     while switch.step():
         assert loaded.forward([Span(range(3), loaded.new_cache())]).device == GPU
-    held = [tensor for layer in loaded.lean.slots() for tensor in layer[0].matrix.tensors()]
+    held = [tensor for layer in loaded.lean.linears() for tensor in layer[0].matrix.tensors()]
     assert {tensor.device.type for tensor in held} == {"cpu"}
     assert loaded.forward(before).device == GPU
 
@@ -175,7 +175,9 @@ def test_an_embedding_that_is_only_mapped_from_its_file(tied: bool) -> None:
 def test_fusion(monkeypatch: pytest.MonkeyPatch, lean: bool, weights: float) -> None:
     monkeypatch.setattr(CrossAttention, "fresh", False)
     monkeypatch.setattr(
-        Fusion, "translated", lambda _, ids: Told(ids, [weights] * len(ids), [1] * len(ids))
+        Fusion,
+        "translate",
+        lambda _, ids: ScaffoldTokens(ids, [weights] * len(ids), [1] * len(ids)),
     )
     base = model()
     twin = base if lean else model(lean=False)
@@ -205,7 +207,7 @@ def test_free_memory_is_returned(monkeypatch: pytest.MonkeyPatch) -> None:
     assert calls == []
     loaded = model()
     assert loaded.lean is not None
-    switch = PrecisionSwitch(loaded.lean, loaded.master, "int8")  # type: ignore[arg-type]
+    switch = PrecisionSwitch(loaded.lean, loaded.mapped_weights, "int8")  # type: ignore[arg-type]
     switch._device = torch.device("cuda")
     switch.step()
     switch.roll_back()
@@ -216,7 +218,7 @@ def test_free_memory_is_returned(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_learning_beside_it(precision: Any) -> None:
     loaded = model()
     assert loaded.lean is not None
-    switch = PrecisionSwitch(loaded.lean, loaded.master, precision)  # type: ignore[arg-type]
+    switch = PrecisionSwitch(loaded.lean, loaded.mapped_weights, precision)  # type: ignore[arg-type]
     while switch.step():
         pass
     reading = base_pass(loaded, (0,), ActivationCache(2**20))

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sovl_daemon.engine.errors import OptionError
-from sovl_daemon.engine.fusion.cross_attention import KeysValues
+from sovl_daemon.engine.fusion.cross_attention import MemoryKeyValues
 from sovl_daemon.engine.fusion.fusion import Fusion
 from sovl_daemon.engine.fusion.lora import LoraOptions, lora_layers
 from sovl_daemon.engine.fusion.scaffold import make_scaffold
@@ -199,7 +199,7 @@ def test_the_scaffold_hears_the_prompt(fused: Fusion) -> None:
 def test_each_key_of_the_memory_counts_by_the_query(fused: Fusion) -> None:
     """A memory pooled to one key would give every query the same."""
     attention = fused.attention(0)
-    memory = KeysValues(*attention.project(torch.randn(6, fused.scaffold.width)), None)
+    memory = MemoryKeyValues(*attention.project(torch.randn(6, fused.scaffold.width)), None)
     x = torch.randn(2, 32)
     whole = attention(x, [slice(0, 2)], [memory])
     assert not torch.allclose(whole[0], whole[1], atol=1e-3)
@@ -207,7 +207,7 @@ def test_each_key_of_the_memory_counts_by_the_query(fused: Fusion) -> None:
     for hidden in range(6):
         bias = torch.zeros(1, 6)
         bias[0, hidden] = float("-inf")
-        less = KeysValues(memory.keys, memory.values, bias)
+        less = MemoryKeyValues(memory.keys, memory.values, bias)
         masked.append(attention(x, [slice(0, 2)], [less]))
     for one in masked:
         assert not torch.allclose(one, whole, atol=1e-4)

@@ -9,8 +9,8 @@ import torch
 
 from sovl_daemon.engine.engine import Engine
 from sovl_daemon.engine.errors import ArtifactError, OptionError, PromptTooLongError
-from sovl_daemon.engine.judging.judging import Pieces, Reader, asked
-from sovl_daemon.engine.judging.probe import Probe, ProbeCard, unit
+from sovl_daemon.engine.judging.judging import HiddenStateReader, PromptParts, tokenize_prompt
+from sovl_daemon.engine.judging.probe import Probe, ProbeCard, rms_normalized
 from sovl_daemon.engine.serving.options import SamplingOptions
 from sovl_daemon.engine.text.message import Message
 from tests.unit.engine_tiny import read, save_tiny
@@ -30,8 +30,8 @@ async def engine(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterato
     await loaded.close()
 
 
-def pieces(text: str, evidence: str = "") -> Pieces:
-    return Pieces(PREFIX, text, evidence, ENDING)
+def pieces(text: str, evidence: str = "") -> PromptParts:
+    return PromptParts(PREFIX, text, evidence, ENDING)
 
 
 def prompt(engine: Engine, text: str) -> list[int]:
@@ -76,13 +76,13 @@ async def test_the_probabilities_are_those_of_the_answers_first_tokens(engine: E
 
 async def test_what_does_not_fit_is_refused(engine: Engine) -> None:
     with pytest.raises(PromptTooLongError):
-        await engine.judge(Pieces("x" * 500, ""))
+        await engine.judge(PromptParts("x" * 500, ""))
 
 
 @pytest.mark.parametrize("layer", [1, 2])
 async def test_the_states_are_those_of_a_plain_full_pass(engine: Engine, layer: int) -> None:
-    laid_out = asked(engine.tokenizer, pieces(TEXTS[1], EVIDENCE), 127)
-    reader = Reader(engine.model, layer)
+    laid_out = tokenize_prompt(engine.tokenizer, pieces(TEXTS[1], EVIDENCE), 127)
+    reader = HiddenStateReader(engine.model, layer)
     for _ in range(2):  # the second time the prefix is kept
         states, count = reader.states(laid_out)
         whole = engine.model.network(
@@ -96,10 +96,10 @@ async def test_the_states_are_those_of_a_plain_full_pass(engine: Engine, layer: 
 
 
 async def test_what_is_kept_changes_no_feature(engine: Engine) -> None:
-    texts = [asked(engine.tokenizer, pieces(text, EVIDENCE), 127) for text in TEXTS]
-    reader = Reader(engine.model, 1)
+    texts = [tokenize_prompt(engine.tokenizer, pieces(text, EVIDENCE), 127) for text in TEXTS]
+    reader = HiddenStateReader(engine.model, 1)
     kept = [reader.read(each)[0] for each in texts][1]
-    fresh = Reader(engine.model, 1).read(texts[1])[0]
+    fresh = HiddenStateReader(engine.model, 1).read(texts[1])[0]
     assert torch.allclose(kept.metric(), fresh.metric(), atol=1e-5)
     assert torch.allclose(kept.lines(), fresh.lines(), atol=1e-5)
     assert len(kept.lines()) == 2
@@ -124,9 +124,9 @@ async def test_a_probe_judges_and_its_lines_sum_up(engine: Engine) -> None:
 
 
 async def test_features_are_means_over_metrics_and_each_line(engine: Engine) -> None:
-    laid_out = asked(engine.tokenizer, pieces(TEXTS[0], EVIDENCE), 127)
-    reader = Reader(engine.model, 1)
-    states = unit(reader.states(laid_out)[0])
+    laid_out = tokenize_prompt(engine.tokenizer, pieces(TEXTS[0], EVIDENCE), 127)
+    reader = HiddenStateReader(engine.model, 1)
+    states = rms_normalized(reader.states(laid_out)[0])
     (_, cut), _, first, second = laid_out.lines
     lines = torch.stack([states[begin:end].mean(0) for begin, end in (first, second)])
     found = reader.read(laid_out)[0]
@@ -142,7 +142,7 @@ async def test_a_centre_is_learned_once(engine: Engine) -> None:
     await engine.centre("new", [pieces(TEXTS[0])])
     assert own.centres["new"] is learned
     found = [
-        Reader(engine.model, 1).read(asked(engine.tokenizer, each, 127))[0]
+        HiddenStateReader(engine.model, 1).read(tokenize_prompt(engine.tokenizer, each, 127))[0]
         for each in [pieces(text, EVIDENCE) for text in TEXTS]
     ]
     assert torch.allclose(learned[0], sum(each.metric() for each in found) / 2, atol=1e-5)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from sovl_daemon.engine.errors import CacheError
-from sovl_daemon.engine.model.kv_cache import KeyValueCache, NetworkCache, side_by_side
+from sovl_daemon.engine.model.kv_cache import KeyValueCache, NetworkCache, shared_pack
 from tests.unit.engine_tiny import read, tiny_model, tiny_network
 
 LAYERS, HEADS, SIZE = 2, 6, 4
@@ -47,15 +47,15 @@ def test_bytes_are_those_of_keys_and_values() -> None:
     store.truncate(65)
     store.compact()
     assert store.nbytes == LAYERS * HEADS * SIZE * 128 * 4
-    side_by_side([cache(3), other := cache(3)])
+    shared_pack([cache(3), other := cache(3)])
     assert other.nbytes == LAYERS * HEADS * SIZE * 64 * 4
 
 
 def test_caches_are_put_together_once() -> None:
     stores = [cache(3, fill=1), cache(5, fill=2), cache(9, fill=3)]
-    pack = side_by_side(stores)
+    pack = shared_pack(stores)
     assert pack.shape == (LAYERS, 3, HEADS, 64, SIZE)
-    assert side_by_side(stores) is pack
+    assert shared_pack(stores) is pack
     for fill, store in enumerate(stores, 1):
         assert bool((held(store) == fill).all())
     assert float(pack.sum()) == (3 * 1 + 5 * 2 + 9 * 3) * LAYERS * HEADS * SIZE
@@ -64,17 +64,17 @@ def test_caches_are_put_together_once() -> None:
 @pytest.mark.parametrize("rows", [[0, 1], [1, 2], [2], [2, 1, 0]])
 def test_others_together_are_others(rows: list[int]) -> None:
     stores = [cache(3, fill=fill) for fill in (1, 2, 3)]
-    before = side_by_side(stores)
+    before = shared_pack(stores)
     left = [stores[row] for row in rows]
-    pack = side_by_side(left)
+    pack = shared_pack(left)
     assert pack is not before
     assert pack[0, :, 0, 0, 0].tolist() == [row + 1 for row in rows]
 
 
 def test_a_cache_left_alone_lets_go_of_the_others() -> None:
     stores = [cache(3), cache(3)]
-    pack = weakref.ref(side_by_side(stores))
-    side_by_side(stores[:1])
+    pack = weakref.ref(shared_pack(stores))
+    shared_pack(stores[:1])
     del stores[1]
     gc.collect()
     assert pack() is None

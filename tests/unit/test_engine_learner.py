@@ -13,9 +13,9 @@ from sovl_daemon.engine.fusion.fusion import Fusion
 from sovl_daemon.engine.fusion.lora import LoraOptions, lora_layers
 from sovl_daemon.engine.fusion.scaffold import make_scaffold
 from sovl_daemon.engine.fusion.steering import Influence
-from sovl_daemon.engine.learning.candidate import tensors_of
-from sovl_daemon.engine.learning.learner import Learner, LearnerOptions, pace
-from sovl_daemon.engine.learning.sample import Ease, Sample, common_prefix
+from sovl_daemon.engine.learning.candidate import learned_tensors
+from sovl_daemon.engine.learning.learner import Learner, LearnerOptions, rate_factor
+from sovl_daemon.engine.learning.sample import Sample, ThrottleFactors, common_prefix
 from sovl_daemon.engine.model.kv_cache import Span
 from sovl_daemon.engine.model.model import load_model
 from sovl_daemon.engine.model.precision import Precision
@@ -136,12 +136,12 @@ def test_the_gradient_of_parts_is_that_of_the_whole(fusion: Fusion, share: float
     heavy = dataclasses.replace(SAMPLES[2], weight=3.0)
     batch = [*SAMPLES, heavy, *REPLAYS[:3], dataclasses.replace(SAMPLES[1], teacher=(9, 9))]
     found = []
-    for ease in (Ease(), Ease(batch=share)):
+    for ease in (ThrottleFactors(), ThrottleFactors(batch=share)):
         learning = learner(fusion, accumulation=3)
         learning.step(SAMPLES[:1])
-        learning.ease = ease
+        learning.throttle = ease
         report = learning.step(batch)
-        assert learning.eased.batch == math.ceil(len(batch) * ease.batch) / len(batch)
+        assert learning.throttled.batch == math.ceil(len(batch) * ease.batch) / len(batch)
         found.append((gradients(learning), report))
     (whole, one), (parts, other) = found
     assert whole.keys() == parts.keys()
@@ -155,17 +155,17 @@ def test_the_gradient_of_parts_is_that_of_the_whole(fusion: Fusion, share: float
 
 def test_what_cannot_be_parted_is_computed_whole() -> None:
     learning = learner(pair())
-    learning.ease = Ease(batch=0.5)
+    learning.throttle = ThrottleFactors(batch=0.5)
     learning.step(SAMPLES[:1])
-    assert (learning.eased.batch, learning.rows) == (1.0, 1)
+    assert (learning.throttled.batch, learning.rows) == (1.0, 1)
     learning.step(SAMPLES[:3])
-    assert (learning.eased.batch, learning.rows) == (2 / 3, 3)
+    assert (learning.throttled.batch, learning.rows) == (2 / 3, 3)
 
 
 def test_a_part_that_fails_leaves_the_gradients_as_they_were() -> None:
     learning = learner(pair(), accumulation=9)
     learning.step(SAMPLES)
-    learning.ease = Ease(batch=0.5)
+    learning.throttle = ThrottleFactors(batch=0.5)
     before, state = gradients(learning), learning._random
     compute, parts = learning._losses, []
 
@@ -220,7 +220,7 @@ def test_what_forgot_learns_as_one_that_is_new_born(fusion: Fusion) -> None:
         for _ in range(3):
             learning.step(SAMPLES)
         learning.commit()
-        return tensors_of(fusion)
+        return learned_tensors(fusion)
 
     first = taught_adapters()
     fusion.forget()
@@ -298,9 +298,9 @@ def test_a_quantised_base_learns_as_the_whole_one(tmp_path: Path, precision: Pre
 
 def test_the_rate_rises_and_falls() -> None:
     options = LearnerOptions(warmup=4, updates=10)
-    assert [pace(i, options) for i in (0, 1, 3)] == pytest.approx([0.25, 0.45, 0.7])
-    assert pace(10, options) == 0
-    assert pace(999, LearnerOptions(warmup=4)) == 1
+    assert [rate_factor(i, options) for i in (0, 1, 3)] == pytest.approx([0.25, 0.45, 0.7])
+    assert rate_factor(10, options) == 0
+    assert rate_factor(999, LearnerOptions(warmup=4)) == 1
 
 
 def test_weights_count() -> None:

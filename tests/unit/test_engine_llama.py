@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from sovl_daemon.engine.model.kv_cache import Span
-from sovl_daemon.engine.model.llama import RmsNorm, Rows
+from sovl_daemon.engine.model.llama import RmsNorm, SequenceRows
 from sovl_daemon.engine.model.llama_finder import find_llama
 from tests.unit.engine_tiny import read, tiny_model, tiny_network
 
@@ -102,7 +102,7 @@ def test_a_hook_may_add_behind_a_block(family: str, lean: bool) -> None:
     plain = read(model, IDS)
     seen: list[tuple[tuple[int, ...], Any]] = []
 
-    def add(x: torch.Tensor, rows: Sequence[Rows]) -> torch.Tensor:
+    def add(x: torch.Tensor, rows: Sequence[SequenceRows]) -> torch.Tensor:
         seen.append((tuple(x.shape), rows[0].cache))
         return x + 1
 

@@ -23,9 +23,9 @@ from sovl_daemon.engine.errors import (
     OptionError,
 )
 from sovl_daemon.engine.model.kv_cache import Span
-from sovl_daemon.engine.model.llama import Slot
+from sovl_daemon.engine.model.llama import FusedLinear
 from sovl_daemon.engine.model.precision import Precision
-from sovl_daemon.engine.model.switch import Master
+from sovl_daemon.engine.model.switch import MappedWeights
 from sovl_daemon.engine.serving.options import SamplingOptions
 from sovl_daemon.engine.text.message import Message
 from sovl_daemon.engine.thread.inbox import call
@@ -46,9 +46,9 @@ async def engine(tmp_path: Path) -> AsyncIterator[Engine]:
     await loaded.close()
 
 
-def slots(engine: Engine) -> list[Slot]:
+def slots(engine: Engine) -> list[FusedLinear]:
     assert engine.model.lean is not None
-    return [slot for layer in engine.model.lean.slots() for slot in layer]
+    return [slot for layer in engine.model.lean.linears() for slot in layer]
 
 
 def held(engine: Engine) -> set[str]:
@@ -136,7 +136,7 @@ async def test_a_conversation_goes_on_through_the_switch(engine: Engine) -> None
     assert engine.model.lean is not None
     order: list[str] = []
     queued = threading.Event()
-    forward, hold = engine.model.lean.forward, Slot.hold
+    forward, hold = engine.model.lean.forward, FusedLinear.hold
 
     def watched_forward(spans: Sequence[Span]) -> Any:
         order.append("token")
@@ -144,13 +144,13 @@ async def test_a_conversation_goes_on_through_the_switch(engine: Engine) -> None
         assert len(order) != 3 or queued.wait(20)
         return forward(spans)
 
-    def watched_hold(slot: Slot, *args: Any) -> None:
+    def watched_hold(slot: FusedLinear, *args: Any) -> None:
         order.append("matrix")
         hold(slot, *args)
 
     engine.model.lean.forward = watched_forward  # type: ignore[method-assign]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Slot, "hold", watched_hold)
+        patch.setattr(FusedLinear, "hold", watched_hold)
         patch.setattr("sovl_daemon.engine.model.switch._AT_ONCE_S", 0)
         generation = engine.generate(HELLO, LONG)
         pieces = [await anext(generation)]
@@ -172,15 +172,15 @@ async def test_no_memory_in_mid_switch_leaves_the_old_precision(
     before, text = digest(engine), await answer(engine)
     generation = engine.generate(HELLO, GREEDY)
     pieces = [await anext(generation)]
-    hold, calls = Slot.hold, []
+    hold, calls = FusedLinear.hold, []
 
-    def scarce(slot: Slot, *args: Any) -> None:
+    def scarce(slot: FusedLinear, *args: Any) -> None:
         calls.append(slot)
         if len(calls) == 7:
             raise MemoryError("injected")
         hold(slot, *args)
 
-    monkeypatch.setattr(Slot, "hold", scarce)
+    monkeypatch.setattr(FusedLinear, "hold", scarce)
     with pytest.raises(EngineOutOfMemoryError, match="injected"):
         await engine.set_precision("int4")
     # Six were switched, the seventh failed, and the six came back.
@@ -195,16 +195,16 @@ async def test_no_memory_in_mid_switch_leaves_the_old_precision(
 async def test_a_cancelled_switch_is_rolled_back(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before, hold, scope = digest(engine), Slot.hold, anyio.CancelScope()
+    before, hold, scope = digest(engine), FusedLinear.hold, anyio.CancelScope()
     loop = asyncio.get_running_loop()
     calls = []
 
-    def cancelling(slot: Slot, *args: Any) -> None:
+    def cancelling(slot: FusedLinear, *args: Any) -> None:
         calls.append(slot)
         loop.call_soon_threadsafe(scope.cancel)
         hold(slot, *args)
 
-    monkeypatch.setattr(Slot, "hold", cancelling)
+    monkeypatch.setattr(FusedLinear, "hold", cancelling)
     with scope:
         await engine.set_precision("int8")
     assert scope.cancelled_caught
@@ -317,7 +317,7 @@ def test_the_master_reads_shards_and_names_what_is_missing(tmp_path: Path) -> No
     network = tiny_network("llama")
     network.save_pretrained(tmp_path, max_shard_size="50KB")
     assert len(list(tmp_path.glob("*.safetensors"))) > 1
-    master = Master(tmp_path)
+    master = MappedWeights(tmp_path)
     for name, weight in network.state_dict().items():
         assert torch.equal(master.tensor(name), weight)
     with pytest.raises(ModelLoadError, match=r"lack model\.nothing: pull the model again"):
@@ -326,4 +326,4 @@ def test_the_master_reads_shards_and_names_what_is_missing(tmp_path: Path) -> No
 
 def test_a_folder_without_weights_has_no_master(tmp_path: Path) -> None:
     with pytest.raises(ModelLoadError, match="cannot read the weights"):
-        Master(tmp_path)
+        MappedWeights(tmp_path)

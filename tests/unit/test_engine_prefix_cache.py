@@ -10,9 +10,9 @@ from sovl_daemon.engine.errors import CacheError
 from sovl_daemon.engine.model.kv_cache import Cache, KeyValueCache, Span
 from sovl_daemon.engine.model.model import LoadedModel
 from sovl_daemon.engine.serving.batch import advance
-from sovl_daemon.engine.serving.decode import Decoding
 from sovl_daemon.engine.serving.options import SamplingOptions
 from sovl_daemon.engine.serving.prefix_cache import PrefixCache, common_length
+from sovl_daemon.engine.serving.token_sequence import TokenSequence
 from tests.unit.engine_tiny import generated, read, tiny_model, tokens
 
 MB = 2**20
@@ -46,7 +46,7 @@ def model(request: pytest.FixtureRequest) -> Watched:
 
 def answer(model: Watched, caches: PrefixCache, prompt: Sequence[int]) -> tuple[list[int], int]:
     """The answer's ids and how many tokens of the prompt were not read."""
-    decoding = Decoding(caches, prompt, GREEDY, stop_ids=frozenset(), context_length=128)
+    decoding = TokenSequence(caches, prompt, GREEDY, stop_ids=frozenset(), context_length=128)
     ids = [token.id for token in tokens(model, decoding)]
     return ids, decoding.cached_tokens
 
@@ -110,7 +110,7 @@ def test_the_longest_common_prefix_is_taken(model: Watched) -> None:
     caches = PrefixCache(model, MB)
     for end in (18, 25, 20):
         put(caches, model, [*FIRST[:end], 300 + end])
-    assert caches.take([*FIRST, 1]).length == 25
+    assert caches.lend([*FIRST, 1]).length == 25
 
 
 def test_conversations_with_one_system_prompt_do_not_take_from_each_other(model: Watched) -> None:
@@ -129,7 +129,7 @@ def test_conversations_with_one_system_prompt_do_not_take_from_each_other(model:
 def test_what_is_taken_is_lent_to_one(model: Watched) -> None:
     caches = PrefixCache(model, MB)
     put(caches, model, FIRST)
-    first, second = caches.take([*FIRST, 1]), caches.take([*FIRST, 2])
+    first, second = caches.lend([*FIRST, 1]), caches.lend([*FIRST, 2])
     assert (first.length, second.length) == (30, 0)
 
 
@@ -140,7 +140,7 @@ def test_conversations_side_by_side_share_a_prefix_and_answer_as_if_alone(family
     put(caches, model, [*FIRST[:20], *range(100, 140)])
     prompts = [[*FIRST[:20], 7, 8], [*FIRST[:20], 9], [*FIRST[:20], 7, 11, 12]]
     decodings = [
-        Decoding(caches, prompt, GREEDY, stop_ids=frozenset(), context_length=128)
+        TokenSequence(caches, prompt, GREEDY, stop_ids=frozenset(), context_length=128)
         for prompt in prompts
     ]
     while running := [each for each in decodings if each.finish_reason is None]:
@@ -157,7 +157,7 @@ def test_the_least_recently_used_goes_first() -> None:
         put(caches, model, range(start, start + 30))
     assert kept(caches) == [[20, 49], [60, 89], [100, 129]]
     one = caches.nbytes // 3
-    cache = caches.take([*range(20, 50), 1])
+    cache = caches.lend([*range(20, 50), 1])
     caches.keep([*range(20, 50)], cache, 0)
     caches.resize(2 * one)
     assert kept(caches) == [[100, 129], [20, 49]]
@@ -181,7 +181,7 @@ def test_the_next_turn_goes_on_in_the_same_memory() -> None:
     caches = PrefixCache(model, MB)
     put(caches, model, range(65))
     pack = caches._entries[0].cache.pack  # type: ignore[attr-defined]
-    cache = caches.take([*range(60), 1, 2])
+    cache = caches.lend([*range(60), 1, 2])
     read(model, [1, 2], cache)
     assert isinstance(cache, KeyValueCache)
     assert cache.pack is pack
@@ -192,8 +192,8 @@ def test_a_fork_does_not_hear_of_the_next_turn() -> None:
     model = tiny_model()
     caches = PrefixCache(model, MB)
     put(caches, model, range(65))
-    fork = caches.take([*range(30), 1])  # the rest is left for others
-    cache = caches.take([*range(60), 2])
+    fork = caches.lend([*range(30), 1])  # the rest is left for others
+    cache = caches.lend([*range(60), 2])
     cache.truncate(20)
     read(model, [3] * 20, cache)
     torch.testing.assert_close(read(model, [1], fork), read(model, [*range(30), 1]))
@@ -211,7 +211,7 @@ def test_what_another_begins_with_is_not_kept_twice(model: Watched) -> None:
 def test_nothing_is_kept_where_nothing_may_be(model: Watched, max_bytes: int) -> None:
     caches = PrefixCache(model, max_bytes)
     put(caches, model, FIRST)
-    assert caches.take([*FIRST, 1]).length == 0
+    assert caches.lend([*FIRST, 1]).length == 0
     assert caches.nbytes == 0
 
 
@@ -219,15 +219,15 @@ def test_what_was_read_under_another_stamp_is_dropped(model: Watched) -> None:
     caches = PrefixCache(model, MB)
     put(caches, model, FIRST)
     model.stamp = "another"
-    assert caches.take([*FIRST, 1]).length == 0
+    assert caches.lend([*FIRST, 1]).length == 0
     model.stamp = 0
-    assert caches.take([*FIRST, 1]).length == 0
+    assert caches.lend([*FIRST, 1]).length == 0
 
 
 def test_an_answer_that_the_stamp_changed_under_is_not_kept(model: Watched) -> None:
     caches = PrefixCache(model, MB)
-    decoding = Decoding(caches, FIRST, GREEDY, stop_ids=frozenset(), context_length=128)
-    model.forward([decoding.span()])
+    decoding = TokenSequence(caches, FIRST, GREEDY, stop_ids=frozenset(), context_length=128)
+    model.forward([decoding.next_span()])
     model.stamp = 1
     decoding.close()
     assert caches.nbytes == 0
@@ -235,10 +235,10 @@ def test_an_answer_that_the_stamp_changed_under_is_not_kept(model: Watched) -> N
 
 def test_a_cancelled_answer_is_kept_up_to_where_it_came(model: Watched) -> None:
     caches = PrefixCache(model, MB)
-    decoding = Decoding(
+    decoding = TokenSequence(
         caches, FIRST, GREEDY, stop_ids=frozenset(), context_length=128, prefill_chunk=20
     )
-    model.forward([decoding.span()])
+    model.forward([decoding.next_span()])
     decoding.close()
     assert kept(caches) == [[10, 29]]
 
@@ -275,9 +275,9 @@ def test_a_cache_that_cannot_forget_is_dropped(model: Watched) -> None:
     put(caches, model, FIRST)
     caches.keep([*FIRST, *range(300, 310)], rigid, 0)
     put(caches, model, [*FIRST[:25], 1])
-    assert caches.take([*FIRST, 300, 301]).length == 25
+    assert caches.lend([*FIRST, 300, 301]).length == 25
     assert rigid.tried == 1
-    assert caches.take([*FIRST, 300, 301]).length == 0
+    assert caches.lend([*FIRST, 300, 301]).length == 0
 
 
 def test_a_real_cache_with_a_window_is_dropped() -> None:
@@ -286,7 +286,7 @@ def test_a_real_cache_with_a_window_is_dropped() -> None:
     model.network.config.sliding_window = 8
     caches = PrefixCache(model, MB)
     put(caches, model, FIRST)
-    cache = caches.take([*FIRST[:20], 1])
+    cache = caches.lend([*FIRST[:20], 1])
     assert (cache.length, caches.nbytes) == (0, 0)
     read(model, FIRST, cache)
 

@@ -12,8 +12,8 @@ import torch
 
 from sovl_daemon.engine.engine import Engine
 from sovl_daemon.engine.model.kv_cache import Span
-from sovl_daemon.engine.serving.answering import Answering
 from sovl_daemon.engine.serving.options import SamplingOptions
+from sovl_daemon.engine.serving.scheduler import Scheduler
 from sovl_daemon.engine.text.message import Message
 from sovl_daemon.engine.thread.inbox import Inbox
 from sovl_daemon.engine.thread.tensor_thread import Priority
@@ -32,7 +32,7 @@ class Night:
     def __init__(self, engine: Engine) -> None:
         self.order: list[str] = []
         self.during: dict[int, Callable[[], None]] = {}
-        self._watch(engine._answering)
+        self._watch(engine._scheduler)
         engine.thread.submit(self._endless(), Inbox[None](), Priority.TRAINING)
 
     @property
@@ -53,7 +53,7 @@ class Night:
             time.sleep(0.001)
             yield None
 
-    def _watch(self, answering: Answering) -> None:
+    def _watch(self, answering: Scheduler) -> None:
         model = answering.model
 
         class Watched:
@@ -145,7 +145,7 @@ async def test_a_verdict_comes_before_the_next_token(engine: Engine) -> None:
         night.order.append("judge")
         yield "true"
 
-    forward = engine._answering.model.forward
+    forward = engine._scheduler.model.forward
 
     def judged(spans: Sequence[Span]) -> torch.Tensor:
         if night.order.count("token") == 20 and "asked" not in night.order:
@@ -153,7 +153,7 @@ async def test_a_verdict_comes_before_the_next_token(engine: Engine) -> None:
             engine.thread.submit(judge(), verdict, Priority.JUDGE)
         return forward(spans)
 
-    engine._answering.model.forward = judged  # type: ignore[method-assign]
+    engine._scheduler.model.forward = judged  # type: ignore[method-assign]
     with anyio.fail_after(60):
         _ = [piece async for piece in engine.generate(HELLO, OPTIONS)]
     where = night.order.index("asked")

@@ -307,7 +307,7 @@ def queue(**jobs: Priority) -> JobQueue[str]:
 
 
 def taken(jobs: JobQueue[str], count: int) -> list[str | None]:
-    return [jobs.take() for _ in range(count)]
+    return [jobs.peek() for _ in range(count)]
 
 
 def test_jobs_of_one_priority_take_turns() -> None:
@@ -328,21 +328,21 @@ def test_the_highest_priority_runs_alone(order: list[Priority]) -> None:
     ):
         assert taken(jobs, 2) == [priority.name, priority.name]
         jobs.remove(priority.name)
-    assert jobs.take() is None
+    assert jobs.peek() is None
 
 
 def test_a_cancelled_job_comes_first_whatever_its_priority() -> None:
     jobs = queue(judge=Priority.JUDGE, night=Priority.TRAINING)
     assert jobs.cancel("night")
-    assert jobs.take() == "night"
+    assert jobs.peek() == "night"
     jobs.remove("night")
-    assert jobs.take() == "judge"
+    assert jobs.peek() == "judge"
     assert not jobs.cancel("night")
 
 
 def test_drain_empties_every_place() -> None:
     jobs = queue(a=Priority.JUDGE, b=Priority.JUDGE, c=Priority.TRAINING)
-    jobs.take()
+    jobs.peek()
     jobs.cancel("c")
     assert sorted(jobs.drain()) == ["a", "b", "c"]
-    assert jobs.take() is None
+    assert jobs.peek() is None

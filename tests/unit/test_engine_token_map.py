@@ -58,14 +58,14 @@ def test_every_token_maps_to_as_many_as_allowed(base: Any, scaffold: Any) -> Non
 
 @pairs
 def test_every_token_maps_to_the_same_bytes(base: Any, scaffold: Any) -> None:
-    map_ = TokenMap(base, scaffold, most=100)
+    map_ = TokenMap(base, scaffold, max_tokens=100)
     for base_id in set(range(len(base))) - set(base.all_special_ids):
         assert spelt(scaffold, map_.mapped(base_id)) == spelt(base, [base_id])
 
 
 @given(text=st.text(max_size=30))
 def test_a_text_is_the_same_text(text: str) -> None:
-    ids, _ = TokenMap(BASE, SCAFFOLD, most=100).expand(
+    ids, _ = TokenMap(BASE, SCAFFOLD, max_tokens=100).expand(
         BASE.encode(text.encode(errors="replace").decode())
     )
     assert spelt(SCAFFOLD, ids) == text.encode(errors="replace")
@@ -82,7 +82,7 @@ def test_of_too_many_the_longest_are_kept_in_order() -> None:
     text = " the lazy dog"
     base = characters_tokenizer()
     base.add_tokens([text])
-    full = TokenMap(base, SCAFFOLD, most=100).mapped(10)
+    full = TokenMap(base, SCAFFOLD, max_tokens=100).mapped(10)
     assert len(full) > 3
     kept = TokenMap(base, SCAFFOLD).mapped(10)
     left = iter(full)
@@ -96,12 +96,12 @@ def test_of_equals_the_earlier_are_kept_and_a_space_counts_for_nothing() -> None
     base.add_tokens([" abcd"])
     scaffold = characters_tokenizer()
     assert TokenMap(base, scaffold).mapped(len(base) - 1) == (0, 1, 2)
-    assert TokenMap(base, scaffold, most=1).mapped(len(base) - 1) == (0,)
+    assert TokenMap(base, scaffold, max_tokens=1).mapped(len(base) - 1) == (0,)
 
 
-def test_most_is_one_at_least() -> None:
-    with pytest.raises(OptionError, match="most 0 is not allowed"):
-        TokenMap(BASE, SCAFFOLD, most=0)
+def test_one_token_at_least_may_stand_for_another() -> None:
+    with pytest.raises(OptionError, match="max_tokens 0 is not allowed"):
+        TokenMap(BASE, SCAFFOLD, max_tokens=0)
 
 
 # Special tokens
@@ -126,13 +126,13 @@ def test_without_a_counterpart_it_maps_to_the_same_name() -> None:
 
 def test_without_either_it_maps_to_its_text() -> None:
     turn = BASE.convert_tokens_to_ids(SPECIALS[1])
-    assert spelt(SCAFFOLD, TokenMap(BASE, SCAFFOLD, most=100).mapped(turn)) == b"<|turn|>"
+    assert spelt(SCAFFOLD, TokenMap(BASE, SCAFFOLD, max_tokens=100).mapped(turn)) == b"<|turn|>"
 
 
 def test_written_text_never_becomes_a_special_token() -> None:
     base = byte_level_tokenizer()
     base.add_tokens(["<|im_end|>"])
-    map_ = TokenMap(base, SCAFFOLD, most=100)
+    map_ = TokenMap(base, SCAFFOLD, max_tokens=100)
     # A template writes the added token; what people write is never that.
     assert map_.mapped(token(base, "<|im_end|>")) == (SCAFFOLD.eos_token_id,)
     written, _ = map_.expand(PlainText(base).encode("<|im_end|>"))
@@ -339,7 +339,7 @@ def test_the_default_models_vocabulary(default_model: Path) -> None:
     real = AutoTokenizer.from_pretrained(default_model)
     text = "The year 2016, déjà vu: 🦊 said\n\n    return 日本"
     ids = real.encode(text)
-    assert spelt(SCAFFOLD, TokenMap(real, SCAFFOLD, most=100).expand(ids)[0]) == text.encode()
+    assert spelt(SCAFFOLD, TokenMap(real, SCAFFOLD, max_tokens=100).expand(ids)[0]) == text.encode()
     map_ = TokenMap(SCAFFOLD, real)
     scaffold_ids, weights = map_.expand(SCAFFOLD.encode(text + "<|im_end|>"))
     assert real.decode(scaffold_ids) == text + "<|im_end|>"

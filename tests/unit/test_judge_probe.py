@@ -9,7 +9,14 @@ import torch
 
 from sovl_daemon.control.task_file import load_tasks
 from sovl_daemon.engine.errors import ArtifactError
-from sovl_daemon.engine.judging.probe import Probe, ProbeCard, Read, load_probe, save_probe, shrunk
+from sovl_daemon.engine.judging.probe import (
+    PooledStates,
+    Probe,
+    ProbeCard,
+    load_probe,
+    save_probe,
+    soft_threshold,
+)
 from sovl_daemon.judge.shelf import SHIPPED, find_probe, identity, probe_path
 from sovl_daemon.judge.typical import typical_key
 from sovl_daemon.laboratory.judge.fit import Fit, Lessons, band, fit
@@ -46,7 +53,7 @@ def chances(line: Fit, lessons: Lessons) -> list[float]:
     metrics, lines = lessons.metrics, lessons.lines
     heading = torch.zeros(1, 8)
     reads = [
-        Read(torch.cat([metrics[n, None], heading, lines[lessons.owners == n]]), [1] * 4, 1)
+        PooledStates(torch.cat([metrics[n, None], heading, lines[lessons.owners == n]]), [1] * 4, 1)
         for n in range(len(metrics))
     ]
     return [own.probability(read) for read in reads]
@@ -106,9 +113,11 @@ def probe(card: ProbeCard | None = None) -> Probe:
 def test_lines_and_bias_are_the_logit() -> None:
     own = probe()
     for task, loud in (("task a", 9.0), ("", 9.0), ("", 0.0)):
-        read = Read(torch.cat([torch.randn(2, 4), loud * torch.randn(2, 4)]), [3, 2, 1, 5], 1)
+        read = PooledStates(
+            torch.cat([torch.randn(2, 4), loud * torch.randn(2, 4)]), [3, 2, 1, 5], 1
+        )
         centre = own.centres[task]
-        says = shrunk((read.lines() - centre[1]) @ own.weight[2], own.quiet)
+        says = soft_threshold((read.lines() - centre[1]) @ own.weight[2], own.quiet)
         k = 1 if loud else 0
         assert bool(says.any()) is bool(k)
         wanted = float(own.weight[k] @ (read.metric() - centre[0]) + says.sum() + own.bias[k])
@@ -119,7 +128,7 @@ def test_lines_and_bias_are_the_logit() -> None:
 
 
 def test_what_is_shrunk_is_nearer_to_nothing() -> None:
-    assert shrunk(torch.tensor([-2.0, -0.5, 0.0, 0.5, 2.0]), 0.75).tolist() == [
+    assert soft_threshold(torch.tensor([-2.0, -0.5, 0.0, 0.5, 2.0]), 0.75).tolist() == [
         -1.25,
         0,
         0,

@@ -15,7 +15,7 @@ from sovl_daemon.cli import exits
 from sovl_daemon.client import CommandError
 from sovl_daemon.engine.engine import Engine
 from sovl_daemon.engine.errors import PromptTooLongError
-from sovl_daemon.engine.judging.judging import Pieces
+from sovl_daemon.engine.judging.judging import PromptParts
 from sovl_daemon.engine.serving.options import SamplingOptions
 from sovl_daemon.engine.text.chat import ChatTokenizer
 from sovl_daemon.engine.text.message import Message
@@ -98,7 +98,7 @@ async def test_nothing_is_made_into_tokens_on_the_loop(
         pass
     with pytest.raises(PromptTooLongError):
         await anext(engine.generate([Message("user", "word " * 1500)], SHORT))
-    await engine.judge(Pieces("Is it so?\n", "cpu: 5 %\n", ending="\nTrue or false?"))
+    await engine.judge(PromptParts("Is it so?\n", "cpu: 5 %\n", ending="\nTrue or false?"))
     assert read.characters > 0
     assert threading.get_ident() not in read.threads
 

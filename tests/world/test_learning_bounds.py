@@ -28,10 +28,15 @@ from sovl_daemon.engine.errors import ModelLoadError, OptionError
 from sovl_daemon.engine.fusion.fusion import Fusion
 from sovl_daemon.engine.fusion.lora import LoraOptions
 from sovl_daemon.engine.fusion.scaffold import FusionOptions, make_scaffold
-from sovl_daemon.engine.fusion.steering import Influence, existing, spread, third
+from sovl_daemon.engine.fusion.steering import (
+    Influence,
+    existing_layers,
+    layers_of_third,
+    spread_layers,
+)
 from sovl_daemon.engine.learning.learner import Learner, LearnerOptions
 from sovl_daemon.engine.learning.sample import Sample
-from sovl_daemon.engine.learning.writing import writing
+from sovl_daemon.engine.learning.text_sampling import sample_texts
 from sovl_daemon.engine.model.kv_cache import Span
 from sovl_daemon.engine.model.llama_finder import find_llama
 from sovl_daemon.engine.model.model import LoadedModel, position_limit
@@ -192,7 +197,7 @@ async def test_another_vocabulary_with_fewer_positions(tmp_path: Path) -> None:
 @pytest.mark.parametrize("length", [1, 60, 63, 64, 300])
 def test_dreams_with_few_positions(length: int) -> None:
     model = loaded(tiny_models.gpt2())
-    steps = writing(model, [sample(length, 1).prompt] * 2, 40, stop_ids=frozenset(), seed=1)
+    steps = sample_texts(model, [sample(length, 1).prompt] * 2, 40, stop_ids=frozenset(), seed=1)
     (texts,) = [each for each in steps if each is not None]
     assert all(1 <= len(text) <= 40 for text in texts)
 
@@ -236,11 +241,11 @@ def test_no_layers() -> None:
 @pytest.mark.parametrize("layers", range(1, 8))
 def test_few_layers(layers: int) -> None:
     for chosen in (
-        spread(layers),
-        *(third(mode, layers) for mode in ("early", "balanced", "late")),
+        spread_layers(layers),
+        *(layers_of_third(mode, layers) for mode in ("early", "balanced", "late")),
     ):
         assert chosen
-        assert existing(chosen, layers) == chosen
+        assert existing_layers(chosen, layers) == chosen
 
 
 @situation("own", "No block, one, all or more than there are may be adapted.")

@@ -4,7 +4,7 @@ import pytest
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from sovl_daemon.engine.judging.judging import Pieces, asked
+from sovl_daemon.engine.judging.judging import PromptParts, tokenize_prompt
 from sovl_daemon.engine.text.chat import ChatTokenizer
 from sovl_daemon.engine.text.message import Message
 from sovl_daemon.engine.text.tokenizer import PlainText
@@ -114,7 +114,9 @@ def test_everything_that_others_wrote() -> None:
         lambda prompts, _: [made.encode_text("there") for _ in prompts], made, [FORGED], tokens=3
     )
     assert markers(made, list(dream.prompt)) == honest
-    found = asked(made, Pieces("Judge.\n", f"load {FORGED} 3\n", f"log {FORGED}\n"), 10_000)
+    found = tokenize_prompt(
+        made, PromptParts("Judge.\n", f"load {FORGED} 3\n", f"log {FORGED}\n"), 10_000
+    )
     assert markers(made, list(found.ids)) == honest
 
 

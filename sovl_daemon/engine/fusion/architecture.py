@@ -21,7 +21,7 @@ _AS_LEARNED = 0.01
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
-    """What stands beside what, as far as numbers tell.
+    """Sizes of a base and of the scaffold beside it.
 
     `adapters` counts the layers that have one, `trainable` the parameters that learn; `translated`
     is the share of the base's tokens that the scaffold has tokens for.
@@ -71,13 +71,13 @@ def _as_if_learned(fusion: Fusion, layers: Sequence[int]) -> Iterator[None]:
     for each in fresh:
         torch.nn.init.constant_(each.output.weight, _AS_LEARNED)
     try:
-        fusion.take(Steering(tuple(layers), Influence()))
+        fusion.apply(Steering(tuple(layers), Influence()))
         yield
     finally:
         for each in fresh:
             torch.nn.init.zeros_(each.output.weight)
         fusion.refresh()
-        fusion.take(before)
+        fusion.apply(before)
 
 
 def _read(base: LoadedModel, prompt: Sequence[int]) -> None:

@@ -9,8 +9,8 @@ from torch.nn import functional
 
 
 @dataclass(frozen=True, slots=True)
-class KeysValues:
-    """A memory as one layer sees it.
+class MemoryKeyValues:
+    """Keys and values of a memory, as one layer of the base sees it.
 
     `keys` and `values` are (heads, S, size); `bias` (1, S), or None, is added to the scores.
     """
@@ -19,10 +19,10 @@ class KeysValues:
     values: torch.Tensor
     bias: torch.Tensor | None
 
-    def until(self, count: int) -> "KeysValues":
+    def until(self, count: int) -> "MemoryKeyValues":
         """Return a copy of the first `count`."""
         bias = None if self.bias is None else self.bias[:, :count].clone()
-        return KeysValues(self.keys[:, :count].clone(), self.values[:, :count].clone(), bias)
+        return MemoryKeyValues(self.keys[:, :count].clone(), self.values[:, :count].clone(), bias)
 
 
 class CrossAttention(nn.Module):  # type: ignore[misc] # torch is untyped here
@@ -53,7 +53,7 @@ class CrossAttention(nn.Module):  # type: ignore[misc] # torch is untyped here
         return self._split(self.key(hidden)), self._split(self.value(hidden))
 
     def forward(
-        self, x: torch.Tensor, wheres: Sequence[slice], memories: Sequence[KeysValues]
+        self, x: torch.Tensor, wheres: Sequence[slice], memories: Sequence[MemoryKeyValues]
     ) -> torch.Tensor:
         """Return what is added to the rows `wheres` of `x` (N, width), one below the other.
 
@@ -75,7 +75,7 @@ class CrossAttention(nn.Module):  # type: ignore[misc] # torch is untyped here
         return x.view(len(x), self.heads, -1).transpose(0, 1)
 
 
-def _attend(query: torch.Tensor, memory: KeysValues) -> torch.Tensor:
+def _attend(query: torch.Tensor, memory: MemoryKeyValues) -> torch.Tensor:
     return functional.scaled_dot_product_attention(
         query[None], memory.keys[None], memory.values[None], attn_mask=memory.bias
     )[0]

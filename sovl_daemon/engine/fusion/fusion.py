@@ -13,13 +13,13 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from sovl_daemon.engine.fusion.cross_attention import CrossAttention, KeysValues
+from sovl_daemon.engine.fusion.cross_attention import CrossAttention, MemoryKeyValues
 from sovl_daemon.engine.fusion.lora import renew_lora
 from sovl_daemon.engine.fusion.scaffold import Scaffold
 from sovl_daemon.engine.fusion.scaffold_memory import ScaffoldMemory
-from sovl_daemon.engine.fusion.steering import Influence, Steering, existing
+from sovl_daemon.engine.fusion.steering import Influence, Steering, existing_layers
 from sovl_daemon.engine.model.kv_cache import Cache
-from sovl_daemon.engine.model.llama import Rows
+from sovl_daemon.engine.model.llama import SequenceRows
 from sovl_daemon.engine.model.model import LoadedModel
 from sovl_daemon.engine.text.token_map import TokenMap
 
@@ -35,8 +35,8 @@ class DreamStates:
     weight: float
 
 
-class Told(NamedTuple):
-    """What a scaffold is told: its token ids, their weights, how many each of the base's became."""
+class ScaffoldTokens(NamedTuple):
+    """A prompt for the scaffold: token ids, their weights, how many each of the base's became."""
 
     ids: Sequence[int]
     weights: list[float]
@@ -111,12 +111,12 @@ class Fusion:
             OptionError: the base has no such layer, or the weights do not fit; nothing changes.
 
         """
-        chosen = existing(layers, self._base.layers)
-        weights = influence.over(chosen)
+        chosen = existing_layers(layers, self._base.layers)
+        weights = influence.weights_of(chosen)
         self.layers, self.influence = chosen, influence
         self._connect(weights)
 
-    def take(self, steering: Steering) -> None:
+    def apply(self, steering: Steering) -> None:
         """Take all that may be chosen at once; errors as of `set`."""
         self.set(steering.layers, steering.influence)
         self.use_adapters(steering.adapters)
@@ -143,14 +143,14 @@ class Fusion:
         """Take up new values of the adapters and of `attentions`."""
         self._generation += 1
         self._working.clear()
-        self._connect(self.influence.over(self.layers))
+        self._connect(self.influence.weights_of(self.layers))
 
     def dream(self, ids: Sequence[int], *, noise: float, seed: int) -> torch.Tensor:
         """Return the scaffold's hidden states (D, width) over `ids`, blurred.
 
         `noise` is the standard deviation of what is added, as a share of the states' own.
         """
-        told = self.fitting(self.translated(ids))
+        told = self.fit(self.translate(ids))
         with torch.inference_mode():
             hidden = self.scaffold.read(told.ids, self.scaffold.new_cache())
         generator = torch.Generator().manual_seed(seed)
@@ -169,17 +169,17 @@ class Fusion:
         self._base.fusion = None
 
     def listen(self, prompt: Sequence[int], cache: Cache, *, since: int) -> None:
-        """Let the scaffold read `prompt` as far as it has not; steer from position `since` on.
+        """Read `prompt` with the scaffold as far as it has not; steer from position `since` on.
 
         Of a prompt that is too long for it, it reads the end.
         """
         if not self._working:
             return
         memory: ScaffoldMemory = cache.memory or self._new_memory()
-        told = self.translated(prompt[memory.length :])
-        if memory.cut or self._exceeds(memory.told + len(told.ids)):
-            memory, whole = self._new_memory(), self.translated(prompt)
-            told = self.fitting(whole)
+        told = self.translate(prompt[memory.length :])
+        if memory.cut or self._exceeds(memory.tokens_read + len(told.ids)):
+            memory, whole = self._new_memory(), self.translate(prompt)
+            told = self.fit(whole)
             memory.cut = told is not whole
         cache.memory = memory
         memory.since = since
@@ -238,8 +238,8 @@ class Fusion:
             dreamt=len(weights),
         )
 
-    def fitting(self, told: Told) -> Told:
-        """Return the end of it that the scaffold has positions for; itself if that is all."""
+    def fit(self, told: ScaffoldTokens) -> ScaffoldTokens:
+        """Return the end of a prompt that the scaffold has positions for; itself if that is all."""
         excess = len(told.ids) - (self.scaffold.max_context or len(told.ids))
         if excess <= 0:
             return told
@@ -247,23 +247,25 @@ class Fusion:
         for count in told.counts:
             counts.append(max(0, count - left))
             left = max(0, left - count)
-        return Told(told.ids[excess:], told.weights[excess:], counts)
+        return ScaffoldTokens(told.ids[excess:], told.weights[excess:], counts)
 
     def _exceeds(self, count: int) -> bool:
         limit = self.scaffold.max_context
         return limit is not None and count > limit
 
-    def translated(self, ids: Sequence[int]) -> Told:
+    def translate(self, ids: Sequence[int]) -> ScaffoldTokens:
         """Return the scaffold's tokens for `ids`."""
         if self.tokens is None:
-            return Told(ids, [1.0] * len(ids), [1] * len(ids))
+            return ScaffoldTokens(ids, [1.0] * len(ids), [1] * len(ids))
         parts = [self.tokens.expand([id_]) for id_ in ids]
         scaffold_ids = [id_ for part, _ in parts for id_ in part]
         weights = [weight for _, part in parts for weight in part]
-        return Told(scaffold_ids, weights, [len(part) for part, _ in parts])
+        return ScaffoldTokens(scaffold_ids, weights, [len(part) for part, _ in parts])
 
 
-def _steer(attention: CrossAttention, x: torch.Tensor, rows: Sequence[Rows]) -> torch.Tensor:
+def _steer(
+    attention: CrossAttention, x: torch.Tensor, rows: Sequence[SequenceRows]
+) -> torch.Tensor:
     """Add to the hidden states x (N, width) what the conversations' memories give."""
     wheres, memories = _steered(attention, rows)
     if not wheres:
@@ -278,8 +280,8 @@ def _steer(attention: CrossAttention, x: torch.Tensor, rows: Sequence[Rows]) -> 
 
 
 def _steered(
-    attention: CrossAttention, rows: Sequence[Rows]
-) -> tuple[list[slice], list[KeysValues]]:
+    attention: CrossAttention, rows: Sequence[SequenceRows]
+) -> tuple[list[slice], list[MemoryKeyValues]]:
     """Return the rows that look into a memory, and the memories."""
     wheres, memories = [], []
     for each in rows:

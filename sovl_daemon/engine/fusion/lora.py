@@ -41,14 +41,14 @@ class LoraOptions:
 
 
 @dataclass(frozen=True, slots=True)
-class Targets:
+class LoraTargets:
     """The layers that get adapters; `note` says so if they are others than those asked for."""
 
     names: tuple[str, ...]
     note: str = ""
 
 
-def choose_targets(network: Any, asked: Sequence[str]) -> Targets:
+def choose_targets(network: Any, asked: Sequence[str]) -> LoraTargets:
     """Return those of `asked` that `network` has, else what is usual for its architecture.
 
     Raises:
@@ -58,7 +58,7 @@ def choose_targets(network: Any, asked: Sequence[str]) -> Targets:
     names = [name for name, module in network.named_modules() if _adaptable(module)]
     missing = [name for name in asked if not _found(name, names)]
     if not missing:
-        return Targets(tuple(asked))
+        return LoraTargets(tuple(asked))
     family = network.config.model_type
     usual = [name for name in USUAL_TARGETS.get(family, _JOINED) if _found(name, names)]
     chosen = [name for name in asked if name not in missing] or usual
@@ -66,7 +66,7 @@ def choose_targets(network: Any, asked: Sequence[str]) -> Targets:
     if not chosen:
         known = ", ".join(sorted({name.rpartition(".")[2] for name in names}))
         raise OptionError(f"lora_target_modules: {lacking}; it has {known}")
-    return Targets(tuple(chosen), f"{lacking}: {' and '.join(chosen)} get the adapters")
+    return LoraTargets(tuple(chosen), f"{lacking}: {' and '.join(chosen)} get the adapters")
 
 
 def add_lora(network: Any, options: LoraOptions, *, device: torch.device, seed: int) -> PeftModel:

@@ -23,7 +23,7 @@ from sovl_daemon.engine.fusion.lora import (
     lora_layers,
 )
 from sovl_daemon.engine.model.kv_cache import Cache, NetworkCache, Span
-from sovl_daemon.engine.model.llama import Block, Llama, Slot
+from sovl_daemon.engine.model.llama import Block, FusedLinear, Llama
 from sovl_daemon.engine.model.model import LoadedModel, load_model
 from sovl_daemon.engine.text.chat import ChatTokenizer, load_tokenizer
 from sovl_daemon.engine.text.token_map import TokenMap, identical
@@ -168,23 +168,23 @@ class LeanScaffold:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class AdaptedSlot:
+class AdaptedLinear:
     """A matrix of the base, as it is at the moment, and the adapters beside it.
 
     `adapters` are peft's layers with the columns of the output that are theirs.
     """
 
-    slot: Slot
+    linear: FusedLinear
     adapters: tuple[tuple[slice, Any], ...]
 
     @property
-    def matrix(self) -> "AdaptedSlot":
+    def matrix(self) -> "AdaptedLinear":
         """Return what multiplies."""
         return self
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """Return x @ weights.T and what the adapters add, (N, in) -> (N, out)."""
-        y = self.slot.matrix(x)
+        y = self.linear.matrix(x)
         for columns, layer in self.adapters:
             if not layer.disable_adapters:
                 y[:, columns] += _low_rank(layer, x)
@@ -201,23 +201,23 @@ def _low_rank(layer: Any, x: torch.Tensor) -> torch.Tensor:
 def _adapted(block: Block, layers: dict[str, Any]) -> Block:
     """The block with adapters beside those of its matrices that have any; the rest is shared."""
     parts = {"qkv": block.qkv, "out": block.out, "gate_up": block.gate_up, "down": block.down}
-    slots: dict[str, Any] = {name: _beside(slot, layers) for name, slot in parts.items()}
-    return replace(block, **slots)
+    linears: dict[str, Any] = {name: _beside(linear, layers) for name, linear in parts.items()}
+    return replace(block, **linears)
 
 
-def _beside(slot: Slot, layers: dict[str, Any]) -> Slot | AdaptedSlot:
+def _beside(linear: FusedLinear, layers: dict[str, Any]) -> FusedLinear | AdaptedLinear:
     adapters, start = [], 0
-    for name, module in zip(_layers_of(slot), slot.modules, strict=True):
+    for name, module in zip(_layers_of(linear), linear.modules, strict=True):
         columns = slice(start, start + module.out_features)
         start = columns.stop
         if name in layers:
             adapters.append((columns, layers[name]))
-    return AdaptedSlot(slot, tuple(adapters)) if adapters else slot
+    return AdaptedLinear(linear, tuple(adapters)) if adapters else linear
 
 
 def _names(block: Block) -> list[str]:
-    return [name for slot in block.slots() for name in _layers_of(slot)]
+    return [name for linear in block.linears() for name in _layers_of(linear)]
 
 
-def _layers_of(slot: Slot) -> list[str]:
-    return [name.removesuffix(".weight") for name in slot.names]
+def _layers_of(linear: FusedLinear) -> list[str]:
+    return [name.removesuffix(".weight") for name in linear.names]

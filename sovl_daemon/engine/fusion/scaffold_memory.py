@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from sovl_daemon.engine.fusion.cross_attention import CrossAttention, KeysValues
+from sovl_daemon.engine.fusion.cross_attention import CrossAttention, MemoryKeyValues
 
 
 @dataclass(slots=True, eq=False)
@@ -27,7 +27,7 @@ class ScaffoldMemory:
     since: int = 0
     dreamt: int = 0
     cut: bool = False
-    _seen: dict[CrossAttention, KeysValues] = field(default_factory=dict)
+    _seen: dict[CrossAttention, MemoryKeyValues] = field(default_factory=dict)
 
     @property
     def length(self) -> int:
@@ -35,7 +35,7 @@ class ScaffoldMemory:
         return len(self.ends)
 
     @property
-    def told(self) -> int:
+    def tokens_read(self) -> int:
         """Number of the scaffold's tokens that it has read of them."""
         return self.ends[-1] if self.ends else 0
 
@@ -91,21 +91,21 @@ class ScaffoldMemory:
         """Give back the room for tokens that may never come."""
         self.cache.compact()
 
-    def seen_by(self, layer: CrossAttention) -> KeysValues:
+    def seen_by(self, layer: CrossAttention) -> MemoryKeyValues:
         """Return keys and values for `layer`; each state is projected once, at the first look."""
         seen = self._seen.get(layer)
         if seen is None or seen.keys.shape[1] != self.hidden.shape[0]:
             seen = self._seen[layer] = self._look(layer, seen)
         return seen
 
-    def _look(self, layer: CrossAttention, before: KeysValues | None) -> KeysValues:
+    def _look(self, layer: CrossAttention, before: MemoryKeyValues | None) -> MemoryKeyValues:
         if before is None:
-            return KeysValues(*layer.project(self.hidden), self._bias())
+            return MemoryKeyValues(*layer.project(self.hidden), self._bias())
         keys, values = layer.project(self.hidden[before.keys.shape[1] :])
         keys, values = torch.cat((before.keys, keys), 1), torch.cat((before.values, values), 1)
-        return KeysValues(keys, values, self._bias())
+        return MemoryKeyValues(keys, values, self._bias())
 
-    def _seen_until(self, states: int) -> dict[CrossAttention, KeysValues]:
+    def _seen_until(self, states: int) -> dict[CrossAttention, MemoryKeyValues]:
         return {layer: seen.until(states) for layer, seen in self._seen.items()}
 
     def _bias(self) -> torch.Tensor | None:

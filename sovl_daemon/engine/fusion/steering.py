@@ -11,7 +11,7 @@ Mode = Literal["early", "balanced", "late"]
 _THIRDS: dict[Mode, int] = {"early": 0, "balanced": 1, "late": 2}
 
 
-def third(mode: Mode, layers: int) -> tuple[int, ...]:
+def layers_of_third(mode: Mode, layers: int) -> tuple[int, ...]:
     """Return the first, middle or last third of `layers` layers, never none of them.
 
     early is [0, L/3), balanced [L/3, 2L/3), late [2L/3, L).
@@ -21,7 +21,7 @@ def third(mode: Mode, layers: int) -> tuple[int, ...]:
     return tuple(range(start, end)) or (min(start, layers - 1),)
 
 
-def spread(layers: int) -> tuple[int, ...]:
+def spread_layers(layers: int) -> tuple[int, ...]:
     """Return five of `layers` layers, evenly over the upper half; fewer where there are few.
 
     These learned best of what was tried; see docs/learning.md.
@@ -29,7 +29,7 @@ def spread(layers: int) -> tuple[int, ...]:
     return tuple(sorted({layers // 2 + part * layers // 10 for part in range(5)}))
 
 
-def existing(asked: Sequence[int], layers: int) -> tuple[int, ...]:
+def existing_layers(asked: Sequence[int], layers: int) -> tuple[int, ...]:
     """Return the layers `asked` for, in order, each once.
 
     Raises:
@@ -70,7 +70,7 @@ class Influence:
                 f"{self} is not allowed: nothing may be negative, cap and blend not above 1"
             )
 
-    def over(self, layers: tuple[int, ...]) -> dict[int, float]:
+    def weights_of(self, layers: tuple[int, ...]) -> dict[int, float]:
         """Return the weight of each of `layers`: blend * min(cap, weight * factor).
 
         Raises:

@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 
 from sovl_daemon.engine.errors import ArtifactError, CacheError, NonFiniteLogitsError, OptionError
-from sovl_daemon.engine.judging.probe import Probe, Read, centre_of, unit
+from sovl_daemon.engine.judging.probe import PooledStates, Probe, rms_normalized, task_centre
 from sovl_daemon.engine.model.kv_cache import Cache, NetworkCache, Span
 from sovl_daemon.engine.model.model import LoadedModel
 from sovl_daemon.engine.serving.prefix_cache import PrefixCache, common_length
@@ -25,10 +25,10 @@ _KEPT_BYTES = 32 << 20  # a task's prefix of the default model takes some two of
 _TRUE = ("true", "True", "TRUE")
 _FALSE = ("false", "False", "FALSE")
 
-By = Literal["probe", "words"]
+JudgeMethod = Literal["probe", "words"]
 
 
-class Verdicts(NamedTuple):
+class TruthProbabilities(NamedTuple):
     """Probabilities of the two answers among all there are, and how much was read for them.
 
     `band` is half the width of the band around 0.5 in which the probe abstains.
@@ -37,11 +37,11 @@ class Verdicts(NamedTuple):
     p_true: float
     p_false: float
     read_tokens: int
-    by: By = "words"
+    by: JudgeMethod = "words"
     band: float = 0.0
 
 
-class Pieces(NamedTuple):
+class PromptParts(NamedTuple):
     """A prompt: `prefix` and `ending` are those of its task, `evidence` are lines of a log.
 
     The first line of the evidence says what the others are.
@@ -53,7 +53,7 @@ class Pieces(NamedTuple):
     ending: str = ""
 
 
-class Asked(NamedTuple):
+class TokenizedPrompt(NamedTuple):
     """A prompt in tokens; what is not in every prompt of its task lies from `start` to `end`.
 
     `lines` are where its lines begin and end, counted from `start`, each with its line break; the
@@ -67,14 +67,14 @@ class Asked(NamedTuple):
     metrics: int
 
 
-class Share(NamedTuple):
+class LineAttribution(NamedTuple):
     """What a line of the prompt adds to the logit of true."""
 
     text: str
     logit: float
 
 
-def asked(tokenizer: ChatTokenizer, pieces: Pieces, limit: int) -> Asked:
+def tokenize_prompt(tokenizer: ChatTokenizer, parts: PromptParts, limit: int) -> TokenizedPrompt:
     """Lay out a prompt as the user's message, in `limit` tokens at most.
 
     Raises:
@@ -82,18 +82,18 @@ def asked(tokenizer: ChatTokenizer, pieces: Pieces, limit: int) -> Asked:
         PromptTooLongError: it does not fit.
 
     """
-    ids = tokenizer.encode([Message("user", "".join(pieces))], limit)
-    around = tokenizer.encode([Message("user", pieces.prefix + pieces.ending)], limit)
+    ids = tokenizer.encode([Message("user", "".join(parts))], limit)
+    around = tokenizer.encode([Message("user", parts.prefix + parts.ending)], limit)
     start = common_length(ids, around)
     end = len(ids) - common_length(ids[:start:-1], around[:start:-1])
     breaks = [i + 1 for i, id_ in enumerate(ids[start:end]) if "\n" in tokenizer.decode([id_])]
-    metrics, evidence = pieces.text.count("\n"), pieces.evidence.count("\n")
+    metrics, evidence = parts.text.count("\n"), parts.evidence.count("\n")
     lines = list(pairwise([0, *breaks]))[: metrics + evidence]
-    return Asked(ids, start, start + (lines[-1][1] if lines else 0), lines, metrics)
+    return TokenizedPrompt(ids, start, start + (lines[-1][1] if lines else 0), lines, metrics)
 
 
-class Bench:
-    """Where the base judges. Nothing steers it there, so it is the frozen base alone.
+class JudgeRunner:
+    """Judges prompts with the frozen base alone: nothing steers it here.
 
     Use it from the tensor thread only.
     """
@@ -105,7 +105,7 @@ class Bench:
         self._true = _first_tokens(tokenizer, _TRUE)
         self._false = _first_tokens(tokenizer, _FALSE) - self._true
         self._true -= _first_tokens(tokenizer, _FALSE)
-        self._reader: Reader | None = None
+        self._reader: HiddenStateReader | None = None
         self._probe: Probe | None = None
 
     def use(self, probe: Probe | None) -> None:
@@ -123,10 +123,12 @@ class Bench:
             )
         self._reader = None
         if probe is not None:
-            self._reader = Reader(self._model, probe.card.layer)
+            self._reader = HiddenStateReader(self._model, probe.card.layer)
         self._probe = probe
 
-    def judge(self, prompt: Asked, by: By = "probe", task: str = "") -> Verdicts:
+    def judge(
+        self, prompt: TokenizedPrompt, by: JudgeMethod = "probe", task: str = ""
+    ) -> TruthProbabilities:
         """Read a prompt; what it begins with is kept for the next one.
 
         `task` is the key of its centre, where there is one.
@@ -141,19 +143,21 @@ class Bench:
         p_true = self._probe.probability(found, task)
         if p_true != p_true:
             raise NonFiniteLogitsError("the hidden states that the probe reads are no numbers")
-        return Verdicts(p_true, 1.0 - p_true, read, "probe", self._probe.card.band)
+        return TruthProbabilities(p_true, 1.0 - p_true, read, "probe", self._probe.card.band)
 
     def knows(self, task: str) -> bool:
         """Whether a task needs no centre any more."""
         return self._probe is None or task in self._probe.centres
 
-    def centre(self, task: str, prompts: Sequence[Asked]) -> None:
-        """Learn what typical prompts of a task look like."""
+    def centre(self, task: str, prompts: Sequence[TokenizedPrompt]) -> None:
+        """Give the probe the centre of typical prompts of a task."""
         if self._reader is not None and self._probe is not None:
             found = [self._reader.read(prompt)[0] for prompt in prompts]
-            self._probe.centres[task] = centre_of(found)
+            self._probe.centres[task] = task_centre(found)
 
-    def explain(self, prompt: Asked, task: str = "") -> tuple[Verdicts, list[Share]]:
+    def explain(
+        self, prompt: TokenizedPrompt, task: str = ""
+    ) -> tuple[TruthProbabilities, list[LineAttribution]]:
         """Judge by the probe, and say what each line of the prompt adds to the logit.
 
         The shares and the bias, which is the last of them, sum up to the logit exactly.
@@ -171,13 +175,14 @@ class Bench:
             for begin, end in prompt.lines
         ]
         shares = [
-            Share(text, logit) for text, logit in zip([*texts, "(always)"], logits, strict=True)
+            LineAttribution(text, logit)
+            for text, logit in zip([*texts, "(always)"], logits, strict=True)
         ]
         return self.judge(prompt, task=task), shares
 
-    def _in_words(self, prompt: Asked) -> Verdicts:
+    def _in_words(self, prompt: TokenizedPrompt) -> TruthProbabilities:
         ids = prompt.ids
-        cache, stamp = self._kept.take(ids), self._kept.stamp
+        cache, stamp = self._kept.lend(ids), self._kept.stamp
         known = cache.length
         while cache.length < len(ids):
             chunk = ids[cache.length : cache.length + _CHUNK]
@@ -189,17 +194,17 @@ class Bench:
         if not bool(chances.isfinite().all()):
             raise NonFiniteLogitsError("the judge's logits are no distribution")
         p_true, p_false = (float(chances[sorted(ids_)].sum()) for ids_ in (self._true, self._false))
-        return Verdicts(p_true, p_false, len(ids) - known)
+        return TruthProbabilities(p_true, p_false, len(ids) - known)
 
 
-class Reader:
+class HiddenStateReader:
     """Reads prompts down to a layer, what they begin with once."""
 
     def __init__(self, model: LoadedModel, layer: int, keep_bytes: int = _KEPT_BYTES) -> None:
-        self._model, self._threads = Shallow(model, layer), model.threads
+        self._model, self._threads = TruncatedModel(model, layer), model.threads
         self._kept = PrefixCache(self._model, keep_bytes)
 
-    def read(self, prompt: Asked) -> tuple[Read, int]:
+    def read(self, prompt: TokenizedPrompt) -> tuple[PooledStates, int]:
         """Return what the probe needs of a prompt's own tokens, and how many tokens were read.
 
         Raises:
@@ -209,15 +214,15 @@ class Reader:
         if not 0 < prompt.metrics <= len(prompt.lines):
             raise OptionError("nothing to judge: the prompt holds no metric")
         hidden, count = self.states(prompt)
-        states = unit(hidden)
+        states = rms_normalized(hidden)
         sums = torch.stack([states[begin:end].sum(0) for begin, end in prompt.lines]).cpu()
         lengths = [end - begin for begin, end in prompt.lines]
-        return Read(sums, lengths, prompt.metrics), count
+        return PooledStates(sums, lengths, prompt.metrics), count
 
-    def states(self, prompt: Asked) -> tuple[torch.Tensor, int]:
+    def states(self, prompt: TokenizedPrompt) -> tuple[torch.Tensor, int]:
         """Return the hidden states (T, hidden) of its own tokens, and how many were read."""
         ids = prompt.ids[: prompt.end]
-        cache = self._kept.take(ids)
+        cache = self._kept.lend(ids)
         cache.truncate(prompt.start)
         known = cache.length
         parts = []
@@ -237,7 +242,7 @@ def _first_tokens(tokenizer: ChatTokenizer, words: Sequence[str]) -> set[int]:
     return {ids[0] for text in texts if (ids := tokenizer.encode_text(text))}
 
 
-class Shallow:
+class TruncatedModel:
     """A model down to `layers` blocks. Nothing steers it, so it is the frozen base alone.
 
     A lean model has caches for these blocks only. The network of another is run with a hook that
@@ -258,7 +263,7 @@ class Shallow:
 
     @property
     def stamp(self) -> int:
-        """What is read here is never out of date."""
+        """Return 0: what is read here is never out of date."""
         return 0
 
     def new_cache(self) -> Cache:

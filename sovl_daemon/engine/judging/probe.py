@@ -48,7 +48,7 @@ class ProbeCard(BaseModel):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Read:
+class PooledStates:
     """What was read of a prompt: by line, the sum of its tokens' unit states.
 
     `sums` is (lines, hidden), `lengths` are in tokens; the first `metrics` lines are metrics, the
@@ -74,13 +74,13 @@ class Probe:
     """Says how probable true is, by directions in what was read.
 
     logit = w[k] . (metrics - c[0]) + bias[k]
-            + sum over lines of the log of shrunk(w[2] . (line - c[1]), quiet)
+            + sum over lines of the log of soft_threshold(w[2] . (line - c[1]), quiet)
 
     where `metrics` and `line` are means over tokens, and c the centre (2, hidden) of the task: what
-    its typical prompts look like. A line that says little says nothing: it is `shrunk` towards 0 by
-    `quiet`. Where one speaks k is 1, else 0: metrics count for less beside it. `weight` is
-    (3, hidden), `bias` (2,), float32; standardisation and calibration are folded into all of these.
-    `centres` are by a key of the task; "" is for all others.
+    its typical prompts look like. A line that says little says nothing, for its number is drawn
+    towards 0 by `quiet`. Where one speaks k is 1, else 0: metrics count for less beside it.
+    `weight` is (3, hidden), `bias` (2,), float32; standardisation and calibration are folded into
+    all of these. `centres` are by a key of the task; "" is for all others.
     """
 
     card: ProbeCard
@@ -89,10 +89,10 @@ class Probe:
     quiet: float
     centres: dict[str, torch.Tensor]
 
-    def by_line(self, read: Read, task: str = "") -> list[float]:
+    def by_line(self, read: PooledStates, task: str = "") -> list[float]:
         """What each line adds to the logit, and last the bias; the sum is the logit."""
         centre = self.centres.get(task, self.centres[""])
-        says = shrunk((read.lines() - centre[1]) @ self.weight[2], self.quiet)
+        says = soft_threshold((read.lines() - centre[1]) @ self.weight[2], self.quiet)
         k = int(bool(says.any()))
         lengths = torch.tensor(read.lengths[: read.metrics])
         sums = read.sums[: read.metrics] - lengths[:, None] * centre[0]
@@ -100,28 +100,28 @@ class Probe:
         heading = [0.0] * (len(read.lengths) - read.metrics - len(says))  # says that lines follow
         return [*metrics.tolist(), *heading, *says.tolist(), float(self.bias[k])]
 
-    def probability(self, read: Read, task: str = "") -> float:
+    def probability(self, read: PooledStates, task: str = "") -> float:
         """P(true) of what was read."""
         return 1.0 / (1.0 + math.exp(-max(-50.0, min(50.0, self.logit(read, task)))))
 
-    def logit(self, read: Read, task: str = "") -> float:
+    def logit(self, read: PooledStates, task: str = "") -> float:
         """The logit of P(true)."""
         return sum(self.by_line(read, task))
 
 
-def centre_of(prompts: Sequence[Read]) -> torch.Tensor:
+def task_centre(prompts: Sequence[PooledStates]) -> torch.Tensor:
     """The centre (2, hidden) of typical prompts of a task, each of which quotes a line or more."""
     metrics = torch.stack([each.metric() for each in prompts])
     lines = torch.cat([each.lines() for each in prompts])
     return torch.stack([metrics.mean(0), lines.sum(0) / max(1, len(lines))])
 
 
-def shrunk(says: torch.Tensor, quiet: float | torch.Tensor) -> torch.Tensor:
+def soft_threshold(says: torch.Tensor, quiet: float | torch.Tensor) -> torch.Tensor:
     """Numbers nearer to 0 by `quiet`, and those that were nearer than that 0."""
     return says.sign() * (says.abs() - quiet).clamp_min(0)
 
 
-def unit(hidden: torch.Tensor) -> torch.Tensor:
+def rms_normalized(hidden: torch.Tensor) -> torch.Tensor:
     """Rows (T, hidden) of root mean square 1."""
     return hidden * hidden.square().mean(-1, keepdim=True).add(1e-6).rsqrt()
 

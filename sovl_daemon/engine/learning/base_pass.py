@@ -11,7 +11,13 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from sovl_daemon.engine.learning.activation_cache import ActivationCache
-from sovl_daemon.engine.learning.lean_batch import Seen, linear, places, survey, through
+from sovl_daemon.engine.learning.lean_batch import (
+    PastKeyValues,
+    batch_positions,
+    frozen_pass,
+    multiply,
+    run_block,
+)
 from sovl_daemon.engine.learning.sample import Ids
 from sovl_daemon.engine.model.llama import Llama
 from sovl_daemon.engine.model.model import LoadedModel
@@ -63,7 +69,7 @@ class LeanBasePass:
 
         def read(chosen: list[int]) -> Iterator[torch.Tensor]:
             some = [turns[place] for place in chosen]
-            found = survey(self._lean, [_ids(turn) for turn in some], common, (end,), end)
+            found = frozen_pass(self._lean, [_ids(turn) for turn in some], common, (end,), end)
             for (prompt, _), (kept, _) in zip(some, found, strict=True):
                 yield self._norm(kept[end][len(prompt) - 1 - common :])
 
@@ -76,31 +82,31 @@ class LeanBasePass:
         x = pad_sequence([each[0].float() for each in kept], True)
         x = x + steer(first, x)
         starts = [len(prompt) - 1 for prompt, _ in turns]
-        at = places(self._lean, starts, x.shape[1], max(starts))
+        at = batch_positions(self._lean, starts, x.shape[1], max(starts))
         shared, past = self._shared(turns[0][0][:common]), _stacked([each[1] for each in kept])
         for index, block in enumerate(self._lean.blocks[first + 1 :]):
-            seen = Seen(*past[index].chunk(2, 1))
+            seen = PastKeyValues(*past[index].chunk(2, 1))
             with self._threads.working("training", x.shape[0] * x.shape[1]):
-                x, _ = through(block, x, at, [*shared[index : index + 1], seen])
+                x, _ = run_block(block, x, at, [*shared[index : index + 1], seen])
             if block.index in self._layers:
                 x = x + steer(block.index, x)
         return self._norm(x)
 
     def head(self, hidden: torch.Tensor) -> torch.Tensor:
         """Return the logits (N, vocab), float32, of hidden states (N, hidden)."""
-        return linear(self._lean.head, hidden, {}).float()
+        return multiply(self._lean.head, hidden, {}).float()
 
-    def _shared(self, common: Ids) -> list[Seen]:
+    def _shared(self, common: Ids) -> list[PastKeyValues]:
         """Keys and values of what all begin with, by layer after the first steered one."""
         if not common:
             return []
         first = self._layers[0] + 1
 
         def read(_: list[int]) -> Iterator[torch.Tensor]:
-            return (past for _, past in survey(self._lean, [common], 0, (), first))
+            return (past for _, past in frozen_pass(self._lean, [common], 0, (), first))
 
         (past,) = self._cache.get([("shared", common)], read)
-        return [Seen(*part[None].chunk(2, 1)) for part in past]
+        return [PastKeyValues(*part[None].chunk(2, 1)) for part in past]
 
     def _before(
         self, turns: Sequence[Turn], common: int
@@ -113,7 +119,7 @@ class LeanBasePass:
 
         def read(chosen: list[int]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
             some = [turns[place] for place in chosen]
-            found = survey(self._lean, [_ids(turn) for turn in some], common, (first,), first)
+            found = frozen_pass(self._lean, [_ids(turn) for turn in some], common, (first,), first)
             for (prompt, _), (kept, past) in zip(some, found, strict=True):
                 start = len(prompt) - 1 - common
                 yield kept[first][start:].clone(), past[:, :, :start].clone()
@@ -180,9 +186,9 @@ class NetworkBasePass:
 
     def _tails(self, turns: Sequence[Turn]) -> torch.Tensor:
         """Positions (B, A) from the prompts' ends on, at most the last of the batch."""
-        most = max(len(answer) for _, answer in turns)
+        longest = max(len(answer) for _, answer in turns)
         end = max(len(prompt) + len(answer) for prompt, answer in turns) - 2
-        rows = [[min(len(prompt) - 1 + i, end) for i in range(most)] for prompt, _ in turns]
+        rows = [[min(len(prompt) - 1 + i, end) for i in range(longest)] for prompt, _ in turns]
         return torch.tensor(rows, device=self._base.device)
 
 

@@ -87,17 +87,17 @@ def adapter_parameters(fusion: Fusion) -> dict[str, Any]:
 _ATTENTION, _ADAPTER = "attention.", "adapter."
 
 
-def attentions_of(state: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+def attention_tensors(state: Mapping[str, Any]) -> dict[str, torch.Tensor]:
     """Return those of a candidate's tensors that are the attentions'."""
     return {name: each for name, each in state.items() if name.startswith(_ATTENTION)}
 
 
-def adapters_of(state: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+def adapter_tensors(state: Mapping[str, Any]) -> dict[str, torch.Tensor]:
     """Return those of a candidate's tensors that are the adapters'."""
     return {name: each for name, each in state.items() if name.startswith(_ADAPTER)}
 
 
-def tensors_of(fusion: Fusion) -> dict[str, torch.Tensor]:
+def learned_tensors(fusion: Fusion) -> dict[str, torch.Tensor]:
     """Return all that the fusion has learned, copied, under a candidate's names."""
     found: dict[str, torch.Tensor] = {}
     for layer, attention in fusion.attentions.items():
@@ -109,10 +109,10 @@ def tensors_of(fusion: Fusion) -> dict[str, torch.Tensor]:
     return found
 
 
-def prepared(
+def prepare_restore(
     fusion: Fusion, state: Mapping[str, torch.Tensor], token_map: dict[str, Any]
 ) -> Callable[[], None]:
-    """Return what makes the fusion become what `tensors_of` returned; without any, new-born.
+    """Return what makes the fusion become what `learned_tensors` returned; without any, new-born.
 
     Nothing is changed before that is called, on the tensor thread, and it does not fail.
     `token_map` is the state of the token map, empty if that has learned nothing.
@@ -122,13 +122,13 @@ def prepared(
         ArtifactError: the token map is damaged, or of another base.
 
     """
-    layers = sorted({int(name.split(".")[1]) for name in attentions_of(state)})
+    layers = sorted({int(name.split(".")[1]) for name in attention_tensors(state)})
     if any(layer >= fusion.depth for layer in layers):
         raise OptionError(
             f"what was learned is of layer {layers[-1]}, the base has {fusion.depth}: it is of "
             "another base model"
         )
-    candidate = Candidate(fusion, layers, adapters=bool(adapters_of(state)))
+    candidate = Candidate(fusion, layers, adapters=bool(adapter_tensors(state)))
     candidate.load(state)
     tokens = fusion.tokens
     if tokens is not None and token_map:

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from sovl_daemon.engine.fusion.scaffold import AdaptedSlot
+from sovl_daemon.engine.fusion.scaffold import AdaptedLinear
 from sovl_daemon.engine.model.attention import rotate
 from sovl_daemon.engine.model.formats import as_format_of
-from sovl_daemon.engine.model.llama import Block, Llama, Slot
+from sovl_daemon.engine.model.llama import Block, FusedLinear, Llama
 from sovl_daemon.engine.model.matrix import PlainMatrix
 from sovl_daemon.engine.model.product import product
 
@@ -45,7 +45,7 @@ Adapters = Mapping[int, LowRank]
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class PastKeyValues:
     """Keys and values (B or 1, kv_heads, S, size) of positions before those of a batch."""
 
     keys: torch.Tensor
@@ -53,7 +53,7 @@ class Seen:
 
 
 @dataclass(frozen=True, slots=True)
-class Places:
+class BatchPositions:
     """Where the rows (B, R) of a batch stand; `mask` is (B, 1, R, S + R)."""
 
     cos: torch.Tensor
@@ -61,8 +61,8 @@ class Places:
     mask: torch.Tensor
 
 
-def places(lean: Llama, starts: Sequence[int], rows: int, seen: int) -> Places:
-    """Return the places of `rows` rows a sequence.
+def batch_positions(lean: Llama, starts: Sequence[int], rows: int, seen: int) -> BatchPositions:
+    """Return the positions of `rows` rows a sequence.
 
     Sequence i begins at position starts[i], all of which before it are among its `seen` ones, the
     first of them.
@@ -73,42 +73,42 @@ def places(lean: Llama, starts: Sequence[int], rows: int, seen: int) -> Places:
     own = torch.ones(rows, rows, dtype=torch.bool, device=device).tril()
     count = len(starts)
     mask = torch.cat((before[:, None].expand(count, rows, seen), own.expand(count, rows, rows)), -1)
-    return Places(cos, sin, mask[:, None])
+    return BatchPositions(cos, sin, mask[:, None])
 
 
-def through(
+def run_block(
     block: Block,
     x: torch.Tensor,
-    at: Places,
-    seen: Sequence[Seen] = (),
+    at: BatchPositions,
+    seen: Sequence[PastKeyValues] = (),
     adapters: Adapters | None = None,
-) -> tuple[torch.Tensor, Seen]:
+) -> tuple[torch.Tensor, PastKeyValues]:
     """Map the hidden states (B, R, hidden) to those after a block; return its keys and values."""
     adapters = adapters or {}
     shape, dtype = x.shape, block.before_attention.weight.dtype
     rows = x.reshape(-1, shape[-1])
     attended, new = _attention(block, rows.to(dtype), at, seen, adapters, shape[0])
-    rows = rows + linear(block.out, attended, adapters)
-    gate, up = linear(block.gate_up, block.before_mlp(rows.to(dtype)), adapters).chunk(2, -1)
-    rows = rows + linear(block.down, functional.silu(gate) * up, adapters)
+    rows = rows + multiply(block.out, attended, adapters)
+    gate, up = multiply(block.gate_up, block.before_mlp(rows.to(dtype)), adapters).chunk(2, -1)
+    rows = rows + multiply(block.down, functional.silu(gate) * up, adapters)
     return rows.view(shape), new
 
 
 def _attention(
     block: Block,
     rows: torch.Tensor,
-    at: Places,
-    seen: Sequence[Seen],
+    at: BatchPositions,
+    seen: Sequence[PastKeyValues],
     adapters: Adapters,
     count: int,
-) -> tuple[torch.Tensor, Seen]:
+) -> tuple[torch.Tensor, PastKeyValues]:
     heads = block.heads
-    qkv = linear(block.qkv, block.before_attention(rows), adapters)
+    qkv = multiply(block.qkv, block.before_attention(rows), adapters)
     qkv = rotate(qkv.view(len(rows), -1, heads.size), at.cos, at.sin)
     qkv = qkv.view(count, -1, *qkv.shape[1:]).transpose(1, 2)  # (B, heads, R, size)
     q, k, v = qkv.split([heads.queries, heads.keys, heads.keys], 1)
-    new = Seen(k, v)
-    keys, values = joined([*seen, new], count)
+    new = PastKeyValues(k, v)
+    keys, values = concatenated([*seen, new], count)
     out = _attend(q, keys, values, at.mask, heads.scale)
     return out.transpose(1, 2).reshape(len(rows), -1), new
 
@@ -130,7 +130,7 @@ def _attend(
     return out.view(q.shape).to(q.dtype)
 
 
-def joined(parts: Sequence[Seen], count: int) -> tuple[torch.Tensor, torch.Tensor]:
+def concatenated(parts: Sequence[PastKeyValues], count: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the keys and values of `count` sequences, one part behind the other."""
     if len(parts) == 1:
         return parts[0].keys, parts[0].values
@@ -139,29 +139,31 @@ def joined(parts: Sequence[Seen], count: int) -> tuple[torch.Tensor, torch.Tenso
     return torch.cat(keys, 2), torch.cat(values, 2)
 
 
-def linear(slot: Slot | AdaptedSlot, x: torch.Tensor, adapters: Adapters) -> torch.Tensor:
+def multiply(
+    linear: FusedLinear | AdaptedLinear, x: torch.Tensor, adapters: Adapters
+) -> torch.Tensor:
     """Return x @ weights.T for `x` (N, in), with what the adapters beside the matrix add."""
-    if isinstance(slot, Slot):
-        return _frozen(slot, x)
-    y = _frozen(slot.slot, x)
-    for columns, layer in slot.adapters:
+    if isinstance(linear, FusedLinear):
+        return _frozen(linear, x)
+    y = _frozen(linear.linear, x)
+    for columns, layer in linear.adapters:
         if id(layer) in adapters:
             y[:, columns] += adapters[id(layer)](x).to(y.dtype)
     return y
 
 
-def _frozen(slot: Slot, x: torch.Tensor) -> torch.Tensor:
+def _frozen(linear: FusedLinear, x: torch.Tensor) -> torch.Tensor:
     count = len(x)
     if x.dtype != torch.float32:
         x = functional.pad(x, (0, 0, 0, -count % (_FEW if count <= _MANY else _MANY)))
-    return _product(slot, x)[:count]
+    return _product(linear, x)[:count]
 
 
-def _product(slot: Slot, x: torch.Tensor) -> torch.Tensor:
-    if isinstance(slot.matrix, PlainMatrix):
-        y: torch.Tensor = _FrozenLinear.apply(x, slot.matrix.weight)
+def _product(linear: FusedLinear, x: torch.Tensor) -> torch.Tensor:
+    if isinstance(linear.matrix, PlainMatrix):
+        y: torch.Tensor = _FrozenLinear.apply(x, linear.matrix.weight)
         return y
-    parts: list[torch.Tensor] = [_FrozenLinear.apply(x, each.weight) for each in slot.modules]
+    parts: list[torch.Tensor] = [_FrozenLinear.apply(x, each.weight) for each in linear.modules]
     return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
 
 
@@ -183,12 +185,12 @@ class _FrozenLinear(torch.autograd.Function):  # type: ignore[misc] # torch is u
 
 
 # What is kept of a sequence: hidden states by layer, and keys and values.
-Kept = tuple[dict[int, torch.Tensor], torch.Tensor]
+FrozenActivations = tuple[dict[int, torch.Tensor], torch.Tensor]
 
 
-def survey(
+def frozen_pass(
     lean: Llama, turns: Sequence[Sequence[int]], common: int, layers: Collection[int], past: int
-) -> list[Kept]:
+) -> list[FrozenActivations]:
     """Read token ids without gradients, whose first `common` are the same; return what is kept.
 
     For each sequence: the hidden states (T - common, hidden) before each of `layers`, by its
@@ -214,26 +216,26 @@ def _surveyed(
     layers: Collection[int],
     past: int,
 ) -> tuple[dict[int, torch.Tensor], torch.Tensor]:
-    dtype, common, most = lean.norm.weight.dtype, len(begin), max(map(len, rest))
-    x = lean.embed(_padded(rest, most)).float().view(len(rest), most, -1)
+    dtype, common, longest = lean.norm.weight.dtype, len(begin), max(map(len, rest))
+    x = lean.embed(_padded(rest, longest)).float().view(len(rest), longest, -1)
     shared = lean.embed(begin)[None].float() if common else x[:1, :0]
-    at = places(lean, [common] * len(rest), most, common)
-    first = places(lean, [0], common, 0) if common else None
+    at = batch_positions(lean, [common] * len(rest), longest, common)
+    first = batch_positions(lean, [0], common, 0) if common else None
     hidden, seen = {}, []
     last = len(lean.blocks) if past < len(lean.blocks) else max(layers, default=0)
     for block in lean.blocks[:last]:
         if block.index in layers:
             hidden[block.index] = x.to(dtype)
-        before: tuple[Seen, ...] = ()
+        before: tuple[PastKeyValues, ...] = ()
         if first is not None:
-            shared, one = through(block, shared, first)
+            shared, one = run_block(block, shared, first)
             before = (one,)
-        x, new = through(block, x, at, before)
+        x, new = run_block(block, x, at, before)
         if block.index >= past:
             seen.append(torch.cat((new.keys, new.values), 1))
     if last in layers:
         hidden[last] = x.to(dtype)
-    return hidden, torch.stack(seen, 1) if seen else x.new_empty(len(rest), 0, 2, most, 1)
+    return hidden, torch.stack(seen, 1) if seen else x.new_empty(len(rest), 0, 2, longest, 1)
 
 
 def _padded(sequences: Sequence[Sequence[int]], length: int) -> list[int]:

@@ -22,13 +22,13 @@ from sovl_daemon.engine.learning.activation_cache import ActivationCache
 from sovl_daemon.engine.learning.base_pass import base_pass
 from sovl_daemon.engine.learning.candidate import Candidate
 from sovl_daemon.engine.learning.memory_pass import BatchMemory, memory_pass
-from sovl_daemon.engine.learning.sample import Ease, Ids, Sample
+from sovl_daemon.engine.learning.sample import Ids, Sample, ThrottleFactors
 from sovl_daemon.engine.model.model import LoadedModel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LearnerOptions:
-    """How it learns.
+    """How a learner learns.
 
     `learning_rate` rises over the first `warmup` updates and falls in a straight line to zero at
     `updates`, if that is not 0; every `accumulation` steps make one update; `clip` bounds the norm
@@ -63,7 +63,7 @@ class StepReport:
 
 
 @dataclass(frozen=True, slots=True)
-class Masses:
+class LossDenominators:
     """What the losses of a micro-batch are divided by: tokens of the answers, weighed.
 
     Of the samples without a teacher, and of those with one.
@@ -73,8 +73,8 @@ class Masses:
     taught: float
 
     @classmethod
-    def of(cls, samples: Sequence[Sample]) -> "Masses":
-        """Return those of all samples of a micro-batch."""
+    def of(cls, samples: Sequence[Sample]) -> "LossDenominators":
+        """Return the denominators of a micro-batch."""
         taught = [0.0, 0.0]
         for sample in samples:
             taught[sample.teacher is not None] += sample.weight * len(sample.answer)
@@ -84,9 +84,9 @@ class Masses:
 class Learner:
     """Trains a candidate of the fusion's attentions and adapters; use it on the tensor thread.
 
-    `ease` may be set while it learns; `eased` is what was really done: the rate of the last update,
-    and the largest share of the last micro-batch that was computed at a time. `rows` is how many
-    samples the largest micro-batch had so far.
+    `throttle` may be set while it learns; `throttled` is what was really done: the rate of the last
+    update, and the largest share of the last micro-batch that was computed at a time. `rows` is how
+    many samples the largest micro-batch had so far.
 
     Layers and their weights are `weights`, or those the fusion steers with when it is made. What
     answers stays as it is until `commit`. `common` is what most prompts begin with: it is read once
@@ -102,14 +102,14 @@ class Learner:
         common: Ids = (),
         weights: Mapping[int, float] | None = None,
     ) -> None:
-        chosen = fusion.influence.over(fusion.layers) if weights is None else weights
+        chosen = fusion.influence.weights_of(fusion.layers) if weights is None else weights
         self._weights = {layer: weight for layer, weight in chosen.items() if weight > 0}
         if not self._weights:
             raise OptionError("nothing steers the base: choose layers, and weights above 0")
         self.options = options
         self.candidate = Candidate(fusion, tuple(self._weights))
         self.updates = 0
-        self.ease = self.eased = Ease()
+        self.throttle = self.throttled = ThrottleFactors()
         self.rows = 0
         self._gradient_norm = 0.0
         self._pending = 0
@@ -141,17 +141,17 @@ class Learner:
         """
         began = time.perf_counter()
         batch = self._readable(batch)
-        parts, masses = self._parts(batch), Masses.of(batch)
+        parts, denominators = self._parts(batch), LossDenominators.of(batch)
         self._threads.use("training")
         with (
             torch.random.fork_rng(devices=[]),
             self._gradients(),
         ):
             torch.set_rng_state(self._random)
-            losses = [self._backward(part, masses) for part in parts]
+            losses = [self._backward(part, denominators) for part in parts]
             self._random = torch.get_rng_state()
         self.rows = max(self.rows, len(batch))
-        self.eased = replace(self.eased, batch=max(map(len, parts)) / max(1, len(batch)))
+        self.throttled = replace(self.throttled, batch=max(map(len, parts)) / max(1, len(batch)))
         self._pending += 1
         if self._pending >= self.options.accumulation:
             self._update()
@@ -166,7 +166,7 @@ class Learner:
         samples = self._readable(samples)
         self._threads.use("training")
         with torch.no_grad():
-            loss, divergence = self._losses(samples, Masses.of(samples), dropout=False)
+            loss, divergence = self._losses(samples, LossDenominators.of(samples), dropout=False)
         tokens = sum(len(sample.answer) for sample in samples)
         return StepReport(float(loss), float(divergence), tokens, time.perf_counter() - began)
 
@@ -211,7 +211,7 @@ class Learner:
     def _parts(self, batch: Sequence[Sample]) -> list[Sequence[Sample]]:
         """Return the rows that are computed at a time; long and short ones are in each part."""
         rows = max(1, len(batch))
-        count = math.ceil(rows / math.ceil(rows * self.ease.batch))
+        count = math.ceil(rows / math.ceil(rows * self.throttle.batch))
         return [batch[place::count] for place in range(count)]
 
     @contextmanager
@@ -230,9 +230,11 @@ class Learner:
             if before is not None:
                 parameter.grad = before if parameter.grad is None else before + parameter.grad
 
-    def _backward(self, part: Sequence[Sample], masses: Masses) -> tuple[float, float]:
+    def _backward(
+        self, part: Sequence[Sample], denominators: LossDenominators
+    ) -> tuple[float, float]:
         """Add the gradient of a part; return its shares in the losses."""
-        loss, divergence = self._losses(part, masses, dropout=True)
+        loss, divergence = self._losses(part, denominators, dropout=True)
         self._threads.use("training")  # what the layers found out on the way
         whole = loss + self.options.replay * divergence
         if not torch.isfinite(whole):
@@ -242,9 +244,13 @@ class Learner:
         return loss.item(), divergence.item()
 
     def _update(self) -> None:
-        self.eased = replace(self.eased, rate=self.ease.rate)
+        self.throttled = replace(self.throttled, rate=self.throttle.rate)
         for group in self._optimizer.param_groups:
-            rate = self.eased.rate * self.options.learning_rate * pace(self.updates, self.options)
+            rate = (
+                self.throttled.rate
+                * self.options.learning_rate
+                * rate_factor(self.updates, self.options)
+            )
             group["lr"] = rate / group["weight"]
         self._gradient_norm = float(clip_grad_norm_(self._parameters, self.options.clip))
         self._optimizer.step()
@@ -266,16 +272,16 @@ class Learner:
         return [{"params": each, "weight": weight} for weight, each in groups.items() if each]
 
     def _losses(
-        self, samples: Sequence[Sample], masses: Masses, *, dropout: bool
+        self, samples: Sequence[Sample], denominators: LossDenominators, *, dropout: bool
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the shares that samples have in the losses of all that `masses` counts."""
+        """Return the shares that samples have in the losses of all that `denominators` counts."""
         told = [sample for sample in samples if sample.teacher is None]
         taught = [sample for sample in samples if sample.teacher is not None]
         loss = divergence = torch.zeros(())
         if told:
-            loss = self._sum(told, _surprise, dropout) / masses.told
+            loss = self._sum(told, _negative_log_likelihood, dropout) / denominators.told
         if taught:
-            divergence = self._sum(taught, self._divergence, dropout) / masses.taught
+            divergence = self._sum(taught, self._divergence, dropout) / denominators.taught
         return loss, divergence
 
     def _sum(self, samples: Sequence[Sample], measure: Any, dropout: bool) -> torch.Tensor:
@@ -324,14 +330,16 @@ def _named(state: Mapping[str, torch.Tensor], kind: str) -> dict[str, torch.Tens
     return {name.removeprefix(start): v for name, v in state.items() if name.startswith(start)}
 
 
-def _surprise(samples: Sequence[Sample], logits: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
+def _negative_log_likelihood(
+    samples: Sequence[Sample], logits: torch.Tensor, real: torch.Tensor
+) -> torch.Tensor:
     """The negative log likelihood of each token of the answers."""
     del real
     targets = torch.tensor([id_ for sample in samples for id_ in sample.answer])
     return functional.cross_entropy(logits, targets.to(logits.device), reduction="none")
 
 
-def pace(update: int, options: LearnerOptions) -> float:
+def rate_factor(update: int, options: LearnerOptions) -> float:
     """Return the share of the learning rate that holds for an update, counted from 0."""
     rising = min(1.0, (update + 1) / max(1, options.warmup))
     if not options.updates:

@@ -11,10 +11,17 @@ from torch.nn import functional
 from sovl_daemon.engine.fusion.cross_attention import CrossAttention
 from sovl_daemon.engine.fusion.fusion import Fusion
 from sovl_daemon.engine.fusion.lora import ADAPTER, lora_layers
-from sovl_daemon.engine.fusion.scaffold import AdaptedSlot, LeanScaffold
+from sovl_daemon.engine.fusion.scaffold import AdaptedLinear, LeanScaffold
 from sovl_daemon.engine.learning.activation_cache import ActivationCache
 from sovl_daemon.engine.learning.candidate import Candidate
-from sovl_daemon.engine.learning.lean_batch import Adapters, LowRank, Seen, places, survey, through
+from sovl_daemon.engine.learning.lean_batch import (
+    Adapters,
+    LowRank,
+    PastKeyValues,
+    batch_positions,
+    frozen_pass,
+    run_block,
+)
 from sovl_daemon.engine.learning.sample import Ids
 from sovl_daemon.engine.model.llama import Llama
 from sovl_daemon.engine.thread.threads import Threads
@@ -94,16 +101,16 @@ class LeanMemoryPass:
             prompts, common = [prompt[-limit:] for prompt in prompts], 0
         shared, x = self._below(prompts, common)
         adapters = low_rank(self._scaffold, self._candidate, dropout=dropout)
-        at = places(self._lean, [common] * len(prompts), x.shape[1], common)
-        first = places(self._lean, [0], common, 0) if common else None
+        at = batch_positions(self._lean, [common] * len(prompts), x.shape[1], common)
+        first = batch_positions(self._lean, [0], common, 0) if common else None
         rows = common + x.shape[0] * x.shape[1]
         for block in self._lean.blocks[self._first :]:
-            seen: tuple[Seen, ...] = ()
+            seen: tuple[PastKeyValues, ...] = ()
             with self._threads.working("training", rows):
                 if first is not None:
-                    shared, kept = through(block, shared, first, (), adapters)
+                    shared, kept = run_block(block, shared, first, (), adapters)
                     seen = (kept,)
-                x, _ = through(block, x, at, seen, adapters)
+                x, _ = run_block(block, x, at, seen, adapters)
         return BatchMemory(self._norm(shared[0]), self._norm(x), _bias(prompts, x))
 
     def _below(self, prompts: Sequence[Ids], common: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -112,11 +119,13 @@ class LeanMemoryPass:
 
         def read(places: list[int]) -> Iterator[torch.Tensor]:
             chosen = [prompts[place] for place in places]
-            return (kept[first] for kept, _ in survey(self._lean, chosen, common, (first,), _NEVER))
+            return (
+                kept[first] for kept, _ in frozen_pass(self._lean, chosen, common, (first,), _NEVER)
+            )
 
         def read_common(_: list[int]) -> Iterator[torch.Tensor]:
             start = [prompts[0][:common]]
-            return (kept[first] for kept, _ in survey(self._lean, start, 0, (first,), _NEVER))
+            return (kept[first] for kept, _ in frozen_pass(self._lean, start, 0, (first,), _NEVER))
 
         rest = self._cache.get([("read", common, prompt) for prompt in prompts], read)
         x = torch.nn.utils.rnn.pad_sequence([each.float() for each in rest], True)
@@ -141,7 +150,7 @@ class NetworkMemoryPass:
     def read(self, prompts: Sequence[Ids], common: int, *, dropout: bool) -> BatchMemory:
         """Read prompts; that their first `common` tokens are the same makes no difference."""
         del common
-        told = [self._fusion.fitting(self._fusion.translated(prompt))[:2] for prompt in prompts]
+        told = [self._fusion.fit(self._fusion.translate(prompt))[:2] for prompt in prompts]
         device = next(iter(self._fusion.attentions.parameters())).device
         ids = [torch.tensor(list(each), device=device) for each, _ in told]
         # Padding stands behind, where causal attention does not look.
@@ -184,7 +193,7 @@ def low_rank(scaffold: LeanScaffold, candidate: Candidate, *, dropout: bool) -> 
 
 
 def _adapted(block: Any) -> bool:
-    return any(isinstance(slot, AdaptedSlot) for slot in block.slots())
+    return any(isinstance(linear, AdaptedLinear) for linear in block.linears())
 
 
 def _bias(prompts: Sequence[Any], like: torch.Tensor) -> torch.Tensor:

@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from sovl_daemon.engine.model.kv_cache import KeyValueCache, Span, side_by_side
+from sovl_daemon.engine.model.kv_cache import KeyValueCache, Span, shared_pack
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class AttentionGroup:
     """B conversations with T new tokens each, whose attention is one call.
 
     `where` are their B * T rows of the hidden states; `pack` (layers, B, 2 * keys, capacity, size)
@@ -33,7 +33,7 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
-class Heads:
+class AttentionHeads:
     """How the attention of a model is divided."""
 
     queries: int
@@ -41,36 +41,36 @@ class Heads:
     size: int
     scale: float
 
-    def attend(self, qkv: torch.Tensor, layer: int, part: Part) -> torch.Tensor:
-        """Add the keys and values of a part to its caches; return its attention's output.
+    def attend(self, qkv: torch.Tensor, layer: int, group: AttentionGroup) -> torch.Tensor:
+        """Add the keys and values of a group to its caches; return its attention's output.
 
         `qkv` is (B * T, queries + 2 * keys, size), the output (B * T, queries * size). Queries
         that share keys are laid out as rows of one head, so keys need no repetition.
         """
-        batch, count = part.positions.shape
-        group = self.queries // self.keys
+        batch, count = group.positions.shape
+        sharing = self.queries // self.keys
         new = qkv.view(batch, count, -1, self.size)
-        held = part.pack[layer]
-        held[part.rows, :, part.positions] = new[:, :, self.queries :]
-        keys, values = held[:, :, : part.seen].chunk(2, 1)
-        rows = new[:, :, : self.queries].view(batch, count, self.keys, group, self.size)
-        rows = rows.permute(0, 2, 3, 1, 4).reshape(batch, self.keys, group * count, self.size)
+        held = group.pack[layer]
+        held[group.rows, :, group.positions] = new[:, :, self.queries :]
+        keys, values = held[:, :, : group.seen].chunk(2, 1)
+        rows = new[:, :, : self.queries].view(batch, count, self.keys, sharing, self.size)
+        rows = rows.permute(0, 2, 3, 1, 4).reshape(batch, self.keys, sharing * count, self.size)
         out = functional.scaled_dot_product_attention(
-            rows, keys, values, attn_mask=part.mask, scale=self.scale
+            rows, keys, values, attn_mask=group.mask, scale=self.scale
         )
-        out = out.view(batch, self.keys, group, count, self.size).permute(0, 3, 1, 2, 4)
+        out = out.view(batch, self.keys, sharing, count, self.size).permute(0, 3, 1, 2, 4)
         return out.reshape(batch * count, self.queries * self.size)
 
-    def part(self, group: Sequence[Span], start: int) -> Part:
-        """Describe `group`, one of `groups`, whose rows of the hidden states begin at `start`."""
+    def describe(self, group: Sequence[Span], start: int) -> AttentionGroup:
+        """Describe one of `attention_groups`, whose rows of the hidden states begin at `start`."""
         caches = [span.cache for span in group]
-        pack, count = side_by_side(caches), len(group[0].ids)
+        pack, count = shared_pack(caches), len(group[0].ids)
         lengths = [cache.length for cache in caches]
         first = torch.tensor(lengths, device=pack.device)[:, None]
         positions = first + torch.arange(count, device=pack.device)  # (B, T)
         seen = max(lengths) + count
         sees_all = count == 1 and min(lengths) == max(lengths)
-        return Part(
+        return AttentionGroup(
             slice(start, start + len(group) * count),
             pack,
             torch.arange(len(group), device=pack.device)[:, None],
@@ -86,7 +86,7 @@ class Heads:
         return mask.repeat(1, self.queries // self.keys, 1)[:, None]  # (B, 1, group * T, S)
 
 
-def groups(spans: Sequence[Span]) -> Iterator[list[Span]]:
+def attention_groups(spans: Sequence[Span]) -> Iterator[list[Span]]:
     """Make room in the caches; yield the spans again, those together whose attention is one call.
 
     These have one token each and caches of one capacity, so no more than half of what attention

@@ -42,7 +42,7 @@ class BnbInt8Matrix:
         self._functional = _bitsandbytes().functional
         self._values = torch.empty(out, width, dtype=torch.int8, device=device)
         self._highest = torch.empty(out, device=device)
-        for rows, weight in formats.chunks(parts, dtype):
+        for rows, weight in formats.row_chunks(parts, dtype):
             self._values[rows], self._highest[rows], _ = self._functional.int8_vectorwise_quant(
                 weight.to(device, torch.float16)
             )
@@ -84,7 +84,7 @@ class BnbInt4Matrix:
         block = _block(shape[1])
         values = torch.empty(shape[0], shape[1] // 2, dtype=torch.uint8, device=device)
         highest = torch.empty(shape[0], shape[1] // block, device=device)
-        for rows, weight in formats.chunks(parts, dtype):
+        for rows, weight in formats.row_chunks(parts, dtype):
             packed, state = library.functional.quantize_4bit(
                 weight.to(device), blocksize=block, quant_type="nf4"
             )

@@ -65,7 +65,7 @@ def int4(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return values.view(len(weight), -1).to(torch.int32), scales
 
 
-def chunks(
+def row_chunks(
     parts: Sequence[torch.Tensor], dtype: torch.dtype
 ) -> Iterator[tuple[slice, torch.Tensor]]:
     """Yield the rows of `parts`, one below the other, some at a time, as `dtype`; and which."""

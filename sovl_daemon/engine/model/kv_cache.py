@@ -176,14 +176,14 @@ class KeyValueCache:
 
     def _move(self, capacity: int) -> None:
         layers, _, heads, _, size = self.pack.shape
-        put_together([self], self.pack.new_empty(layers, 1, heads, capacity, size))
+        move_into([self], self.pack.new_empty(layers, 1, heads, capacity, size))
 
     def _larger(self, needed: int) -> int:
         capacity = max(_SMALLEST, 1 << (needed - 1).bit_length())
         return capacity if self._limit is None else max(min(capacity, self._limit), needed)
 
 
-def side_by_side(caches: Sequence[KeyValueCache]) -> torch.Tensor:
+def shared_pack(caches: Sequence[KeyValueCache]) -> torch.Tensor:
     """Return the pack that has exactly these caches, of one capacity, as its rows in order.
 
     Where they are not together yet they move into a new one.
@@ -194,11 +194,11 @@ def side_by_side(caches: Sequence[KeyValueCache]) -> torch.Tensor:
         layers, _, heads, capacity, size = pack.shape
         # Zeros, because attention multiplies what is masked: garbage may be infinite.
         pack = pack.new_zeros(layers, len(caches), heads, capacity, size)
-        put_together(caches, pack)
+        move_into(caches, pack)
     return pack
 
 
-def put_together(caches: Sequence[KeyValueCache], pack: torch.Tensor) -> None:
+def move_into(caches: Sequence[KeyValueCache], pack: torch.Tensor) -> None:
     """Move each cache into the row of `pack` that has its index."""
     for row, cache in enumerate(caches):
         pack[:, row, :, : cache.length] = cache.pack[:, cache.row, :, : cache.length]

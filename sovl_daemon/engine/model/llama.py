@@ -13,7 +13,13 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from sovl_daemon.engine.model.attention import Heads, Part, RotaryTable, groups, rotate
+from sovl_daemon.engine.model.attention import (
+    AttentionGroup,
+    AttentionHeads,
+    RotaryTable,
+    attention_groups,
+    rotate,
+)
 from sovl_daemon.engine.model.kv_cache import KeyValueCache, Span
 from sovl_daemon.engine.model.matrix import Matrix, PlainMatrix, stack
 from sovl_daemon.engine.model.precision import Holding, Precision
@@ -37,7 +43,7 @@ class RmsNorm:
 
 
 @dataclass(slots=True, eq=False)
-class Slot:
+class FusedLinear:
     """A matrix that may be exchanged for the same in another precision.
 
     `modules` are the network's layers whose weights it holds, one below the other; `names` those
@@ -55,7 +61,7 @@ class Slot:
     few_rows: bool = False
 
     @classmethod
-    def take(
+    def adopt(
         cls,
         names: Sequence[str],
         modules: Sequence[Any],
@@ -63,15 +69,15 @@ class Slot:
         tied: Sequence[Any] = (),
         *,
         few_rows: bool = False,
-    ) -> "Slot":
+    ) -> "FusedLinear":
         """Take over the weights of `modules`, and of those `tied` to the first of them."""
         weights = [module.weight.data for module in modules]
         plain, like = PlainMatrix(weights[0], precision), weights[0]
-        slot = cls(
+        linear = cls(
             tuple(names), tuple(modules), plain, like.dtype, like.device, tuple(tied), few_rows
         )
-        slot.hold(weights, precision)
-        return slot
+        linear.hold(weights, precision)
+        return linear
 
     def hold(self, weights: Sequence[torch.Tensor], precision: Holding) -> None:
         """Hold `weights`, as many as there are modules, in `precision`."""
@@ -86,7 +92,7 @@ class Slot:
 
 
 @dataclass(frozen=True, slots=True)
-class Rows:
+class SequenceRows:
     """The rows of the hidden states that belong to one conversation.
 
     The first of them is at position `start` of the conversation.
@@ -109,14 +115,14 @@ class ForwardContext:
     `parts` cover the same rows, conversations together where their attention is one call.
     """
 
-    rows: tuple[Rows, ...]
-    parts: tuple[Part, ...]
+    rows: tuple[SequenceRows, ...]
+    parts: tuple[AttentionGroup, ...]
     cos: torch.Tensor
     sin: torch.Tensor
 
 
 # Hidden states (N, hidden) behind a block and whose they are in, hidden states out.
-AfterBlock = Callable[[torch.Tensor, Sequence[Rows]], torch.Tensor]
+AfterBlock = Callable[[torch.Tensor, Sequence[SequenceRows]], torch.Tensor]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -124,13 +130,13 @@ class Block:
     """Attention, then the gated feed-forward layer, each added to what comes in."""
 
     index: int
-    heads: Heads
+    heads: AttentionHeads
     before_attention: RmsNorm
-    qkv: Slot
-    out: Slot
+    qkv: FusedLinear
+    out: FusedLinear
     before_mlp: RmsNorm
-    gate_up: Slot
-    down: Slot
+    gate_up: FusedLinear
+    down: FusedLinear
 
     def __call__(self, x: torch.Tensor, step: ForwardContext) -> torch.Tensor:
         """Map the hidden states (N, hidden) to those after this block."""
@@ -138,7 +144,7 @@ class Block:
         gate, up = self.gate_up.matrix(self.before_mlp(x)).chunk(2, -1)
         return x + self.down.matrix(functional.silu(gate).mul_(up))
 
-    def slots(self) -> tuple[Slot, ...]:
+    def linears(self) -> tuple[FusedLinear, ...]:
         """Return the matrices, in the order they are used."""
         return (self.qkv, self.out, self.gate_up, self.down)
 
@@ -162,7 +168,7 @@ class Llama:
         embedding: torch.nn.Embedding,
         blocks: Sequence[Block],
         norm: RmsNorm,
-        head: Slot,
+        head: FusedLinear,
         rotary: RotaryTable,
         limit: int | None,
     ) -> None:
@@ -183,9 +189,9 @@ class Llama:
         """Return one that has other blocks, and shares all the rest."""
         return Llama(self._embedding, blocks, self.norm, self.head, self.rotary, self._limit)
 
-    def slots(self) -> Iterator[tuple[Slot, ...]]:
+    def linears(self) -> Iterator[tuple[FusedLinear, ...]]:
         """Return the matrices of each layer; the last is the head."""
-        yield from (block.slots() for block in self.blocks)
+        yield from (block.linears() for block in self.blocks)
         yield (self.head,)
 
     def new_cache(self) -> KeyValueCache:
@@ -227,13 +233,13 @@ class Llama:
 
     def step(self, spans: Sequence[Span]) -> ForwardContext:
         """Return what the blocks need to read `spans`."""
-        rows: list[Rows] = []
-        parts: list[Part] = []
+        rows: list[SequenceRows] = []
+        parts: list[AttentionGroup] = []
         positions: list[int] = []
-        for group in groups(spans):
-            parts.append(self.blocks[0].heads.part(group, len(positions)))
+        for group in attention_groups(spans):
+            parts.append(self.blocks[0].heads.describe(group, len(positions)))
             for span in group:
                 start, seen, count = len(positions), span.cache.length, len(span.ids)
-                rows.append(Rows(slice(start, start + count), span, seen))
+                rows.append(SequenceRows(slice(start, start + count), span, seen))
                 positions.extend(range(seen, seen + count))
         return ForwardContext(tuple(rows), tuple(parts), *self.rotary.rows(positions))

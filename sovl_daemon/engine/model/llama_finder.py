@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-from sovl_daemon.engine.model.attention import Heads, RotaryTable
+from sovl_daemon.engine.model.attention import AttentionHeads, RotaryTable
 from sovl_daemon.engine.model.kv_cache import Span
-from sovl_daemon.engine.model.llama import Block, Llama, RmsNorm, Slot
+from sovl_daemon.engine.model.llama import Block, FusedLinear, Llama, RmsNorm
 from sovl_daemon.engine.model.precision import Precision, unquantised
 
 _BODY = {"embed_tokens", "layers", "norm", "rotary_emb"}
@@ -112,27 +112,27 @@ def _build(network: Any, precision: Precision) -> Llama:
         body.embed_tokens,
         blocks,
         _norm(body.norm),
-        Slot.take([head_name], [head], precision, also, few_rows=True),
+        FusedLinear.adopt([head_name], [head], precision, also, few_rows=True),
         RotaryTable(body.rotary_emb, heads.queries + heads.keys, heads.keys, body.norm.weight),
         getattr(network.config, "max_position_embeddings", None),
     )
 
 
-def _block(index: int, heads: Heads, block: Any, precision: Precision) -> Block:
-    def slot(part: str, *names: str) -> Slot:
+def _block(index: int, heads: AttentionHeads, block: Any, precision: Precision) -> Block:
+    def linear(part: str, *names: str) -> FusedLinear:
         where = f"model.layers.{index}.{part}"
         modules = [getattr(getattr(block, part), name) for name in names]
-        return Slot.take([f"{where}.{name}.weight" for name in names], modules, precision)
+        return FusedLinear.adopt([f"{where}.{name}.weight" for name in names], modules, precision)
 
     return Block(
         index=index,
         heads=heads,
         before_attention=_norm(block.input_layernorm),
-        qkv=slot("self_attn", "q_proj", "k_proj", "v_proj"),
-        out=slot("self_attn", "o_proj"),
+        qkv=linear("self_attn", "q_proj", "k_proj", "v_proj"),
+        out=linear("self_attn", "o_proj"),
         before_mlp=_norm(block.post_attention_layernorm),
-        gate_up=slot("mlp", "gate_proj", "up_proj"),
-        down=slot("mlp", "down_proj"),
+        gate_up=linear("mlp", "gate_proj", "up_proj"),
+        down=linear("mlp", "down_proj"),
     )
 
 
@@ -140,7 +140,7 @@ def _norm(norm: Any) -> RmsNorm:
     return RmsNorm(norm.weight.data, norm.variance_epsilon)
 
 
-def _heads(attention: Any) -> Heads:
+def _heads(attention: Any) -> AttentionHeads:
     size = int(attention.head_dim)
     queries, keys = len(attention.q_proj.weight) // size, len(attention.k_proj.weight) // size
-    return Heads(queries, keys, size, float(attention.scaling))
+    return AttentionHeads(queries, keys, size, float(attention.scaling))

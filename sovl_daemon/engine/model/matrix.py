@@ -105,7 +105,7 @@ class Int8Matrix:
         self.kernel = kernel and out % _KERNEL_BLOCK == 0 and width % _KERNEL_BLOCK == 0
         self.values = torch.empty(out, width, dtype=torch.int8, device=parts[0].device)
         self.scales = parts[0].new_empty(out, dtype=_packed_dtype(dtype))
-        for rows, weight in formats.chunks(parts, dtype):
+        for rows, weight in formats.row_chunks(parts, dtype):
             self.values[rows], self.scales[rows] = formats.int8(weight)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
@@ -138,7 +138,7 @@ class Int4Matrix:
         self.values = torch.empty(out, width // 2, dtype=torch.uint8)
         shape = width // formats.INT4_GROUP, out, 2  # scale, zero
         self.scales = torch.empty(shape, dtype=_packed_dtype(dtype))
-        for rows, weight in formats.chunks(parts, dtype):
+        for rows, weight in formats.row_chunks(parts, dtype):
             values, self.scales[:, rows] = formats.int4(weight)
             self.values[rows] = self._pack(values)
 
@@ -189,11 +189,11 @@ class VnniMatrix:
         out, width = sum(map(len, parts)), parts[0].shape[1]
         values = torch.empty(out, width, dtype=torch.int8)
         self._scales = torch.empty(out)
-        for rows, weight in formats.chunks(parts, dtype):
+        for rows, weight in formats.row_chunks(parts, dtype):
             values[rows], self._scales[rows] = formats.int8(weight)
         self._zeros = torch.zeros(out, dtype=torch.int32)
         self._packed = torch.ops.onednn.qlinear_prepack(values, [2, width])
-        self._highest = highest()
+        self._highest = max_exact_input()
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """Return x @ weights.T, (rows, in) -> (rows, out)."""
@@ -219,7 +219,7 @@ class VnniMatrix:
 
 
 @cache
-def highest() -> int:
+def max_exact_input() -> int:
     """Return the largest input that is multiplied exactly: 127, or 63.
 
     Without the instructions two products are added in 16 bits, which inputs of 7 cannot overflow.

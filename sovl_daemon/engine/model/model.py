@@ -26,7 +26,7 @@ from sovl_daemon.engine.errors import (
 )
 from sovl_daemon.engine.model.allocator import return_free_memory
 from sovl_daemon.engine.model.kv_cache import Cache, NetworkCache, Span
-from sovl_daemon.engine.model.llama import AfterBlock, Llama, Rows, Slot
+from sovl_daemon.engine.model.llama import AfterBlock, FusedLinear, Llama, SequenceRows
 from sovl_daemon.engine.model.llama_finder import find_llama
 from sovl_daemon.engine.model.precision import (
     HALF_DTYPES,
@@ -36,7 +36,12 @@ from sovl_daemon.engine.model.precision import (
     unquantised,
 )
 from sovl_daemon.engine.model.product import is_emulated, native_is_faster, native_kernels
-from sovl_daemon.engine.model.switch import Master, PrecisionSwitch, obstacle, possible_precisions
+from sovl_daemon.engine.model.switch import (
+    MappedWeights,
+    PrecisionSwitch,
+    obstacle,
+    possible_precisions,
+)
 from sovl_daemon.engine.thread.threads import Threads
 from sovl_daemon.limits import available_parallelism, memory
 
@@ -66,7 +71,7 @@ class Fingerprint(NamedTuple):
     logits: str
 
 
-class Steers(Protocol):
+class Steerer(Protocol):
     """What steers the model from outside, and what that needs to know."""
 
     @property
@@ -74,7 +79,10 @@ class Steers(Protocol):
         """A number that changes when what conversations remember is out of date; 0 is unsteered."""
 
     def listen(self, prompt: Sequence[int], cache: Cache, *, since: int) -> None:
-        """Hear of a prompt, as far as it is about to be read; steer from `since` on."""
+        """Read what the steering needs of a prompt, as far as the model is about to read it.
+
+        It steers from position `since` on.
+        """
 
 
 @dataclass(slots=True, eq=False)
@@ -83,7 +91,7 @@ class LoadedModel:
 
     `network` is a transformers causal LM; `max_context` is the number of positions it knows, None
     if it has no such limit; `lean` is its fast forward pass, None where there is only the
-    network's own; `master` are its weights as stored and `path` their folder, None if they
+    network's own; `mapped_weights` are its weights as stored and `path` their folder, None if they
     came from nowhere; `threads` are those of its steps; `fusion` is what steers it. Use it from one
     thread only.
     """
@@ -93,12 +101,12 @@ class LoadedModel:
     precision: DtypeChoice
     max_context: int | None
     lean: Llama | None = None
-    master: Master | None = None
+    mapped_weights: MappedWeights | None = None
     path: Path | None = None
     threads: Threads = field(default_factory=partial(Threads, 1))
     native_one_token: bool = False
-    fusion: "Steers | None" = None
-    _reading: Sequence[Rows] = ()
+    fusion: Steerer | None = None
+    _reading: Sequence[SequenceRows] = ()
 
     @property
     def parameters(self) -> int:
@@ -110,9 +118,9 @@ class LoadedModel:
         """Memory of the weights as they are held now; what is only mapped from a file is none."""
         held = (
             tensor
-            for slot in self._slots()
-            if slot.matrix.precision != "offloaded"
-            for tensor in slot.matrix.tensors()
+            for linear in self._linears()
+            if linear.matrix.precision != "offloaded"
+            for tensor in linear.matrix.tensors()
         )
         return sum(each.numel() * each.element_size() for each in (*held, *self._own_parameters()))
 
@@ -135,12 +143,12 @@ class LoadedModel:
     @property
     def is_switchable(self) -> bool:
         """Whether its weights can be held otherwise, if anything on this device can."""
-        return self.lean is not None and self.master is not None
+        return self.lean is not None and self.mapped_weights is not None
 
     @property
     def precisions(self) -> list[Precision]:
         """The precisions its weights can be held in, `plain` first."""
-        if self.lean is None or self.master is None:
+        if self.lean is None or self.mapped_weights is None:
             return [self.plain]
         return possible_precisions(self.lean)
 
@@ -161,12 +169,14 @@ class LoadedModel:
                 f"precision {precision!r} is not possible for this {type(self.network).__name__} "
                 f"on {self.device.type}: use {' or '.join(allowed)}{why and f' ({why})'}"
             )
-        if self.lean is None or self.master is None:
+        if self.lean is None or self.mapped_weights is None:
             if offloaded:
                 name = type(self.network).__name__
                 raise OptionError(f"the weights of this {name} cannot be offloaded")
             return None
-        return PrecisionSwitch(self.lean, self.master, "offloaded" if offloaded else precision)
+        return PrecisionSwitch(
+            self.lean, self.mapped_weights, "offloaded" if offloaded else precision
+        )
 
     @property
     def width(self) -> int:
@@ -198,14 +208,14 @@ class LoadedModel:
         return logits
 
     def listen(self, prompt: Sequence[int], cache: Cache, *, since: int) -> None:
-        """Let what steers the model hear of a prompt before it is read; steer from `since` on."""
+        """Let what steers the model read a prompt before the model does; see `Steerer.listen`."""
         if self.fusion is not None:
             with torch.inference_mode():
                 self.fusion.listen(prompt, cache, since=since)
 
     def _read(self, span: Span) -> torch.Tensor:
         span.cache.settle()  # a failed pass may have left something
-        self._reading = [Rows(slice(0, len(span.ids)), span, span.cache.length)]
+        self._reading = [SequenceRows(slice(0, len(span.ids)), span, span.cache.length)]
         try:
             output = self.network(
                 input_ids=torch.tensor([span.ids], device=self.device),  # (1, T)
@@ -247,8 +257,8 @@ class LoadedModel:
     def fingerprint(self, precision: Precision, ids: Sequence[int]) -> Fingerprint:
         """Digest the weights, held in `precision`, and what the plain base makes of `ids`."""
         weights = hashlib.sha256()
-        for slot in self._slots():
-            for tensor in slot.matrix.tensors():
+        for linear in self._linears():
+            for tensor in linear.matrix.tensors():
                 weights.update(_bytes(tensor))
         for parameter in self._own_parameters():
             weights.update(_bytes(parameter))
@@ -256,15 +266,15 @@ class LoadedModel:
         digest = hashlib.sha256(_bytes(logits)).hexdigest()
         return Fingerprint(precision, weights.hexdigest(), digest)
 
-    def _slots(self) -> Iterator[Slot]:
+    def _linears(self) -> Iterator[FusedLinear]:
         """Yield the matrices of the lean pass, in the form that answers."""
         if self.lean is not None:
-            for layer in self.lean.slots():
+            for layer in self.lean.linears():
                 yield from layer
 
     def _own_parameters(self) -> Iterator[Any]:
         """Yield the network's weights that no matrix of the lean pass stands for, each once."""
-        shared = {id(module.weight) for slot in self._slots() for module in slot.modules}
+        shared = {id(module.weight) for linear in self._linears() for module in linear.modules}
         return (each for each in self.network.parameters() if id(each) not in shared)
 
     def warm_up(self) -> None:
@@ -324,7 +334,7 @@ def load_model(
         lean = find_llama(network)
     return_free_memory(place)
     return LoadedModel(
-        network, place, precision, max_context, lean, Master(path), path, Threads(threads)
+        network, place, precision, max_context, lean, MappedWeights(path), path, Threads(threads)
     )
 
 

@@ -105,14 +105,14 @@ def widened_from(dtype: torch.dtype) -> int:
 
     Measured once, in some 50 ms; `sys.maxsize` where the format itself is fast.
     """
-    weight, least = torch.ones(_TRIAL, dtype=dtype), sys.maxsize
+    weight, min_rows = torch.ones(_TRIAL, dtype=dtype), sys.maxsize
     with torch.no_grad():
         for rows in _TRIAL_ROWS:
             x = torch.ones(rows, _TRIAL[1], dtype=dtype)
             if not is_faster(partial(widened, x, weight), partial(functional.linear, x, weight)):
                 break
-            least = rows
-    return least
+            min_rows = rows
+    return min_rows
 
 
 def is_emulated(dtype: torch.dtype) -> bool:

@@ -14,7 +14,7 @@ from sovl_daemon.engine.errors import ModelLoadError, first_line
 from sovl_daemon.engine.model import bnb_matrix
 from sovl_daemon.engine.model.allocator import return_free_memory
 from sovl_daemon.engine.model.formats import INT4_GROUP
-from sovl_daemon.engine.model.llama import Llama, Slot
+from sovl_daemon.engine.model.llama import FusedLinear, Llama
 from sovl_daemon.engine.model.precision import Holding, Precision, unquantised
 from sovl_daemon.engine.thread.inbox import call
 from sovl_daemon.engine.thread.tensor_thread import Priority, TensorThread
@@ -23,7 +23,7 @@ _ONE_FILE = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
 
 
-class Master:
+class MappedWeights:
     """Tensors of a model's safetensors by name, mapped into memory.
 
     What is read lies in the page cache, which the system may take back, not in the process.
@@ -70,22 +70,22 @@ _BETWEEN_S = 0.002
 
 
 class PrecisionSwitch:
-    """Exchanges the matrices of a model for the same in another precision, read from `master`.
+    """Exchanges the matrices of a model for the same in another precision, read from `weights`.
 
     Between two steps the model is whole and may be used, with some layers in each precision: what
     flows between layers, and what a conversation's cache holds, has one format in all of them.
-    Every weight comes from the master, so the way back is exact. In memory is, at any time, one
+    Every weight comes from the weights, so the way back is exact. In memory is, at any time, one
     matrix more than the model in the larger of the two precisions. `precision` is one of
     `possible_precisions`, or "offloaded".
     """
 
-    def __init__(self, model: Llama, master: Master, precision: Holding) -> None:
-        self._master = master
+    def __init__(self, model: Llama, weights: MappedWeights, precision: Holding) -> None:
+        self._weights = weights
         self._precision = precision
         self._head = model.head
         self._device = model.device
         self._layers = iter(_in_order(model, precision))
-        self._done: list[tuple[Slot, Holding]] = []
+        self._done: list[tuple[FusedLinear, Holding]] = []
 
     async def complete(self, thread: TensorThread) -> None:
         """Switch all layers on the tensor thread, and back those that were if one fails.
@@ -113,11 +113,11 @@ class PrecisionSwitch:
 
         """
         layer = next(self._layers, None)
-        for slot in layer or ():
-            before, after = slot.matrix.precision, self._for(slot)
+        for linear in layer or ():
+            before, after = linear.matrix.precision, self._for(linear)
             if before != after:
-                self._hold(slot, after)
-                self._done.append((slot, before))
+                self._hold(linear, after)
+                self._done.append((linear, before))
         return_free_memory(self._device)
         return layer is not None
 
@@ -125,8 +125,8 @@ class PrecisionSwitch:
         """Return every matrix that was switched to the precision it had."""
         self._layers = iter(())
         while self._done:
-            slot, precision = self._done[-1]
-            self._hold(slot, precision)
+            linear, precision = self._done[-1]
+            self._hold(linear, precision)
             self._done.pop()
         return_free_memory(self._device)
 
@@ -138,13 +138,13 @@ class PrecisionSwitch:
                 break
         return more
 
-    def _for(self, slot: Slot) -> Holding:
+    def _for(self, linear: FusedLinear) -> Holding:
         # 4 bits in the head alone cost SmolLM2-135M 4.7 % of perplexity, in all blocks 0.2 %.
-        return "int8" if slot is self._head and self._precision == "int4" else self._precision
+        return "int8" if linear is self._head and self._precision == "int4" else self._precision
 
-    def _hold(self, slot: Slot, precision: Holding) -> None:
+    def _hold(self, linear: FusedLinear, precision: Holding) -> None:
         with torch.no_grad():
-            slot.hold([self._master.tensor(name) for name in slot.names], precision)
+            linear.hold([self._weights.tensor(name) for name in linear.names], precision)
 
 
 def possible_precisions(model: Llama) -> list[Precision]:
@@ -172,11 +172,14 @@ def obstacle(model: Llama) -> str:
 
 def _widths(model: Llama) -> Iterator[int]:
     return (
-        module.in_features for layer in model.slots() for slot in layer for module in slot.modules
+        module.in_features
+        for layer in model.linears()
+        for linear in layer
+        for module in linear.modules
     )
 
 
-def _in_order(model: Llama, precision: Holding) -> list[tuple[Slot, ...]]:
+def _in_order(model: Llama, precision: Holding) -> list[tuple[FusedLinear, ...]]:
     """The head is the largest matrix: last where memory falls, first where it rises."""
-    layers = list(model.slots())
+    layers = list(model.linears())
     return layers[::-1] if precision == unquantised(model.head.dtype) else layers

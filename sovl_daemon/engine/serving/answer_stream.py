@@ -7,8 +7,8 @@ from contextlib import aclosing
 from dataclasses import dataclass
 
 from sovl_daemon.engine.errors import JobCancelledError, OptionError
-from sovl_daemon.engine.serving.answering import Answer, Answering
-from sovl_daemon.engine.serving.decode import Decoding, FinishReason, Token
+from sovl_daemon.engine.serving.scheduler import ScheduledSequence, Scheduler
+from sovl_daemon.engine.serving.token_sequence import FinishReason, Token, TokenSequence
 from sovl_daemon.engine.text.text_stream import AnswerText
 from sovl_daemon.engine.thread.inbox import Inbox
 from sovl_daemon.engine.thread.tensor_thread import Priority
@@ -35,7 +35,7 @@ class Summary:
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class AnswerChunk:
     """Some text of an answer and how many tokens it came from; the last has a summary."""
 
     text: str
@@ -85,75 +85,77 @@ class Repetition:
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
-    """A decoding and what is needed to show it."""
+class AnswerRequest:
+    """A sequence and what is needed to show it."""
 
-    decoding: Decoding
+    sequence: TokenSequence
     text: AnswerText
     prompt: Sequence[int]
     priority: Priority
     repetition: Repetition | None = None
 
 
-class AnswerStream(AsyncIterator[Piece]):
-    """The pieces of one answer; work begins with the first `anext`, which prepares the request.
+class AnswerStream(AsyncIterator[AnswerChunk]):
+    """The chunks of one answer; work begins with the first `anext`, which prepares the request.
 
-    `prompt` are its token ids from then on. The last piece has the summary. Leaving early, by
+    `prompt` are its token ids from then on. The last chunk has the summary. Leaving early, by
     cancellation too, ends the work within one step and frees the cache: `async with
     contextlib.aclosing(generation)` makes that prompt.
     """
 
-    def __init__(self, answering: Answering, prepare: Callable[[], Awaitable[Request]]) -> None:
+    def __init__(
+        self, scheduler: Scheduler, prepare: Callable[[], Awaitable[AnswerRequest]]
+    ) -> None:
         self.prompt: Sequence[int] = ()
-        self._answering = answering
+        self._scheduler = scheduler
         self._prepare = prepare
         self._started = time.perf_counter()
-        self._answer: Answer | None = None
+        self._scheduled: ScheduledSequence | None = None
         self._cancelled = False
-        self._pieces = self._make_pieces()
+        self._chunks = self._make_chunks()
 
-    async def __anext__(self) -> Piece:
-        return await anext(self._pieces)
+    async def __anext__(self) -> AnswerChunk:
+        return await anext(self._chunks)
 
     async def aclose(self) -> None:
         """End the work and the iteration, without a summary."""
-        await self._pieces.aclose()
+        await self._chunks.aclose()
 
     def cancel(self) -> None:
         """End the work within one step; the iteration goes on to the summary ("cancelled")."""
         self._cancelled = True
-        if self._answer is not None:
-            self._answering.cancel(self._answer)
+        if self._scheduled is not None:
+            self._scheduler.cancel(self._scheduled)
 
-    async def _make_pieces(self) -> AsyncGenerator[Piece]:
+    async def _make_chunks(self) -> AsyncGenerator[AnswerChunk]:
         request = await self._prepare()
         self.prompt = request.prompt
-        writer = Writer(request.text, request.repetition)
+        writer = ChunkWriter(request.text, request.repetition)
         async with aclosing(self._tokens(request)) as arriving:
             async for token in arriving:
-                if piece := writer.push(token):
-                    yield piece
+                if chunk := writer.push(token):
+                    yield chunk
                 if writer.stopped:
                     break
-        cached = request.decoding.cached_tokens
+        cached = request.sequence.cached_tokens
         yield writer.finish(self._started, len(self.prompt), cached)
 
-    async def _tokens(self, request: Request) -> AsyncGenerator[Token]:
+    async def _tokens(self, request: AnswerRequest) -> AsyncGenerator[Token]:
         if self._cancelled:
             return
         inbox: Inbox[Token] = Inbox()
-        self._answer = self._answering.start(request.decoding, inbox, request.priority)
+        self._scheduled = self._scheduler.start(request.sequence, inbox, request.priority)
         try:
             async for token in inbox:
                 yield token
         except JobCancelledError:
             return
         finally:
-            self._answering.cancel(self._answer)
+            self._scheduler.cancel(self._scheduled)
 
 
-class Writer:
-    """Makes pieces of tokens, and notices what ends an answer besides its stop token."""
+class ChunkWriter:
+    """Makes chunks of tokens, and notices what ends an answer besides its stop token."""
 
     def __init__(self, text: AnswerText, repetition: Repetition | None) -> None:
         self.stopped: FinishReason | None = None
@@ -163,7 +165,7 @@ class Writer:
         self._held: list[int] = []  # may turn out to be said for the second time
         self._shown = 0
 
-    def push(self, token: Token) -> Piece | None:
+    def push(self, token: Token) -> AnswerChunk | None:
         """Take a token; return what may be shown now, if anything."""
         self._tokens.append(token)
         if token.finish_reason == "stop":
@@ -177,14 +179,14 @@ class Writer:
                 return None
             if self._repetition.repeated:
                 return None
-        return self._piece(self._release())
+        return self._chunk(self._release())
 
-    def finish(self, started: float, prompt_tokens: int, cached_tokens: int = 0) -> Piece:
+    def finish(self, started: float, prompt_tokens: int, cached_tokens: int = 0) -> AnswerChunk:
         """Return what is left to show, with the figures."""
         rest = self._release() + self._text.finish()
         reason = self.stopped
         summary = summarise(self._tokens, started, prompt_tokens, cached_tokens, reason=reason)
-        return Piece(rest, summary.generated_tokens - self._shown, summary)
+        return AnswerChunk(rest, summary.generated_tokens - self._shown, summary)
 
     def _release(self) -> str:
         text = "".join(self._text.push(id_) for id_ in self._held)
@@ -193,12 +195,12 @@ class Writer:
             self.stopped = "stop"
         return text
 
-    def _piece(self, text: str) -> Piece | None:
+    def _chunk(self, text: str) -> AnswerChunk | None:
         if not text:
             return None
         count = len(self._tokens) - self._shown
         self._shown = len(self._tokens)
-        return Piece(text, count)
+        return AnswerChunk(text, count)
 
 
 def summarise(

@@ -8,9 +8,9 @@ import torch
 
 from sovl_daemon.engine.errors import EngineOutOfMemoryError, is_out_of_memory, settled
 from sovl_daemon.engine.model.kv_cache import Cache, Span
-from sovl_daemon.engine.serving.decode import Decoding, Token
 from sovl_daemon.engine.serving.prefix_cache import PrefixCache
 from sovl_daemon.engine.serving.sampling import Choice, choose
+from sovl_daemon.engine.serving.token_sequence import Token, TokenSequence
 
 
 class LanguageModel(Protocol):
@@ -24,7 +24,7 @@ class LanguageModel(Protocol):
         """Return an empty key-value cache for one sequence."""
 
     def listen(self, prompt: Sequence[int], cache: Cache, *, since: int) -> None:
-        """Hear of a prompt, as far as it is about to be read; its end is at position `since`."""
+        """Let what steers the model read a prompt first, whose last position is `since`."""
 
     def forward(self, spans: Sequence[Span]) -> torch.Tensor:
         """Read each span after what its cache holds; return the next tokens' logits, (B, vocab).
@@ -38,37 +38,37 @@ Outcome = Token | BaseException
 
 
 def advance(
-    model: LanguageModel, caches: PrefixCache, decodings: Iterable[Decoding]
-) -> dict[Decoding, Outcome]:
-    """Take one step of all decodings together; return what came of those that took part.
+    model: LanguageModel, caches: PrefixCache, sequences: Iterable[TokenSequence]
+) -> dict[TokenSequence, Outcome]:
+    """Take one step of all sequences together; return what came of those that took part.
 
-    An error is of its decoding alone.
+    An error is of its sequence alone.
     """
-    outcomes: dict[Decoding, Outcome] = {}
-    spans: dict[Decoding, Span] = {}
-    ready: dict[Decoding, torch.Tensor] = {}
-    for decoding in taking_part(decodings):
-        span = _attempt(caches, partial(_next, model, decoding))
+    outcomes: dict[TokenSequence, Outcome] = {}
+    spans: dict[TokenSequence, Span] = {}
+    ready: dict[TokenSequence, torch.Tensor] = {}
+    for sequence in taking_part(sequences):
+        span = _attempt(caches, partial(_next, model, sequence))
         if isinstance(span, BaseException):
-            outcomes[decoding] = span
+            outcomes[sequence] = span
         else:
-            spans[decoding] = span
-    for decoding, row in zip(spans, read(model, caches, list(spans.values())), strict=True):
+            spans[sequence] = span
+    for sequence, row in zip(spans, read(model, caches, list(spans.values())), strict=True):
         if isinstance(row, BaseException):
-            outcomes[decoding] = row
-        elif decoding.read:
-            ready[decoding] = row
+            outcomes[sequence] = row
+        elif sequence.is_read:
+            ready[sequence] = row
     return outcomes | _written(ready)
 
 
-def taking_part(decodings: Iterable[Decoding]) -> list[Decoding]:
+def taking_part(sequences: Iterable[TokenSequence]) -> list[TokenSequence]:
     """Return all whose answer has begun, and the first that still reads its prompt.
 
     One chunk of one prompt a step, so that nobody's next token waits long.
     """
-    known = list(decodings)
-    reading = [decoding for decoding in known if decoding.reading]
-    return [decoding for decoding in known if not decoding.reading] + reading[:1]
+    known = list(sequences)
+    prefilling = [sequence for sequence in known if sequence.is_prefilling]
+    return [sequence for sequence in known if not sequence.is_prefilling] + prefilling[:1]
 
 
 def read(
@@ -89,12 +89,12 @@ def read(
     return [row if isinstance(row, BaseException) else row[0] for row in alone]
 
 
-def _next(model: LanguageModel, decoding: Decoding) -> Span:
+def _next(model: LanguageModel, sequence: TokenSequence) -> Span:
     """Return what to read next, after what steers the model has heard of it."""
-    span = decoding.span()
-    if decoding.reading:
-        heard = decoding.ids[: span.cache.length + len(span.ids)]
-        model.listen(heard, span.cache, since=decoding.last)
+    span = sequence.next_span()
+    if sequence.is_prefilling:
+        heard = sequence.ids[: span.cache.length + len(span.ids)]
+        model.listen(heard, span.cache, since=sequence.prompt_end)
     return span
 
 
@@ -115,13 +115,13 @@ def _once(caches: PrefixCache, work: Callable[[], T]) -> T | BaseException:
         return settled(error)
 
 
-def _written(ready: dict[Decoding, torch.Tensor]) -> dict[Decoding, Outcome]:
-    """Choose the next token of each decoding from its logits."""
+def _written(ready: dict[TokenSequence, torch.Tensor]) -> dict[TokenSequence, Outcome]:
+    """Choose the next token of each sequence from its logits."""
     if not ready:
         return {}
     logits = torch.stack(list(ready.values()))
     choices = choose(logits, [each.sampler for each in ready], [each.ids for each in ready])
     return {
-        decoding: decoding.push(choice) if isinstance(choice, Choice) else choice
-        for decoding, choice in zip(ready, choices, strict=True)
+        sequence: sequence.push(choice) if isinstance(choice, Choice) else choice
+        for sequence, choice in zip(ready, choices, strict=True)
     }

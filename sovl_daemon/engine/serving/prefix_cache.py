@@ -11,7 +11,7 @@ from sovl_daemon.engine.model.kv_cache import Cache
 _SHORTEST = 16
 
 
-class Reads(Protocol):
+class CachingModel(Protocol):
     """What reads prompts into caches; under another stamp, other caches."""
 
     @property
@@ -37,7 +37,7 @@ class PrefixCache:
     thread only.
     """
 
-    def __init__(self, model: Reads, max_bytes: int = 0) -> None:
+    def __init__(self, model: CachingModel, max_bytes: int = 0) -> None:
         self._model = model
         self._max_bytes = max_bytes
         self._entries: list[_Entry] = []  # the most recently used last
@@ -66,19 +66,19 @@ class PrefixCache:
         """Drop everything."""
         self._entries.clear()
 
-    def take(self, prompt: Sequence[int]) -> Cache:
+    def lend(self, prompt: Sequence[int]) -> Cache:
         """Return a cache that holds a prefix of `prompt`, without its last token at least."""
         self._entries = [entry for entry in self._entries if entry.stamp == self.stamp]
         while found := max(self._found(prompt), default=None, key=lambda each: each[0]):
             common, entry = found
             self._entries.remove(entry)
             try:
-                return self._lend(entry, common)
+                return self._lent(entry, common)
             except CacheError:
                 continue  # It is dropped; another may do.
         return self._model.new_cache()
 
-    def _lend(self, entry: _Entry, common: int) -> Cache:
+    def _lent(self, entry: _Entry, common: int) -> Cache:
         if 2 * common < len(entry.ids):  # most of it may be another conversation's
             cache = entry.cache.fork(common)
             self._entries.append(entry)

@@ -42,7 +42,7 @@ _PIECE = 4096  # characters that are made into tokens at a time while only their
 _MARGIN = 2
 # Whatever a vocabulary has: one token may stand for an unknown word, or a run of white space.
 _LONGEST_UNKNOWN = 64
-_MOST_TOKENS_A_CHARACTER = 4  # a byte each
+_MAX_TOKENS_A_CHARACTER = 4  # a byte each
 
 
 class ChatTokenizer:
@@ -179,15 +179,15 @@ class ChatTokenizer:
 
         Raises PromptTooLongError as soon as what must be kept surely does not fit.
         """
-        if sum(len(each.content) for each in messages) * _MOST_TOKENS_A_CHARACTER <= limit:
+        if sum(len(each.content) for each in messages) * _MAX_TOKENS_A_CHARACTER <= limit:
             return messages
         last = _possible_starts(messages)[-1]
-        room = most = _MARGIN * limit
+        room = max_tokens = _MARGIN * limit
         for each in _since(messages, last):
             room -= self._count(each.content, room)
             if room < 0:
                 why = "more was not read"
-                raise PromptTooLongError((most - room) // _MARGIN, limit, why)
+                raise PromptTooLongError((max_tokens - room) // _MARGIN, limit, why)
         for index in range(last - 1, -1, -1):
             if messages[index].role != "system":
                 room -= self._count(messages[index].content, room)
@@ -195,12 +195,12 @@ class ChatTokenizer:
                     return _since(messages, index + 1)
         return messages
 
-    def _count(self, text: str, most: int) -> int:
-        """Count the tokens of a text, piece by piece, until there are more than `most`."""
+    def _count(self, text: str, max_tokens: int) -> int:
+        """Count the tokens of a text, piece by piece, until there are more than `max_tokens`."""
         count = 0
         for at in range(0, len(text), _PIECE):
             count += len(self.encode_text(text[at : at + _PIECE]))
-            if count > most:
+            if count > max_tokens:
                 break
         return count
 

@@ -60,7 +60,7 @@ class TemplatePart(NamedTuple):
     own: bool
 
 
-class _Slot(NamedTuple):
+class _Placeholder(NamedTuple):
     place: int
     strip_start: bool
     strip_end: bool
@@ -70,12 +70,12 @@ class _Slot(NamedTuple):
         return content.rstrip() if self.strip_end else content
 
 
-_Layout = tuple[str | _Slot, ...]
+_Layout = tuple[str | _Placeholder, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Manners:
-    """What a template is given as it wants it, for it was asked and could not do otherwise.
+class TemplateTraits:
+    """What a template can and cannot do, found out by asking it.
 
     `parts`: content as a list of typed parts; `system`: it takes a system message; `first`: an
     answer may stand before any question; `thoughtless`: it drops the thoughts of past answers.
@@ -90,7 +90,7 @@ class Manners:
 
 
 class ChatTemplate:
-    """Lays out conversations as the template named `name` of some would.
+    """Lays out conversations as a template of transformers would.
 
     `adaptations` tell in words what is done for it. `between` is what it writes from a question to
     its answer, `behind` what it writes behind an answer. `markers` is all that it writes around
@@ -178,7 +178,7 @@ class ChatTemplate:
         for parts, text in zip((False, True), written[len(keys) :], strict=False):
             self._thoughts[parts] = text if isinstance(text, str) else ""
 
-    def _find_manners(self) -> Manners:
+    def _find_manners(self) -> TemplateTraits:
         faults = {}
         for parts in (False, True):
             faults[parts] = self._fault(parts, "u", "uau")
@@ -190,7 +190,7 @@ class ChatTemplate:
         system = self._fault(parts, "su", "suau") is None
         first = self._fault(parts, "au", *(["sau"] if system else [])) is None
         thought = self._thoughts[parts]
-        return Manners(
+        return TemplateTraits(
             parts=parts,
             system=system,
             first=first,
@@ -302,14 +302,14 @@ def _messages(parts: bool, roles: str, contents: Sequence[str]) -> dict[str, Any
 
 def _layout(roles: str, text: str) -> _Layout | TemplateError:
     """Return text and slots in turns, text first and last, or what was lost."""
-    found: list[str | _Slot] = []
+    found: list[str | _Placeholder] = []
     end = 0
     for match in _PLACE.finditer(text):
         found.append(text[end : match.start()])
-        found.append(_Slot(int(match[2]), not match[1], not match[3]))
+        found.append(_Placeholder(int(match[2]), not match[1], not match[3]))
         end = match.end()
     found.append(text[end:])
-    places = [each.place for each in found if isinstance(each, _Slot)]
+    places = [each.place for each in found if isinstance(each, _Placeholder)]
     for place, role in enumerate(roles):
         if places.count(place) < 1 or (role == "s" and places.count(place) > 1):
             what = "writes twice" if place in places else "leaves out"
@@ -325,7 +325,7 @@ def _behind(layout: _Layout, place: int) -> str:
     slots = [
         index
         for index, each in enumerate(layout)
-        if isinstance(each, _Slot) and each.place == place
+        if isinstance(each, _Placeholder) and each.place == place
     ]
     return str(layout[slots[-1] + 1])
 

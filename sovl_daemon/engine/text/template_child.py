@@ -54,9 +54,9 @@ def _bound() -> None:
         resource.RLIMIT_FSIZE: 0,
         resource.RLIMIT_CORE: 0,
     }
-    for what, most in limits.items():
+    for what, maximum in limits.items():
         _, hard = resource.getrlimit(what)
-        resource.setrlimit(what, (most, most) if hard < 0 else (min(most, hard), hard))
+        resource.setrlimit(what, (maximum, maximum) if hard < 0 else (min(maximum, hard), hard))
 
 
 def _render(template: jinja2.Template, variables: dict[str, Any]) -> dict[str, str]:

@@ -31,7 +31,7 @@ class _State(BaseModel):
 
 
 class TokenMap:
-    """Maps each token of a base to at most `most` of a scaffold, for a pair of vocabularies.
+    """Maps each token of a base to at most `max_tokens` of a scaffold, for a pair of vocabularies.
 
     `base_tokenizer` and `scaffold_tokenizer` are of transformers. Tokens are looked up when they
     are first met, so the map is as large as what was said, not as the vocabulary.
@@ -40,25 +40,29 @@ class TokenMap:
     scaffold's of the same role (eos, bos, pad, unk), else to the one of the same text if the
     scaffold has it, else to the tokens of its text. Any other token maps to the scaffold's tokens
     for the same bytes, so that spaces and parts of characters are kept. If these are more than
-    `most`, those that stand for the most bytes, white space not counted, are kept in their order,
-    of equals the earlier: they say the most of the text. What the scaffold has no tokens for maps
-    to its unknown token or another special one.
+    `max_tokens`, those that stand for the most bytes, white space not counted, are kept in their
+    order, of equals the earlier: they say the most of the text. What the scaffold has no tokens for
+    maps to its unknown token or another special one.
 
     What a weight means: attention to the memory position of a scaffold token is biased by
     log(weight). So a position of weight 2 gets twice the attention that it would get beside one of
     weight 1, and only the ratio of weights matters: equal weights change nothing.
 
     Raises:
-        OptionError: `most` is below 1.
+        OptionError: `max_tokens` is below 1.
 
     """
 
-    def __init__(self, base_tokenizer: Any, scaffold_tokenizer: Any, *, most: int = 3) -> None:
-        if most < 1:
-            raise OptionError(f"most {most} is not allowed: give 1 or more scaffold tokens")
+    def __init__(
+        self, base_tokenizer: Any, scaffold_tokenizer: Any, *, max_tokens: int = 3
+    ) -> None:
+        if max_tokens < 1:
+            raise OptionError(
+                f"max_tokens {max_tokens} is not allowed: give 1 or more scaffold tokens"
+            )
         self._base = base_tokenizer
         self._scaffold = scaffold_tokenizer
-        self._most = most
+        self._max_tokens = max_tokens
         self._same = identical(base_tokenizer, scaffold_tokenizer)
         self._base_bytes = token_bytes(base_tokenizer)
         self._scaffold_bytes = token_bytes(scaffold_tokenizer)
@@ -203,9 +207,9 @@ class TokenMap:
             token = self._scaffold.convert_ids_to_tokens(scaffold_ids[position])
             return len(self._scaffold_bytes.read(token).strip())
 
-        if len(scaffold_ids) <= self._most:
+        if len(scaffold_ids) <= self._max_tokens:
             return tuple(scaffold_ids)
-        longest = sorted(range(len(scaffold_ids)), key=length, reverse=True)[: self._most]
+        longest = sorted(range(len(scaffold_ids)), key=length, reverse=True)[: self._max_tokens]
         return tuple(scaffold_ids[position] for position in sorted(longest))
 
     def _stand_in(self) -> int:

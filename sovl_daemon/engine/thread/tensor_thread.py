@@ -36,7 +36,7 @@ class JobQueue(Generic[T]):
         """Add a job behind those of its priority."""
         self._lanes[priority].append(job)
 
-    def take(self) -> T | None:
+    def peek(self) -> T | None:
         """Return the job whose turn it is, None if there is none."""
         if self._cancelled:
             return self._cancelled[0]
@@ -69,7 +69,7 @@ class JobQueue(Generic[T]):
         return jobs
 
 
-class Listener(Protocol[T_contra]):
+class JobListener(Protocol[T_contra]):
     """Hears about one job, on the tensor thread, so it must not block."""
 
     def result(self, value: T_contra) -> None:
@@ -82,7 +82,7 @@ class Listener(Protocol[T_contra]):
 class TensorJob(Generic[T]):
     """An iterator of which every `next` is one step, and who hears about it."""
 
-    def __init__(self, steps: Iterator[T | None], listener: Listener[T]) -> None:
+    def __init__(self, steps: Iterator[T | None], listener: JobListener[T]) -> None:
         self.steps = steps
         self.listener = listener
         self.cancelled = False
@@ -106,7 +106,7 @@ class TensorThread:
         self._thread.start()
 
     def submit(
-        self, steps: Iterator[T | None], listener: Listener[T], priority: Priority
+        self, steps: Iterator[T | None], listener: JobListener[T], priority: Priority
     ) -> TensorJob[T]:
         """Queue a job.
 
@@ -162,7 +162,7 @@ class TensorThread:
     def _next_job(self) -> TensorJob[Any] | None:
         with self._wakeup:
             while not self._stopping:
-                job = self._queue.take()
+                job = self._queue.peek()
                 if job is not None:
                     self._step_started = time.monotonic()
                     return job

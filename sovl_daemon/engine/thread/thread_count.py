@@ -94,7 +94,7 @@ class ThreadCount:
     def __init__(self, free: Callable[[], int], idle: Callable[[float], float]) -> None:
         self.count = 0
         self._free, self._idle = free, idle
-        self._most = 0
+        self._max_count = 0
         self._trial: _Trial | None = None
         self._ideas: list[int] = []  # numbers to try, the next one last
         self._last = self._tried = 0.0  # ends of the last step and of the last trial
@@ -104,10 +104,10 @@ class ThreadCount:
         self._change = 0.0  # how many times as long they take now, once it is clear
         self._had_room = True  # for more threads, when more were tried
 
-    def choose(self, now: float, most: int) -> int:
-        """Return how many threads the next step is to have, 1 to `most`."""
-        if most != self._most or now - self._last > _STALE_S:
-            self._begin(now, most)
+    def choose(self, now: float, max_count: int) -> int:
+        """Return how many threads the next step is to have, 1 to `max_count`."""
+        if max_count != self._max_count or now - self._last > _STALE_S:
+            self._begin(now, max_count)
         if self._trial is None and self._is_due(now):
             self._trial = self._next_trial(now)
         return self.count if self._trial is None else self._trial.turn()
@@ -124,22 +124,22 @@ class ThreadCount:
         self._worked += seconds
         self._watch(size, cost, seconds)
 
-    def _begin(self, now: float, most: int) -> None:
-        self._most, self._trial = most, None
-        self.count = max(each for each in _ladder(most) if each <= max(1, self._free()))
+    def _begin(self, now: float, max_count: int) -> None:
+        self._max_count, self._trial = max_count, None
+        self.count = max(each for each in _ladder(max_count) if each <= max(1, self._free()))
         self._tried, self._worked, self._lost = now, 0.0, 0.0
         self._had_room = True
         self._forget()
 
     def _is_due(self, now: float) -> bool:
-        if self._most == 1:
+        if self._max_count == 1:
             return False
         if self._change or self._has_new_room(now):
             return self._worked >= self._lost / _LOST_TO_SIGNS
         return now - self._tried >= _BETWEEN_S and self._worked >= self._lost / _LOST
 
     def _has_new_room(self, now: float) -> bool:
-        has_room = self.count < self._most and self._idle(now) >= _ROOM
+        has_room = self.count < self._max_count and self._idle(now) >= _ROOM
         self._had_room = self._had_room and has_room
         return has_room and not self._had_room
 
@@ -157,7 +157,7 @@ class ThreadCount:
 
         Beside many programs a part of each core may be more than all of the few that are free.
         """
-        ladder = _ladder(self._most)
+        ladder = _ladder(self._max_count)
         at = ladder.index(self.count)
         if not up:
             return ladder[:at][-1:]
@@ -195,10 +195,10 @@ class ThreadCount:
         self._change = 0.0
 
 
-def _ladder(most: int) -> list[int]:
+def _ladder(max_count: int) -> list[int]:
     """The numbers that are tried: half as many again each time, and one less than all."""
-    counts = {1, max(1, most - 1), most}
+    counts = {1, max(1, max_count - 1), max_count}
     count = 1
-    while (count := max(count + 1, count * 3 // 2)) < most:
+    while (count := max(count + 1, count * 3 // 2)) < max_count:
         counts.add(count)
     return sorted(counts)

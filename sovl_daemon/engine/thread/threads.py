@@ -31,19 +31,19 @@ class Threads:
         self.fixed = fixed
         idle = IdleCores()
         self._counts = {work: ThreadCount(free_cores, idle) for work in get_args(Work)}
-        self._most, self._looked = 1, float("-inf")
+        self._max_count, self._looked = 1, float("-inf")
 
     @contextmanager
     def working(self, work: Work, rows: int) -> Iterator[None]:
         """Take a step over so many rows of tokens; what takes long is better a step a layer."""
         began = time.perf_counter()
-        most = self._parallelism(began)
+        max_count = self._parallelism(began)
         if self.fixed:
-            _set(min(self.fixed, most))
+            _set(min(self.fixed, max_count))
             yield
             return
         count = self._counts[work]
-        _set(count.choose(began, most))
+        _set(count.choose(began, max_count))
         began = time.perf_counter()
         yield
         ended = time.perf_counter()
@@ -51,8 +51,8 @@ class Threads:
 
     def use(self, work: Work) -> None:
         """Let what comes have the number that such work takes at the moment."""
-        most = self._parallelism(time.perf_counter())
-        _set(min(self.fixed or self._counts[work].count or most, most))
+        max_count = self._parallelism(time.perf_counter())
+        _set(min(self.fixed or self._counts[work].count or max_count, max_count))
 
     def now(self) -> dict[str, int]:
         """Return the number that each kind of work takes, as far as there was any."""
@@ -60,8 +60,8 @@ class Threads:
 
     def _parallelism(self, now: float) -> int:
         if now - self._looked >= _LOOK_AGAIN_S:
-            self._most, self._looked = available_parallelism(), now
-        return min(self._most, len(os.sched_getaffinity(0)))
+            self._max_count, self._looked = available_parallelism(), now
+        return min(self._max_count, len(os.sched_getaffinity(0)))
 
 
 def free_cores() -> int:
@@ -82,7 +82,7 @@ class IdleCores:
         self._idle = 0.0
 
     def __call__(self, now: float) -> float:
-        """Return it over the last quarter of a second or more; 0 where nothing tells."""
+        """Return how many did over the last quarter of a second or more; 0 where nothing tells."""
         over = now - self._at
         if over >= _IDLE_OVER_S:
             before, self._at, self._idle_s = self._idle_s, now, _idle_s()

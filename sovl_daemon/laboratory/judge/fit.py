@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import torch
 
-from sovl_daemon.engine.judging.probe import shrunk
+from sovl_daemon.engine.judging.probe import soft_threshold
 
 METRICS_PENALTY, LINES_PENALTY = 0.1, 0.3
 """Strengths of the L2 penalties: those that ranked best on tasks and on lines left out."""
@@ -72,7 +72,7 @@ class _Parts(NamedTuple):
 
         What metrics say where no line speaks, and where one does; what lines say; and 1 where none.
         """
-        says = shrunk(lessons.lines @ self.lines, self.quiet)
+        says = soft_threshold(lessons.lines @ self.lines, self.quiet)
         calm = (_summed(says.abs(), lessons) == 0).float()
         metrics = lessons.metrics @ self.metrics + self.bias
         return torch.stack([metrics * calm, metrics * (1 - calm), _summed(says, lessons), calm], 1)

@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 
 from sovl_daemon.control.prompt import JudgePrompt
-from sovl_daemon.engine.judging.judging import Pieces, Reader, asked
-from sovl_daemon.engine.judging.probe import Probe, ProbeCard, Read, centre_of, save_probe
+from sovl_daemon.engine.judging.judging import HiddenStateReader, PromptParts, tokenize_prompt
+from sovl_daemon.engine.judging.probe import PooledStates, Probe, ProbeCard, save_probe, task_centre
 from sovl_daemon.engine.model.model import LoadedModel, load_model
 from sovl_daemon.engine.text.chat import ChatTokenizer
 from sovl_daemon.judge.shelf import identity
@@ -46,17 +46,17 @@ class Study:
 
     def read(
         self, prompts: Sequence[JudgePrompt], layer: int, stage: str, report: ProgressCallback
-    ) -> list[Read]:
+    ) -> list[PooledStates]:
         """What a probe reads of prompts at a layer.
 
         Raises:
             PromptTooLongError: a prompt does not fit into the model's context.
 
         """
-        reader, found = Reader(self.model, layer), []
+        reader, found = HiddenStateReader(self.model, layer), []
         for number, prompt in enumerate(prompts):
             report(StageProgress(stage, number, len(prompts), "questions"))
-            laid_out = asked(self.tokenizer, Pieces(**prompt.pieces()), self._limit)
+            laid_out = tokenize_prompt(self.tokenizer, PromptParts(**prompt.pieces()), self._limit)
             found.append(reader.read(laid_out)[0])
         report(StageProgress(stage, len(prompts), len(prompts), "questions"))
         return found
@@ -66,7 +66,9 @@ class Study:
         found = {}
         for name, task in tasks().items():
             prompts = typical_prompts(task)
-            found[typical_key(task)] = centre_of(self.read(prompts, layer, f"task {name}", report))
+            found[typical_key(task)] = task_centre(
+                self.read(prompts, layer, f"task {name}", report)
+            )
         return {"": torch.stack(list(found.values())).mean(0), **found}
 
 
@@ -95,7 +97,10 @@ def fit_probe(
 
 
 def fitted(
-    card: ProbeCard, cases: Sequence[Case], found: Sequence[Read], centres: dict[str, torch.Tensor]
+    card: ProbeCard,
+    cases: Sequence[Case],
+    found: Sequence[PooledStates],
+    centres: dict[str, torch.Tensor],
 ) -> Probe:
     """A probe for lessons as they were read."""
     line = fit(lessons_of(cases, found, centres))
@@ -104,7 +109,7 @@ def fitted(
 
 
 def lessons_of(
-    cases: Sequence[Case], found: Sequence[Read], centres: dict[str, torch.Tensor]
+    cases: Sequence[Case], found: Sequence[PooledStates], centres: dict[str, torch.Tensor]
 ) -> Lessons:
     """What was read, less what is typical of each task, with its truth."""
     own = [centres[_key(case)] for case in cases]
@@ -119,7 +124,7 @@ def lessons_of(
     )
 
 
-def chances(probe: Probe, cases: Sequence[Case], found: Sequence[Read]) -> list[float]:
+def chances(probe: Probe, cases: Sequence[Case], found: Sequence[PooledStates]) -> list[float]:
     """P(true) of each case as it was read."""
     pairs = zip(cases, found, strict=True)
     return [probe.probability(read, _key(case)) for case, read in pairs]

@@ -32,12 +32,12 @@ class Token:
     finish_reason: FinishReason | None = None
 
 
-class Decoding:
+class TokenSequence:
     """A prompt being read, then an answer being written: what to read next, and what came of it.
 
     `caches` lend it a cache and take it back; `stop_ids` end the answer; `context_length` bounds
-    prompt and answer together. `last` is the position of the prompt's end; `cached_tokens` of the
-    prompt were not read, as their keys and values were kept.
+    prompt and answer together. `prompt_end` is the position of the prompt's last token;
+    `cached_tokens` of the prompt were not read, as their keys and values were kept.
     """
 
     def __init__(
@@ -62,18 +62,18 @@ class Decoding:
         self._caches = caches
         self._cache: Cache | None = None
         self._stamp = caches.stamp
-        self.last = len(prompt) - 1
+        self.prompt_end = len(prompt) - 1
         self._stop_ids = stop_ids
         self._end = min(len(prompt) + options.max_new_tokens, context_length)
         self._chunk = prefill_chunk
 
     @property
-    def reading(self) -> bool:
+    def is_prefilling(self) -> bool:
         """Whether the answer has not begun yet."""
-        return len(self.ids) == self.last + 1
+        return len(self.ids) == self.prompt_end + 1
 
     @property
-    def read(self) -> bool:
+    def is_read(self) -> bool:
         """Whether all of `ids` is read, so that the logits are those of the next token."""
         return self._cache is not None and self._cache.length == len(self.ids)
 
@@ -82,11 +82,11 @@ class Decoding:
         """Bytes that its cache holds now."""
         return 0 if self._cache is None else self._cache.nbytes
 
-    def span(self) -> Span:
+    def next_span(self) -> Span:
         """Return what to read next: a chunk of the prompt, or the last token of the answer."""
         if self._cache is None:
             self._stamp = self._caches.stamp
-            self._cache = self._caches.take(self.ids)
+            self._cache = self._caches.lend(self.ids)
             self.cached_tokens = self._cache.length
         start = self._cache.length
         return Span(self.ids[start : start + self._chunk], self._cache)

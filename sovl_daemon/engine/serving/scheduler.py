@@ -7,17 +7,17 @@ from dataclasses import dataclass
 
 from sovl_daemon.engine.errors import EngineStoppedError, JobCancelledError, settled
 from sovl_daemon.engine.serving.batch import LanguageModel, Outcome, advance
-from sovl_daemon.engine.serving.decode import Decoding, Token
 from sovl_daemon.engine.serving.prefix_cache import PrefixCache
-from sovl_daemon.engine.thread.tensor_thread import Listener, Priority, TensorThread
+from sovl_daemon.engine.serving.token_sequence import Token, TokenSequence
+from sovl_daemon.engine.thread.tensor_thread import JobListener, Priority, TensorThread
 
 
 @dataclass(slots=True, eq=False)
-class Answer:
-    """A decoding and who hears of its tokens."""
+class ScheduledSequence:
+    """A sequence and who hears of its tokens."""
 
-    decoding: Decoding
-    listener: Listener[Token]
+    sequence: TokenSequence
+    listener: JobListener[Token]
     priority: Priority
     cancelled: bool = False
     ended: bool = False
@@ -26,12 +26,12 @@ class Answer:
         """Give the cache back, to be kept for later prompts or not, and tell the listener."""
         self.ended = True
         try:
-            self.decoding.close(keep=keep)
+            self.sequence.close(keep=keep)
         finally:
             self.listener.end(error)
 
 
-class Answering:
+class Scheduler:
     """Writes answers; started and cancelled from any thread, heard of on the tensor thread.
 
     Of each priority at most `max_concurrent` advance together, the others wait in order. It may be
@@ -62,18 +62,20 @@ class Answering:
         """Bytes that the caches of running answers hold; from the tensor thread only."""
         return sum(lane.nbytes for lane in self._lanes.values())
 
-    def start(self, decoding: Decoding, listener: Listener[Token], priority: Priority) -> Answer:
+    def start(
+        self, sequence: TokenSequence, listener: JobListener[Token], priority: Priority
+    ) -> ScheduledSequence:
         """Queue an answer.
 
         Raises:
             EngineStoppedError: the thread has been stopped.
 
         """
-        answer = Answer(decoding, listener, priority)
+        answer = ScheduledSequence(sequence, listener, priority)
         self._lanes[priority].add(answer)
         return answer
 
-    def cancel(self, answer: Answer) -> None:
+    def cancel(self, answer: ScheduledSequence) -> None:
         """End an answer after the step that is running now; nothing happens if it is over."""
         if not answer.ended:
             answer.cancelled = True
@@ -86,15 +88,15 @@ class _Lane:
     It hears of that job itself: of its end if the thread is stopped.
     """
 
-    def __init__(self, owner: Answering, thread: TensorThread, priority: Priority) -> None:
+    def __init__(self, owner: Scheduler, thread: TensorThread, priority: Priority) -> None:
         self._owner = owner
         self._thread = thread
         self._priority = priority
         self._lock = threading.Lock()
         self._busy = False
-        self._waiting: deque[Answer] = deque()
+        self._waiting: deque[ScheduledSequence] = deque()
         # Changed on the tensor thread only.
-        self._running: dict[Decoding, Answer] = {}
+        self._running: dict[TokenSequence, ScheduledSequence] = {}
 
     def __len__(self) -> int:
         return len(self._running)
@@ -105,9 +107,9 @@ class _Lane:
 
     @property
     def nbytes(self) -> int:
-        return sum(decoding.nbytes for decoding in self._running)
+        return sum(sequence.nbytes for sequence in self._running)
 
-    def add(self, answer: Answer) -> None:
+    def add(self, answer: ScheduledSequence) -> None:
         with self._lock:
             if not self._busy:
                 self._thread.submit(self._steps(), self, self._priority)
@@ -139,8 +141,8 @@ class _Lane:
     def _steps(self) -> Iterator[None]:
         while self._admit():
             outcomes = advance(self._owner.model, self._owner.caches, self._running)
-            for decoding, outcome in outcomes.items():
-                self._tell(decoding, outcome)
+            for sequence, outcome in outcomes.items():
+                self._tell(sequence, outcome)
             yield None
 
     def _sweeping(self) -> Iterator[None]:
@@ -153,7 +155,7 @@ class _Lane:
         with self._lock:
             while self._waiting and len(self._running) < self._owner.max_concurrent:
                 answer = self._waiting.popleft()
-                self._running[answer.decoding] = answer
+                self._running[answer.sequence] = answer
             self._busy = bool(self._running)
             return self._busy
 
@@ -162,13 +164,13 @@ class _Lane:
             known = [*self._running.values(), *self._waiting]
             cancelled = [answer for answer in known if answer.cancelled]
             for answer in cancelled:
-                if self._running.pop(answer.decoding, None) is None:
+                if self._running.pop(answer.sequence, None) is None:
                     self._waiting.remove(answer)
         for answer in cancelled:
             answer.end(JobCancelledError("cancelled"), keep=True)
 
-    def _tell(self, decoding: Decoding, outcome: Outcome) -> None:
-        answer = self._running[decoding]
+    def _tell(self, sequence: TokenSequence, outcome: Outcome) -> None:
+        answer = self._running[sequence]
         if isinstance(outcome, BaseException):
             self._end(answer, outcome, keep=False)
             return
@@ -177,9 +179,9 @@ class _Lane:
         except Exception as error:  # Whatever it is, it is this one's, and the others go on.
             self._end(answer, settled(error), keep=True)
         else:
-            if decoding.finish_reason is not None:
+            if sequence.finish_reason is not None:
                 self._end(answer, None, keep=True)
 
-    def _end(self, answer: Answer, error: BaseException | None, *, keep: bool) -> None:
-        del self._running[answer.decoding]
+    def _end(self, answer: ScheduledSequence, error: BaseException | None, *, keep: bool) -> None:
+        del self._running[answer.sequence]
         answer.end(error, keep=keep)

@@ -3,10 +3,10 @@ import torch
 
 from sovl_daemon.engine.errors import NonFiniteLogitsError, OptionError
 from sovl_daemon.engine.model.model import LoadedModel
-from sovl_daemon.engine.serving.decode import Decoding, Token
 from sovl_daemon.engine.serving.options import SamplingOptions
 from sovl_daemon.engine.serving.prefix_cache import PrefixCache
 from sovl_daemon.engine.serving.sampling import Choice
+from sovl_daemon.engine.serving.token_sequence import Token, TokenSequence
 from tests.unit.engine_tiny import VOCABULARY, generated, tiny_model, tokens
 
 GREEDY = SamplingOptions(temperature=0, max_new_tokens=24)
@@ -21,8 +21,8 @@ def decoding(
     chunk: int = 128,
     stop: frozenset[int] = frozenset(),
     context: int = 128,
-) -> Decoding:
-    return Decoding(
+) -> TokenSequence:
+    return TokenSequence(
         PrefixCache(tiny_model(family)),
         prompt,
         options,
@@ -32,17 +32,17 @@ def decoding(
     )
 
 
-def model_of(running: Decoding) -> LoadedModel:
+def model_of(running: TokenSequence) -> LoadedModel:
     model = running._caches._model
     assert isinstance(model, LoadedModel)
     return model
 
 
-def finished(running: Decoding) -> list[Token]:
+def finished(running: TokenSequence) -> list[Token]:
     return list(tokens(model_of(running), running))
 
 
-def ids(running: Decoding) -> list[int]:
+def ids(running: TokenSequence) -> list[int]:
     return [token.id for token in finished(running)]
 
 
@@ -67,13 +67,13 @@ def test_a_prompt_is_read_in_chunks_before_the_first_token() -> None:
     running = decoding(list(range(1, 11)), chunk=4)
     lengths = []
     for _ in range(4):
-        span = running.span()
+        span = running.next_span()
         lengths.append(len(span.ids))
         model_of(running).forward([span])
-        if running.read:
+        if running.is_read:
             running.push(Choice(7, 1.0))
     assert lengths == [4, 4, 2, 1]
-    assert (running.ids[-1], running.reading) == (7, False)
+    assert (running.ids[-1], running.is_prefilling) == (7, False)
 
 
 def test_a_stop_token_ends_the_answer() -> None:
@@ -106,7 +106,7 @@ def test_a_seed_is_reproducible() -> None:
 
 def test_closing_cancels_and_frees_the_cache() -> None:
     running = decoding([1, 2, 3])
-    running.span()
+    running.next_span()
     assert running._cache is not None
     running.close()
     assert (running._cache, running.finish_reason) == (None, "cancelled")

@@ -11,7 +11,7 @@ from sovl_daemon.engine.model.kv_cache import Span
 TOGETHER = 16
 
 
-def writing(
+def sample_texts(
     model: Any, prompts: Sequence[Ids], tokens: int, *, stop_ids: frozenset[int], seed: int
 ) -> Iterator[list[list[int]] | None]:
     """Go on from each prompt by up to `tokens` tokens, sampled from the model's own distribution.
@@ -23,11 +23,11 @@ def writing(
     if (limit := model.max_context) is not None:
         room = max(limit - tokens, limit // 2, 1)
         prompts = [prompt[-room:] for prompt in prompts]
-    chance = torch.Generator().manual_seed(seed)
+    rng = torch.Generator().manual_seed(seed)
     texts: list[list[int]] = []
     for start in range(0, len(prompts), TOGETHER):
         some: list[list[int]] = [[] for _ in prompts[start : start + TOGETHER]]
-        for _ in _go_on(model, prompts[start : start + TOGETHER], some, tokens, stop_ids, chance):
+        for _ in _go_on(model, prompts[start : start + TOGETHER], some, tokens, stop_ids, rng):
             yield None
         texts += some
     yield texts
@@ -39,7 +39,7 @@ def _go_on(
     texts: list[list[int]],
     tokens: int,
     stop_ids: frozenset[int],
-    chance: Any,
+    rng: Any,
 ) -> Iterator[None]:
     """Add a token to each of the texts that go on from the prompts, at each step."""
     caches = [model.new_cache() for _ in prompts]
@@ -49,7 +49,7 @@ def _go_on(
         if not live:
             return
         logits = model.forward([Span(news[place], caches[place]) for place in live]).float()
-        chosen = torch.multinomial(logits.softmax(-1).cpu(), 1, generator=chance)[:, 0].tolist()
+        chosen = torch.multinomial(logits.softmax(-1).cpu(), 1, generator=rng)[:, 0].tolist()
         for place, id_ in zip(live, chosen, strict=True):
             texts[place].append(id_)
             news[place] = [id_]

@@ -7,10 +7,10 @@ import torch
 
 from sovl_daemon.engine.errors import EngineStoppedError, JobCancelledError
 from sovl_daemon.engine.model.kv_cache import Cache, Span
-from sovl_daemon.engine.serving.answering import Answer, Answering
-from sovl_daemon.engine.serving.decode import Decoding, Token
 from sovl_daemon.engine.serving.options import SamplingOptions
 from sovl_daemon.engine.serving.prefix_cache import PrefixCache
+from sovl_daemon.engine.serving.scheduler import ScheduledSequence, Scheduler
+from sovl_daemon.engine.serving.token_sequence import Token, TokenSequence
 from sovl_daemon.engine.thread.tensor_thread import Priority, TensorThread
 from tests.unit.engine_tiny import generated, tiny_model
 
@@ -72,13 +72,13 @@ class Desk:
     def __init__(self, max_concurrent: int = 8) -> None:
         self.model, self.thread = Model(), TensorThread()
         self.caches = PrefixCache(self.model)
-        self.answering = Answering(self.model, self.caches, self.thread, max_concurrent)
+        self.answering = Scheduler(self.model, self.caches, self.thread, max_concurrent)
 
     def start(
         self, log: Log, index: int = 0, priority: Priority = Priority.CONVERSATION, count: int = 24
-    ) -> Answer:
+    ) -> ScheduledSequence:
         options = SamplingOptions(temperature=0, max_new_tokens=count)
-        decoding = Decoding(
+        decoding = TokenSequence(
             self.caches, PROMPTS[index], options, stop_ids=frozenset(), context_length=128
         )
         return self.answering.start(decoding, log, priority)
@@ -126,13 +126,13 @@ def test_those_who_wait_come_in_order() -> None:
 
 
 def test_a_cancelled_one_is_gone_before_the_next_step(desk: Desk) -> None:
-    answers: list[Answer] = []
+    answers: list[ScheduledSequence] = []
     logs = [Log(), Log(5, lambda: desk.answering.cancel(answers[1])), Log()]
     answers += [desk.start(log, index) for index, log in enumerate(logs)]
     desk.model.opened.set()
     assert isinstance(logs[1].wait(), JobCancelledError)
     assert logs[1].ids == desk.expected(1)[:5]
-    decoding = answers[1].decoding
+    decoding = answers[1].sequence
     assert (decoding.finish_reason, decoding._cache) == ("cancelled", None)
     for index in (0, 2):
         assert (logs[index].wait(), logs[index].ids) == (None, desk.expected(index))
@@ -227,7 +227,7 @@ def test_stopping_ends_all(desk: Desk) -> None:
     answers = [desk.start(log, index) for index, log in enumerate(logs)]
     desk.model.opened.set()
     assert all(isinstance(log.wait(), EngineStoppedError) for log in logs)
-    assert all(answer.decoding._cache is None for answer in answers)
+    assert all(answer.sequence._cache is None for answer in answers)
     desk.answering.cancel(answers[0])
     with pytest.raises(EngineStoppedError):
         desk.start(Log())
