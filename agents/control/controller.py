@@ -39,8 +39,8 @@ from sovl_daemon.conditions import in_words
 from sovl_daemon.control.decider import Decider
 from sovl_daemon.control.decision import Decision, Step
 from sovl_daemon.control.decision_log import DecisionLog
+from sovl_daemon.control.executor import Outcome, Performer
 from sovl_daemon.control.journal import Journal, JournalEntry
-from sovl_daemon.control.performer import Outcome, Performer
 from sovl_daemon.control.recommendation import Recommendation, recommend
 from sovl_daemon.control.verdict import JudgeQuestion, Opinion, verdict
 from sovl_daemon.database import UnusableDatabase

@@ -10,10 +10,10 @@ import math
 from collections.abc import Mapping, Sequence
 
 from sovl_daemon.control.decision import Decision, Does, Step
+from sovl_daemon.control.executor import Outcome
 from sovl_daemon.control.guard import Guard
 from sovl_daemon.control.ladder import Ladder
 from sovl_daemon.control.metric import Reading
-from sovl_daemon.control.performer import Outcome
 from sovl_daemon.control.prompt import JudgePrompt, describe, render
 from sovl_daemon.control.ruling import Ruling
 from sovl_daemon.control.task import Rung, Task

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from sovl_daemon.control.quarantine import Sentence
+from sovl_daemon.control.circuit_breaker import Sentence
 from sovl_daemon.database import close_database, open_database, try_to_write
 
 State = Literal[

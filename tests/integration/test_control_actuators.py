@@ -11,8 +11,8 @@ import pytest
 
 from agents.actuator import Means
 from agents.control.actuators import actuators
+from sovl_daemon.control.executor import Performer
 from sovl_daemon.control.journal import Journal
-from sovl_daemon.control.performer import Performer
 from sovl_daemon.engine.engine import Engine
 from sovl_daemon.engine.judging.judging import PromptParts
 from sovl_daemon.engine.model.allocator import return_free_memory, returnable_bytes

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from sovl_daemon.control.executor import Performer
 from sovl_daemon.control.journal import Journal
-from sovl_daemon.control.performer import Performer
 from tests.control import FileAction, prepare
 
 ROOT = Path(__file__).parents[2]
@@ -22,7 +22,7 @@ import os, shutil, signal, sys
 from pathlib import Path
 import anyio
 from sovl_daemon.control.journal import Journal
-from sovl_daemon.control.performer import Performer
+from sovl_daemon.control.executor import Performer
 from tests.control import FileAction
 
 root, work = Path(sys.argv[1]), sys.argv[2]
@@ -80,7 +80,7 @@ import sys
 from pathlib import Path
 import anyio
 from sovl_daemon.control.journal import Journal
-from sovl_daemon.control.performer import Performer
+from sovl_daemon.control.executor import Performer
 from tests.control import FileAction
 
 async def go(place):

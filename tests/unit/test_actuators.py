@@ -10,8 +10,8 @@ from agents.actuator import Actuator, Means
 from agents.control.actuators import ACTUATORS, ActionError, actuators, find_actuators
 from bus.errors import CommandError
 from sovl_daemon.control.action import ActionFailed
+from sovl_daemon.control.executor import Performer
 from sovl_daemon.control.journal import Journal, JournalEntry
-from sovl_daemon.control.performer import Performer
 from sovl_daemon.control.task_file import load_tasks
 
 MB = 1 << 20

@@ -8,9 +8,9 @@ from sovl_daemon.control.decider import Decider
 from sovl_daemon.control.decision import Decision, Does, Step
 from sovl_daemon.control.decision_log import DecisionLog
 from sovl_daemon.control.diagnosis import context_use, diagnose, room_for
+from sovl_daemon.control.executor import Outcome
 from sovl_daemon.control.guard import Limit
 from sovl_daemon.control.ladder import Ladder
-from sovl_daemon.control.performer import Outcome
 from sovl_daemon.control.task import Rung
 from sovl_daemon.control.task_file import load_tasks
 from sovl_daemon.control.verdict import Opinion, Verdict

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sovl_daemon.control.action import Effect
+from sovl_daemon.control.circuit_breaker import FIRST_S, LONGEST_S, Sentence
 from sovl_daemon.control.journal import OPEN, InFlight, Journal, JournalEntry, Record
-from sovl_daemon.control.quarantine import FIRST_S, LONGEST_S, Sentence
 from sovl_daemon.database import UnusableDatabase
 
 ENTRY = JournalEntry("memory", "quantize", "int8", "float16", "why", 100, 105, 1e9, "bytes", 2e9)

@@ -15,7 +15,6 @@ from sovl_daemon.control.prompt import JudgePrompt, render
 from sovl_daemon.control.task import Task
 from sovl_daemon.control.verdict import JudgeQuestion, Opinion
 from sovl_daemon.laboratory.control.baselines import Baseline, Hysteresis, Threshold
-from sovl_daemon.laboratory.control.clairvoyant import Clairvoyant
 from sovl_daemon.laboratory.control.faults import SensorFault, SensorReadings, Sensors
 from sovl_daemon.laboratory.control.fitting import fit_judge, memory_task
 from sovl_daemon.laboratory.control.judges import (
@@ -28,12 +27,13 @@ from sovl_daemon.laboratory.control.judges import (
     perfect,
 )
 from sovl_daemon.laboratory.control.measure import coming_peaks, measure
+from sovl_daemon.laboratory.control.oracle import Clairvoyant
 from sovl_daemon.laboratory.control.plant import CAPACITY, DOWN_S, Plant
 from sovl_daemon.laboratory.control.policies import Policy, guarded, live, policies
+from sovl_daemon.laboratory.control.recorder import Witness
 from sovl_daemon.laboratory.control.run import Faults, Run, demand
 from sovl_daemon.laboratory.control.scenario import FAMILIES, Disturbance, Scenario, draw
 from sovl_daemon.laboratory.control.study import merged, regret, regret_difference, table
-from sovl_daemon.laboratory.control.witness import Witness
 
 NONE = Policy("none", lambda task, plant: Baseline(task))
 

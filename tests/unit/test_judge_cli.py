@@ -15,7 +15,7 @@ from sovl_daemon.cli.app import app
 from sovl_daemon.control.guard import Limit
 from sovl_daemon.laboratory.control import plot
 from sovl_daemon.laboratory.control.plot import Picture
-from sovl_daemon.laboratory.control.witness import Happening, Observation
+from sovl_daemon.laboratory.control.recorder import Happening, Observation
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "decisions.md"
 HOUR = ("--scenario", "kv_growth", "--seed", "1", "--policy", "guard alone")

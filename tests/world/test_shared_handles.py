@@ -21,8 +21,8 @@ from config import Paths, Settings
 from sovl_daemon.client import ClientError
 from sovl_daemon.control.decision import Decision
 from sovl_daemon.control.decision_log import DecisionLog
+from sovl_daemon.control.executor import Performer
 from sovl_daemon.control.journal import Journal
-from sovl_daemon.control.performer import Performer
 from sovl_daemon.handle import Handle, HandleClosed
 from sovl_daemon.testing import Daemon, running, until
 from tests.conftest import ECHO

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from sovl_daemon.control.decision import Decision, Step
+from sovl_daemon.control.executor import Outcome
 from sovl_daemon.control.ladder import Ladder
 from sovl_daemon.control.metric import Reading
-from sovl_daemon.control.performer import Outcome
 from sovl_daemon.control.task import Task
 from sovl_daemon.control.verdict import JudgeQuestion, Opinion
 

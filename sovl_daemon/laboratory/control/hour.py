@@ -20,9 +20,9 @@ from sovl_daemon.laboratory.control.policies import (
     policies,
     simulation,
 )
+from sovl_daemon.laboratory.control.recorder import Witness
 from sovl_daemon.laboratory.control.run import Faults, Run, demand
 from sovl_daemon.laboratory.control.scenario import FAMILIES, HELD_OUT, Scenario, draw
-from sovl_daemon.laboratory.control.witness import Witness
 
 _SENSORS = tuple(filter(None, get_args(SensorFault)))
 _ACTIONS = tuple(filter(None, get_args(ActionFault)))

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple, get_args
 
 from sovl_daemon.control.guard import Limit
-from sovl_daemon.laboratory.control.witness import Happening, Kind, Observation
+from sovl_daemon.laboratory.control.recorder import Happening, Kind, Observation
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -18,7 +18,6 @@ from sovl_daemon.laboratory.control.baselines import (
     PlantController,
     Threshold,
 )
-from sovl_daemon.laboratory.control.clairvoyant import Clairvoyant
 from sovl_daemon.laboratory.control.fitting import fitted, memory_task
 from sovl_daemon.laboratory.control.judges import (
     Opine,
@@ -31,6 +30,7 @@ from sovl_daemon.laboratory.control.judges import (
     perfect,
     shuffled,
 )
+from sovl_daemon.laboratory.control.oracle import Clairvoyant
 from sovl_daemon.laboratory.control.plant import Plant
 from sovl_daemon.laboratory.control.run import HARD, ControlSimulation, Faults, Run
 from sovl_daemon.laboratory.control.scenario import FAMILIES, Scenario, draw

@@ -7,12 +7,12 @@ import random
 from dataclasses import dataclass, field
 
 from sovl_daemon.control.action import WITHIN_S, Effect
+from sovl_daemon.control.circuit_breaker import Sentence
 from sovl_daemon.control.decision import Step
+from sovl_daemon.control.executor import Outcome, Result
 from sovl_daemon.control.metric import Inspector, Reading
 from sovl_daemon.control.metric_sampler import sampling_interval_s
-from sovl_daemon.control.performer import Outcome, Result
 from sovl_daemon.control.prompt import MOST_LINES
-from sovl_daemon.control.quarantine import Sentence
 from sovl_daemon.control.task import Task
 from sovl_daemon.control.verdict import JudgeQuestion, Opinion
 from sovl_daemon.laboratory.control.baselines import MEMORY, PRESSURE, PlantController

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
 from sovl_daemon.control.decision import Decision, Step
+from sovl_daemon.control.executor import Outcome
 from sovl_daemon.control.ladder import Ladder
 from sovl_daemon.control.metric import Reading
-from sovl_daemon.control.performer import Outcome
 from sovl_daemon.control.verdict import JudgeQuestion, Opinion
 from sovl_daemon.laboratory.control.baselines import MEMORY, PRESSURE, PlantController
 from sovl_daemon.laboratory.control.plant import Plant

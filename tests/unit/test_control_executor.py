@@ -7,8 +7,8 @@ import pytest
 from anyio.lowlevel import checkpoint
 
 from sovl_daemon.control.action import ActionFailed
+from sovl_daemon.control.executor import Performer
 from sovl_daemon.control.journal import Journal
-from sovl_daemon.control.performer import Performer
 from tests.control import FileAction, prepare
 
 
