@@ -39,7 +39,7 @@ from sovl_daemon.conditions import in_words
 from sovl_daemon.control.decider import Decider
 from sovl_daemon.control.decision import Decision, Step
 from sovl_daemon.control.decision_log import DecisionLog
-from sovl_daemon.control.executor import Outcome, Performer
+from sovl_daemon.control.executor import Executor, Outcome
 from sovl_daemon.control.journal import Journal, JournalEntry
 from sovl_daemon.control.recommendation import Recommendation, recommend
 from sovl_daemon.control.verdict import JudgeQuestion, Opinion, verdict
@@ -101,8 +101,8 @@ class Controller(Agent):
             self._agent_of = {each.name: each.agent for each in find_actuators().values()}
             actions = actuators(means)
             journal: Journal = await self._opened(partial(Journal, self.paths.state_dir / JOURNAL))
-            self._performer = Performer(journal, actions, own_time=own_time)
-            self._files.push_async_callback(self._performer.close)
+            self._executor = Executor(journal, actions, own_time=own_time)
+            self._files.push_async_callback(self._executor.close)
             file = self.paths.state_dir / DECISIONS
             self._decisions: DecisionLog = await self._opened(partial(DecisionLog, file))
             self._disk = Handle(self._decisions)
@@ -130,7 +130,7 @@ class Controller(Agent):
 
     async def try_to_write(self) -> None:
         """Try to write to both files."""
-        await self._performer.try_to_write()
+        await self._executor.try_to_write()
         await self._disk.use(self._decisions.try_to_write)
 
     async def run(self) -> None:
@@ -173,7 +173,7 @@ class Controller(Agent):
         """Show what was done to stay within the machine's means, or take it back."""
         match args.what:
             case "history":
-                entries = await self._performer.history(args.limit)
+                entries = await self._executor.history(args.limit)
                 return {"actions": [asdict(each) for each in entries]}
             case "revert":
                 return await self._revert(args.id)
@@ -186,7 +186,7 @@ class Controller(Agent):
         """Show how well it has done: what was decided on each day, and what each action freed."""
         since_s = _DAY_S * (time.time() // _DAY_S + 1 - args.days)
         decided = await self._disk.use(self._decisions.tallies, since_s)
-        done = await self._performer.records(since_s)
+        done = await self._executor.records(since_s)
         return {
             "decided": [asdict(each) for each in decided],
             "done": [asdict(each) for each in done],
@@ -301,7 +301,7 @@ class Controller(Agent):
             return Outcome(step.action, "committed" if does else "reverted", _SHADOWED)
         try:
             if step.does == "act":
-                return await self._performer.perform(step.action, decider.task.name, why)
+                return await self._executor.execute(step.action, decider.task.name, why)
             return await self._take_back(step.action, why)
         except Exception as error:
             await self.hindrance.meet(error)
@@ -309,14 +309,14 @@ class Controller(Agent):
             return Outcome(step.action, "refused", in_words(error))
 
     async def _take_back(self, action: str, why: str) -> Outcome:
-        entries = await self._performer.in_force()
+        entries = await self._executor.in_force()
         found = next((each.id for each in entries if each.action == action), None)
         if found is None:
             return Outcome(action, "reverted", "it was no longer in force")
-        return await self._performer.take_back(found, why)
+        return await self._executor.take_back(found, why)
 
     async def _revert(self, id_: int | None) -> dict[str, Any]:
-        entries = await self._performer.in_force()
+        entries = await self._executor.in_force()
         chosen = [each for each in entries if id_ in (None, each.id)]
         if id_ is not None and not chosen:
             held = ", ".join(str(each.id) for each in entries) or "none"
@@ -327,12 +327,12 @@ class Controller(Agent):
         return {"reverted": [each._asdict() for each in outcomes]}
 
     async def _undo(self, entry: JournalEntry, why: str) -> Outcome:
-        outcome = await self._performer.take_back(entry.id, why)
+        outcome = await self._executor.take_back(entry.id, why)
         await self._gone(outcome)
         return outcome
 
     async def _shown(self) -> dict[str, Any]:
-        entries = await self._performer.in_force()
+        entries = await self._executor.in_force()
         control = self.settings.control
         return {
             "in_force": [asdict(each) for each in entries],
@@ -356,24 +356,24 @@ class Controller(Agent):
             return
         control = self.settings.control
         if control.shadow or not control.enabled:
-            for entry in await self._performer.in_force():
+            for entry in await self._executor.in_force():
                 await self._undo(entry, "the controller may not act any more")
         else:
             await self._renew()
-        for outcome in await self._performer.expire():
+        for outcome in await self._executor.expire():
             await self._gone(outcome)
-        self._quarantine = await self._performer.unavailable()
+        self._quarantine = await self._executor.unavailable()
 
     async def _reconcile(self) -> None:
         """Make journal and reality agree, once those can be asked who know what is in force."""
-        entries = [*await self._performer.unfinished(), *await self._performer.in_force()]
+        entries = [*await self._executor.unfinished(), *await self._executor.in_force()]
         needed = {self._agent_of[each.action] for each in entries if each.action in self._agent_of}
         if any(self._states.get(agent) != "ready" for agent in needed):
             return
         self._agrees = True  # an agent that comes back meanwhile says no again
         self._look_again_s = math.inf
         tasks = {each.action: each.task for each in entries}
-        for outcome in await self._performer.reconcile():
+        for outcome in await self._executor.reconcile():
             if outcome.result == "kept":
                 decider = self._deciders.get(tasks[outcome.action])
                 if decider is not None and outcome.action not in decider.ladder.in_force:
@@ -381,7 +381,7 @@ class Controller(Agent):
             elif outcome.result == "abandoned":
                 self._look_again_s = time.monotonic() + _LOOK_AGAIN_S
             await self._gone(outcome)
-        await self._performer.prune(self.settings.control.history_days * _DAY_S)
+        await self._executor.prune(self.settings.control.history_days * _DAY_S)
 
     async def _renew(self) -> None:
         """Keep what is still needed; without a health monitor nothing is known to be low either."""
@@ -390,7 +390,7 @@ class Controller(Agent):
             for decider in self._deciders.values():
                 decider.unread()
         whole_s = self.settings.control.time_to_live_s
-        entries = {each.action: each for each in await self._performer.in_force()}
+        entries = {each.action: each for each in await self._executor.in_force()}
         expiring = {
             name: (each.expires_s - wall_s + now_s, whole_s)
             for name, each in entries.items()
@@ -399,7 +399,7 @@ class Controller(Agent):
         for decider in self._deciders.values():
             own = {n: e for n, e in expiring.items() if entries[n].task == decider.task.name}
             for action in decider.renewals(now_s, own):
-                await self._performer.renew(entries[action].id)
+                await self._executor.renew(entries[action].id)
 
     async def _gone(self, outcome: Outcome) -> None:
         """Tell what came of it, and that it is no longer in force if so."""

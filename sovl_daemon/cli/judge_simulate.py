@@ -46,8 +46,8 @@ def simulate(
         write(lambda: draw(hour.picture()), plot)
     report: dict[str, Any] = {**hour.figures(), **({"plot": str(plot)} if plot else {})}
     if as_json:
-        report["moments"] = [each._asdict() for each in hour.witness.moments]
-        report["happenings"] = [each._asdict() for each in hour.witness.happenings]
+        report["moments"] = [each._asdict() for each in hour.recorder.moments]
+        report["happenings"] = [each._asdict() for each in hour.recorder.happenings]
     render.show(report, as_json=as_json, view=_show)
 
 

@@ -10,7 +10,7 @@ LONGEST_S = 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
-class Sentence:
+class CircuitBreaker:
     """The record of one action: failures in a row, and until when it is left alone.
 
     `until_s` is on the clock of whoever asks; 0 for an action that is free.
@@ -20,7 +20,7 @@ class Sentence:
     until_s: float = 0.0
     backoff_s: float = 0.0
 
-    def failed(self, now_s: float) -> Sentence:
+    def failed(self, now_s: float) -> CircuitBreaker:
         """After one more failed verification.
 
         The second in a row brings a quarantine of five minutes; after that each failure doubles
@@ -28,16 +28,16 @@ class Sentence:
         """
         failures = self.failures + 1
         if failures < FAILURES:
-            return Sentence(failures, self.until_s, self.backoff_s)
+            return CircuitBreaker(failures, self.until_s, self.backoff_s)
         backoff_s = min(LONGEST_S, 2 * self.backoff_s or FIRST_S)
-        return Sentence(failures, now_s + backoff_s, backoff_s)
+        return CircuitBreaker(failures, now_s + backoff_s, backoff_s)
 
-    def succeeded(self) -> Sentence:
+    def succeeded(self) -> CircuitBreaker:
         """After a verified effect: it starts anew."""
-        return Sentence()
+        return CircuitBreaker()
 
-    def holds(self, now_s: float) -> bool:
-        """Whether it is in quarantine.
+    def is_open(self, now_s: float) -> bool:
+        """Whether the action is in quarantine now.
 
         Also when the clock was set back: a quarantine never lasts longer than its backoff.
         """

@@ -40,7 +40,7 @@ class _Survey(NamedTuple):
     measured: float
 
 
-class Performer:
+class Executor:
     """Does one action at a time, and undoes it. Several callers may share it.
 
     How long a step may take, and its effect to show, is counted in `own_time`: on a busy machine an
@@ -73,10 +73,10 @@ class Performer:
     async def unavailable(self) -> Mapping[str, str]:
         """Actions in quarantine, each with the reason in words."""
         now_s = self._wall()
-        sentences = await self._write(self._journal.quarantined, now_s)
+        breakers = await self._write(self._journal.quarantined, now_s)
         return {
             name: f"in quarantine for {each.until_s - now_s:.0f} s after {each.failures} failures"
-            for name, each in sentences.items()
+            for name, each in breakers.items()
         }
 
     async def in_force(self) -> list[JournalEntry]:
@@ -99,7 +99,7 @@ class Performer:
         """Delete finished entries that are older."""
         await self._write(self._journal.prune, self._wall() - age_s)
 
-    async def perform(self, name: str, task: str, why: str) -> Outcome:
+    async def execute(self, name: str, task: str, why: str) -> Outcome:
         """Do an action and tell what came of it.
 
         It is refused while another one is in flight, in quarantine, or when it refuses itself.
@@ -116,7 +116,7 @@ class Performer:
             unavailable = (await self.unavailable()).get(name)
             if unavailable:
                 return Outcome(name, "quarantined", unavailable)
-            return await self._perform(action, task, why)
+            return await self._execute(action, task, why)
 
     async def take_back(self, id_: int, reason: str) -> Outcome:
         """Revert a committed setting: what was in force before it is in force again."""
@@ -174,7 +174,7 @@ class Performer:
 
     # One transaction
 
-    async def _perform(self, action: Action, task: str, why: str) -> Outcome:
+    async def _execute(self, action: Action, task: str, why: str) -> Outcome:
         found = await self._survey(action)
         if isinstance(found, str):
             return Outcome(action.name, "refused", found)  # nothing was done yet
@@ -200,7 +200,7 @@ class Performer:
             return await self._failed(action, entry, problem, freed)
         expires_s = action.time_to_live_s and self._wall() + action.time_to_live_s
         await self._write(self._journal.commit, entry.id, expires_s)
-        await self._sentence(action.name, failed=False)
+        await self._note_result(action.name, failed=False)
         return Outcome(action.name, "committed", "", freed, entry.id)
 
     async def _survey(self, action: Action) -> _Survey | str:
@@ -255,15 +255,15 @@ class Performer:
     async def _failed(
         self, action: Action, entry: JournalEntry, problem: str, freed: float
     ) -> Outcome:
-        await self._sentence(action.name, failed=True)
+        await self._note_result(action.name, failed=True)
         outcome = await self._undo(entry, problem)
         return outcome._replace(freed=freed)
 
-    async def _sentence(self, name: str, *, failed: bool) -> None:
-        before = await self._write(self._journal.sentence, name)
+    async def _note_result(self, name: str, *, failed: bool) -> None:
+        before = await self._write(self._journal.breaker, name)
         after = before.failed(self._wall()) if failed else before.succeeded()
         if after != before:
-            await self._write(self._journal.sentence_is, name, after)
+            await self._write(self._journal.set_breaker, name, after)
 
     # Undoing
 

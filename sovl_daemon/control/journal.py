@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from sovl_daemon.control.circuit_breaker import Sentence
+from sovl_daemon.control.circuit_breaker import CircuitBreaker
 from sovl_daemon.database import close_database, open_database, try_to_write
 
 State = Literal[
@@ -205,28 +205,28 @@ class Journal:
         )
         return cursor.rowcount
 
-    def sentence(self, action: str) -> Sentence:
+    def breaker(self, action: str) -> CircuitBreaker:
         """The record of failures of an action."""
         row = self._db.execute(
             "SELECT failures, until_s, backoff_s FROM quarantine WHERE action = ?", (action,)
         ).fetchone()
-        return Sentence(*row) if row else Sentence()
+        return CircuitBreaker(*row) if row else CircuitBreaker()
 
-    def sentence_is(self, action: str, sentence: Sentence) -> None:
+    def set_breaker(self, action: str, breaker: CircuitBreaker) -> None:
         """Keep the record of failures of an action."""
         self._db.execute(
             "INSERT INTO quarantine VALUES (?, ?, ?, ?) ON CONFLICT (action) DO UPDATE SET"
             " failures = excluded.failures, until_s = excluded.until_s,"
             " backoff_s = excluded.backoff_s",
-            (action, sentence.failures, sentence.until_s, sentence.backoff_s),
+            (action, breaker.failures, breaker.until_s, breaker.backoff_s),
         )
 
-    def quarantined(self, now_s: float | None = None) -> dict[str, Sentence]:
+    def quarantined(self, now_s: float | None = None) -> dict[str, CircuitBreaker]:
         """Actions that are left alone now, by name."""
         moment_s = time.time() if now_s is None else now_s
         rows = self._db.execute("SELECT action, failures, until_s, backoff_s FROM quarantine")
-        all_ = {str(name): Sentence(*rest) for name, *rest in rows}
-        return {name: each for name, each in all_.items() if each.holds(moment_s)}
+        all_ = {str(name): CircuitBreaker(*rest) for name, *rest in rows}
+        return {name: each for name, each in all_.items() if each.is_open(moment_s)}
 
     def _select(self, condition: str) -> list[JournalEntry]:
         rows = self._db.execute(

@@ -11,7 +11,7 @@ import pytest
 
 from agents.actuator import Means
 from agents.control.actuators import actuators
-from sovl_daemon.control.executor import Performer
+from sovl_daemon.control.executor import Executor
 from sovl_daemon.control.journal import Journal
 from sovl_daemon.engine.engine import Engine
 from sovl_daemon.engine.judging.judging import PromptParts
@@ -81,16 +81,16 @@ async def answer(host: Host, prompt: str) -> str:
 async def test_each_frees_what_it_predicts_and_goes_back(host: Host, tmp_path: Path) -> None:
     journal = Journal(tmp_path / "actions.db")
     means = Means(host.ask, host.control, lambda: 60.0)
-    performer = Performer(journal, actuators(means))
+    executor = Executor(journal, actuators(means))
     before = await answer(host, "The capital of France?")
     for name in ("shrink_context", "clear_caches", "quantize_int8", "offload_weights"):
         await answer(host, f"{name}: {LONG}")
-        outcome = await performer.perform(name, "memory", "a test")
-        (entry, *_) = await performer.history(1)
+        outcome = await executor.execute(name, "memory", "a test")
+        (entry, *_) = await executor.history(1)
         assert outcome.result == "committed", outcome
         assert outcome.freed >= 0.75 * entry.predicted
         if entry.lasts:
-            assert (await performer.take_back(outcome.id, "a test")).result == "reverted"
+            assert (await executor.take_back(outcome.id, "a test")).result == "reverted"
     usage = host.engine.usage()
     assert (usage.precision, usage.max_prefix_bytes) == ("fp16", 64 * MB)
     assert not usage.offloaded

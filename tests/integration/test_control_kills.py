@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from sovl_daemon.control.executor import Performer
+from sovl_daemon.control.executor import Executor
 from sovl_daemon.control.journal import Journal
 from tests.control import FileAction, prepare
 
@@ -22,7 +22,7 @@ import os, shutil, signal, sys
 from pathlib import Path
 import anyio
 from sovl_daemon.control.journal import Journal
-from sovl_daemon.control.executor import Performer
+from sovl_daemon.control.executor import Executor
 from tests.control import FileAction
 
 root, work = Path(sys.argv[1]), sys.argv[2]
@@ -38,7 +38,7 @@ def counted(method):
     return counting
 
 def instrument():
-    for name in ("intend", "move", "verified", "commit", "sentence_is"):
+    for name in ("intend", "move", "verified", "commit", "set_breaker"):
         setattr(Journal, name, counted(getattr(Journal, name)))
     FileAction._set = halved(FileAction._set)
     FileAction.apply, FileAction.revert = counted(FileAction.apply), counted(FileAction.revert)
@@ -54,11 +54,11 @@ def halved(method):
 
 async def go(place):
     action = FileAction(place, lies=work == "lie")
-    performer = Performer(Journal(place / "journal.db"), [action])
+    executor = Executor(Journal(place / "journal.db"), [action])
     if work == "undo":
-        await performer.take_back(1, "all low")
+        await executor.take_back(1, "all low")
     else:
-        await performer.perform("quantize", "memory", "why")
+        await executor.execute("quantize", "memory", "why")
 
 for step in range(100):
     place = root / f"{step:03d}"
@@ -80,19 +80,19 @@ import sys
 from pathlib import Path
 import anyio
 from sovl_daemon.control.journal import Journal
-from sovl_daemon.control.executor import Performer
+from sovl_daemon.control.executor import Executor
 from tests.control import FileAction
 
 async def go(place):
     action = FileAction(place)
-    performer = Performer(Journal(place / "journal.db"), [action])
-    await performer.reconcile()
+    executor = Executor(Journal(place / "journal.db"), [action])
+    await executor.reconcile()
     while True:
         action.memory.write_bytes(b"x" * 2000)
-        outcome = await performer.perform("quantize", "memory", "why")
+        outcome = await executor.execute("quantize", "memory", "why")
         assert outcome.result == "committed", outcome
         print("did", flush=True)
-        assert (await performer.take_back(outcome.id, "all low")).result == "reverted"
+        assert (await executor.take_back(outcome.id, "all low")).result == "reverted"
 
 anyio.run(go, Path(sys.argv[1]))
 """
@@ -102,15 +102,15 @@ async def settled(place: Path) -> str:
     """Start as a new process would; return the setting that is then in force."""
     action = FileAction(place)
     journal = Journal(place / "journal.db")
-    performer = Performer(journal, [action])
-    await performer.reconcile()
+    executor = Executor(journal, [action])
+    await executor.reconcile()
     setting = (place / "setting").read_text()
     in_force = [entry.target for entry in journal.in_force()]
     assert setting == (in_force[0] if in_force else "float16"), "journal and reality disagree"
     assert journal.unfinished() == []
-    assert await performer.reconcile() == [] or in_force, "the second start has more to do"
+    assert await executor.reconcile() == [] or in_force, "the second start has more to do"
     action.memory.write_bytes(b"x" * 2000)
-    again = await performer.perform("quantize", "memory", "why")
+    again = await executor.execute("quantize", "memory", "why")
     assert again.result == "committed", "nothing may be blocked for ever"
     journal.close()
     return setting
@@ -152,7 +152,7 @@ async def test_killed_at_every_step_of_undoing(tmp_path: Path) -> None:
     before.mkdir()
     prepare(before)
     journal = Journal(before / "journal.db")
-    outcome = await Performer(journal, [FileAction(before)]).perform("quantize", "m", "why")
+    outcome = await Executor(journal, [FileAction(before)]).execute("quantize", "m", "why")
     assert outcome.result == "committed"
     journal.close()
     settings = [await settled(place) for place in run_each_step(tmp_path, "undo")]

@@ -10,7 +10,7 @@ from agents.actuator import Actuator, Means
 from agents.control.actuators import ACTUATORS, ActionError, actuators, find_actuators
 from bus.errors import CommandError
 from sovl_daemon.control.action import ActionFailed
-from sovl_daemon.control.executor import Performer
+from sovl_daemon.control.executor import Executor
 from sovl_daemon.control.journal import Journal, JournalEntry
 from sovl_daemon.control.task_file import load_tasks
 
@@ -136,14 +136,14 @@ async def test_what_the_user_saved_meanwhile_stays(
     daemon.file[key] = value
     assert await by_name[name].stays() == f"{key} was saved as {value} meanwhile"
     journal = Journal(tmp_path / "journal.db")
-    performer = Performer(journal, [by_name[name]])
+    executor = Executor(journal, [by_name[name]])
     id_ = journal.intend(entry)
     for state in ("applied", "committed"):
         journal.move(id_, state)
-    outcome = await performer.take_back(id_, "every metric is low")
+    outcome = await executor.take_back(id_, "every metric is low")
     assert (outcome.result, outcome.reason) == ("reverted", f"{key} was saved as {value} meanwhile")
     assert await by_name[name].current() == by_name[name].target
-    assert await performer.in_force() == []
+    assert await executor.in_force() == []
 
 
 async def test_each_predicts_what_can_be_gained(by_name: dict[str, Any]) -> None:
@@ -293,8 +293,8 @@ async def test_one_that_frees_nothing_is_found_out_reverted_and_quarantined(
     shrink = by_name["shrink_context"]
     monkeypatch.setattr(Actuator, "within_s", 0.1)
     journal = Journal(tmp_path / "actions.db")
-    performer = Performer(journal, [shrink])
-    outcomes = [await performer.perform("shrink_context", "memory", "a test") for _ in range(3)]
+    executor = Executor(journal, [shrink])
+    outcomes = [await executor.execute("shrink_context", "memory", "a test") for _ in range(3)]
     assert [each.result for each in outcomes] == ["reverted", "reverted", "quarantined"]
     assert daemon.usage["max_prefix_bytes"] == 64 * MB
     journal.close()
@@ -352,7 +352,7 @@ def test_one_that_cannot_be_used_is_named(
 
 async def test_one_that_predicts_nothing_is_refused(daemon: Daemon, tmp_path: Path) -> None:
     means = Means(daemon.ask, daemon.control, lambda: 60.0)
-    performer = Performer(Journal(tmp_path / "actions.db"), [DropLogs(means)])
-    outcome = await performer.perform("drop_logs", "disk", "why")
+    executor = Executor(Journal(tmp_path / "actions.db"), [DropLogs(means)])
+    outcome = await executor.execute("drop_logs", "disk", "why")
     assert outcome.result == "refused"
     assert outcome.reason == "drop_logs does not say what it would gain"

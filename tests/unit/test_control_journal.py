@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sovl_daemon.control.action import Effect
-from sovl_daemon.control.circuit_breaker import FIRST_S, LONGEST_S, Sentence
+from sovl_daemon.control.circuit_breaker import FIRST_S, LONGEST_S, CircuitBreaker
 from sovl_daemon.control.journal import OPEN, InFlight, Journal, JournalEntry, Record
 from sovl_daemon.database import UnusableDatabase
 
@@ -85,10 +85,10 @@ def test_a_time_to_live_does_not_outlast_a_clock_that_was_set_back(
 
 
 def test_a_quarantine_survives_a_restart(journal: Journal, tmp_path: Path) -> None:
-    assert journal.sentence("quantize") == Sentence()
-    held = Sentence().failed(100).failed(200)
-    journal.sentence_is("quantize", held)
-    journal.sentence_is("shrink", Sentence().failed(100))
+    assert journal.breaker("quantize") == CircuitBreaker()
+    held = CircuitBreaker().failed(100).failed(200)
+    journal.set_breaker("quantize", held)
+    journal.set_breaker("shrink", CircuitBreaker().failed(100))
     journal.close()
     again = Journal(tmp_path / "journal.db")
     assert again.quarantined(201) == {"quantize": held}
@@ -96,19 +96,19 @@ def test_a_quarantine_survives_a_restart(journal: Journal, tmp_path: Path) -> No
 
 
 def test_two_failures_bring_a_quarantine_that_doubles() -> None:
-    sentence, now_s, lasted = Sentence(), 0.0, []
+    breaker, now_s, lasted = CircuitBreaker(), 0.0, []
     for _ in range(13):
-        sentence = sentence.failed(now_s)
-        lasted.append(sentence.backoff_s)
-        assert sentence.holds(now_s) is (sentence.failures >= 2)
-        now_s = max(now_s, sentence.until_s)
+        breaker = breaker.failed(now_s)
+        lasted.append(breaker.backoff_s)
+        assert breaker.is_open(now_s) is (breaker.failures >= 2)
+        now_s = max(now_s, breaker.until_s)
     assert lasted[:4] == [0, FIRST_S, 2 * FIRST_S, 4 * FIRST_S]
     assert lasted[-1] == LONGEST_S
-    assert sentence.succeeded() == Sentence()
+    assert breaker.succeeded() == CircuitBreaker()
 
 
 def test_a_clock_that_was_set_back_does_not_prolong_a_quarantine() -> None:
-    assert not Sentence().failed(1e9).failed(1e9).holds(1e6)
+    assert not CircuitBreaker().failed(1e9).failed(1e9).is_open(1e6)
 
 
 @given(st.floats(0, 1e12), st.floats(1, 1e12), st.floats(0, 1e12))

@@ -27,10 +27,10 @@ from sovl_daemon.laboratory.control.judges import (
     perfect,
 )
 from sovl_daemon.laboratory.control.measure import coming_peaks, measure
-from sovl_daemon.laboratory.control.oracle import Clairvoyant
+from sovl_daemon.laboratory.control.oracle import Oracle
 from sovl_daemon.laboratory.control.plant import CAPACITY, DOWN_S, Plant
 from sovl_daemon.laboratory.control.policies import Policy, guarded, live, policies
-from sovl_daemon.laboratory.control.recorder import Witness
+from sovl_daemon.laboratory.control.recorder import Recorder
 from sovl_daemon.laboratory.control.run import Faults, Run, demand
 from sovl_daemon.laboratory.control.scenario import FAMILIES, Disturbance, Scenario, draw
 from sovl_daemon.laboratory.control.study import merged, regret, regret_difference, table
@@ -142,11 +142,11 @@ def test_runs_are_deterministic_and_the_guard_is_no_worse_than_nobody(family: st
     assert len(first.ooms) <= len(live(scenario, NONE).ooms)
 
 
-def test_the_clairvoyant_is_a_bound() -> None:
+def test_the_oracle_is_a_bound() -> None:
     for family in ("kv_growth", "tide"):
         scenario = draw(family, 2)
         wanted = demand(scenario)
-        best = measure(live(scenario, Policy("hindsight", Clairvoyant)), wanted)
+        best = measure(live(scenario, Policy("hindsight", Oracle)), wanted)
         for policy in (NONE, Policy("hysteresis", lambda task, plant: Hysteresis(task))):
             assert best.cost_s <= measure(live(scenario, policy), wanted).cost_s
 
@@ -235,7 +235,7 @@ def test_measures_of_a_made_up_run() -> None:
 
 
 def test_regret_is_zero_for_the_bound_and_one_for_nothing() -> None:
-    some = [NONE, Policy("hindsight", Clairvoyant), guarded("guard alone")]
+    some = [NONE, Policy("hindsight", Oracle), guarded("guard alone")]
     found = merged(table(some, ("tide",), range(4)))
     assert regret(found, "none").value == 1
     assert regret(found, "hindsight").value == 0
@@ -345,26 +345,26 @@ def test_noise_hardly_moves_the_guard_and_moves_a_threshold_much() -> None:
 
 def test_a_witness_changes_nothing_and_sees_all() -> None:
     scenario, policy = draw("kv_growth", 1), guarded("guard", TimedJudge(constant(1.0)))
-    witnesses = []
+    recorders = []
 
-    def watched(task: Task, plant: Plant) -> Witness:
-        witnesses.append(Witness(policy.make(task, plant), plant))
-        return witnesses[-1]
+    def watched(task: Task, plant: Plant) -> Recorder:
+        recorders.append(Recorder(policy.make(task, plant), plant))
+        return recorders[-1]
 
     run = live(scenario, replace(policy, make=watched))
     assert run == live(scenario, policy)
-    (witness,) = witnesses
-    assert len(witness.moments) == run.samples
-    kinds = Counter(each.kind for each in witness.happenings)
+    (recorder,) = recorders
+    assert len(recorder.moments) == run.samples
+    kinds = Counter(each.kind for each in recorder.happenings)
     assert kinds["asks"] == run.questions
     assert kinds["true"] == run.trues
-    done = [each for each in witness.happenings if each.kind == "done"]
+    done = [each for each in recorder.happenings if each.kind == "done"]
     assert sum(each.action != "clear_caches" for each in done) == len(run.moves)
-    assert all(each.why for each in witness.happenings)
+    assert all(each.why for each in recorder.happenings)
 
 
 def test_regrets_are_compared_in_pairs() -> None:
-    found = merged(table([NONE, Policy("hindsight", Clairvoyant), guarded("g")], ("tide",), [1, 2]))
+    found = merged(table([NONE, Policy("hindsight", Oracle), guarded("g")], ("tide",), [1, 2]))
     apart = regret_difference(found, "g", "none")
     assert apart.value == pytest.approx(regret(found, "g").value - 1)
     assert apart.low <= apart.value <= apart.high

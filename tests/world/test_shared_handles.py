@@ -21,7 +21,7 @@ from config import Paths, Settings
 from sovl_daemon.client import ClientError
 from sovl_daemon.control.decision import Decision
 from sovl_daemon.control.decision_log import DecisionLog
-from sovl_daemon.control.executor import Performer
+from sovl_daemon.control.executor import Executor
 from sovl_daemon.control.journal import Journal
 from sovl_daemon.handle import Handle, HandleClosed
 from sovl_daemon.testing import Daemon, running, until
@@ -118,10 +118,10 @@ async def test_a_store_that_is_closed_in_the_middle_of_many_decisions(tmp_path: 
 
 @situation("own", "The journal of actions is closed only after what is being written is on disk.")
 async def test_a_journal_is_closed_after_its_last_user(tmp_path: Path) -> None:
-    performer = Performer(Journal(tmp_path / "actions.db"), [])
-    asking = [asyncio.ensure_future(performer.history(10)) for _ in range(20)]
+    executor = Executor(Journal(tmp_path / "actions.db"), [])
+    asking = [asyncio.ensure_future(executor.history(10)) for _ in range(20)]
     await anyio.lowlevel.checkpoint()
-    await performer.close()
+    await executor.close()
     found = await asyncio.gather(*asking, return_exceptions=True)
     assert all(each == [] or isinstance(each, HandleClosed) for each in found)
 

@@ -20,7 +20,7 @@ from sovl_daemon.laboratory.control.policies import (
     policies,
     simulation,
 )
-from sovl_daemon.laboratory.control.recorder import Witness
+from sovl_daemon.laboratory.control.recorder import Recorder
 from sovl_daemon.laboratory.control.run import Faults, Run, demand
 from sovl_daemon.laboratory.control.scenario import FAMILIES, HELD_OUT, Scenario, draw
 
@@ -35,7 +35,7 @@ class Hour:
     scenario: Scenario
     policy: Policy
     run: Run
-    witness: Witness
+    recorder: Recorder
     demand: list[float]
 
     def figures(self) -> dict[str, str | float | None]:
@@ -60,8 +60,8 @@ class Hour:
         task = memory_task()
         return Picture(
             title=f"{self.scenario.family}, seed {self.scenario.seed}, {self.policy.name}",
-            moments=self.witness.moments,
-            happenings=self.witness.happenings,
+            moments=self.recorder.moments,
+            happenings=self.recorder.happenings,
             ooms=self.run.ooms,
             demand=self.demand,
             limit=task.limits[0],
@@ -77,15 +77,15 @@ def live_through(family: str, seed: int, policy: str, fault: str) -> Hour:
 
     """
     drawn, chosen, faults = _scenario(family, seed), _policy(policy), _faults(fault)
-    witnesses: list[Witness] = []
+    recorders: list[Recorder] = []
 
-    def watched(task: Task, plant: Plant) -> Witness:
-        witnesses.append(Witness(chosen.make(task, plant), plant))
-        return witnesses[0]
+    def watched(task: Task, plant: Plant) -> Recorder:
+        recorders.append(Recorder(chosen.make(task, plant), plant))
+        return recorders[0]
 
     run = simulation(drawn, replace(chosen, make=watched), faults).finish()
-    (witness,) = witnesses
-    return Hour(drawn, chosen, run, witness, demand(drawn))
+    (recorder,) = recorders
+    return Hour(drawn, chosen, run, recorder, demand(drawn))
 
 
 def known() -> dict[str, list[str]]:

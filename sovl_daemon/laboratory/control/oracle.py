@@ -16,7 +16,7 @@ _MARGIN_S = 1.0
 _LOOK_S = 1.0
 
 
-class Clairvoyant(Baseline):
+class Oracle(Baseline):
     """Acts only when the machine would otherwise run out within 25 s; takes back what it will not
     need for 150 s.
 

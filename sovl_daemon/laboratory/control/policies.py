@@ -30,7 +30,7 @@ from sovl_daemon.laboratory.control.judges import (
     perfect,
     shuffled,
 )
-from sovl_daemon.laboratory.control.oracle import Clairvoyant
+from sovl_daemon.laboratory.control.oracle import Oracle
 from sovl_daemon.laboratory.control.plant import Plant
 from sovl_daemon.laboratory.control.run import HARD, ControlSimulation, Faults, Run
 from sovl_daemon.laboratory.control.scenario import FAMILIES, Scenario, draw
@@ -77,7 +77,7 @@ def baselines() -> list[Policy]:
         Policy(RIVAL, lambda task, plant: Hysteresis(task)),
         Policy("oomd-like", lambda task, plant: Oomd(task)),
         Policy("HPA-like", lambda task, plant: Hpa(task)),
-        Policy(BOUND, Clairvoyant),
+        Policy(BOUND, Oracle),
     ]
 
 

@@ -35,7 +35,7 @@ class Happening(NamedTuple):
     why: str
 
 
-class Witness:
+class Recorder:
     """A controller that is another one, and remembers."""
 
     def __init__(self, controller: PlantController, plant: Plant) -> None:

@@ -7,7 +7,7 @@ import random
 from dataclasses import dataclass, field
 
 from sovl_daemon.control.action import WITHIN_S, Effect
-from sovl_daemon.control.circuit_breaker import Sentence
+from sovl_daemon.control.circuit_breaker import CircuitBreaker
 from sovl_daemon.control.decision import Step
 from sovl_daemon.control.executor import Outcome, Result
 from sovl_daemon.control.metric import Inspector, Reading
@@ -65,7 +65,7 @@ class Run:
 
 
 class _Flight:
-    """One action in flight: the same transaction as the performer's, in simulated time."""
+    """One action in flight: the same transaction as the executor's, in simulated time."""
 
     def __init__(self, plant: Plant, step: Step, chance: random.Random, lies: bool) -> None:
         self.action, self.acts = step.action, step.does == "act"
@@ -117,7 +117,7 @@ class ControlSimulation:
         names = {MEMORY, PRESSURE, KV}
         metrics = [each for each in task.metrics if each.name in names]
         self._inspectors = {metric.name: Inspector(metric) for metric in metrics}
-        self._sentences: dict[str, Sentence] = {}
+        self._breakers: dict[str, CircuitBreaker] = {}
         self._flight: _Flight | None = None
         self._crossed_s: float | None = None
         self._answer: tuple[float, JudgeQuestion, Opinion] | None = None
@@ -219,14 +219,14 @@ class ControlSimulation:
         if not result:
             return
         self._flight = None
-        before = self._sentences.get(flight.action, Sentence())
+        before = self._breakers.get(flight.action, CircuitBreaker())
         if result == "failed":
-            self._sentences[flight.action] = before.failed(now_s)
+            self._breakers[flight.action] = before.failed(now_s)
             self.run.failures += 1
             self.run.false_failures += not flight.lied
             self._plant.land(flight.action, False, 0.0)
         elif result == "committed":
-            self._sentences[flight.action] = before.succeeded()
+            self._breakers[flight.action] = before.succeeded()
         if result != "failed" and flight.action in LASTING:
             self.run.moves.append((now_s, 1 if flight.acts else -1))
         if result == "committed":
@@ -253,9 +253,9 @@ class ControlSimulation:
             self._controller.gone(action)
 
     def _unavailable(self, now_s: float) -> dict[str, str]:
-        if not self._sentences:
+        if not self._breakers:
             return {}
-        held = (name for name, each in self._sentences.items() if each.holds(now_s))
+        held = (name for name, each in self._breakers.items() if each.is_open(now_s))
         return dict.fromkeys(held, "in quarantine")
 
     def _count(self, now_s: float, seconds: float) -> None:
