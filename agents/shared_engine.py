@@ -58,6 +58,10 @@ class SharedEngine:
         if self._fused.is_set():
             self._fused = anyio.Event()
 
+    def stalled_for(self) -> float:
+        """Return how many seconds its current step has been running, 0.0 when there is none."""
+        return 0.0 if self._engine is None else self._engine.stalled_for()
+
     async def loaded(self) -> Engine:
         """Wait until there is an engine, and return it."""
         while self._engine is None:

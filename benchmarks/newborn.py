@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from agents.generator.tuning import fusion_options
+from agents.generator.steering import fusion_options
 from benchmarks.default_model import default_model
 from config import Settings
 from sovl_daemon.engine.engine import Engine

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from agents.generator.tuning import fused_layers, fusion_options, influence_of
+from agents.generator.steering import fused_layers, fusion_options, influence_of
 from agents.training.session import REPLAY, EvalResult, TrainingSession
 from config import Settings
 from sovl_daemon.engine.engine import Engine

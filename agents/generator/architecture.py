@@ -5,13 +5,18 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
-from agents.generator.tuning import Tuning, fused_layers, influence_of
-from agents.shared_engine import shared_engine
+from agents.base import Agent
+from agents.generator.loading import place_scaffold
+from agents.generator.steering import fused_layers, influence_of
 from bus.errors import FatalError
 from config import Settings
 from sovl_daemon.engine.errors import EngineError
 from sovl_daemon.models import ModelError
+
+if TYPE_CHECKING:  # torch is loaded by the generator
+    from sovl_daemon.engine.engine import Engine
 
 _SCAFFOLD = "core_config.scaffold_model_name"
 _OF_LORA = "lora_target_modules: "
@@ -23,27 +28,23 @@ def wanted(settings: Settings) -> bool:
     return training.dry_run and training.dry_run_params.validate_architecture
 
 
-async def validate(tuning: Tuning) -> None:
+async def validate(agent: Agent, engine: Engine) -> None:
     """Put the scaffold beside the base, and log what they are together.
 
     Raises:
         FatalError: they do not fit; it names the key that says they should.
 
     """
-    engine = await shared_engine.loaded()
-    with _blaming(_layers_key(tuning.settings)):
-        layers = fused_layers(tuning.settings, engine.model.layers)
+    settings, core = agent.settings, agent.settings.core_config
+    chosen_by = "custom_layers" if core.use_dynamic_layers else "cross_attn_layers"
+    with _blaming(f"core_config.{chosen_by}"):
+        layers = fused_layers(settings, engine.model.layers)
     with _blaming("fusion.layer_weights"):
-        influence_of(tuning.settings, 1.0).weights_of(layers)
+        influence_of(settings, 1.0).weights_of(layers)
     with _blaming(_SCAFFOLD):
-        await tuning.place_scaffold()
+        await place_scaffold(agent, engine)
         found = await engine.examine(layers)
-    tuning.log.info("architecture.valid", layers=layers, **dataclasses.asdict(found))
-
-
-def _layers_key(settings: Settings) -> str:
-    core = settings.core_config
-    return f"core_config.{'custom_layers' if core.use_dynamic_layers else 'cross_attn_layers'}"
+    agent.log.info("architecture.valid", layers=layers, **dataclasses.asdict(found))
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import anyio.to_thread
 
-from agents.generator.tuning import fused_layers, influence_of
+from agents.generator.steering import fused_layers, influence_of
 from bus.errors import BAD_ARGUMENT, ENGINE, CommandError
 from sovl_daemon.engine.errors import EngineError, JobCancelledError
 from sovl_daemon.engine.learning.sample import Sample, common_prefix

@@ -10,7 +10,6 @@ from structlog.testing import capture_logs
 
 from agents.generator import architecture
 from agents.generator.generator import Generator
-from agents.shared_engine import shared_engine
 from bus.errors import FatalError
 from config import Paths, Settings, with_value
 from sovl_daemon.engine.engine import Engine
@@ -59,20 +58,19 @@ def agent(engine: Engine, scaffold: Path, **values: str) -> Generator:
     environ = {"XDG_RUNTIME_DIR": "/tmp", "HOME": str(root), "XDG_DATA_HOME": str(root / "data")}
     settings = with_value(settings, "store.model_dir", f'"{root / "models"}"')
     made = Generator(settings, Paths.of(settings, environ), "host")
-    made.engine = engine
-    shared_engine.set_loaded(engine)
+    made._engine = engine
     return made
 
 
-async def facts(tuning: Generator) -> dict[str, Any]:
+async def facts(generator: Generator) -> dict[str, Any]:
     with capture_logs() as lines:
-        await architecture.validate(tuning)
+        await architecture.validate(generator, generator._engine)
     return dict(next(line for line in lines if line["event"] == "architecture.valid"))
 
 
-async def refusal(tuning: Generator) -> str:
+async def refusal(generator: Generator) -> str:
     with capture_logs() as lines, pytest.raises(FatalError) as caught:
-        await architecture.validate(tuning)
+        await architecture.validate(generator, generator._engine)
     assert "architecture.valid" not in [line["event"] for line in lines]
     assert "\n" not in str(caught.value)
     return str(caught.value)

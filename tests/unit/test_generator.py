@@ -1,6 +1,6 @@
 """What the model sees of a conversation."""
 
-from agents.generator.generator import with_question
+from agents.generator.prompt import with_question
 from sovl_daemon.engine.text.message import Message
 
 

@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from agents.generator.tuning import fused_layers, fusion_options
+from agents.generator.steering import fused_layers, fusion_options
 from config import Settings, with_value
 from sovl_daemon.engine.engine import Engine
 from sovl_daemon.engine.fusion.fusion import Fusion
 from sovl_daemon.engine.fusion.lora import lora_layers
 from tests.unit.engine_tiny import save_tiny
 from tests.unit.test_engine_fusion import PROMPT
-from tests.unit.test_knobs_steering import agent
+from tests.unit.test_knobs_steering import held
 
 
 def settings(values: dict[str, str]) -> Settings:
@@ -70,18 +70,16 @@ def test_so_the_fused_layers_are_chosen(knob: str) -> None:
 async def test_what_is_fused_is_what_was_chosen(engine: Engine) -> None:
     fusion = await fused(engine)
     for layers in ((0,), (0, 1)):
-        tuning = agent(engine, core_config__cross_attn_layers=str(list(layers)))
-        await tuning.tune(tuning.settings)
+        await held(engine, core_config__cross_attn_layers=str(list(layers)))
         assert fusion.layers == layers
 
 
 async def test_the_base_is_held_as_precisely_as_told(engine: Engine) -> None:
-    held = []
+    precisions = []
     for quantization in ("fp16", "int8", "int4"):
-        tuning = agent(engine, core_config__quantization=quantization)
-        await tuning.tune(tuning.settings)
-        held.append(engine.precision)
-    assert held == ["fp32", "int8", "int4"]  # fp16 is what it was loaded in
+        await held(engine, core_config__quantization=quantization)
+        precisions.append(engine.precision)
+    assert precisions == ["fp32", "int8", "int4"]  # fp16 is what it was loaded in
 
 
 async def test_the_rank_is_how_much_can_be_learned(engine: Engine) -> None:

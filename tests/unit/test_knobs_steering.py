@@ -5,10 +5,11 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+import structlog
 import torch
 
 from agents.dreamer import Dreamer
-from agents.generator.generator import Generator
+from agents.generator.tuning import Tuning
 from agents.shared_engine import shared_engine
 from bus.topics import DreamKept, MindState
 from config import Paths, Settings, with_value
@@ -68,20 +69,20 @@ async def dreamer(engine: Engine) -> AsyncIterator[Dreamer]:
     shared_engine.withdraw()
 
 
-def agent(engine: Engine, **values: str) -> Generator:
-    """An agent that was never served: it has settings, a mind and an engine."""
+async def held(engine: Engine, **values: str) -> tuple[Tuning, Settings]:
+    """What holds the engine to these knobs, beside a confident mind."""
     settings = with_value(Settings(), "core_config.cross_attn_layers", "[0, 1]")
     for key, value in values.items():
         settings = with_value(settings, key.replace("__", "."), value)
-    made = Generator(settings, Paths.of(settings, {"HOME": "/", "XDG_RUNTIME_DIR": "/"}), "host")
-    made.engine, made.mind = engine, CONFIDENT
-    return made
+    tuning = Tuning(engine, structlog.get_logger())
+    tuning.mind = CONFIDENT
+    assert await tuning.hold(settings) == ""
+    return tuning, settings
 
 
 async def said(engine: Engine, **values: str) -> torch.Tensor:
     """The logits behind a prompt with these knobs."""
-    tuning = agent(engine, **values)
-    await tuning.tune(tuning.settings)
+    await held(engine, **values)
     assert engine.fusion is not None
     found: torch.Tensor = logits(engine.fusion)
     return found
@@ -143,9 +144,9 @@ async def test_a_mode_weighs_by_the_mind(engine: Engine, mode: str) -> None:
 
 async def weight_after_an_answer(engine: Engine, **values: str) -> tuple[float, float]:
     """The weights in the token map of a token that was used now, and of one used before it."""
-    tuning = agent(engine, **values)
-    await tuning.lived(PROMPT[:1], 0.9)
-    await tuning.lived(PROMPT[1:2], 0.9)
+    tuning, settings = await held(engine, **values)
+    await tuning.reinforce(PROMPT[:1], 0.9, settings)
+    await tuning.reinforce(PROMPT[1:2], 0.9, settings)
     assert engine.fusion is not None
     tokens = engine.fusion.tokens
     assert tokens is not None
