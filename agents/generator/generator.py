@@ -7,7 +7,7 @@ import json
 import os
 import random
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -61,7 +61,6 @@ from sovl_daemon.own_time import OwnTime
 
 if TYPE_CHECKING:  # torch is loaded in `start`, so that the hub can import this module
     from sovl_daemon.engine.engine import Engine
-    from sovl_daemon.engine.serving.answer_stream import Summary
 
 _GAUGES_EVERY_S = 1.0
 
@@ -154,10 +153,64 @@ class Generator(Agent):
     @command(Generate)
     async def generate(self, request: Generate, job: Job) -> AnswerGiven:
         """Answer a prompt, streaming the text as progress."""
-        from sovl_daemon.engine.errors import EngineError
+        from sovl_daemon.engine.errors import EngineError, OptionError, PromptTooLongError
 
         conversation = request.conversation or new_id()
         began = time.monotonic()
+        messages, options = await self._prepared(request, conversation)
+        check = self.settings.controls_config.enable_repetition_check
+        answer = self._engine.generate(messages, options, stop_repetition=check)
+        parts = []
+        try:
+            async with aclosing(answer):
+                async for chunk in answer:
+                    if chunk.text:
+                        parts.append(chunk.text)
+                        job.progress(text=chunk.text)
+                    if chunk.summary is not None:  # the last one has it
+                        summary = chunk.summary
+        except (OptionError, PromptTooLongError) as error:
+            raise CommandError(BAD_ARGUMENT, f"prompt: {error}") from None
+        except EngineError as error:
+            self._meter.failed(time.monotonic())
+            raise CommandError(ENGINE, str(error)) from None
+        self._meter.answered(
+            time.monotonic(),
+            summary.generated_tokens,
+            summary.seconds_to_first_token,
+            (summary.prompt_tokens + summary.generated_tokens) / self._engine.context_length,
+        )
+        confidence = answer_confidence(summary.probabilities)
+        said = Interaction(
+            command=job.id,
+            conversation=conversation,
+            prompt=request.prompt,
+            response="".join(parts),
+            tokens=summary.generated_tokens,
+            confidence=confidence,
+        )
+        number = await self._written_down(said, began)
+        await self._tuning.reinforce(answer.prompt, confidence, self.settings)
+        return AnswerGiven(
+            text=said.response,
+            conversation=conversation,
+            interaction=number,
+            finish_reason=summary.finish_reason,
+            prompt_tokens=summary.prompt_tokens,
+            cached_tokens=summary.cached_tokens,
+            tokens=summary.generated_tokens,
+            first_token_s=summary.seconds_to_first_token,
+            tokens_per_s=round(summary.tokens_per_second, 2),
+            confidence=confidence,
+            seconds=round(time.monotonic() - began, 3),
+        )
+
+    async def _prepared(
+        self, request: Generate, conversation: str
+    ) -> tuple[list[Message], SamplingOptions]:
+        """What to answer, and how; who sleeps wakes up. Raises CommandError."""
+        from sovl_daemon.engine.errors import EngineError
+
         generation, controls = self.settings.generation, self.settings.controls_config
         mind = self._tuning.mind
         warmth = sampling_temperature(mind.temperament if mind else 0.0, controls, self._rng)
@@ -169,70 +222,18 @@ class Generator(Agent):
         await self.publish(ANSWERING, AnswerStarted(conversation=conversation))
         limit = generation.history_messages // 2
         context = await self.ask(Context(conversation=conversation, limit=limit))
-        messages = messages_of(generation.system_prompt, context, request.prompt)
-        text, summary, prompt = await self._speak(messages, options, job)
-        confidence = answer_confidence(summary.probabilities)
-        said = Interaction(
-            command=job.id,
-            conversation=conversation,
-            prompt=request.prompt,
-            response=text,
-            tokens=summary.generated_tokens,
-            confidence=confidence,
-        )
+        return messages_of(generation.system_prompt, context, request.prompt), options
+
+    async def _written_down(self, said: Interaction, began: float) -> int:
+        """The number under which the scribe wrote it down. Raises CommandError."""
         record = RecordInteraction(interaction=said, seconds=time.monotonic() - began)
         try:
-            recorded = await self.ask(record)
+            return (await self.ask(record)).interaction
         except CommandError as error:
             if error.code != UNAVAILABLE:
                 raise
             told = f"the answer could not be written down, so it does not count: {error.message}"
             raise CommandError(UNAVAILABLE, told) from None
-        await self._tuning.reinforce(prompt, confidence, self.settings)
-        return AnswerGiven(
-            text=text,
-            conversation=conversation,
-            interaction=recorded.interaction,
-            finish_reason=summary.finish_reason,
-            prompt_tokens=summary.prompt_tokens,
-            cached_tokens=summary.cached_tokens,
-            tokens=summary.generated_tokens,
-            first_token_s=summary.seconds_to_first_token,
-            tokens_per_s=round(summary.tokens_per_second, 2),
-            confidence=confidence,
-            seconds=round(time.monotonic() - began, 3),
-        )
-
-    async def _speak(
-        self, messages: Sequence[Message], options: SamplingOptions, job: Job
-    ) -> tuple[str, Summary, Sequence[int]]:
-        """Stream the answer; returns it, its figures, and the token ids of its prompt."""
-        from sovl_daemon.engine.errors import EngineError, OptionError, PromptTooLongError
-
-        parts = []
-        check = self.settings.controls_config.enable_repetition_check
-        try:
-            answer = self._engine.generate(messages, options, stop_repetition=check)
-            async with aclosing(answer) as chunks:
-                async for chunk in chunks:
-                    if chunk.text:
-                        parts.append(chunk.text)
-                        job.progress(text=chunk.text)
-                    if chunk.summary is not None:  # the last one has it
-                        summary = chunk.summary
-        except (OptionError, PromptTooLongError) as error:
-            raise CommandError(BAD_ARGUMENT, f"prompt: {error}") from None
-        except EngineError as error:
-            self._meter.failed(time.monotonic())
-            raise CommandError(ENGINE, str(error)) from None
-        tokens = summary.prompt_tokens + summary.generated_tokens
-        self._meter.answered(
-            time.monotonic(),
-            summary.generated_tokens,
-            summary.seconds_to_first_token,
-            tokens / self._engine.context_length,
-        )
-        return "".join(parts), summary, answer.prompt
 
     @command(DigestBase, long=True)
     async def fingerprint(self, request: DigestBase, job: Job) -> BaseDigests:

@@ -3,7 +3,6 @@
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import aclosing
 from dataclasses import dataclass
 
 from sovl_daemon.engine.errors import JobCancelledError, OptionError
@@ -114,8 +113,8 @@ class AnswerStream(AsyncIterator[AnswerChunk]):
         self._cancelled = False
         self._chunks = self._make_chunks()
 
-    async def __anext__(self) -> AnswerChunk:
-        return await anext(self._chunks)
+    def __anext__(self) -> Awaitable[AnswerChunk]:
+        return anext(self._chunks)
 
     async def aclose(self) -> None:
         """End the work and the iteration, without a summary."""
@@ -131,27 +130,21 @@ class AnswerStream(AsyncIterator[AnswerChunk]):
         request = await self._prepare()
         self.prompt = request.prompt
         writer = ChunkWriter(request.text, request.repetition)
-        async with aclosing(self._tokens(request)) as arriving:
-            async for token in arriving:
-                if chunk := writer.push(token):
-                    yield chunk
-                if writer.stopped:
-                    break
+        if not self._cancelled:
+            inbox: Inbox[Token] = Inbox()
+            self._scheduled = self._scheduler.start(request.sequence, inbox, request.priority)
+            try:
+                async for token in inbox:
+                    if chunk := writer.push(token):
+                        yield chunk
+                    if writer.stopped:
+                        break
+            except JobCancelledError:
+                pass  # what was written by then is told
+            finally:
+                self._scheduler.cancel(self._scheduled)
         cached = request.sequence.cached_tokens
         yield writer.finish(self._started, len(self.prompt), cached)
-
-    async def _tokens(self, request: AnswerRequest) -> AsyncGenerator[Token]:
-        if self._cancelled:
-            return
-        inbox: Inbox[Token] = Inbox()
-        self._scheduled = self._scheduler.start(request.sequence, inbox, request.priority)
-        try:
-            async for token in inbox:
-                yield token
-        except JobCancelledError:
-            return
-        finally:
-            self._scheduler.cancel(self._scheduled)
 
 
 class ChunkWriter:

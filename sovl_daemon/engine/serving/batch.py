@@ -58,7 +58,12 @@ def advance(
             outcomes[sequence] = row
         elif sequence.is_read:
             ready[sequence] = row
-    return outcomes | _written(ready)
+    if ready:
+        logits = torch.stack(list(ready.values()))
+        choices = choose(logits, [each.sampler for each in ready], [each.ids for each in ready])
+        for sequence, choice in zip(ready, choices, strict=True):
+            outcomes[sequence] = sequence.push(choice) if isinstance(choice, Choice) else choice
+    return outcomes
 
 
 def taking_part(sequences: Iterable[TokenSequence]) -> list[TokenSequence]:
@@ -113,15 +118,3 @@ def _once(caches: PrefixCache, work: Callable[[], T]) -> T | BaseException:
         if is_out_of_memory(error):
             caches.clear()
         return settled(error)
-
-
-def _written(ready: dict[TokenSequence, torch.Tensor]) -> dict[TokenSequence, Outcome]:
-    """Choose the next token of each sequence from its logits."""
-    if not ready:
-        return {}
-    logits = torch.stack(list(ready.values()))
-    choices = choose(logits, [each.sampler for each in ready], [each.ids for each in ready])
-    return {
-        sequence: sequence.push(choice) if isinstance(choice, Choice) else choice
-        for sequence, choice in zip(ready, choices, strict=True)
-    }

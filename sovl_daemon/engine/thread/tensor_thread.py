@@ -145,9 +145,19 @@ class TensorThread:
     def _run(self) -> None:
         try:
             while (job := self._next_job()) is not None:
-                self._advance(job)
+                try:
+                    if job.cancelled:
+                        raise JobCancelledError("cancelled")
+                    value = next(job.steps)
+                    if value is not None:
+                        job.listener.result(value)
+                except StopIteration:
+                    self._finish(job, None)
+                except BaseException as error:  # Whatever it is, it is this job's alone.
+                    self._finish(job, error)
                 self._step_started = None
                 # Or what the last job holds would live on until the next one comes.
+                value = None
                 del job
         finally:
             self._abandon()
@@ -168,19 +178,6 @@ class TensorThread:
                     return job
                 self._wakeup.wait()
         return None
-
-    def _advance(self, job: TensorJob[Any]) -> None:
-        if job.cancelled:
-            self._finish(job, JobCancelledError("cancelled"))
-            return
-        try:
-            value = next(job.steps)
-            if value is not None:
-                job.listener.result(value)
-        except StopIteration:
-            self._finish(job, None)
-        except BaseException as error:  # Whatever it is, it is this job's, and the others go on.
-            self._finish(job, error)
 
     def _finish(self, job: TensorJob[Any], error: BaseException | None) -> None:
         with self._wakeup:
