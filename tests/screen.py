@@ -24,7 +24,7 @@ class Screen:
             return  # closed at the other end
 
     def wait_for(self, text: str) -> None:
-        for _ in until(30):
+        for _ in until():
             if text in self.text:
                 return
         raise AssertionError(f"{text!r} never showed:\n{self.text[-2000:]}")

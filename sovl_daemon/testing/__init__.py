@@ -7,6 +7,13 @@ Nothing of the daemon imports this, and it needs no test framework. What has a h
 `level`: a gauge that a test sets, and tasks that watch it.
 """
 
-from sovl_daemon.testing.daemon import SOVL, WITHOUT_MODEL, Daemon, running, until
+from sovl_daemon.testing.daemon import (
+    PATIENCE_S,
+    SOVL,
+    WITHOUT_MODEL,
+    Daemon,
+    running,
+    until,
+)
 
-__all__ = ["SOVL", "WITHOUT_MODEL", "Daemon", "running", "until"]
+__all__ = ["PATIENCE_S", "SOVL", "WITHOUT_MODEL", "Daemon", "running", "until"]

@@ -28,6 +28,9 @@ WITHOUT_MODEL: dict[str, Any] = {
 }
 """Settings of a daemon that loads no model, and so is ready in a second or two."""
 
+PATIENCE_S = 120.0
+"""How long is waited for what will come: longer than it takes beside programs that never rest."""
+
 
 class Daemon:
     """One hub with its workers under a directory of its own. Settings are dotted keys.
@@ -87,7 +90,7 @@ class Daemon:
         return self
 
     def sovl(
-        self, *words: str, text: str | None = None, timeout: float = 60
+        self, *words: str, text: str | None = None, timeout: float = PATIENCE_S
     ) -> subprocess.CompletedProcess[str]:
         """Run the `sovl` command against this daemon."""
         return subprocess.run(
@@ -108,7 +111,7 @@ class Daemon:
         """A client of this daemon, for asyncio."""
         return AsyncClient(self.target)
 
-    def wait(self, state: str = "ready", timeout: float = 60.0) -> "Daemon":
+    def wait(self, state: str = "ready", timeout: float = PATIENCE_S) -> "Daemon":
         """The daemon itself, once the hub and every agent are in `state`.
 
         Raises:
@@ -138,7 +141,9 @@ class Daemon:
         """The log so far."""
         return [json.loads(line) for line in self.log_file.read_text().splitlines()]
 
-    def logged(self, event: str, count: int = 1, timeout: float = 60.0) -> dict[str, JsonValue]:
+    def logged(
+        self, event: str, count: int = 1, timeout: float = PATIENCE_S
+    ) -> dict[str, JsonValue]:
         """The last of the events of that name, once there are `count`.
 
         Raises:
@@ -161,16 +166,16 @@ class Daemon:
     def kill(self) -> None:
         """Kill -9 the hub."""
         self.process.kill()
-        self.process.wait(10)
+        self.process.wait(PATIENCE_S)
 
     def stop(self) -> int:
         """The exit code after a SIGTERM."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(30)
+        return self.process.wait(PATIENCE_S)
 
 
-def until(timeout: float, pause: float = 0.05) -> Iterator[None]:
+def until(timeout: float = PATIENCE_S, pause: float = 0.05) -> Iterator[None]:
     """Turns of a loop, with pauses between them, until the time is up."""
     end = time.monotonic() + timeout
     while time.monotonic() < end:
@@ -202,7 +207,7 @@ def running(
             daemon.stop()
         finally:
             daemon.process.kill()
-            _, alive = psutil.wait_procs(children, 5)
+            _, alive = psutil.wait_procs(children, PATIENCE_S)
             for each in alive:
                 each.kill()
             if alive:

@@ -130,7 +130,7 @@ def in_force(daemon: Daemon) -> list[str]:
 
 def expect(daemon: Daemon, actions: list[str]) -> None:
     """Wait until these actions are in force, and no others."""
-    for _ in until(30):
+    for _ in until():
         if (found := in_force(daemon)) == actions:
             return
     raise AssertionError(f"{found} in force, not {actions}\n{daemon.output()}")

@@ -18,8 +18,7 @@ from bus.envelope import Envelope, Payload
 from bus.messages import Subscribe
 from bus.port import Port
 from bus.subscriber import Subscriber, local_subscriber
-
-PATIENCE_S = 20.0
+from sovl_daemon.testing import PATIENCE_S
 
 
 class Step(Payload, kind="test.step"):

@@ -13,6 +13,7 @@ from bus.envelope import Envelope
 from bus.messages import Subscribe
 from bus.port import Port
 from bus.subscriber import local_subscriber
+from sovl_daemon.testing import PATIENCE_S
 
 JOIN_EVERY_S = 0.003
 
@@ -58,7 +59,7 @@ async def join_late(address: str, count: int) -> dict[str, int]:
 async def follow(address: str, queue: int) -> None:
     """One line for each event, until killed."""
     async with local_subscriber(address, ("run",), name="stopped", queue=queue) as subscriber:
-        await subscriber.welcome(10)
+        await subscriber.welcome(PATIENCE_S)
         print(json.dumps({"kind": "welcomed"}), flush=True)
         async for event in subscriber:
             found = {"kind": event.kind, "seq": event.seq, **event.payload.model_dump()}

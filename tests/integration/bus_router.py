@@ -18,8 +18,7 @@ from bus.ledger import Ledger
 from bus.messages import Cancel, Command, Failure, Heartbeat, Progress, Register, Result
 from bus.port import Port
 from bus.router import CommandRouter
-
-PATIENCE_S = 10.0
+from sovl_daemon.testing import PATIENCE_S
 
 
 class Say(Request[Done], command="say"):

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from sovl_daemon.cli.daemon import EX_CONFIG
-from sovl_daemon.testing import Daemon, running
+from sovl_daemon.testing import PATIENCE_S, Daemon, running
 from tests import tiny_models
 
 KEY = "training_config.dry_run_params.validate_architecture"
@@ -31,7 +31,7 @@ def events(daemon: Daemon) -> list[str]:
 
 def test_a_dry_run_refuses_a_pair_that_does_not_fit(runtime: Path, tiny: dict[str, Any]) -> None:
     daemon = Daemon(runtime, **tiny).start("--dry-run")
-    assert daemon.process.wait(60) == EX_CONFIG, daemon.output()
+    assert daemon.process.wait(PATIENCE_S) == EX_CONFIG, daemon.output()
     (line,) = daemon.output().splitlines()
     assert "core_config.cross_attn_layers: layer 5 cannot be fused" in line
     assert "architecture.valid" not in events(daemon)

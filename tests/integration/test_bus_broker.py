@@ -16,8 +16,8 @@ from bus.messages import Subscribe, Welcome
 from bus.port import Port
 from bus.publisher import Publisher
 from bus.subscriber import Gap, Malformed, Subscriber, local_subscriber
+from sovl_daemon.testing import PATIENCE_S
 from tests.integration.bus_broker import (
-    PATIENCE_S,
     Bus,
     Step,
     has_come,

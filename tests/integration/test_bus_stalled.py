@@ -20,9 +20,9 @@ from bus.port import Port
 from bus.publisher import Publisher
 from bus.subscriber import Gap, Subscriber
 from bus.topics import SubscriberCut
+from sovl_daemon.testing import PATIENCE_S
 from tests.integration import bus_broker_peers as peers
 from tests.integration.bus_broker import (
-    PATIENCE_S,
     Bus,
     Step,
     has_come,
@@ -155,7 +155,7 @@ async def test_a_thousand_who_join_late_miss_nothing(runtime: Path) -> None:
         process = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE)
         publisher = Publisher(bus.publish, "me")
         welcomed, number = 0, 0
-        with anyio.fail_after(90):
+        with anyio.fail_after(PATIENCE_S):
             while welcomed < count:
                 number += 1
                 await publisher.publish("run", Step(number=number))

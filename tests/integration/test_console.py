@@ -8,7 +8,7 @@ import pytest
 from bus.endpoints import Endpoints
 from bus.publisher import Publisher
 from bus.topics import QUESTION, Question
-from sovl_daemon.testing import Daemon
+from sovl_daemon.testing import PATIENCE_S, Daemon
 from tests.screen import Terminal
 
 
@@ -58,4 +58,4 @@ async def test_no_question_stands_in_an_answer(echo_daemon: Daemon, terminal: Te
 
 def test_leaving_ends_it(terminal: Terminal) -> None:
     terminal.type("quit")
-    assert terminal.process.wait(10) == 0
+    assert terminal.process.wait(PATIENCE_S) == 0

@@ -43,7 +43,7 @@ def entries(daemon: Daemon) -> list[dict[str, Any]]:
 
 def settled(daemon: Daemon, count: int) -> list[dict[str, Any]]:
     """Wait until so many actions were begun, and all of them are over."""
-    for _ in until(40):
+    for _ in until():
         found = entries(daemon)
         if len(found) >= count and all(e["state"] in ("reverted", "committed") for e in found):
             return found
@@ -52,7 +52,7 @@ def settled(daemon: Daemon, count: int) -> list[dict[str, Any]]:
 
 def listed(daemon: Daemon) -> str:
     """What `sovl actions list` says, once it knows of quarantines."""
-    for _ in until(10):
+    for _ in until():
         if (said := daemon.sovl("actions", "list").stdout).count("in quarantine") == len(LIARS):
             return said
     raise AssertionError(f"{said}\n{daemon.output()}")
@@ -68,7 +68,7 @@ def cache_mb(daemon: Daemon) -> set[int]:
 
 def told(daemon: Daemon, words: str) -> str:
     """What `sovl judge why` says of the task now, once these words are in it."""
-    for _ in until(10):
+    for _ in until():
         if words in (said := daemon.sovl("judge", "why", "--task", "memory").stdout):
             return said
     raise AssertionError(f"{said}\n{daemon.output()}")

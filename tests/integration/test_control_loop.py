@@ -49,7 +49,7 @@ def limit(daemon: Daemon) -> int:
 def test_a_hard_limit_acts_and_revert_takes_it_back(acting: Daemon) -> None:
     expect(acting, ["limit_admission"])
     assert limit(acting) == 2
-    for _ in until(30):
+    for _ in until():
         told = acting.sovl("metrics").stdout
         if "latency.first_token_s" in told:  # as the generator counts it
             break
@@ -182,7 +182,7 @@ def test_what_a_crash_left_half_done_is_undone(runtime: Path, tiny: dict[str, An
         assert limit(daemon) == 2
         daemon.worker("host").kill()  # its agents come back, and journal and reality are compared
         entry: dict[str, Any] = {}
-        for _ in until(30):
+        for _ in until():
             with daemon.client() as client, suppress(CommandError):  # it may be starting anew, too
                 (entry,) = client.ask("actions", what="history")["actions"]
             if entry and entry["state"] == "reverted":
@@ -216,7 +216,7 @@ def test_the_grey_zone_is_put_to_the_judge(runtime: Path, tiny: dict[str, Any]) 
 
 
 def logged(daemon: Daemon, text: str) -> str:
-    for _ in until(30):
+    for _ in until():
         for event in daemon.events():
             if event["event"] == "control.decided" and text in str(event["says"]):
                 return str(event["says"])
@@ -228,7 +228,7 @@ def test_shadow_mode_says_what_it_would_do_and_does_nothing(
 ) -> None:
     write_task(runtime, **HARD)
     with running(runtime, **tiny | {"control.shadow": True}) as daemon:
-        for _ in until(30):
+        for _ in until():
             acted = [each for each in daemon.events() if each["event"] == "control.acted"]
             if acted:
                 break

@@ -13,7 +13,7 @@ import zmq
 from sovl_daemon.cli import exits
 from sovl_daemon.cli.daemon import EX_CONFIG
 from sovl_daemon.client import CommandError, DaemonDown
-from sovl_daemon.testing import Daemon, running, until
+from sovl_daemon.testing import PATIENCE_S, Daemon, running, until
 
 
 def test_a_third_partys_agent_answers(echo_daemon: Daemon) -> None:
@@ -92,7 +92,7 @@ def test_a_configuration_that_the_environment_names_is_no_such_option(echo_daemo
 
 def test_stop_command_waits_for_the_end(echo_daemon: Daemon) -> None:
     assert echo_daemon.sovl("stop").returncode == 0
-    assert echo_daemon.process.wait(5) == 0
+    assert echo_daemon.process.wait(PATIENCE_S) == 0
     names = [
         (e["agent"], e.get("state")) for e in echo_daemon.events() if e["event"] == "agent.state"
     ]
@@ -107,7 +107,7 @@ def test_crash_loop_gives_up_loudly(runtime, echo_package) -> None:
     with running(runtime, packages=echo_package, **ECHO, **limits) as daemon:
         for _ in range(3):
             daemon.worker().kill()
-            for _ in until(10):
+            for _ in until():
                 status = json.loads(daemon.sovl("status", "--json").stdout)
                 if status["agents"]["echo"]["state"] in ("ready", "failed"):
                     break

@@ -11,7 +11,7 @@ import pytest
 
 from sovl_daemon.cli import exits
 from sovl_daemon.client import Client, ClientError, DaemonDown, Target
-from sovl_daemon.testing import WITHOUT_MODEL, Daemon, until
+from sovl_daemon.testing import PATIENCE_S, WITHOUT_MODEL, Daemon, until
 from tests.conftest import ECHO
 from tests.unit.test_docs import ROOT
 
@@ -71,7 +71,7 @@ class Machines:
             cwd=environment["HOME"],
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=PATIENCE_S,
         )
 
 
@@ -115,7 +115,7 @@ def test_listening_without_a_key_is_refused(runtime: Path) -> None:
         "bus.listen": f"tcp://127.0.0.1:{free_ports()}",
     }
     daemon = Daemon(runtime, **settings).start()
-    assert daemon.process.wait(30) == 78
+    assert daemon.process.wait(PATIENCE_S) == 78
     assert "sovl keys new server" in daemon.output()
     with pytest.raises(DaemonDown), daemon.client():
         pass

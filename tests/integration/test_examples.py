@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import zmq
 
-from sovl_daemon.testing import Daemon, running, until
+from sovl_daemon.testing import PATIENCE_S, Daemon, running, until
 from tests.conftest import ECHO
 from tests.unit.test_docs import ROOT, table, words
 
@@ -47,7 +47,7 @@ def example(daemon: Daemon, name: str, *words: str, **options: Any) -> subproces
 
 def ask(daemon: Daemon, *words: str) -> tuple[int, str, str]:
     with example(daemon, "minimal_client.py", *words) as process:
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=PATIENCE_S)
     return process.returncode, out, err
 
 
@@ -296,12 +296,12 @@ def test_the_log_is_as_described(runtime: Path, echo_package: Path) -> None:
         (runtime / "sovl" / "config.json").write_text("{")
         daemon.process.send_signal(signal.SIGHUP)
         daemon.worker().kill()
-        for _ in until(10):
+        for _ in until():
             if "child.restarting" in {line["event"] for line in daemon.events()}:
                 break
         with daemon.wait().client() as client:
             assert set(client.control("stop")) == described("stop")
-        assert daemon.process.wait(30) == 0
+        assert daemon.process.wait(PATIENCE_S) == 0
         assert check_log(daemon) >= {
             "agent.state", "child.restarting", "command.ended", "command.started",
             "config.changed", "config.refused", "hub.state", "hub.stop_requested", "hub.stopped",

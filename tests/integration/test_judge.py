@@ -14,7 +14,7 @@ GREY = {"hard": 99.9, "grey": 0.2, "low": 0.1}  # a machine always has that much
 
 def judges_by(daemon: Daemon, way: str) -> bool:
     """Whether it says so within some seconds: it tells each second how it judges."""
-    for _ in until(20):
+    for _ in until():
         with daemon.client() as client:
             if client.control("stats")["agents"]["judge"].get("by") == way:
                 return True
@@ -28,14 +28,14 @@ def test_a_probe_is_fitted_to_the_daemons_model_and_used(runtime: Path, tmp_path
     with running(runtime, **settings, **{"generation.context_length": 2048}) as daemon:
         (name,) = ModelStore(models).names()
         daemon.environment |= {"SOVL_STORE__MODEL_DIR": str(models)}
-        for _ in until(30):
+        for _ in until():
             without = daemon.sovl("judge", "explain", "memory")
             assert without.returncode != 0
             if "is soundly read now" not in without.stderr:  # before the first sample
                 break
         assert "there is no probe for this model: run sovl judge fit" in without.stderr
         assert judges_by(daemon, "words")
-        fitted = daemon.sovl("judge", "fit", name, "--share", "0.05", "--json", timeout=110)
+        fitted = daemon.sovl("judge", "fit", name, "--share", "0.05", "--json")
         assert fitted.returncode == 0, fitted.stderr
         last = json.loads(fitted.stdout.splitlines()[-1])
         assert (last["event"], last["model"], last["layer"]) == ("fitted", name, 1)
@@ -50,7 +50,7 @@ def test_a_probe_is_fitted_to_the_daemons_model_and_used(runtime: Path, tmp_path
         assert abs(sum(each["logit"] for each in said["shares"]) - logit) < 1e-3
         assert said["shares"][0]["text"].startswith("Level: ")
         assert said["prompt"].startswith("Memory may run out.")
-        for _ in until(30):
+        for _ in until():
             told = daemon.sovl("judge", "why", "--task", "memory")
             if told.returncode == 0:
                 break

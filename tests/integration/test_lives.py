@@ -16,7 +16,7 @@ import pytest
 from bus.topics import Question
 from sovl_daemon.client import CommandError
 from sovl_daemon.state import Generation, StateStore
-from sovl_daemon.testing import SOVL, Daemon, running, until
+from sovl_daemon.testing import PATIENCE_S, SOVL, Daemon, running, until
 from tests import tiny_models
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
@@ -89,11 +89,11 @@ def test_woken_it_goes_on_with_the_same_night(daemon: Daemon) -> None:
 
     asleep = threading.Thread(target=night)
     asleep.start()
-    for _ in until(60):  # the first checkpoint is at the tenth step
+    for _ in until():  # the first checkpoint is at the tenth step
         if (daemon.root / "state" / "candidate").exists():
             break
     talk(daemon, "Wake up!")
-    asleep.join(60)
+    asleep.join(PATIENCE_S)
     assert woken["woke"] == "called"
     assert not mind(daemon)["asleep"]
     with daemon.client() as client:
@@ -137,7 +137,7 @@ def test_a_terminal_sees_a_bar_of_the_steps(daemon: Daemon, tmp_path: Path) -> N
         while data := os.read(ours, 65536):
             seen += data
     os.close(ours)
-    said, _ = training.communicate(timeout=60)
+    said, _ = training.communicate(timeout=PATIENCE_S)
     assert training.returncode == 0
     for words in (b"Epoch 2/2", b"loss ", b" tokens/s, ", b" s left"):
         assert words in seen
@@ -190,9 +190,9 @@ def test_save_reset_and_load(daemon: Daemon) -> None:
 
 async def test_it_asks_back_and_knows_the_answer(daemon: Daemon) -> None:
     async with daemon.async_client() as client, client.events("mind.question") as events:
-        await events.welcome(5)
+        await events.welcome(PATIENCE_S)
         await client.ask("generate", prompt=SHORT, conversation="a")
-        with anyio.fail_after(30):
+        with anyio.fail_after(PATIENCE_S):
             asked = (await anext(aiter(events))).payload
         assert isinstance(asked, Question)
         assert (asked.reason, asked.conversation) == ("reply", "a")
@@ -210,13 +210,13 @@ async def test_it_asks_back_and_knows_the_answer(daemon: Daemon) -> None:
 async def test_it_asks_nobody_back_where_confidence_is_not_tracked(daemon: Daemon) -> None:
     tracked = "enable_confidence_tracking"
     async with daemon.async_client() as client, client.events("mind.question") as events:
-        await events.welcome(5)
+        await events.welcome(PATIENCE_S)
         await client.control("config_set", key=tracked, value="false", save=False)
         await client.ask("generate", prompt=SHORT, conversation="a")
         await anyio.sleep(2)  # it thinks about what it heard once a second
         await client.control("config_set", key=tracked, value="true", save=False)
         await client.ask("generate", prompt=SHORT, conversation="b")
-        with anyio.fail_after(30):
+        with anyio.fail_after(PATIENCE_S):
             asked = (await anext(aiter(events))).payload
     assert isinstance(asked, Question)
     assert asked.conversation == "b"
@@ -235,7 +235,7 @@ def test_a_dream_is_heard_in_answers(runtime: Path, tiny: dict[str, Any]) -> Non
     def confidence(daemon: Daemon, *, dreams: int) -> float:
         """How sure of its first token it is, with so many dreams beside the conversation."""
         with daemon.client() as client:
-            for _ in until(20):
+            for _ in until():
                 stats = client.control("stats")["agents"]["dreamer"]
                 if stats["dreams_in_context"] == dreams:
                     break

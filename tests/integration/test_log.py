@@ -14,7 +14,7 @@ from tests.conftest import ECHO
 
 def said(daemon: Daemon, **wanted: object) -> list[dict[str, object]]:
     """The lines with these fields, once there is one."""
-    for _ in until(10):
+    for _ in until():
         lines = [e for e in daemon.events() if wanted.items() <= e.items()]
         if lines:
             return lines
@@ -40,7 +40,7 @@ def test_the_level_changes_while_it_runs_and_a_command_can_be_followed(daemon: D
         client.ask("say", text="quietly")
     assert daemon.sovl("config", "logging.level", "debug").returncode == 0
     assert said(daemon, event="config.changed")
-    for _ in until(10):
+    for _ in until():
         with daemon.client() as client:
             client.ask("say", text="aloud")
         if said_now := [e for e in daemon.events() if e["event"] == "command.started"]:
@@ -54,7 +54,7 @@ def test_the_level_changes_while_it_runs_and_a_command_can_be_followed(daemon: D
     assert processes == {"hub", "host"}
     assert daemon.sovl("config", "logging.level", "info").returncode == 0
     with daemon.client() as client:
-        for _ in until(5):
+        for _ in until():
             before = len([e for e in daemon.events() if e["event"] == "command.started"])
             client.ask("say", text="quietly")
             if len([e for e in daemon.events() if e["event"] == "command.started"]) == before:
@@ -84,7 +84,7 @@ def test_the_file_rotates_and_a_follower_goes_on_across_it(
         reader = psutil.Process(follower.pid)
         try:
             assert follower.stdout is not None
-            for _ in until(20):
+            for _ in until():
                 if str(daemon.log_file) in {each.path for each in reader.open_files()}:
                     break
             with daemon.client() as client:

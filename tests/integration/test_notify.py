@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from sovl_daemon.testing import Daemon, until
+from sovl_daemon.testing import PATIENCE_S, Daemon, until
 from tests.conftest import ECHO
 
 
@@ -72,7 +72,7 @@ def test_ready_comes_when_the_critical_agents_are_and_the_watchdog_is_patted(
         manager.listen(manager.has("STOPPING=1"))
         manager.listen(lambda: manager.heard[-1].startswith("STATUS=stopping"))
         assert "EXTEND_TIMEOUT_USEC=20000000" in manager.heard
-        assert daemon.process.wait(20) == 0
+        assert daemon.process.wait(PATIENCE_S) == 0
 
 
 def test_not_ready_before_every_critical_agent_is(runtime: Path, echo_package: Path) -> None:
@@ -80,7 +80,7 @@ def test_not_ready_before_every_critical_agent_is(runtime: Path, echo_package: P
     (runtime / "state").mkdir()
     (runtime / "state" / "sovl.db").write_text("not a database " * 1000)
     with managed(runtime, echo_package, str(runtime / "notify")) as (manager, daemon):
-        assert daemon.process.wait(30) != 0
+        assert daemon.process.wait(PATIENCE_S) != 0
         manager.listen(lambda: any(word.startswith("STATUS=") for word in manager.heard))
         with pytest.raises(TimeoutError):
             manager.listen(manager.has("READY=1"), timeout=0.2)
@@ -114,7 +114,7 @@ def test_a_reload_takes_a_good_file_and_refuses_a_bad_one(
         for bad in ('{"logging": {"level": "loud"}}', "{", '{"loging": {}}', "[]", "\xff"):
             reload(bad)
             assert level() == "warning"
-            for _ in until(5):
+            for _ in until():
                 faults = [e["fault"] for e in daemon.events() if e["event"] == "config.refused"]
                 if faults:
                     break

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from sovl_daemon.testing import Daemon, running, until
+from sovl_daemon.testing import PATIENCE_S, Daemon, running, until
 from sovl_daemon.testing.level import ACT, HOLD, Level, expect, write_task
 from tests import tiny_models
 
@@ -38,13 +38,13 @@ class Training:
         return self._thread.is_alive()
 
     def wait_for(self, text: str) -> None:
-        for _ in until(30):
+        for _ in until():
             if any(text in step.get("text", "") for step in self.steps):
                 return
         raise AssertionError(f"never {text!r}: {self.steps[-3:]}\n{self._daemon.output()}")
 
     def wait(self) -> dict[str, Any]:
-        self._thread.join(100)
+        self._thread.join(PATIENCE_S)
         assert not self.goes_on
         return self.steps[-1]
 

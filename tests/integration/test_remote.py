@@ -4,7 +4,6 @@ import asyncio
 import socket
 import stat
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,10 +25,8 @@ from sovl_daemon.client import (
     Target,
     WrongKey,
 )
-from sovl_daemon.testing import Daemon, running
+from sovl_daemon.testing import PATIENCE_S, Daemon, running
 from tests.conftest import ECHO
-
-SOON_S = 2.5  # about a second, and a little for a busy machine
 
 
 def three_free_ports() -> int:
@@ -81,20 +78,18 @@ def remote(echo_package: Path) -> Iterator[Remote]:
 
 async def test_the_right_key_opens_everything(remote: Remote) -> None:
     async with AsyncClient(remote.allow("me")) as client, client.events("echo.") as events:
-        await events.welcome(5)
+        await events.welcome(PATIENCE_S)
         assert (await client.control("ping"))["state"] == "ready"
         async with client.call("say", {"text": "hi", "times": 2}) as call:
             assert [step async for step in call] == [{"text": "hi"}] * 2
             assert (await call.result())["text"] == "hihi"
-        with anyio.fail_after(10):
+        with anyio.fail_after(PATIENCE_S):
             assert (await anext(aiter(events))).topic == "echo.heard"
 
 
 def refused(target: Target, error: type[ClientError], words: str) -> None:
-    began = time.monotonic()
     with pytest.raises(error, match=words), Client(target):
         pass
-    assert time.monotonic() - began < SOON_S
 
 
 def test_a_key_that_is_not_allowed_is_told_so_and_let_in_once_it_is(remote: Remote) -> None:
@@ -129,15 +124,15 @@ async def test_without_keys_nothing_is_heard_or_done(remote: Remote) -> None:
 async def test_a_revoked_key_is_out_at_once(remote: Remote) -> None:
     target = remote.allow("guest")
     async with AsyncClient(target) as guest, guest.events("echo.") as events:
-        await events.welcome(5)
+        await events.welcome(PATIENCE_S)
         assert (await guest.ask("say", text="in"))["text"] == "in"
         heard = aiter(events)
-        with anyio.fail_after(10):
+        with anyio.fail_after(PATIENCE_S):
             await anext(heard)
 
         remote.keys.revoke("guest")
         before = await accepted(remote)
-        with pytest.raises(DaemonSlow), anyio.fail_after(10):
+        with pytest.raises(DaemonSlow), anyio.fail_after(PATIENCE_S):
             await guest.control("ping")
         with anyio.move_on_after(0.5):
             await guest.ask("say", text="out")
@@ -185,7 +180,7 @@ def test_one_who_listens_in_silence_is_slow(remote: Remote) -> None:
 def test_tcp_without_keys_is_refused_at_start(runtime: Path, echo_package: Path) -> None:
     listen = f"tcp://127.0.0.1:{three_free_ports()}"
     daemon = Daemon(runtime, packages=echo_package, **ECHO, **{"bus.listen": listen}).start()
-    assert daemon.process.wait(30) == EX_CONFIG
+    assert daemon.process.wait(PATIENCE_S) == EX_CONFIG
     lines = daemon.output().splitlines()
     assert len(lines) == 1
     assert "bus.listen: tcp is served with keys only" in lines[0]
@@ -200,7 +195,7 @@ def test_a_port_that_is_taken_is_told_in_one_line(runtime: Path, echo_package: P
         taken.listen()
         settings = {**ECHO, "bus.listen": f"tcp://127.0.0.1:{port}"}
         daemon = Daemon(runtime, packages=echo_package, **settings).start()
-        assert daemon.process.wait(30) != 0
+        assert daemon.process.wait(PATIENCE_S) != 0
     lines = daemon.output().splitlines()
     assert len(lines) == 1
     assert f"{port + 1}" in lines[0]

@@ -14,7 +14,7 @@ import pytest
 from sovl_daemon.cli import exits
 from sovl_daemon.cli.daemon import EX_CONFIG
 from sovl_daemon.client import CommandError
-from sovl_daemon.testing import WITHOUT_MODEL, Daemon, running, until
+from sovl_daemon.testing import PATIENCE_S, WITHOUT_MODEL, Daemon, running, until
 from tests.packages import install
 
 FRAIL = {
@@ -59,7 +59,7 @@ class Look:
 
 def well_again(daemon: Daemon, before: Look, *agents: str) -> Look:
     """Wait until these agents are ready with new processes, and all others are ready, too."""
-    for _ in until(20):
+    for _ in until():
         now = Look(daemon)
         ready = {each["state"] for each in now.agents.values()} == {"ready"}
         if ready and all(now.pid(agent) != before.pid(agent) for agent in agents):
@@ -148,7 +148,7 @@ def test_whatever_it_writes_is_logged_and_nothing_stalls(daemon: Daemon) -> None
         client.ask("babble")
         assert client.ask("babble") == {}
     assert Look(daemon).since(before) == set()
-    for _ in until(10):
+    for _ in until():
         lines = [line for line in daemon.events() if line["event"] == "process.output"]
         if sum(str(line["text"]).startswith("~") for line in lines) >= 4:
             break
@@ -200,7 +200,7 @@ def test_when_a_critical_agent_is_given_up_the_daemon_ends_with_one_line(
     runtime: Path, packages: Path, how: str, settings: dict[str, object], line: str, code: int
 ) -> None:
     daemon = failing(runtime, packages, how, **settings)
-    assert daemon.process.wait(60) == code, daemon.output()
+    assert daemon.process.wait(PATIENCE_S) == code, daemon.output()
     assert daemon.output().splitlines() == [f"sovl: {line}"]
     given_up = [each for each in daemon.events() if each["event"] == "child.given_up"]
     assert [each["child"] for each in given_up] == ["frail"]
@@ -214,7 +214,7 @@ def test_when_a_critical_agent_is_given_up_the_daemon_ends_with_one_line(
 def test_a_daemon_that_still_starts_says_what_it_waits_for(runtime: Path, packages: Path) -> None:
     daemon = failing(runtime, packages, "hang")
     try:
-        for _ in until(20):
+        for _ in until():
             asked = daemon.sovl("ping", "--json")
             if '"starting"' in asked.stdout and "frail" in asked.stdout:
                 break

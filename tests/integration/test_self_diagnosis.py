@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from sovl_daemon.testing import Daemon, running, until
+from sovl_daemon.testing import PATIENCE_S, Daemon, running, until
 from sovl_daemon.testing.level import ACT, HOLD, Level, write_task
 from tests import tiny_models
 
@@ -27,7 +27,7 @@ def events(daemon: Daemon, name: str) -> list[dict[str, Any]]:
 
 
 def expect_health(daemon: Daemon, health: str) -> dict[str, Any]:
-    for _ in until(20):
+    for _ in until():
         with daemon.client() as client:
             found = client.ask("diagnose")
         if found["health"] == health:
@@ -37,7 +37,7 @@ def expect_health(daemon: Daemon, health: str) -> dict[str, Any]:
 
 def expect_said(daemon: Daemon, health: str) -> None:
     """Wait for the diagnosis that is made by itself, every five seconds."""
-    for _ in until(20):
+    for _ in until():
         said = [each["health"] for each in events(daemon, "health.diagnosed")]
         if said[-1:] == [health]:
             return
@@ -55,7 +55,7 @@ def test_what_fails_holds_heavy_work_until_it_passes(daemon: Daemon) -> None:
 
         training = threading.Thread(target=lambda: steps.extend(train(daemon)))
         training.start()
-        for _ in until(20):
+        for _ in until():
             if events(daemon, "work.held"):
                 break
         (held,) = events(daemon, "work.held")
@@ -73,7 +73,7 @@ def test_what_fails_holds_heavy_work_until_it_passes(daemon: Daemon) -> None:
         expect_said(daemon, "unfit")
         level.value = HOLD
         expect_health(daemon, "fit")
-        training.join(60)
+        training.join(PATIENCE_S)
     assert not training.is_alive()
     assert steps[0]["text"].startswith("Held back: Level is 1 (low, steady). To begin all the same")
     assert any("Epoch" in step.get("text", "") for step in steps)
@@ -113,6 +113,7 @@ def ask_and_leave(daemon: Daemon, command: str) -> list[dict[str, Any]]:
 
 
 def test_too_little_memory_is_an_objection(runtime: Path, tmp_path: Path) -> None:
+    write_task(runtime, name="test")
     settings = tiny_models.settings(tmp_path) | {"control.heavy_work_mb": 1_000_000}
     with running(runtime, **settings) as daemon, daemon.client() as client:
         found = client.ask("diagnose")

@@ -14,7 +14,7 @@ from bus.topics import ConfigChanged
 from config import Settings
 from sovl_daemon.client import AsyncClient, CommandError
 from sovl_daemon.hub import Hub
-from sovl_daemon.testing import WITHOUT_MODEL, Daemon, running
+from sovl_daemon.testing import PATIENCE_S, WITHOUT_MODEL, Daemon, running
 
 FOLLOWER = '''
 import anyio
@@ -65,7 +65,7 @@ async def follows(client: AsyncClient) -> int:
 
 async def test_several_keys_are_one_change(daemon: Daemon) -> None:
     async with daemon.async_client() as client, client.events("config.") as events:
-        await events.welcome(5)
+        await events.welcome(PATIENCE_S)
         values = {LENGTH: "7", "interval_s": "3"}
         answer = await client.control("config_set", values=values)
         assert [(c["key"], c["value"], c["restart"]) for c in answer["changes"]] == [
@@ -73,7 +73,7 @@ async def test_several_keys_are_one_change(daemon: Daemon) -> None:
             (INTERVAL, 3.0, False),
         ]
         assert await follows(client) == 7
-        with anyio.fail_after(10):
+        with anyio.fail_after(PATIENCE_S):
             async for event in events:
                 assert isinstance(event.payload, ConfigChanged)
                 if LENGTH in event.payload.changed:
@@ -125,7 +125,7 @@ async def test_it_is_answered_when_the_agents_follow(daemon: Daemon) -> None:
         assert not answers
         assert await follows(client) != 500
         (daemon.root / "state" / "let").touch()
-        with anyio.fail_after(20):
+        with anyio.fail_after(PATIENCE_S):
             while not answers:
                 await anyio.sleep(0.01)
         assert (answers[0]["late"], answers[0]["refused"]) == ([], {})

@@ -13,8 +13,7 @@ import zmq
 
 from bus.port import BURST, TURN_S, Port, Unreachable
 from bus.size import Oversize
-
-PATIENCE_S = 20.0
+from sovl_daemon.testing import PATIENCE_S
 
 
 @pytest.fixture
@@ -92,7 +91,7 @@ async def test_one_task_receives_while_another_sends(
         for number in range(count):
             assert await port.receive() == [b"%d" % number]
 
-    with anyio.fail_after(60):
+    with anyio.fail_after(PATIENCE_S):
         async with anyio.create_task_group() as tasks:
             for port in (near, far):
                 tasks.start_soon(send, port)

@@ -16,10 +16,10 @@ from bus.port import Port
 from bus.publisher import Publisher
 from bus.size import Oversize
 from bus.topics import Question
+from sovl_daemon.testing import PATIENCE_S
 
 LIMIT = 10_000
 LARGE = "x" * LIMIT
-PATIENCE_S = 20.0
 
 
 @pytest.fixture

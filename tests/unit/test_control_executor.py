@@ -9,6 +9,7 @@ from anyio.lowlevel import checkpoint
 from sovl_daemon.control.action import ActionFailed
 from sovl_daemon.control.executor import Executor
 from sovl_daemon.control.journal import Journal
+from sovl_daemon.testing import PATIENCE_S
 from tests.control import FileAction, prepare
 
 
@@ -127,7 +128,7 @@ async def test_one_that_does_not_end_is_undone(world: World) -> None:
         await anyio.sleep_forever()
 
     world.action.apply = apply  # type: ignore[method-assign]
-    with anyio.fail_after(10):
+    with anyio.fail_after(PATIENCE_S):
         outcome = await world.executor.execute("quantize", "memory", "why")
     limit_s = 10 * (await world.action.predict()).within_s
     assert (outcome.result, outcome.reason) == ("reverted", f"it was not over after {limit_s:g} s")

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from sovl_daemon.testing import SOVL
+from sovl_daemon.testing import PATIENCE_S, SOVL
 
 
 def doctor(root: Path, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -25,7 +25,7 @@ def doctor(root: Path, *words: str, **environment: str) -> subprocess.CompletedP
         env=given | environment,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE_S,
     )
 
 

@@ -30,6 +30,7 @@ from sovl_daemon.engine.serving.token_sequence import TokenSequence
 from sovl_daemon.engine.text.message import Message
 from sovl_daemon.engine.thread.inbox import call
 from sovl_daemon.engine.thread.tensor_thread import Priority
+from sovl_daemon.testing import PATIENCE_S
 from tests.unit.engine_tiny import generated, save_tiny, tokens
 
 HELLO = [Message("user", "What is the capital of France?")]
@@ -83,12 +84,12 @@ class Watched:
     def forward(self, spans: Sequence[Span]) -> Any:
         self.turns.append([self._caches.index(span.cache) for span in spans])
         if len(self.turns) > self.pause_after:
-            assert self.resumed.wait(20)
+            assert self.resumed.wait(PATIENCE_S)
         return self._model.forward(spans)
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    with anyio.fail_after(20):
+    with anyio.fail_after(PATIENCE_S):
         while not condition():
             await anyio.sleep(0.005)
 
@@ -240,7 +241,7 @@ async def held(engine: Engine, gate: threading.Event) -> asyncio.Task[bool]:
 
     def step() -> bool:
         entered.set()
-        return gate.wait(20)
+        return gate.wait(PATIENCE_S)
 
     holder = asyncio.create_task(call(engine.thread, step, Priority.JUDGE))
     await until(entered.is_set)

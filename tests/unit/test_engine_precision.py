@@ -30,6 +30,7 @@ from sovl_daemon.engine.serving.options import SamplingOptions
 from sovl_daemon.engine.text.message import Message
 from sovl_daemon.engine.thread.inbox import call
 from sovl_daemon.engine.thread.tensor_thread import Priority
+from sovl_daemon.testing import PATIENCE_S
 from tests.unit.engine_tiny import read, save_tiny
 
 HELLO = [Message("user", "What is the capital of France?")]
@@ -141,7 +142,7 @@ async def test_a_conversation_goes_on_through_the_switch(engine: Engine) -> None
     def watched_forward(spans: Sequence[Span]) -> Any:
         order.append("token")
         # The second token waits for the switch, which could miss the whole answer otherwise.
-        assert len(order) != 3 or queued.wait(20)
+        assert len(order) != 3 or queued.wait(PATIENCE_S)
         return forward(spans)
 
     def watched_hold(slot: FusedLinear, *args: Any) -> None:

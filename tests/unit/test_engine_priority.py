@@ -17,6 +17,7 @@ from sovl_daemon.engine.serving.scheduler import Scheduler
 from sovl_daemon.engine.text.message import Message
 from sovl_daemon.engine.thread.inbox import Inbox
 from sovl_daemon.engine.thread.tensor_thread import Priority
+from sovl_daemon.testing import PATIENCE_S
 from tests.unit.engine_tiny import save_tiny
 
 HELLO = [Message("user", "What is the capital of France?")]
@@ -42,7 +43,7 @@ class Night:
     async def more(self, steps: int = 3) -> None:
         """Wait until so many more steps are done."""
         until = self.steps + steps
-        with anyio.fail_after(20):
+        with anyio.fail_after(PATIENCE_S):
             while self.steps < until:
                 await anyio.sleep(0.001)
 
@@ -88,7 +89,7 @@ async def test_no_training_step_runs_between_two_tokens(engine: Engine) -> None:
         night.order.clear()
         await night.more()
         generation = engine.generate(HELLO, OPTIONS)
-        with anyio.fail_after(60):
+        with anyio.fail_after(PATIENCE_S):
             pieces = [piece async for piece in generation]
         assert pieces[-1].summary is not None
         assert pieces[-1].summary.generated_tokens == 40
@@ -109,7 +110,7 @@ async def test_two_conversations_keep_training_waiting_until_both_are_done(engin
         async for _ in engine.generate(HELLO, options):
             pass
 
-    with anyio.fail_after(60):
+    with anyio.fail_after(PATIENCE_S):
         await asyncio.gather(*map(talk, (40, 10)))
     await night.more()
     answered = between(night.order, "read", "token")
@@ -129,7 +130,7 @@ async def test_a_verdict_comes_next_after_the_step_that_is_running(engine: Engin
     at = night.steps + 50
     night.during[at] = lambda: engine.thread.submit(judge(), verdict, Priority.JUDGE) and None
     generation = engine.generate(HELLO, OPTIONS)
-    with anyio.fail_after(60):
+    with anyio.fail_after(PATIENCE_S):
         _ = [piece async for piece in generation]
         assert [value async for value in verdict] == ["true"]
     await night.more()
@@ -154,7 +155,7 @@ async def test_a_verdict_comes_before_the_next_token(engine: Engine) -> None:
         return forward(spans)
 
     engine._scheduler.model.forward = judged  # type: ignore[method-assign]
-    with anyio.fail_after(60):
+    with anyio.fail_after(PATIENCE_S):
         _ = [piece async for piece in engine.generate(HELLO, OPTIONS)]
     where = night.order.index("asked")
     assert night.order[where : where + 4] == ["asked", "token", "judge", "token"]

@@ -12,9 +12,9 @@ from sovl_daemon.engine.serving.prefix_cache import PrefixCache
 from sovl_daemon.engine.serving.scheduler import ScheduledSequence, Scheduler
 from sovl_daemon.engine.serving.token_sequence import Token, TokenSequence
 from sovl_daemon.engine.thread.tensor_thread import Priority, TensorThread
+from sovl_daemon.testing import PATIENCE_S
 from tests.unit.engine_tiny import generated, tiny_model
 
-WAIT = 20
 PROMPTS = [[index, 7, 8] for index in range(1, 7)]
 
 
@@ -37,7 +37,7 @@ class Log:
         self._ended.set()
 
     def wait(self) -> BaseException | None:
-        assert self._ended.wait(WAIT)
+        assert self._ended.wait(PATIENCE_S)
         (error,) = self.errors
         return error
 
@@ -63,7 +63,7 @@ class Model:
         pass
 
     def forward(self, spans: Sequence[Span]) -> torch.Tensor:
-        assert self.opened.wait(WAIT)
+        assert self.opened.wait(PATIENCE_S)
         self.sizes.append(len(spans))
         return self.whole.forward(spans)
 

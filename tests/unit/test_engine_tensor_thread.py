@@ -16,8 +16,7 @@ from sovl_daemon.engine.errors import (
 )
 from sovl_daemon.engine.thread.inbox import Inbox, call
 from sovl_daemon.engine.thread.tensor_thread import JobQueue, Priority, TensorThread
-
-WAIT = 20
+from sovl_daemon.testing import PATIENCE_S
 
 
 class Log:
@@ -36,7 +35,7 @@ class Log:
         self.ended.set()
 
     def wait(self) -> BaseException | None:
-        assert self.ended.wait(WAIT)
+        assert self.ended.wait(PATIENCE_S)
         (error,) = self.errors
         return error
 
@@ -48,11 +47,11 @@ class Gate:
         self.entered, self.opened = threading.Event(), threading.Event()
         self.log = Log()
         thread.submit(self._steps(), self.log, Priority.JUDGE)
-        assert self.entered.wait(WAIT)
+        assert self.entered.wait(PATIENCE_S)
 
     def _steps(self) -> Iterator[None]:
         self.entered.set()
-        assert self.opened.wait(WAIT)
+        assert self.opened.wait(PATIENCE_S)
         yield None
 
 
@@ -177,7 +176,7 @@ def test_cancelling_closes_the_steps_on_the_thread_at_once(thread: TensorThread)
             closed_by.append(threading.current_thread().name)
 
     job = thread.submit(endless(), log, Priority.TRAINING)
-    assert started.wait(WAIT)
+    assert started.wait(PATIENCE_S)
     thread.cancel(job)
     assert isinstance(log.wait(), JobCancelledError)
     assert closed_by == ["tensors"]
@@ -198,7 +197,7 @@ def test_cancelling_inside_the_last_step_ends_the_job_once(thread: TensorThread)
     submitted = threading.Event()
 
     def last() -> Iterator[None]:
-        assert submitted.wait(WAIT)
+        assert submitted.wait(PATIENCE_S)
         thread.cancel(jobs[0])
         return
         yield
@@ -224,7 +223,7 @@ def test_an_error_while_closing_is_told(thread: TensorThread) -> None:
             raise ValueError("closing failed")
 
     job = thread.submit(stubborn(), log, Priority.JUDGE)
-    assert started.wait(WAIT)
+    assert started.wait(PATIENCE_S)
     thread.cancel(job)
     assert isinstance(log.wait(), JobCancelledError)
     after = Log()
@@ -239,7 +238,7 @@ def test_a_hung_step_is_seen(thread: TensorThread) -> None:
     assert thread.stalled_for() >= 0.05
     gate.opened.set()
     gate.log.wait()
-    deadline = time.monotonic() + WAIT
+    deadline = time.monotonic() + PATIENCE_S
     while thread.stalled_for() > 0:
         assert time.monotonic() < deadline
 
@@ -266,7 +265,7 @@ def test_a_step_may_stop_its_own_thread() -> None:
 
     thread.submit(stopping(), log, Priority.JUDGE)
     assert isinstance(log.wait(), EngineStoppedError)
-    thread._thread.join(WAIT)
+    thread._thread.join(PATIENCE_S)
     assert not thread._thread.is_alive()
 
 
@@ -296,7 +295,7 @@ def test_a_reader_whose_loop_is_gone_ends_the_job(thread: TensorThread) -> None:
         await anext(inbox)
 
     asyncio.run(abandon())
-    assert closed.wait(WAIT)
+    assert closed.wait(PATIENCE_S)
 
 
 def queue(**jobs: Priority) -> JobQueue[str]:

@@ -12,6 +12,7 @@ from bus.topics import HEALTH, MetricsSample
 from config import Paths, Settings, with_value
 from sovl_daemon.control.metric import Reading
 from sovl_daemon.control.sources.process_tree import ProcessTree
+from sovl_daemon.testing import PATIENCE_S
 from tests.control import MEMORY, task
 
 
@@ -57,7 +58,7 @@ async def test_another_interval_holds_at_once(monkeypatch: pytest.MonkeyPatch) -
     health._trees = ProcessTree({})
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(health.run)
-        with anyio.fail_after(30):
+        with anyio.fail_after(PATIENCE_S):
             assert await told[1].receive() == HEALTH
             health.settings = with_value(settings, "health.interval_s", "0.1")
             assert await told[1].receive() == HEALTH

@@ -250,7 +250,7 @@ def test_lines_that_were_lost_are_told_of_once_there_is_room(
     assert log.troubles()[0].startswith("log: No space left on device, ")
     monkeypatch.undo()
     os.close(full)
-    for _ in until(20):
+    for _ in until():
         if not log.troubles():
             break
     found = lines(file)

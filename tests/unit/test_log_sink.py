@@ -3,7 +3,6 @@
 import os
 import pty
 import socket
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -65,7 +64,7 @@ def test_a_pipe_that_nobody_reads_costs_no_time_and_little_memory(
     kept = len(lines) - sink.lost
     found = read_all(reader, 1000 * kept)
     assert found == b"".join(lines[:kept])
-    for _ in until(10):
+    for _ in until():
         if told:
             break
     assert told == [(3000 - kept, "nobody reads it")]
@@ -127,9 +126,7 @@ def test_a_close_does_not_wait_for_a_reader(pipe: tuple[int, int], told: Told) -
     sink = Sink(StreamTarget(pipe[1]), told)
     for line in numbered(200):
         sink.write(line)
-    began = time.monotonic()
-    sink.close(0.1)
-    assert time.monotonic() - began < 60
+    sink.close(0.1)  # else it never comes back
 
 
 def target(path: Path, **changed: int) -> FileTarget:
@@ -175,7 +172,7 @@ def test_a_file_that_cannot_be_opened_is_tried_again(tmp_path: Path, told: Told)
     sink.write(b"one\n")
     assert sink.trouble == "Is a directory"
     path.rmdir()
-    for _ in until(20):
+    for _ in until():
         if not sink.trouble:
             break
     assert path.read_bytes() == b"one\n"

@@ -11,7 +11,7 @@ from sovl_daemon.engine.text.chat import ChatTokenizer
 from sovl_daemon.engine.text.chat_template import template_in
 from sovl_daemon.engine.text.message import Message
 from sovl_daemon.models import ModelStore
-from sovl_daemon.testing import Daemon, running
+from sovl_daemon.testing import PATIENCE_S, Daemon, running
 from tests import templates, tiny_models
 from tests.templates import TEMPLATES
 from tests.world import situation
@@ -223,7 +223,7 @@ def test_a_daemon_with_a_useless_template(runtime: Path) -> None:
     settings = _with_template(runtime, templates.USELESS["last only"])
     daemon = Daemon(runtime, **settings).start()
     try:
-        assert daemon.process.wait(120) == 78
+        assert daemon.process.wait(PATIENCE_S) == 78
     finally:
         daemon.kill()
     said = daemon.output()

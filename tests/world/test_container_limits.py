@@ -10,7 +10,7 @@ import pytest
 from sovl_daemon.cli import exits
 from sovl_daemon.control.sources.machine import Machine
 from sovl_daemon.limits import available_parallelism, memory, usable_cores
-from sovl_daemon.testing import Daemon
+from sovl_daemon.testing import PATIENCE_S, Daemon
 from tests.groups import V1_MOUNT, V2_MOUNT, Recorded, real_group
 from tests.world import situation
 
@@ -93,6 +93,6 @@ def test_few_threads(runtime: Path) -> None:
     with real_group("pids") as group:
         group.allow_threads(8)
         daemon = Daemon(runtime, wrapper=group.wrapper).start()
-        assert daemon.process.wait(30) == exits.EX_CONFIG
+        assert daemon.process.wait(PATIENCE_S) == exits.EX_CONFIG
         (said,) = daemon.output().splitlines()
         assert said.startswith("sovl: pids.max: 8 threads")

@@ -11,7 +11,7 @@ import pytest
 from bus.errors import DEADLINE
 from bus.messages import Result
 from sovl_daemon.client import ClientError, CommandError
-from sovl_daemon.testing import Daemon, running, until
+from sovl_daemon.testing import PATIENCE_S, Daemon, running, until
 from tests import tiny_models
 from tests.integration.bus_router import switching
 from tests.packages import install
@@ -95,7 +95,7 @@ def test_a_download_that_goes_on_is_no_late_start(daemon: Daemon) -> None:
         try:
             daemon.start()
             words = ""
-            for _ in until(30):
+            for _ in until():
                 words += heard(listener)
                 if "READY=1" in words:
                     break
@@ -133,7 +133,7 @@ def test_a_stop_waits_for_what_is_being_written(daemon: Daemon) -> None:
 
     writing = threading.Thread(target=write)
     writing.start()
-    assert began.wait(20)
+    assert began.wait(PATIENCE_S)
     assert daemon.stop() == 0
-    writing.join(20)
+    writing.join(PATIENCE_S)
     assert (daemon.root / "state" / "written").exists()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from sovl_daemon.testing import SOVL, Daemon
+from sovl_daemon.testing import PATIENCE_S, SOVL, Daemon
 from tests import tiny_models
 from tests.conftest import ECHO
 from tests.starts import WAYS, environment, filled, mounted, start, verdict
@@ -22,7 +22,7 @@ def sovl(
 ) -> subprocess.CompletedProcess[bytes]:
     """Run `sovl`, by a shell where its streams are redirected."""
     command = ["sh", "-c", f'"$@" {shell}', "sh", *SOVL, *words]
-    return subprocess.run(command, env=environment(root) | added, capture_output=True, timeout=100)
+    return subprocess.run(command, env=environment(root) | added, capture_output=True)
 
 
 def starts(root: Path, name: str) -> None:
@@ -149,7 +149,7 @@ def test_ctrl_c_later(tmp_path: Path) -> None:
     process.stdout.readline()
     time.sleep(0.1)
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=PATIENCE_S)
     assert (process.returncode, said) == (130, b"")
 
 

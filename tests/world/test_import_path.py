@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sovl_daemon.testing import running
+from sovl_daemon.testing import PATIENCE_S, running
 from tests import tiny_models
 from tests.conftest import ECHO
 from tests.world import situation
@@ -91,7 +91,7 @@ def test_the_current_folder_on_the_import_path(tmp_path: Path, search: str) -> N
         env=os.environ | {"PYTHONPATH": search, "SOVL_CONNECT": str(tmp_path / "none")},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE_S,
     )
     assert (done.returncode, sprung(tmp_path)) == (3, "")
     assert "no SOVL daemon runs" in done.stderr

@@ -19,7 +19,7 @@ from sovl_daemon.engine.judging.judging import PromptParts
 from sovl_daemon.engine.serving.options import SamplingOptions
 from sovl_daemon.engine.text.chat import ChatTokenizer
 from sovl_daemon.engine.text.message import Message
-from sovl_daemon.testing import SOVL, Daemon, running
+from sovl_daemon.testing import PATIENCE_S, SOVL, Daemon, running
 from tests import tiny_models
 from tests.unit.engine_tiny import byte_level_tokenizer, save_tiny
 from tests.world import situation
@@ -111,7 +111,7 @@ async def test_a_prompt_that_is_prepared_can_be_cancelled(
 
     def slow(*_: Any) -> list[int]:
         begun.set()
-        go.wait(20)
+        go.wait(PATIENCE_S)
         return [1, 2, 3]
 
     monkeypatch.setattr(engine.tokenizer, "encode", slow)
@@ -119,7 +119,7 @@ async def test_a_prompt_that_is_prepared_can_be_cancelled(
     async def ask() -> None:
         await anext(engine.generate([Message("user", "long")], SHORT))
 
-    with anyio.fail_after(20):
+    with anyio.fail_after(PATIENCE_S):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(ask)
             await anyio.to_thread.run_sync(begun.wait)
@@ -172,7 +172,12 @@ def test_700_kilobytes_are_refused_in_a_line(daemon: Daemon) -> None:
 def test_endless_standard_input(daemon: Daemon) -> None:
     command = ["sh", "-c", 'yes | "$@"', "sh", *SOVL, "generate", "-"]
     found = subprocess.run(
-        command, env=daemon.environment, capture_output=True, text=True, timeout=60, check=False
+        command,
+        env=daemon.environment,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
     )
     assert found.returncode == exits.USAGE
     assert found.stderr.count("\n") == 1

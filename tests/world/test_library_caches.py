@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from sovl_daemon.testing import SOVL, Daemon, until
+from sovl_daemon.testing import PATIENCE_S, SOVL, Daemon, until
 from tests import tiny_models
 from tests.integration.test_model_hub import OPEN, Hub, serving
 from tests.world import situation
@@ -49,7 +49,7 @@ class Service:
             env=self.environment,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=PATIENCE_S,
         )
         assert done.returncode == 0, done.stderr
         return done
@@ -132,7 +132,7 @@ def test_what_the_commands_write(service: Service, hub: str) -> None:
 
 def wait_for_tracer(record: Path) -> None:
     """It outlives what it traced by a moment, and has not written all it saw before its end."""
-    for _ in until(60):
+    for _ in until():
         running = psutil.process_iter(["cmdline"])
         if not any(str(record) in (each.info["cmdline"] or ()) for each in running):
             return

@@ -14,7 +14,7 @@ from bus.size import MOST_BYTES
 from sovl_daemon.cli import exits
 from sovl_daemon.client import CommandError
 from sovl_daemon.memory.interactions import Interaction, InteractionStore
-from sovl_daemon.testing import Daemon, running
+from sovl_daemon.testing import PATIENCE_S, Daemon, running
 from tests.conftest import ECHO
 from tests.world import situation
 
@@ -138,7 +138,9 @@ def test_the_hard_limit_cuts_off_its_sender_alone(daemon: Daemon) -> None:
     address = f"ipc://{daemon.runtime_dir}/commands.ipc"
     with daemon.client() as client:
         command = [sys.executable, "-c", send, address, str(MOST_BYTES + 1)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=PATIENCE_S, check=False
+        )
         assert done.stdout == "0\n", done.stderr
         assert client.ask("say", text="hi")["text"] == "hi"
 

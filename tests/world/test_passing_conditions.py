@@ -35,12 +35,12 @@ def test_a_disk_that_fills_while_it_runs(runtime: Path, echo_package: Path) -> N
         running(runtime, packages=echo_package, **CONTROLLED) as daemon,
     ):
         ballast = filled(disk)
-        for _ in until(60):
+        for _ in until():
             if troubles(daemon, "controller"):
                 break
         assert "disk is full" in troubles(daemon, "controller")[0]
         ballast.unlink()
-        for _ in until(60):
+        for _ in until():
             found = status(daemon)
             if not found["troubles"]:
                 break
@@ -60,7 +60,7 @@ def test_a_start_on_a_full_disk(runtime: Path, echo_package: Path) -> None:
         ballast = filled(disk)
         daemon = Daemon(runtime, packages=echo_package, **CONTROLLED).start()
         try:
-            for _ in until(60):
+            for _ in until():
                 assert daemon.process.poll() is None, daemon.output()
                 try:
                     found = status(daemon)
@@ -87,7 +87,7 @@ def test_a_database_that_somebody_locks(runtime: Path, echo_package: Path) -> No
             holder.execute("PRAGMA locking_mode=EXCLUSIVE")
             holder.execute("BEGIN EXCLUSIVE")
             daemon.start()
-            for _ in until(60):
+            for _ in until():
                 try:
                     found = status(daemon)
                 except Exception:  # not there yet

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from bus.errors import UNAVAILABLE, CommandError
-from sovl_daemon.testing import Daemon, running, until
+from sovl_daemon.testing import PATIENCE_S, Daemon, running, until
 from tests import tiny_models
 from tests.starts import filled, mounted, read_only
 from tests.world import situation
@@ -56,7 +56,7 @@ def hindered(daemon: Daemon, agent: str) -> list[dict[str, Any]]:
 
 def wait_until_trouble(daemon: Daemon, agent: str, says: str) -> None:
     troubles: list[str] = []
-    for _ in until(150):
+    for _ in until():
         with daemon.client() as client:
             troubles = client.control("status")["troubles"]
         if any(each.startswith(agent) and says in each for each in troubles):
@@ -65,7 +65,7 @@ def wait_until_trouble(daemon: Daemon, agent: str, says: str) -> None:
 
 
 def nobody_was_restarted(daemon: Daemon) -> None:
-    for _ in until(150):
+    for _ in until():
         with daemon.client() as client:
             found = client.control("status")
         if not [each for each in found["troubles"] if "hindered" in each]:
@@ -83,7 +83,7 @@ def test_a_night_on_a_full_disk(runtime: Path, tmp_path: Path) -> None:
         wait_until_trouble(daemon, "trainer", "No space left")
         assert night.is_alive()
         ballast.unlink()
-        night.join(150)
+        night.join(PATIENCE_S)
         assert night.result["learned"] == 1
         nobody_was_restarted(daemon)
 
@@ -95,7 +95,7 @@ def test_a_night_on_a_read_only_disk(runtime: Path, tmp_path: Path) -> None:
             night = Night(daemon)
             wait_until_trouble(daemon, "trainer", "Read-only file system")
             assert night.is_alive()
-        night.join(150)
+        night.join(PATIENCE_S)
         assert night.result["learned"] == 1
         nobody_was_restarted(daemon)
         assert len(hindered(daemon, "trainer")) == 1
@@ -111,7 +111,7 @@ def test_somebody_speaks_on_a_full_disk(runtime: Path, tmp_path: Path) -> None:
             with pytest.raises(CommandError, match="could not be written down") as refused:
                 client.ask("generate", prompt="Are you awake?")
             assert refused.value.code == UNAVAILABLE
-            night.join(60)
+            night.join(PATIENCE_S)
             assert night.result["woke"] == "called"
             ballast.unlink()
             nobody_was_restarted(daemon)

@@ -14,7 +14,7 @@ import pytest
 from sovl_daemon.cli import exits
 from sovl_daemon.client import ClientError, CommandError
 from sovl_daemon.memory.interactions import Interaction, InteractionStore
-from sovl_daemon.testing import SOVL, Daemon, running, until
+from sovl_daemon.testing import PATIENCE_S, SOVL, Daemon, running, until
 from tests.conftest import ECHO
 from tests.world import situation
 
@@ -37,7 +37,7 @@ def daemon(module_root: Path) -> Iterator[Daemon]:
 
 def reached(daemon: Daemon) -> int:
     """The process that a new client finds."""
-    for _ in until(20):
+    for _ in until():
         with suppress(ClientError), daemon.client() as client:
             return int(client.control("ping")["pid"])
     raise AssertionError(daemon.output())
@@ -66,7 +66,7 @@ def test_a_cleaner_removes_the_sockets_one_after_the_other(daemon: Daemon) -> No
     for name in ("control.ipc", "commands.ipc", "events.ipc"):
         path = daemon.runtime_dir / name
         path.unlink()
-        for _ in until(20):
+        for _ in until():
             if path.is_socket():
                 break
         assert path.stat().st_mode & 0o777 == 0o660
@@ -83,7 +83,7 @@ def test_another_one_cannot_begin_when_the_lock_was_aged_out(daemon: Daemon) -> 
         each.unlink()
     reached(daemon)
     lock = daemon.runtime_dir / "hub.lock"
-    for _ in until(20):
+    for _ in until():
         if lock.exists():
             break
     assert "is already running" in daemon.sovl("run").stderr
@@ -148,7 +148,7 @@ def test_the_database_is_replaced(daemon: Daemon) -> None:
     store.close()
     backup.replace(path)
     found: list[dict[str, Any]] = []
-    for _ in until(20):
+    for _ in until():
         with suppress(ClientError, CommandError), daemon.client() as client:
             found = client.ask("history")["interactions"]
         if found:
@@ -160,7 +160,7 @@ def test_the_database_is_replaced(daemon: Daemon) -> None:
 def test_the_state_directory_is_moved(runtime: Path) -> None:
     with running(runtime, **HUB_ALONE) as daemon:
         (runtime / "state").rename(runtime / "elsewhere")
-        assert daemon.process.wait(30) == exits.FAILED
+        assert daemon.process.wait(PATIENCE_S) == exits.FAILED
         (said,) = daemon.output().splitlines()
         assert "the state directory" in said
         assert "was re" in said

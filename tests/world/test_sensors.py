@@ -47,7 +47,7 @@ def test_a_lost_card_leaves_the_health_agent_alive(runtime: Path, tmp_path: Path
     packages.mkdir()
     (packages / "pynvml.py").write_text(textwrap.dedent(LOST))
     with running(runtime, packages=packages, **HEALTH_ALONE) as daemon:
-        for _ in until(20):
+        for _ in until():
             sample = json.loads(daemon.sovl("health", "--json").stdout)
             if sample.get("gpus"):
                 break

@@ -24,7 +24,7 @@ from sovl_daemon.control.decision_log import DecisionLog
 from sovl_daemon.control.executor import Executor
 from sovl_daemon.control.journal import Journal
 from sovl_daemon.handle import Handle, HandleClosed
-from sovl_daemon.testing import Daemon, running, until
+from sovl_daemon.testing import PATIENCE_S, Daemon, running, until
 from tests.conftest import ECHO
 from tests.world import situation
 
@@ -87,7 +87,7 @@ def test_an_empty_mind_file_ends_every_start_in_the_same_way(runtime: Path) -> N
         (root / "state").mkdir(parents=True)
         (root / "state" / "mind.json").touch()
         daemon = Daemon(root, **WITHOUT_MODEL).start()
-        codes.append(daemon.process.wait(60))
+        codes.append(daemon.process.wait(PATIENCE_S))
         assert "mind.json" in daemon.output()
     assert codes == [78] * 60
 
@@ -144,7 +144,7 @@ def test_a_daemon_that_hears_nobody_is_given_up_within_seconds(runtime: Path) ->
     with running(runtime, **WITHOUT_MODEL) as daemon:
         daemon.process.send_signal(signal.SIGSTOP)
         try:
-            assert daemon.sovl("status", timeout=20).returncode == 6
+            assert daemon.sovl("status").returncode == 6
         finally:
             daemon.process.send_signal(signal.SIGCONT)
 
@@ -158,7 +158,7 @@ def test_a_worker_ends_with_its_hub_at_any_moment(runtime: Path, echo_package: P
         daemon = Daemon(runtime, packages=echo_package, **ECHO)
         daemon.environment["PYTHONFAULTHANDLER"] = "1"
         daemon.start()
-        for _ in until(20):
+        for _ in until():
             with suppress(ClientError), daemon.client() as client:
                 client.control("ping")
                 break

@@ -12,7 +12,7 @@ import pytest
 
 from agents.base import Agent
 from config import Paths, Settings
-from sovl_daemon.testing import Daemon, running, until
+from sovl_daemon.testing import PATIENCE_S, Daemon, running, until
 from tests.conftest import ECHO
 from tests.starts import environment
 from tests.world import situation
@@ -52,7 +52,7 @@ def test_a_stop_before_there_is_a_daemon(
 ) -> None:
     script = SENT_DURING_IMPORT.format(number=number, module=module)
     command = [sys.executable, "-P", "-c", script]
-    found = subprocess.run(command, env=environment(tmp_path), capture_output=True, timeout=60)
+    found = subprocess.run(command, env=environment(tmp_path), capture_output=True)
     assert (found.returncode, found.stderr) == (code, b"")
 
 
@@ -85,12 +85,12 @@ def test_a_crash_at_the_end_is_logged(runtime: Path, echo_package: Path) -> None
     with running(runtime, packages=echo_package, **ECHO, **patient) as daemon:
         worker = daemon.worker()
         worker.suspend()
-        assert any(worker.status() == psutil.STATUS_STOPPED for _ in until(60))
+        assert any(worker.status() == psutil.STATUS_STOPPED for _ in until())
         daemon.process.send_signal(signal.SIGTERM)
-        assert any(_is_told_to_stop(worker) for _ in until(60))
+        assert any(_is_told_to_stop(worker) for _ in until())
         worker.send_signal(signal.SIGSEGV)
         worker.resume()
-        assert daemon.process.wait(60) == 0
+        assert daemon.process.wait(PATIENCE_S) == 0
         ended = daemon.logged("child.ended_badly")
         assert (ended["child"], ended["why"]) == ("host", "killed by SIGSEGV")
         traces = [each["text"] for each in daemon.events() if each["event"] == "process.output"]
