@@ -16,6 +16,7 @@ import anyio.to_thread
 
 from agents.generator.steering import fused_layers, influence_of
 from bus.errors import BAD_ARGUMENT, ENGINE, CommandError
+from sovl_daemon.contracts.trainer import StepProgress
 from sovl_daemon.engine.errors import EngineError, JobCancelledError
 from sovl_daemon.engine.learning.sample import Sample, common_prefix
 from sovl_daemon.engine.thread.inbox import Inbox, call, wait_for
@@ -57,6 +58,11 @@ class Dataset:
     validation: tuple[Sample, ...]
     name: str
     digest: str
+
+    @property
+    def title(self) -> str:
+        """What a training on it is called in its checkpoint."""
+        return f"training on {self.name} ({self.digest})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +191,10 @@ class TrainingSession:
             )
         return None
 
+    async def validation_loss(self, learner: Learner, dataset: Dataset) -> float | None:
+        """Return the loss of what is held back, None where no pair is."""
+        return await self.loss(learner, dataset.validation) if dataset.validation else None
+
     async def loss(self, learner: Learner, samples: Sequence[Sample]) -> float:
         """Return the mean loss a token of answers that nothing is learned from."""
         return _mean(await self._evaluated(learner, samples), "loss")
@@ -241,6 +251,17 @@ class TrainingSession:
         """The pair as token ids, at most `length` together."""
         prompt = prompt_ids(self._layout, pair.prompt)
         return Sample(prompt, tuple(self._layout.encode_answer(pair.response))).within(length)
+
+
+def progress_of(report: StepReport, step: int, steps: int) -> StepProgress:
+    """Return a step as it is told, the `step`th of `steps`."""
+    return StepProgress(
+        step=step,
+        steps=steps,
+        loss=round(report.loss, 4),
+        tokens_per_s=round(report.tokens / report.seconds, 1),
+        left_s=round((steps - step) * report.seconds, 1),
+    )
 
 
 def _mean(reports: Sequence[StepReport], of: str) -> float:

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from agents.training.night import tonight
 from agents.training.session import TrainingSession
-from agents.training.trainer import _tonight
 from config import Settings, with_value
 from sovl_daemon.engine.engine import Engine
 from sovl_daemon.engine.fusion.lora import LoraOptions
@@ -53,4 +53,4 @@ async def test_a_night_has_room_for_so_much(session: TrainingSession) -> None:
 
 def test_what_could_not_be_learned_does_not_keep_the_rest_waiting() -> None:
     entries = [lived("Hello there!", None, number) for number in range(4)]
-    assert [each.id for each in _tonight(entries, None, {0, 2})] == [1, 3, 0, 2]
+    assert [each.id for each in tonight(entries, [], {0, 2})] == [1, 3, 0, 2]
