@@ -20,18 +20,18 @@ async def recalled(agent: Agent, ids: Sequence[int]) -> list[Interaction]:
     return found
 
 
-async def unlearned(agent: Agent, most: int, most_characters: int) -> list[Interaction]:
-    """The first interactions that no night has learned: `most` of them, and of so much text.
+async def unlearned(agent: Agent, limit: int, max_characters: int) -> list[Interaction]:
+    """The first interactions that no night has learned: `limit` of them, and of so much text.
 
     One at least, if there is one.
     """
     found: list[Interaction] = []
     characters, after = 0, 0
-    while len(found) < most:
-        page = await agent.ask(Unlearned(limit=most - len(found), after=after))
+    while len(found) < limit:
+        page = await agent.ask(Unlearned(limit=limit - len(found), after=after))
         for each in page.interactions:
             characters += len(each.prompt) + len(each.response)
-            if found and characters > most_characters:
+            if found and characters > max_characters:
                 return found
             found.append(each)
         if not page.interactions:

@@ -42,7 +42,7 @@ if TYPE_CHECKING:  # torch is loaded by the generator
     from sovl_daemon.engine.learning.learner import Learner, StepReport
     from sovl_daemon.engine.learning.sample import Ids
 
-_LEAST_STEPS = 130  # fewer do not change enough, however little there is to learn
+_MIN_STEPS = 130  # fewer do not change enough, however little there is to learn
 REPLAY = 4.0  # the weight of dreams against lessons
 _EVAL_BATCH = 8
 
@@ -115,7 +115,7 @@ class TrainingSession:
             woken.set()  # a thread that nobody waits for any more ends by itself
         curriculum = curriculum.within(self._settings.training_config.max_seq_length)
         factor = self._settings.controls_config.sleep_time_factor
-        return curriculum.lasting(max(_LEAST_STEPS, curriculum.steps), factor)
+        return curriculum.lasting(max(_MIN_STEPS, curriculum.steps), factor)
 
     async def dataset(
         self, path: Path, *, epochs: int | None, skip_bad: bool, dry: bool
