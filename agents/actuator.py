@@ -8,23 +8,31 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar, Protocol
 
 import anyio
 
+from bus.commands import ReplyT, Request
 from bus.errors import CommandError
+from sovl_daemon.contracts.generator import EngineUsage, ReadUsage
+from sovl_daemon.contracts.hub import FOLLOW_S, ConfigSaved, ConfigSet, SettingsChanged
 from sovl_daemon.control.action import ActionFailed, Effect
 from sovl_daemon.control.sources.process_tree import cores_of, exact_anonymous_bytes
 from sovl_daemon.own_time import fail_after
 
 _ASK_S = 30.0
-POLL_S = 0.05
 MB = 1 << 20
 
-Ask = Callable[..., Awaitable[dict[str, Any]]]
+
+class Ask(Protocol):
+    """What runs a command and gives its reply, such as `Agent.ask`. Raises CommandError."""
+
+    async def __call__(self, request: Request[ReplyT], /) -> ReplyT:
+        """The reply."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -32,39 +40,42 @@ class Means:
     """What actuators act through.
 
     Attributes:
-        ask: Runs a command of an agent.
-        control: Runs a command of the hub.
+        agents: Runs a command of an agent.
+        hub: Runs a command of the hub.
         time_to_live_s: How long a setting stays unless renewed.
         own_time: The clock that limits are counted by.
 
     """
 
-    ask: Ask
-    control: Ask
+    agents: Ask
+    hub: Ask
     time_to_live_s: Callable[[], float]
     own_time: Callable[[], float] = time.monotonic
 
-    async def tell(self, command: str, **args: Any) -> dict[str, Any]:
-        """Run an agent's command. Raises ActionFailed."""
-        with _failures(command), fail_after(_ASK_S, self.own_time):
-            return await self.ask(command, **args)
+    async def ask(self, request: Request[ReplyT]) -> ReplyT:
+        """The reply of the agent that answers the request. Raises ActionFailed."""
+        with self._failures(request.command_name, _ASK_S):
+            return await self.agents(request)
 
-    async def usage(self) -> dict[str, Any]:
+    async def usage(self) -> EngineUsage:
         """What the engine holds and does. Raises ActionFailed."""
-        return await self.tell("engine_usage")
+        return await self.ask(ReadUsage())
 
-    async def set(self, key: str, value: str) -> None:
-        """Set a key until the daemon ends. Raises ActionFailed."""
-        with _failures(key), fail_after(_ASK_S, self.own_time):
-            await self.control("config_set", key=key, value=value, save=False)
+    async def set(self, key: str, value: str) -> SettingsChanged:
+        """Set a key until the daemon ends; the agents have followed then, or are named.
+
+        Raises ActionFailed.
+        """
+        with self._failures(key, FOLLOW_S + _ASK_S):
+            return await self.hub(ConfigSet(key=key, value=value, save=False))
 
     async def saved(self, key: str) -> str:
         """What a key is in the configuration file, and so after a restart, as `set` takes it.
 
         Raises ActionFailed.
         """
-        with _failures(key), fail_after(_ASK_S, self.own_time):
-            value = (await self.control("config_saved", key=key))["value"]
+        with self._failures(key, _ASK_S):
+            value = (await self.hub(ConfigSaved(key=key))).value
         return value if isinstance(value, str) else json.dumps(value)
 
     async def host_bytes(self) -> float:
@@ -72,7 +83,7 @@ class Means:
 
         Raises ActionFailed.
         """
-        card_bytes = float((await self.usage())["card_bytes"])
+        card_bytes = float((await self.usage()).card_bytes)
         return card_bytes + await self._of_host(exact_anonymous_bytes)
 
     async def host_cores(self) -> float:
@@ -80,21 +91,21 @@ class Means:
         return await self._of_host(cores_of)
 
     async def _of_host(self, look: Callable[[int], int | None]) -> float:
-        pid = (await self.usage())["pid"]
+        pid = (await self.usage()).pid
         found = await anyio.to_thread.run_sync(look, pid)
         if found is None:
             raise ActionFailed(f"the kernel does not tell of process {pid}")
         return float(found)
 
-
-@contextmanager
-def _failures(what: str) -> Iterator[None]:
-    try:
-        yield
-    except CommandError as error:
-        raise ActionFailed(f"{what}: {error.message}") from None
-    except TimeoutError:
-        raise ActionFailed(f"{what}: no answer within {_ASK_S:.0f} s") from None
+    @contextmanager
+    def _failures(self, what: str, limit_s: float) -> Iterator[None]:
+        try:
+            with fail_after(limit_s, self.own_time):
+                yield
+        except CommandError as error:
+            raise ActionFailed(f"{what}: {error.message}") from None
+        except TimeoutError:
+            raise ActionFailed(f"{what}: no answer within {limit_s:.0f} s") from None
 
 
 class Actuator:
@@ -135,8 +146,12 @@ class Actuator:
         return ""
 
     async def apply(self) -> None:
-        """Set the key."""
-        await self._hold(self.target)
+        """Set the key, and see that it is really in force."""
+        changed = await self.means.set(self.key, self.target)
+        if (found := await self.current()) != self.target:
+            late = "it has not followed in time" if self.agent in changed.late else ""
+            why = changed.refused.get(self.agent, late)
+            raise ActionFailed(": ".join(filter(None, (f"{self.key} is {found}", why))))
 
     async def verify(self) -> str | None:
         """Nothing else can be wrong."""
@@ -150,17 +165,7 @@ class Actuator:
 
     async def revert(self, before: str) -> None:
         """Set the key as it was."""
-        await self._hold(before)
+        await self.means.set(self.key, before)
 
     def _bytes(self, gain: int) -> Effect:
         return Effect(float(max(1, gain)), within_s=self.within_s)
-
-    async def _hold(self, value: str) -> None:
-        """Set the key, and wait until it is in force."""
-        await self.means.set(self.key, value)
-        until_s = self.means.own_time() + self.within_s
-        while self.means.own_time() < until_s:
-            if await self.current() == value:
-                return
-            await anyio.sleep(POLL_S)
-        raise ActionFailed(f"{self.key} is not {value} after {self.within_s:.0f} s")

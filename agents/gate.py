@@ -7,6 +7,7 @@ import anyio
 from agents.base import Agent, Job
 from bus.errors import CommandError
 from bus.topics import HELD, WorkHeld
+from sovl_daemon.contracts.health import Diagnose
 
 _LOOK_EVERY_S = 1.0
 
@@ -45,9 +46,9 @@ class Gate:
         if not self._agent.settings.control.enabled:
             return ""
         try:
-            found = await self._agent.ask("diagnose", needs_mb=needs_mb)
+            found = await self._agent.ask(Diagnose(needs_mb=needs_mb))
         except CommandError as error:
             # Without a health monitor nothing is known that speaks against it.
             self._agent.log.debug("work.unchecked", work=self._work, reason=error.message)
             return ""
-        return "; ".join(found["objections"])
+        return "; ".join(found.objections)

@@ -13,6 +13,8 @@ from agents.control.training_actuators import (
     PauseTraining,
     SmallerBatches,
 )
+from sovl_daemon.contracts.generator import EngineUsage, Reclaim
+from sovl_daemon.contracts.judge import AskJudge
 from sovl_daemon.control.action import Action, ActionFailed, Effect
 from sovl_daemon.limits import available_parallelism
 
@@ -42,9 +44,9 @@ class Freeing(Actuator):
     async def apply(self) -> None:
         """Set the key, and give what is free back to the system."""
         await super().apply()
-        await self.means.tell("reclaim", prefixes=False)
+        await self.means.ask(Reclaim(prefixes=False))
 
-    def gain(self, usage: dict[str, Any]) -> int:
+    def gain(self, usage: EngineUsage) -> int:
         """How many bytes would be freed, of what the engine says that it holds."""
         raise NotImplementedError
 
@@ -56,14 +58,14 @@ class ClearCaches(Freeing):
 
     async def apply(self) -> None:
         """Clear."""
-        await self.means.tell("reclaim", prefixes=True)
+        await self.means.ask(Reclaim(prefixes=True))
 
     async def revert(self, before: str) -> None:
         """Nothing was set."""
 
-    def gain(self, usage: dict[str, Any]) -> int:
+    def gain(self, usage: EngineUsage) -> int:
         """What is kept of ended answers, and what lies free in the heap."""
-        return int(_TOUCHED * (usage["prefix_bytes"] + usage["free"]))
+        return int(_TOUCHED * (usage.prefix_bytes + usage.free))
 
 
 class LimitAdmission(Actuator):
@@ -85,11 +87,11 @@ class LimitAdmission(Actuator):
 
     async def measure(self) -> float:
         """How many conversations the engine lets advance together."""
-        return float((await self.means.usage())["max_concurrent"])
+        return float((await self.means.usage()).max_concurrent)
 
     async def current(self) -> str:
         """What the engine is set to."""
-        return str((await self.means.usage())["max_concurrent"])
+        return str((await self.means.usage()).max_concurrent)
 
 
 class ShrinkContext(Freeing):
@@ -101,11 +103,11 @@ class ShrinkContext(Freeing):
 
     async def current(self) -> str:
         """What the engine is set to, in MB."""
-        return str((await self.means.usage())["max_prefix_bytes"] // MB)
+        return str((await self.means.usage()).max_prefix_bytes // MB)
 
-    def gain(self, usage: dict[str, Any]) -> int:
+    def gain(self, usage: EngineUsage) -> int:
         """What is kept beyond the new limit."""
-        return int(_TOUCHED * (usage["prefix_bytes"] - _FEW_MB * MB))
+        return int(_TOUCHED * (usage.prefix_bytes - _FEW_MB * MB))
 
 
 class Quantize(Freeing):
@@ -119,29 +121,29 @@ class Quantize(Freeing):
     async def refuse(self) -> str | None:
         """Refuse where the weights are held in as few bits already, or are few."""
         usage = await self.means.usage()
-        if usage["offloaded"]:
+        if usage.offloaded:
             return "the weights stay in their file, and take nothing"
-        if not usage["switchable"]:
+        if not usage.switchable:
             return _ONE_WAY
-        if usage["bits"] <= 8:
-            return f"the weights are held in {usage['precision']} already"
+        if usage.bits <= 8:
+            return f"the weights are held in {usage.precision} already"
         return await super().refuse()
 
     async def current(self) -> str:
         """What the weights are really held in."""
-        return str((await self.means.usage())["precision"])
+        return str((await self.means.usage()).precision)
 
     async def verify(self) -> str | None:
         """Whether the model still gives a distribution over tokens."""
         try:
-            await self.means.tell("judge", prefix="", text=_CANARY, by="words")
+            await self.means.ask(AskJudge(prefix="", text=_CANARY, by="words"))
         except ActionFailed as error:
             return str(error)
         return None
 
-    def gain(self, usage: dict[str, Any]) -> int:
+    def gain(self, usage: EngineUsage) -> int:
         """The bits that most weights lose."""
-        return int(_WEIGHTS * usage["parameters"] * (usage["bits"] - 8) / 8)
+        return int(_WEIGHTS * usage.parameters * (usage.bits - 8) / 8)
 
 
 class OffloadWeights(Freeing):
@@ -155,17 +157,17 @@ class OffloadWeights(Freeing):
     async def refuse(self) -> str | None:
         """Refuse where they are there already, or few."""
         usage = await self.means.usage()
-        if usage["offloaded"]:
+        if usage.offloaded:
             return "the weights stay in their file already"
-        return await super().refuse() if usage["switchable"] else _ONE_WAY
+        return await super().refuse() if usage.switchable else _ONE_WAY
 
     async def current(self) -> str:
         """Whether they really stay there."""
-        return "true" if (await self.means.usage())["offloaded"] else "false"
+        return "true" if (await self.means.usage()).offloaded else "false"
 
-    def gain(self, usage: dict[str, Any]) -> int:
+    def gain(self, usage: EngineUsage) -> int:
         """All that most weights take."""
-        return int(_WEIGHTS * usage["parameters"] * usage["bits"] / 8)
+        return int(_WEIGHTS * usage.parameters * usage.bits / 8)
 
 
 class FewerCores(Actuator):
@@ -178,7 +180,7 @@ class FewerCores(Actuator):
 
     async def refuse(self) -> str | None:
         """Refuse where it runs on no more already, or where it is the hub that would."""
-        if (await self.means.usage())["pid"] == os.getpid():
+        if (await self.means.usage()).pid == os.getpid():
             return "the model has no process of its own"
         now = await self.measure()
         return f"it runs on no more than {now:.0f} cores" if now <= int(self.target) else None
@@ -193,7 +195,7 @@ class FewerCores(Actuator):
 
     async def current(self) -> str:
         """What the engine is set to."""
-        return str((await self.means.usage())["cores"])
+        return str((await self.means.usage()).cores)
 
 
 ACTUATORS: tuple[type[Actuator], ...] = (

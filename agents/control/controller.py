@@ -9,19 +9,18 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import asdict
 from functools import partial
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import anyio
 import anyio.to_thread
 from anyio.abc import TaskGroup
-from pydantic import Field
 
 from agents.actuator import Means
 from agents.base import Agent, Job
 from agents.control.actuators import ActionError, actuators, find_actuators
 from agents.control.evidence import troubles
 from agents.control.health import readings_of, tasks_of
-from bus.commands import Arguments, command
+from bus.commands import command
 from bus.envelope import Envelope
 from bus.errors import BAD_ARGUMENT, CommandError, FatalError
 from bus.topics import (
@@ -36,6 +35,15 @@ from bus.topics import (
 )
 from config import Settings
 from sovl_daemon.conditions import in_words
+from sovl_daemon.contracts.controller import (
+    ActionsShown,
+    ExplainedVerdict,
+    ExplainVerdict,
+    LoopPerformance,
+    ManageActions,
+    ShowPerformance,
+)
+from sovl_daemon.contracts.judge import AskJudge, WeighPrompt
 from sovl_daemon.control.decider import Decider
 from sovl_daemon.control.decision import Decision, Step
 from sovl_daemon.control.decision_log import DecisionLog
@@ -55,32 +63,6 @@ _FRESH_S = 3.0  # a sample comes each second at least
 _LOOK_AGAIN_S = 60.0  # at what could not be undone
 _DAY_S = 86_400.0
 _SHADOWED = "shadow mode: nothing was done"
-
-
-class ActionsArguments(Arguments):
-    """What to do with the actions."""
-
-    what: Literal["list", "history", "revert", "pause", "resume"] = Field(
-        default="list",
-        description="list shows what is in force, history what was done; revert takes back; pause "
-        "lets nothing new be done until resume.",
-    )
-    id: int | None = Field(
-        default=None, ge=1, description="Number of the action to revert; all when left out."
-    )
-    limit: int = Field(default=20, ge=1, le=1000, description="Entries of the history.")
-
-
-class PerformanceArguments(Arguments):
-    """How far back to look."""
-
-    days: int = Field(default=7, ge=1, le=90, description="How many days (UTC), today's included.")
-
-
-class ExplainArguments(Arguments):
-    """Which task the judge is asked about."""
-
-    task: str = Field(description="Name of the task, for example memory.")
 
 
 class Controller(Agent):
@@ -168,46 +150,47 @@ class Controller(Agent):
         self._deciders = {name: Decider(task) for name, task in self._tasks.items()}
         self._agrees = False
 
-    @command(ActionsArguments)
-    async def actions(self, args: ActionsArguments, job: Job) -> dict[str, Any]:
+    @command(ManageActions)
+    async def actions(self, request: ManageActions, job: Job) -> ActionsShown:
         """Show what was done to stay within the machine's means, or take it back."""
-        match args.what:
+        match request.what:
             case "history":
-                entries = await self._executor.history(args.limit)
-                return {"actions": [asdict(each) for each in entries]}
+                return ActionsShown(actions=await self._executor.history(request.limit))
             case "revert":
-                return await self._revert(args.id)
+                return ActionsShown(reverted=await self._revert(request.id))
             case "pause" | "resume":
-                self._paused = args.what == "pause"
+                self._paused = request.what == "pause"
         return await self._shown()
 
-    @command(PerformanceArguments)
-    async def performance(self, args: PerformanceArguments, job: Job) -> dict[str, Any]:
+    @command(ShowPerformance)
+    async def performance(self, request: ShowPerformance, job: Job) -> LoopPerformance:
         """Show how well it has done: what was decided on each day, and what each action freed."""
-        since_s = _DAY_S * (time.time() // _DAY_S + 1 - args.days)
-        decided = await self._disk.use(self._decisions.tallies, since_s)
-        done = await self._executor.records(since_s)
-        return {
-            "decided": [asdict(each) for each in decided],
-            "done": [asdict(each) for each in done],
-        }
+        since_s = _DAY_S * (time.time() // _DAY_S + 1 - request.days)
+        return LoopPerformance(
+            decided=await self._disk.use(self._decisions.tallies, since_s),
+            done=await self._executor.records(since_s),
+        )
 
-    @command(ExplainArguments)
-    async def explain(self, args: ExplainArguments, job: Job) -> dict[str, Any]:
+    @command(ExplainVerdict)
+    async def explain(self, request: ExplainVerdict, job: Job) -> ExplainedVerdict:
         """Ask the judge about a task now, and show which lines of its prompt moved the verdict."""
-        decider = self._deciders.get(args.task)
+        decider = self._deciders.get(request.task)
         if decider is None:
             known = ", ".join(sorted(self._deciders))
-            raise CommandError(BAD_ARGUMENT, f"task: {args.task} is unknown; there are: {known}")
+            raise CommandError(BAD_ARGUMENT, f"task: {request.task} is unknown; there are: {known}")
         prompt = decider.prompt(self._troubles)
         if not prompt.metrics:
-            raise CommandError(BAD_ARGUMENT, f"task: no metric of {args.task} is soundly read now")
-        found = await self.ask("weigh", **prompt.pieces())
+            raise CommandError(
+                BAD_ARGUMENT, f"task: no metric of {request.task} is soundly read now"
+            )
+        found = await self.ask(WeighPrompt(**prompt.pieces()))
         advice = self._advice(decider)
-        opinion = Opinion(found["p_true"], found["p_false"], *advice[:2], found["band"])
+        opinion = Opinion(found.p_true, found.p_false, advice.action, advice.sure, found.band)
         rungs = [rung.action for rung in decider.task.ladder]
         said = verdict(opinion, decider.task.abstain, rungs)
-        return {**found, **said._asdict(), "prompt": prompt.text, "advice": advice.why}
+        return ExplainedVerdict(
+            **dict(found), **said._asdict(), prompt=prompt.text, advice=advice.why
+        )
 
     def stats(self) -> dict[str, Any]:
         """What is in force, by task."""
@@ -249,14 +232,14 @@ class Controller(Agent):
     ) -> tuple[Opinion | None, str]:
         try:
             with anyio.fail_after(question.task.deadline_s):
-                found = await self.ask("judge", **question.prompt.pieces())
+                found = await self.ask(AskJudge(**question.prompt.pieces()))
         except CommandError as error:
             return None, f"the judge failed: {error.message}"
         except TimeoutError:
             return None, "no verdict in time"
         advice = self._advice(decider)
-        p_true, p_false, band = found["p_true"], found["p_false"], found["band"]
-        return Opinion(p_true, p_false, advice.action, advice.sure, band), ""
+        sure = advice.sure
+        return Opinion(found.p_true, found.p_false, advice.action, sure, found.band), ""
 
     def _advice(self, decider: Decider) -> Recommendation:
         """What the judge would do, of what can be done now."""
@@ -315,7 +298,7 @@ class Controller(Agent):
             return Outcome(action, "reverted", "it was no longer in force")
         return await self._executor.take_back(found, why)
 
-    async def _revert(self, id_: int | None) -> dict[str, Any]:
+    async def _revert(self, id_: int | None) -> list[Outcome]:
         entries = await self._executor.in_force()
         chosen = [each for each in entries if id_ in (None, each.id)]
         if id_ is not None and not chosen:
@@ -323,29 +306,27 @@ class Controller(Agent):
             raise CommandError(BAD_ARGUMENT, f"id: {id_} is not in force; in force: {held}")
         rested_s = time.monotonic() + self.settings.control.time_to_live_s
         self._resting |= dict.fromkeys((each.action for each in chosen), rested_s)
-        outcomes = [await self._undo(each, "the user asked for it") for each in chosen]
-        return {"reverted": [each._asdict() for each in outcomes]}
+        return [await self._undo(each, "the user asked for it") for each in chosen]
 
     async def _undo(self, entry: JournalEntry, why: str) -> Outcome:
         outcome = await self._executor.take_back(entry.id, why)
         await self._gone(outcome)
         return outcome
 
-    async def _shown(self) -> dict[str, Any]:
-        entries = await self._executor.in_force()
+    async def _shown(self) -> ActionsShown:
         control = self.settings.control
-        return {
-            "in_force": [asdict(each) for each in entries],
-            "recommended": {
-                name: advice._asdict()
+        return ActionsShown(
+            in_force=await self._executor.in_force(),
+            recommended={
+                name: advice
                 for name, each in self._deciders.items()
                 if (advice := self._advice(each)).action and each.doubtful
             },
-            "unavailable": self._unavailable(),
-            "paused": self._paused,
-            "shadow": control.shadow,
-            "enabled": control.enabled,
-        }
+            unavailable=self._unavailable(),
+            paused=self._paused,
+            shadow=control.shadow,
+            enabled=control.enabled,
+        )
 
     # Keeping
 
@@ -437,15 +418,14 @@ class Controller(Agent):
             await self._disk.use(self._decisions.add, decision)
 
     async def _told(self, outcome: Outcome) -> None:
-        done, result, reason, freed, number = outcome
-        shadow = reason == _SHADOWED
-        await self.publish(ACTION, ControlAction(**outcome._asdict(), shadow=shadow))
+        shadow = outcome.reason == _SHADOWED
+        await self.publish(ACTION, ControlAction(**asdict(outcome), shadow=shadow))
         self.log.info(
             "control.acted",
-            action=done,
-            result=result,
-            reason=reason,
-            freed=round(freed, 3),
-            number=number,
+            action=outcome.action,
+            result=outcome.result,
+            reason=outcome.reason,
+            freed=round(outcome.freed, 3),
+            number=outcome.id,
             shadow=shadow,
         )

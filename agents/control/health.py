@@ -11,7 +11,9 @@ from typing import Any, ClassVar
 
 import anyio
 
-from agents.control.checkup import Checkup
+from agents.base import Agent, Job
+from agents.control.self_diagnosis import SelfDiagnosis
+from bus.commands import command
 from bus.envelope import Envelope
 from bus.errors import FatalError
 from bus.topics import (
@@ -29,6 +31,7 @@ from bus.topics import (
     MetricsSample,
 )
 from config import Paths, Settings
+from sovl_daemon.contracts.health import Diagnose, HealthReport
 from sovl_daemon.control.metric import Metric, Reading
 from sovl_daemon.control.metric_sampler import MetricSampler, Readings
 from sovl_daemon.control.sources.gauges import Gauges
@@ -44,7 +47,7 @@ _BREATH_S = 0.005  # between two rounds, however long one takes
 _UNDONE = ("committed", "reverted")  # what makes a task less stable
 
 
-class Health(Checkup):
+class Health(Agent):
     """Publishes `metrics.sample` as often as it is needed, and `health.sample`, both retained.
 
     Metrics are sampled once a second while all is well, and ten times while a limit is near, memory
@@ -62,10 +65,11 @@ class Health(Checkup):
         self._tasks = tasks_of(self.settings, self.paths)
         self._gauges = Gauges()
         self._trees = ProcessTree({self.process: os.getpid()})
-        self._machine = Machine(self.paths.state_dir)
+        machine = Machine(self.paths.state_dir)
         self._gpus = Gpus()
-        sources = (self._machine, Pressure(), self._gpus, self._trees)
+        sources = (machine, Pressure(), self._gpus, self._trees)
         self._sampler = MetricSampler(self._tasks.values(), sources, self._gauges)
+        self._self_diagnosis = SelfDiagnosis(self, self._tasks.values(), self._gauges, machine)
         self._failures: dict[str, str] = {}
         self._interval_s = 1.0
         self._awaited: set[str] = set()  # tasks with an action in flight
@@ -101,6 +105,17 @@ class Health(Checkup):
             case ControlAction(result=result, shadow=False) as done if result in _UNDONE:
                 self._acted(done.action)
 
+    @command(Diagnose)
+    async def diagnose(self, request: Diagnose, job: Job) -> HealthReport:
+        """Check memory, tokens, latency and all else that has a limit, and say what is wrong."""
+        found = self._self_diagnosis.now(request.needs_mb)
+        return HealthReport(
+            health=found.health,
+            allows_heavy_work=found.allows_heavy_work,
+            objections=found.objections(),
+            findings=list(found.findings),
+        )
+
     def _acted(self, action: str) -> None:
         """Count an intervention for every task that has it."""
         for task in self._tasks.values():
@@ -124,7 +139,7 @@ class Health(Checkup):
         }
         payload = MetricsSample(time_s=now_s, interval_s=self._interval_s, tasks=tasks)
         await self.publish(METRICS, payload, retain=True)
-        await self.check_up(found, now_s)
+        await self._self_diagnosis.update(found, now_s)
 
     def _tell_failures(self, failures: dict[str, str]) -> None:
         """Say once that a source cannot be read, and once that it can again."""

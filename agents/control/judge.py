@@ -5,42 +5,30 @@ from __future__ import annotations
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import anyio
 import anyio.to_thread
-from pydantic import Field
 
 from agents.base import Agent, Job
 from agents.control.health import tasks_of
 from agents.shared_engine import shared_engine
-from bus.commands import Arguments, command
+from bus.commands import command
 from bus.errors import BAD_ARGUMENT, ENGINE, CommandError
+from sovl_daemon.contracts.judge import (
+    AskJudge,
+    LineShare,
+    PromptText,
+    TimedProbabilities,
+    WeighedPrompt,
+    WeighPrompt,
+)
 from sovl_daemon.control.prompt import render
 from sovl_daemon.judge.typical import typical_key, typical_prompts
 
 if TYPE_CHECKING:  # torch is loaded by the generator
     from sovl_daemon.engine.engine import Engine
     from sovl_daemon.engine.judging.judging import PromptParts
-
-
-class WeighArguments(Arguments):
-    """A prompt in pieces: what begins and ends it is always the same for a task."""
-
-    prefix: str = Field(description="Kept when it was read once.")
-    text: str = Field(description="The metrics, one a line.")
-    evidence: str = Field(default="", description="Lines of the log below a first that says so.")
-    ending: str = Field(default="", description="The question.")
-
-
-class JudgeArguments(WeighArguments):
-    """A prompt, and how it is judged."""
-
-    by: Literal["probe", "words"] = Field(
-        default="probe",
-        description="probe reads the hidden states, where the model has one; words reads on to "
-        "the end and asks for the words true and false.",
-    )
 
 
 class Judge(Agent):
@@ -65,33 +53,36 @@ class Judge(Agent):
         """Get ready before the first question, whose answer is awaited."""
         await self._prepared()
 
-    @command(JudgeArguments, internal=True)
-    async def judge(self, args: JudgeArguments, job: Job) -> dict[str, Any]:
+    @command(AskJudge, internal=True)
+    async def judge(self, request: AskJudge, job: Job) -> TimedProbabilities:
         """Say how probable true and false are."""
         engine = await self._prepared()
         from sovl_daemon.engine.errors import EngineError
 
         began = time.monotonic()
         try:
-            found = await engine.judge(_pieces(args), args.by, self._keys.get(args.prefix, ""))
+            task = self._keys.get(request.prefix, "")
+            found = await engine.judge(_pieces(request), request.by, task)
         except EngineError as error:
             raise CommandError(ENGINE, str(error)) from None
         self._verdicts, self._last_s = self._verdicts + 1, time.monotonic() - began
-        return {**found._asdict(), "seconds": round(self._last_s, 4)}
+        return TimedProbabilities(**found._asdict(), seconds=round(self._last_s, 4))
 
-    @command(WeighArguments, internal=True)
-    async def weigh(self, args: WeighArguments, job: Job) -> dict[str, Any]:
+    @command(WeighPrompt, internal=True)
+    async def weigh(self, request: WeighPrompt, job: Job) -> WeighedPrompt:
         """Judge a prompt by the probe, and say which of its lines moved the verdict how far."""
         engine = await self._prepared()
         from sovl_daemon.engine.errors import EngineError, OptionError
 
         try:
-            found, shares = await engine.explain(_pieces(args), self._keys.get(args.prefix, ""))
+            task = self._keys.get(request.prefix, "")
+            found, shares = await engine.explain(_pieces(request), task)
         except OptionError as error:
             raise CommandError(BAD_ARGUMENT, str(error)) from None
         except EngineError as error:
             raise CommandError(ENGINE, str(error)) from None
-        return {**found._asdict(), "shares": [share._asdict() for share in shares]}
+        lines = [LineShare(text=each.text, logit=each.logit) for each in shares]
+        return WeighedPrompt(**found._asdict(), shares=lines)
 
     def stats(self) -> dict[str, Any]:
         """By what it judges, how many verdicts there were, and how long the last one took."""
@@ -130,10 +121,10 @@ class Judge(Agent):
         self.log.info("judge.ready", model=folder.name, **self._probe)
 
 
-def _pieces(args: WeighArguments) -> PromptParts:
+def _pieces(prompt: PromptText) -> PromptParts:
     from sovl_daemon.engine.judging.judging import PromptParts
 
-    return PromptParts(args.prefix, args.text, args.evidence, args.ending)
+    return PromptParts(prompt.prefix, prompt.text, prompt.evidence, prompt.ending)
 
 
 def _changed_ns(state_dir: Path) -> int:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import anyio
 
-from agents.actuator import POLL_S, Actuator
+from agents.actuator import Actuator
+from sovl_daemon.contracts.generator import Reclaim
+from sovl_daemon.contracts.gestation import HoldNights, NightHold
+from sovl_daemon.contracts.trainer import EaseTraining, TrainingEase
 from sovl_daemon.control.action import Effect
 
 
@@ -29,25 +32,25 @@ class PauseTraining(Actuator):
 
     async def measure(self) -> float:
         """How many nights or trainings there are now: one or none."""
-        return float((await self.means.tell("hold_nights"))["busy"])
+        return float((await self.means.ask(HoldNights())).busy)
 
     async def current(self) -> str:
         """Whether they are held back."""
-        return "held" if (await self.means.tell("hold_nights"))["held"] else "free"
+        return "held" if (await self.means.ask(HoldNights())).held else "free"
 
     async def apply(self) -> None:
         """Hold them back, and when the last step is over give what is free back to the system."""
-        await self.means.tell("hold_nights", hold=True)
+        await self.means.ask(HoldNights(hold=True))
         until_s = self.means.own_time() + self.within_s
         while self.means.own_time() < until_s:
             if not await self.measure():
                 break
-            await anyio.sleep(POLL_S)
-        await self.means.tell("reclaim", prefixes=False)
+            await anyio.sleep(0.05)
+        await self.means.ask(Reclaim(prefixes=False))
 
     async def revert(self, before: str) -> None:
         """Let them come."""
-        await self.means.tell("hold_nights", hold=before == "held")
+        await self.means.ask(HoldNights(hold=before == "held"))
 
 
 class LaterNights(Actuator):
@@ -60,11 +63,11 @@ class LaterNights(Actuator):
 
     async def refuse(self) -> str | None:
         """Refuse where no night is near."""
-        if not (await self._nights())["entries"]:
+        if not (await self._nights()).entries:
             return "nothing was lived through that a night could learn"
         if int(await self.current()) >= int(self.target):
             return f"a night waits for {await self.current()} interactions already"
-        return "it sleeps already" if (await self._nights())["asleep"] else None
+        return "it sleeps already" if (await self._nights()).asleep else None
 
     async def predict(self) -> Effect:
         """As much less is each."""
@@ -76,10 +79,10 @@ class LaterNights(Actuator):
 
     async def current(self) -> str:
         """How many interactions a night waits for."""
-        return str((await self._nights())["entries_needed"])
+        return str((await self._nights()).entries_needed)
 
-    async def _nights(self) -> dict[str, Any]:
-        return await self.means.tell("hold_nights")
+    async def _nights(self) -> NightHold:
+        return await self.means.ask(HoldNights())
 
 
 class Eased(Actuator):
@@ -96,7 +99,7 @@ class Eased(Actuator):
 
     async def refuse(self) -> str | None:
         """Refuse where nothing trains."""
-        return "nothing trains" if (await self._told())["eased"] is None else None
+        return "nothing trains" if (await self._ease()).eased is None else None
 
     async def predict(self) -> Effect:
         """As much less as is set."""
@@ -104,23 +107,24 @@ class Eased(Actuator):
 
     async def measure(self) -> float:
         """The factor that was really learned with last."""
-        eased = (await self._told())["eased"]
-        return 1.0 if eased is None else float(eased[self.setting])
+        eased = (await self._ease()).eased
+        return 1.0 if eased is None else float(getattr(eased, self.setting))
 
     async def current(self) -> str:
         """The factor that is set."""
-        return f"{(await self._told())['ease'][self.setting]:g}"
+        return f"{getattr((await self._ease()).ease, self.setting):g}"
 
     async def apply(self) -> None:
         """Halve it."""
-        await self._told(**{self.setting: float(self.target)})
+        await self._ease(float(self.target))
 
     async def revert(self, before: str) -> None:
         """Set it as it was."""
-        await self._told(**{self.setting: float(before)})
+        await self._ease(float(before))
 
-    async def _told(self, **factor: float) -> dict[str, Any]:
-        return await self.means.tell("ease_training", **factor)
+    async def _ease(self, factor: float | None = None) -> TrainingEase:
+        given = {} if factor is None else {self.setting: factor}
+        return await self.means.ask(EaseTraining(**given))
 
 
 class LowerLearningRate(Eased):
@@ -157,8 +161,8 @@ class SmallerBatches(Eased):
 
     async def verify(self) -> str | None:
         """Give back what whole micro-batches took, once they are over."""
-        await self.means.tell("reclaim", prefixes=False)
+        await self.means.ask(Reclaim(prefixes=False))
         return None
 
     async def _rows(self) -> int:
-        return int((await self._told())["rows"])
+        return (await self._ease()).rows

@@ -60,7 +60,11 @@ class Logged:
 
 @dataclass(frozen=True, slots=True)
 class DailyTally:
-    """What was decided on a task on one day (UTC), and what the judge said."""
+    """What was decided on a task on one day (UTC), and what the judge said.
+
+    `acts` and `relaxations` are how often it was to act and to take back, `questions` how often the
+    judge was asked, and `true`, `false` and `abstentions` what it said.
+    """
 
     day: str
     task: str

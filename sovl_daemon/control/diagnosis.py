@@ -6,6 +6,7 @@ Heavy work is training, dreaming, and holding the weights in more bits.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from sovl_daemon.control.guard import Limit
@@ -20,7 +21,8 @@ _FULL_CONTEXT = 95.0
 _ORDER: tuple[Health, ...] = ("unfit", "strained", "unknown", "fit")
 
 
-class Finding(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Finding:
     """One metric that has a limit. `says` is a sentence without its full stop."""
 
     task: str

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, TypeVar
 
 import anyio
@@ -22,7 +22,8 @@ _STEP_S = 120.0  # no single step of an action may take longer; switching weight
 _OVERTIME = 10.0  # times as long as its effect may take to show, an action may take to be done
 
 
-class Outcome(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Outcome:
     """What came of an action; `freed` is in the unit of its effect, `id` that of its entry."""
 
     action: str
@@ -257,7 +258,7 @@ class Executor:
     ) -> Outcome:
         await self._note_result(action.name, failed=True)
         outcome = await self._undo(entry, problem)
-        return outcome._replace(freed=freed)
+        return replace(outcome, freed=freed)
 
     async def _note_result(self, name: str, *, failed: bool) -> None:
         before = await self._write(self._journal.breaker, name)

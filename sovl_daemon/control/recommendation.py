@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from sovl_daemon.control.metric import Reading
@@ -17,7 +18,8 @@ _DOUBT = 0.25  # of the change that is forecast: trends bend
 _NOISE = 0.05  # of the grey zone
 
 
-class Recommendation(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Recommendation:
     """An action, the probability that it is enough, and why; without an action there is none."""
 
     action: str = ""

@@ -11,6 +11,10 @@ import pytest
 
 from agents.actuator import Means
 from agents.control.actuators import actuators
+from bus.commands import Done
+from sovl_daemon.contracts.generator import EngineUsage, ReadUsage
+from sovl_daemon.contracts.hub import ConfigSaved, SavedSetting, SettingsChanged
+from sovl_daemon.contracts.judge import AskJudge, TimedProbabilities
 from sovl_daemon.control.executor import Executor
 from sovl_daemon.control.journal import Journal
 from sovl_daemon.engine.engine import Engine
@@ -31,35 +35,33 @@ class Host:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
 
-    async def ask(self, command: str, **args: Any) -> dict[str, Any]:
-        match command:
-            case "engine_usage":
+    async def ask(self, request: Any) -> Any:
+        match request:
+            case ReadUsage():
                 usage = asdict(self.engine.usage())
-                own = {"pid": os.getpid(), "free": returnable_bytes(), "card_bytes": 0}
-                return {**usage, **own}
-            case "judge":
-                return (
-                    await self.engine.judge(PromptParts(args["prefix"], args["text"]))
-                )._asdict()
-        if args["prefixes"]:
+                free = returnable_bytes()
+                return EngineUsage(**usage, pid=os.getpid(), free=free, card_bytes=0)
+            case AskJudge():
+                found = await self.engine.judge(PromptParts(request.prefix, request.text))
+                return TimedProbabilities(**found._asdict(), seconds=0.0)
+        if request.prefixes:
             await self.engine.drop_prefixes()
         gc.collect()
         return_free_memory()
-        return {}
+        return Done()
 
-    async def control(
-        self, command: str, *, key: str, value: str = "", save: bool = False
-    ) -> dict[str, Any]:
-        if command == "config_saved":
-            return {"value": "as it was"}
+    async def control(self, request: Any) -> Any:
+        if isinstance(request, ConfigSaved):
+            return SavedSetting(value="as it was")
+        key, value = request.key, request.value
         if key == "core_config.quantization":
             plain = self.engine.model.plain
-            await self.engine.set_precision(plain if value == "fp16" else value)  # type: ignore[arg-type]
+            await self.engine.set_precision(plain if value == "fp16" else value)
         elif key == "host.offload_weights":
             await self.engine.offload(value == "true")
         else:
             await self.engine.resize_prefix_cache(int(value) * MB)
-        return {}
+        return SettingsChanged(late=[], refused={})
 
 
 @pytest.fixture

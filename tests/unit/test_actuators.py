@@ -8,7 +8,13 @@ import pytest
 
 from agents.actuator import Actuator, Means
 from agents.control.actuators import ACTUATORS, ActionError, actuators, find_actuators
+from bus.commands import Done, Request
 from bus.errors import CommandError
+from sovl_daemon.contracts.generator import EngineUsage, ReadUsage, Reclaim
+from sovl_daemon.contracts.gestation import HoldNights, NightHold
+from sovl_daemon.contracts.hub import ConfigSaved, ConfigSet, SavedSetting, SettingsChanged
+from sovl_daemon.contracts.judge import AskJudge
+from sovl_daemon.contracts.trainer import EaseFactors, EaseTraining, TrainingEase
 from sovl_daemon.control.action import ActionFailed
 from sovl_daemon.control.executor import Executor
 from sovl_daemon.control.journal import Journal, JournalEntry
@@ -22,8 +28,8 @@ KEYS = {
     "core_config.quantization": ("precision", str),
     "host.offload_weights": ("offloaded", lambda text: text == "true"),
     "host.cores": ("cores", int),
-    "controls_config.sleep_log_min": ("entries_needed", int),
 }
+NEEDED = "controls_config.sleep_log_min"
 
 
 class Daemon:
@@ -41,52 +47,57 @@ class Daemon:
             "max_concurrent": 8,
             "running": 0,
             "waiting": 0,
+            "threads": {},
             "max_prefix_bytes": 64 * MB,
             "prefix_bytes": 40 * MB,
             "pid": os.getppid(),
             "free": 0,
-            "entries_needed": 10,
         }
-        self.entries = 5
+        self.entries, self.entries_needed = 5, 10
         self.held, self.asleep = False, True
         self.broken = self.deaf = False
+        self.late: list[str] = []
+        self.refused: dict[str, str] = {}
         self.ease, self.rows = {"rate": 1.0, "batch": 1.0}, 4
         self.saved: list[str] = []
         self.file: dict[str, Any] = {"generation.max_concurrent": 8}
-        self.told: list[tuple[str, dict[str, Any]]] = []
+        self.told: list[Request[Any]] = []
 
-    async def ask(self, command: str, **args: Any) -> dict[str, Any]:
+    async def ask(self, request: Any) -> Any:
         if self.broken:
             raise CommandError("agent_lost", "the generator was lost")
-        self.told.append((command, args))
-        match command:
-            case "engine_usage":
-                return self.usage
-            case "ease_training":
-                self.ease |= args
-                eased = self.ease if self.asleep else None
-                return {"ease": self.ease, "eased": eased, "rows": self.rows}
-            case "hold_nights" if args:
-                self.held, self.asleep = args["hold"], self.asleep and not args["hold"]
-        return {
-            "held": self.held,
-            "busy": self.asleep,
-            "asleep": False,
-            "entries": self.entries,
-            "entries_needed": self.usage["entries_needed"],
-        }
+        self.told.append(request)
+        match request:
+            case ReadUsage():
+                return EngineUsage(**self.usage)
+            case EaseTraining():
+                self.ease |= request.wire()
+                ease = EaseFactors(**self.ease)
+                return TrainingEase(ease=ease, eased=ease if self.asleep else None, rows=self.rows)
+            case HoldNights():
+                if request.hold is not None:
+                    self.held, self.asleep = request.hold, self.asleep and not request.hold
+                return NightHold(
+                    held=self.held,
+                    busy=self.asleep,
+                    asleep=False,
+                    entries=self.entries,
+                    entries_needed=self.entries_needed,
+                )
+        return Done()
 
-    async def control(
-        self, command: str, *, key: str, value: str = "", save: bool = False
-    ) -> dict[str, Any]:
-        if command == "config_saved":
-            return {"value": self.file.get(key)}
-        assert command == "config_set"
-        self.saved += [key] if save else []
-        name, convert = KEYS[key]
-        if not self.deaf:
-            self.usage[name] = convert(value)
-        return {}
+    async def control(self, request: Any) -> Any:
+        if isinstance(request, ConfigSaved):
+            return SavedSetting(value=self.file.get(request.key))
+        assert isinstance(request, ConfigSet)
+        assert request.key is not None
+        self.saved += [request.key] if request.save else []
+        if not self.deaf and request.key == NEEDED:
+            self.entries_needed = int(request.value or "")
+        elif not self.deaf:
+            name, convert = KEYS[request.key]
+            self.usage[name] = convert(request.value)
+        return SettingsChanged(late=self.late, refused=self.refused)
 
 
 @pytest.fixture
@@ -168,7 +179,8 @@ async def test_each_refuses_where_nothing_would_be_gained(
     daemon: Daemon, by_name: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     daemon.usage |= {"precision": "int8", "bits": 8, "max_concurrent": 2, "prefix_bytes": MB}
-    daemon.usage |= {"parameters": MB, "entries_needed": 20}
+    daemon.usage |= {"parameters": MB}
+    daemon.entries_needed = 20
     daemon.asleep = False
     monkeypatch.setattr("agents.actuator.cores_of", lambda pid: 1)
     refusals = {name: await each.refuse() for name, each in by_name.items()}
@@ -227,7 +239,7 @@ async def test_what_whole_batches_took_is_given_back(
     daemon: Daemon, by_name: dict[str, Any]
 ) -> None:
     assert await by_name["smaller_batches"].verify() is None
-    assert daemon.told[-1] == ("reclaim", {"prefixes": False})
+    assert daemon.told[-1] == Reclaim(prefixes=False)
 
 
 async def test_a_gentler_rate_and_smaller_batches_are_two_settings(
@@ -254,7 +266,7 @@ async def test_a_small_model_is_not_quantized(daemon: Daemon, by_name: dict[str,
 
 async def test_quantized_it_must_still_judge(daemon: Daemon, by_name: dict[str, Any]) -> None:
     assert await by_name["quantize_int8"].verify() is None
-    assert daemon.told[-1][0] == "judge"
+    assert isinstance(daemon.told[-1], AskJudge)
     daemon.broken = True
     assert await by_name["quantize_int8"].verify() == "judge: the generator was lost"
 
@@ -264,7 +276,7 @@ async def test_clearing_tells_the_generator_and_leaves_nothing(
 ) -> None:
     clear = by_name["clear_caches"]
     await clear.apply()
-    assert daemon.told[-1] == ("reclaim", {"prefixes": True})
+    assert daemon.told[-1] == Reclaim(prefixes=True)
     assert (clear.target, clear.time_to_live_s, await clear.current()) == ("", None, "")
 
 
@@ -277,12 +289,20 @@ async def test_a_lost_agent_is_a_failed_action(
         await by_name[name].measure()
 
 
+@pytest.mark.parametrize(
+    ("late", "refused", "says"),
+    [
+        ([], {}, ""),
+        (["generator"], {}, ": it has not followed in time"),
+        ([], {"generator": "not 2", "trainer": "not I"}, ": not 2"),
+        (["trainer"], {"trainer": "not I"}, ""),
+    ],
+)
 async def test_a_setting_that_does_not_come_is_a_failed_action(
-    daemon: Daemon, by_name: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    daemon: Daemon, by_name: dict[str, Any], late: list[str], refused: dict[str, str], says: str
 ) -> None:
-    daemon.deaf = True
-    monkeypatch.setattr(Actuator, "within_s", 0.1)
-    with pytest.raises(ActionFailed, match=r"generation.max_concurrent is not 2 after 0 s"):
+    daemon.deaf, daemon.late, daemon.refused = True, late, refused
+    with pytest.raises(ActionFailed, match=rf"^generation.max_concurrent is 8{says}$"):
         await by_name["limit_admission"].apply()
 
 

@@ -20,6 +20,7 @@ from sovl_daemon.contracts.gestation import (
     Wake,
     Woken,
 )
+from sovl_daemon.contracts.health import Diagnose, HealthReport
 from sovl_daemon.contracts.mind import NoteSleep
 from sovl_daemon.contracts.scribe import Unlearned, UnlearnedPage
 from sovl_daemon.contracts.trainer import HoldTraining, NightLearned, TrainingHold
@@ -114,8 +115,10 @@ class Alone(Gestation):
                 return UnlearnedPage(interactions=[], count=self.unlearned, memory="m")
             case NoteSleep():
                 return Done()
-            case "diagnose":
-                return {"objections": []}
+            case Diagnose():
+                return HealthReport(
+                    health="fit", allows_heavy_work=True, objections=[], findings=[]
+                )
             case HoldTraining(hold=hold):
                 return TrainingHold(held=bool(hold), training=False)
         raise AssertionError(request)
