@@ -146,27 +146,24 @@ class Curiosity(Agent):
             return  # not even if it is like no dream
         with anyio.CancelScope() as self._thought:
             try:
-                prompt, dreamt = await self._said(heard.interaction)
+                dreams = [int(dream.name) for dream in self._state.dreams]
+                found = await recalled(self, [heard.interaction, *dreams])
+                prompts = {each.id: each.prompt for each in found}
+                prompt = prompts[heard.interaction]
+                dreamt = [prompts[each] for each in dreams if each in prompts]
                 score = curiosity([confidence], similarities(prompt, dreamt))
-                if worth_asking(score, unprompted=False):
-                    await self._ask_about(prompt, heard.conversation, score)
+                if not worth_asking(score, unprompted=False):
+                    return
+                self._erupted_at = time.monotonic()
+                temperature = question_temperature(self._state.temperament)
+                thought = await self.ask(Wonder(prompt=prompt, temperature=temperature))
+                if thought.text:
+                    asked = Question(
+                        text=thought.text, reason="reply", conversation=heard.conversation
+                    )
+                    await self._put(asked, score)
             except CommandError as error:
                 self.log.warning("curiosity.speechless", reason=error.message)
-
-    async def _said(self, interaction: int) -> tuple[str, list[str]]:
-        """The prompt of an interaction, and those of the dreams that are remembered."""
-        dreams = [int(dream.name) for dream in self._state.dreams]
-        found = await recalled(self, [interaction, *dreams])
-        prompts = {each.id: each.prompt for each in found}
-        return prompts[interaction], [prompts[each] for each in dreams if each in prompts]
-
-    async def _ask_about(self, prompt: str, conversation: str, score: float) -> None:
-        self._erupted_at = time.monotonic()
-        temperature = question_temperature(self._state.temperament)
-        text = (await self.ask(Wonder(prompt=prompt, temperature=temperature))).text
-        if text:
-            asked = Question(text=text, reason="reply", conversation=conversation)
-            await self._put(asked, score)
 
     async def _put(self, question: Question, score: float) -> None:
         self._unanswered = True

@@ -22,7 +22,14 @@ class Gate:
 
     async def objection(self, needs_mb: float | None = None) -> str:
         """Why the work has to wait, empty if it need not; changes of that are told to everybody."""
-        reason = await self._ask(needs_mb)
+        reason = ""
+        if self._agent.settings.control.enabled:
+            try:
+                found = await self._agent.ask(Diagnose(needs_mb=needs_mb))
+                reason = "; ".join(found.objections)
+            except CommandError as error:
+                # Without a health monitor nothing is known that speaks against it.
+                self._agent.log.debug("work.unchecked", work=self._work, reason=error.message)
         if bool(reason) != bool(self._reason):
             held = WorkHeld(work=self._work, reason=reason or self._reason, held=bool(reason))
             await self._agent.publish(HELD, held)
@@ -41,14 +48,3 @@ class Gate:
                 job.progress(text=f"Held back: {reason}. To begin all the same: force=true\n")
                 told = True
             await anyio.sleep(_LOOK_EVERY_S)
-
-    async def _ask(self, needs_mb: float | None) -> str:
-        if not self._agent.settings.control.enabled:
-            return ""
-        try:
-            found = await self._agent.ask(Diagnose(needs_mb=needs_mb))
-        except CommandError as error:
-            # Without a health monitor nothing is known that speaks against it.
-            self._agent.log.debug("work.unchecked", work=self._work, reason=error.message)
-            return ""
-        return "; ".join(found.objections)

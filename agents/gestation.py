@@ -64,8 +64,11 @@ class Gestation(Agent):
             await self._sleep("asleep")
         while True:
             await anyio.sleep(_TICK_S)
-            if self._held:
-                await self._hold_again()
+            if self._held:  # a trainer that was started anew knows of nothing
+                try:
+                    await self.ask(HoldTraining(hold=True))
+                except CommandError as error:
+                    self.log.debug("training.not_held", reason=error.message)
             reason = None if self._night is not None else self._reason()
             if reason is not None and not await self._gate.objection():
                 await self._sleep(reason)
@@ -118,13 +121,6 @@ class Gestation(Agent):
             entries=self._entries,
             entries_needed=self.settings.controls_config.sleep_log_min,
         )
-
-    async def _hold_again(self) -> None:
-        """A trainer that was started anew knows of nothing."""
-        try:
-            await self.ask(HoldTraining(hold=True))
-        except CommandError as error:
-            self.log.debug("training.not_held", reason=error.message)
 
     def _wake(self) -> None:
         if self._night is not None:
@@ -185,10 +181,20 @@ class Gestation(Agent):
             self._night = None
             # Not for ever: when the daemon ends, those it asks may be gone already.
             with move_on_after(_RISE_S, OwnTime(), shield=True) as rising:
-                await self._rise(woke, entries, result)
+                self._rhythm = self._rhythm.woke(time.monotonic(), woke)
+                await self.ask(NoteSleep(asleep=False))
+                await self._count()
+                self.log.info("night.ended", woke=woke, **result.wire())
+                ended = NightStep(reason=woke, entries=entries, learned=result.learned)
+                await self.publish(f"{NIGHT}.ended", ended)
             if rising.cancelled_caught:
                 self.log.warning("night.unfinished", woke=woke, **result.wire())
-        return NightReport(**{**result.wire(), "text": _told(woke, result), "woke": woke})
+        if woke == "rested":
+            text = f"Awake again: {result.text or result.reason or 'rested'}"
+        else:
+            kept = result.reason or "what was learned so far is kept"
+            text = f"Woken early ({woke}): {kept}"
+        return NightReport(**{**result.wire(), "text": text, "woke": woke})
 
     async def _learn(self, job: Job | None) -> NightLearned:
         knobs = self.settings.controls_config
@@ -202,20 +208,5 @@ class Gestation(Agent):
                     job.progress(**step)
             return request.read(await call.result())
 
-    async def _rise(self, woke: WakeReason, entries: int, result: NightLearned) -> None:
-        self._rhythm = self._rhythm.woke(time.monotonic(), woke)
-        await self.ask(NoteSleep(asleep=False))
-        await self._count()
-        self.log.info("night.ended", woke=woke, **result.wire())
-        await self.publish(
-            f"{NIGHT}.ended", NightStep(reason=woke, entries=entries, learned=result.learned)
-        )
-
     async def _count(self) -> None:
         self._entries = (await self.ask(Unlearned(limit=0))).count
-
-
-def _told(woke: WakeReason, result: NightLearned) -> str:
-    if woke == "rested":
-        return f"Awake again: {result.text or result.reason or 'rested'}"
-    return f"Woken early ({woke}): {result.reason or 'what was learned so far is kept'}"

@@ -144,7 +144,16 @@ class MindKeeper(Agent):
     async def mind(self, request: ShowMind, job: Job) -> MindReport:
         """Show confidence, temperament, age and what it dreamt and wonders."""
         state = self._state()
-        return MindReport(text=_described(state), **dict(state))
+        confidence = "unknown" if state.confidence is None else f"{state.confidence:.2f}"
+        lines = [
+            f"{'Asleep' if state.asleep else 'Awake'}, {state.mood} ({state.temperament:+.2f}), "
+            f"confidence {confidence}, urge to ask {state.pressure:.2f}",
+            f"Data exposure: {state.exposure} | Scaffold influence: {state.influence:.3f} | "
+            f"{state.stage:.1%} of its life, {state.nights} nights, "
+            f"{len(state.dreams)} dreams kept",
+            *(f"It wonders: {question}" for question in state.questions),
+        ]
+        return MindReport(text="\n".join(lines), **dict(state))
 
     @command(TuneTemperament)
     async def temp(self, request: TuneTemperament, job: Job) -> TunedTemperament:
@@ -249,9 +258,6 @@ class MindKeeper(Agent):
             return math.inf
         return capacity(self._parameters, self.settings.training_config)
 
-    def _stage(self) -> float:
-        return stage(self._mind.exposure, self._capacity())
-
     def _state(self) -> MindState:
         mind, knobs = self._mind, self.settings.controls_config
         shares = mind.dream_memory.blending(knobs)
@@ -262,7 +268,7 @@ class MindKeeper(Agent):
             mood=mood(mind.score(knobs), knobs),
             pressure=mind.pressure.value,
             exposure=mind.exposure,
-            stage=self._stage(),
+            stage=stage(mind.exposure, self._capacity()),
             influence=mind.influence(knobs),
             asleep=mind.asleep,
             has_woken=mind.has_woken or knobs.has_woken,
@@ -271,15 +277,3 @@ class MindKeeper(Agent):
             questions=mind.questions.questions,
             dream_reason=mind.dream_reason(knobs),
         )
-
-
-def _described(state: MindState) -> str:
-    confidence = "unknown" if state.confidence is None else f"{state.confidence:.2f}"
-    lines = [
-        f"{'Asleep' if state.asleep else 'Awake'}, {state.mood} ({state.temperament:+.2f}), "
-        f"confidence {confidence}, urge to ask {state.pressure:.2f}",
-        f"Data exposure: {state.exposure} | Scaffold influence: {state.influence:.3f} | "
-        f"{state.stage:.1%} of its life, {state.nights} nights, {len(state.dreams)} dreams kept",
-        *(f"It wonders: {question}" for question in state.questions),
-    ]
-    return "\n".join(lines)

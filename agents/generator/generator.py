@@ -109,7 +109,16 @@ class Generator(Agent):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._fuse)
             while True:
-                await self._give_gauges()
+                answers = await self._engine.answer_bytes()
+                usage = self._engine.usage()
+                now_s = time.monotonic()
+                values = {
+                    **self._meter.gauges(now_s),
+                    "queue.depth": float(usage.waiting),
+                    "kv_cache.bytes": float(usage.prefix_bytes + answers),
+                }
+                given = GaugesGiven(time_s=now_s, values=values)
+                await self.publish(f"{GAUGES}.{self.name}", given)
                 await anyio.sleep(_GAUGES_EVERY_S)
 
     async def stop(self) -> None:
@@ -352,17 +361,6 @@ class Generator(Agent):
         self.log.info("scaffold.ready", scaffold=name, layers=layers)
         await self.ask(NoteCapacity(parameters=fused.trainable))
         shared_engine.set_fused()
-
-    async def _give_gauges(self) -> None:
-        answers = await self._engine.answer_bytes()
-        usage = self._engine.usage()
-        now_s = time.monotonic()
-        values = {
-            **self._meter.gauges(now_s),
-            "queue.depth": float(usage.waiting),
-            "kv_cache.bytes": float(usage.prefix_bytes + answers),
-        }
-        await self.publish(f"{GAUGES}.{self.name}", GaugesGiven(time_s=now_s, values=values))
 
 
 async def _give_back(engine: Engine) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bus.errors import BAD_ARGUMENT, CommandError
 from bus.topics import MindState
@@ -102,7 +102,7 @@ def cross_influence(settings: Settings) -> CrossInfluence:
     )
 
 
-def cross_values(request: TuneCross) -> dict[str, Any]:
+def cross_values(request: TuneCross) -> dict[str, float | list[float] | str | bool | None]:
     """Return the keys that a `cross` command sets, with their values. Raises CommandError."""
     mode = "controls_config.dynamic_cross_attn_mode"
     if request.what in ("weight", "blend") and len(request.values) != 1:

@@ -3,7 +3,7 @@
 import re
 import sys
 import traceback
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -16,8 +16,10 @@ from agents.generator.generator import Generator
 from agents.generator.prompt import with_question
 from agents.generator.tuning import Tuning
 from bus.envelope import Envelope, Payload
+from bus.errors import CommandError
 from bus.messages import Command
 from config import Paths, Settings
+from sovl_daemon.contracts.generator import HoldInt8
 from sovl_daemon.contracts.scribe import ConversationContext
 from sovl_daemon.engine.engine import Engine
 from sovl_daemon.engine.serving import batch
@@ -63,6 +65,9 @@ class Alone(Generator):
     async def publish(self, topic: str, payload: Payload, *, retain: bool = False) -> None:
         pass
 
+    async def configure(self, values: Mapping[str, Any]) -> None:
+        raise CommandError("unavailable", "the file cannot be written")
+
     def answer(self, *_: object) -> None:
         """Stand for the link, which sends the final answer."""
 
@@ -101,3 +106,10 @@ async def test_a_prompt_passes_the_frames_that_the_document_lists(
     section = text.partition("### One prompt\n")[2].partition("\n#")[0]
     assert generator.frames == re.findall(r"^\d+\. (`\S+` `\S+`)", section, re.M)
     assert 3 < len(generator.frames) <= 8
+
+
+async def test_what_the_hub_refuses_the_engine_gives_up_again(engine: Engine) -> None:
+    generator = Alone(engine)
+    with pytest.raises(CommandError, match="cannot be written"):
+        await generator.int8(HoldInt8(), None)  # type: ignore[arg-type]
+    assert engine.precision == engine.model.plain
