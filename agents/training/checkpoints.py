@@ -321,12 +321,13 @@ class Checkpoints:
 
         engine = await shared_engine.fused()
         tokens = engine.fusion.tokens if engine.fusion is not None else None
+        learnt = (
+            await call(engine.thread, tokens.state, Priority.JUDGE) if tokens is not None else None
+        )
         contents = Contents(
             fusion=attention_tensors(state),
             scaffold=adapter_tensors(state),
-            token_map={}
-            if tokens is None
-            else await call(engine.thread, tokens.state, Priority.JUDGE),
+            token_map={} if learnt is None else learnt.model_dump(mode="json"),
             mind=mind.to_json(),
         )
         work = partial(
@@ -350,13 +351,16 @@ class Checkpoints:
         """
         from sovl_daemon.engine.errors import EngineError
         from sovl_daemon.engine.learning.candidate import prepare_restore
+        from sovl_daemon.engine.text.token_map import TokenMapState
 
         engine = await shared_engine.fused()
         if why := misfit(generation.manifest, _origin()):
             raise CommandError(BAD_ARGUMENT, f"{generation.folder.name}: {why}")
         state = await anyio.to_thread.run_sync(_tensors_in, generation)
-        prepare = partial(prepare_restore, engine.fused(), state, generation.token_map())
+        saved = generation.token_map()
         try:
+            tokens = TokenMapState.from_json(saved) if saved else None
+            prepare = partial(prepare_restore, engine.fused(), state, tokens)
             if document := generation.mind():
                 Mind.from_json(document)
             return await call(engine.thread, prepare, Priority.JUDGE)

@@ -189,34 +189,26 @@ class Engine:
 
         """
         options = options or SamplingOptions()
-        work = partial(self._request, messages, options, priority, stop_repetition=stop_repetition)
-        prepare = partial(_in_thread, work, limiter=self._reading)
+
+        def request() -> AnswerRequest:
+            prompt = self.tokenizer.encode(messages, self._prompt_limit(options))
+            sequence = TokenSequence(
+                self._caches,
+                prompt,
+                options,
+                stop_ids=self.tokenizer.stop_ids,
+                context_length=self.context_length,
+            )
+            text = self.tokenizer.answer_text()
+            repetition = Repetition() if stop_repetition else None
+            return AnswerRequest(sequence, text, prompt, priority, repetition)
+
+        prepare = partial(_in_thread, request, limiter=self._reading)  # off the loop
         return AnswerStream(self._scheduler, prepare)
 
     def check(self, messages: Sequence[Message], options: SamplingOptions) -> None:
         """Refuse at once what is too long however it is read; see ChatTokenizer.check."""
         self.tokenizer.check(messages, self._prompt_limit(options))
-
-    def _request(
-        self,
-        messages: Sequence[Message],
-        options: SamplingOptions,
-        priority: Priority,
-        *,
-        stop_repetition: bool,
-    ) -> AnswerRequest:
-        """Make tokens of the messages, off the loop; raises as `generate`."""
-        prompt = self.tokenizer.encode(messages, self._prompt_limit(options))
-        sequence = TokenSequence(
-            self._caches,
-            prompt,
-            options,
-            stop_ids=self.tokenizer.stop_ids,
-            context_length=self.context_length,
-        )
-        text = self.tokenizer.answer_text()
-        repetition = Repetition() if stop_repetition else None
-        return AnswerRequest(sequence, text, prompt, priority, repetition)
 
     async def set_precision(self, precision: Precision) -> None:
         """Hold the weights in another precision; conversations go on, a token every few layers.

@@ -21,7 +21,7 @@ from sovl_daemon.engine.learning.activation_cache import ActivationCache
 from sovl_daemon.engine.learning.base_pass import base_pass
 from sovl_daemon.engine.model.allocator import return_free_memory
 from sovl_daemon.engine.model.kv_cache import Span
-from sovl_daemon.engine.model.llama_finder import _build
+from sovl_daemon.engine.model.llama_finder import build_llama
 from sovl_daemon.engine.model.matrix import stack
 from sovl_daemon.engine.model.model import LoadedModel
 from sovl_daemon.engine.model.precision import DtypeChoice
@@ -96,7 +96,7 @@ def model(*, lean: bool = True) -> LoadedModel:
     with torch.device(GPU):
         network = tiny_network("llama")
     choice = DtypeChoice(torch.float32, "test")
-    found = _build(network, "fp32") if lean else None
+    found = build_llama(network, "fp32") if lean else None
     return LoadedModel(network, GPU, choice, 128, found, ShapesOnly(network))  # type: ignore[arg-type]
 
 

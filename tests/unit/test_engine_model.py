@@ -7,7 +7,7 @@ import torch
 
 from sovl_daemon.engine.errors import ModelLoadError, OptionError
 from sovl_daemon.engine.model.model import choose_device, load_model
-from sovl_daemon.engine.model.precision import _choose_on_cpu, choose_dtype
+from sovl_daemon.engine.model.precision import choose_dtype
 from sovl_daemon.engine.model.product import native_is_faster, native_kernels
 from sovl_daemon.limits import MemoryUsage
 from tests.unit.engine_tiny import read, save_tiny, tiny_model
@@ -64,7 +64,7 @@ def test_the_format_on_a_cpu_is_what_was_faster(
         "sovl_daemon.engine.model.precision._times_as_long",
         lambda one, other: seconds[one] / seconds[other],
     )
-    choice = _choose_on_cpu(stored)
+    choice = choose_dtype("auto", stored, torch.device("cpu"))
     assert choice.dtype == dtype
     assert reason in choice.reason
 

@@ -9,7 +9,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from sovl_daemon.engine.errors import ArtifactError, OptionError
-from sovl_daemon.engine.text.token_map import TokenMap, identical
+from sovl_daemon.engine.text.token_map import TokenMap, TokenMapState, identical
 from sovl_daemon.engine.text.tokenizer import PlainText, token_bytes
 from tests.tiny_models import tiny_tokenizer
 from tests.unit.engine_tiny import SPECIALS, byte_fallback_tokenizer, byte_level_tokenizer
@@ -238,7 +238,7 @@ def test_lazy_decay_is_that_of_the_whole_map(updates: list[Any], saved_after: in
     for count, (seen, met, confidence, strength, decay) in enumerate(updates):
         if count == saved_after:
             saved, map_ = map_.state(), TokenMap(BASE, SCAFFOLD)
-            map_.restore(json.loads(json.dumps(saved)))
+            map_.restore(reread(saved))
         map_.expand(seen)
         map_.reinforce(met, confidence, strength=strength, decay=decay)
         plain.update({id_: plain.get(id_, 1.0) for id_ in seen})
@@ -275,6 +275,10 @@ def test_an_update_out_of_range_is_refused(
 # The state
 
 
+def reread(state: TokenMapState) -> TokenMapState:
+    return TokenMapState.from_json(json.loads(json.dumps(state.model_dump(mode="json"))))
+
+
 def learnt() -> TokenMap:
     map_ = TokenMap(BASE, SCAFFOLD)
     map_.reinforce([5, 6], 0.9, strength=1, decay=0.95)
@@ -285,7 +289,7 @@ def learnt() -> TokenMap:
 def test_a_restored_map_goes_on_where_the_saved_one_stood() -> None:
     saved, restored = learnt(), TokenMap(BASE, SCAFFOLD)
     restored.expand([7])
-    restored.restore(json.loads(json.dumps(saved.state())))
+    restored.restore(reread(saved.state()))
     assert restored.state() == saved.state()
     for map_ in (saved, restored):
         map_.reinforce([5], 0.4, strength=1, decay=0.9)
@@ -321,14 +325,14 @@ def test_a_damaged_state_is_refused_and_changes_nothing(
 ) -> None:
     map_ = learnt()
     with pytest.raises(ArtifactError, match=rf"^state of the token map.*{complaint}[^\n]*$"):
-        map_.restore({**map_.state(), **change})
+        map_.restore(TokenMapState.from_json({**map_.state().model_dump(mode="json"), **change}))
     assert map_.state() == learnt().state()
 
 
 @pytest.mark.parametrize("state", [{}, [], None])
 def test_what_is_no_state_is_refused(state: Any) -> None:
     with pytest.raises(ArtifactError, match="state of the token map"):
-        TokenMap(BASE, SCAFFOLD).restore(state)
+        TokenMapState.from_json(state)
 
 
 # A real vocabulary

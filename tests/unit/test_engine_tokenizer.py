@@ -11,7 +11,7 @@ from sovl_daemon.engine.text.tokenizer import (
     ByteLevel,
     MarkedSpace,
     TokenizerAlphabet,
-    _byte_characters,
+    byte_characters,
     token_bytes,
 )
 from tests.unit.engine_tiny import byte_fallback_tokenizer, byte_level_tokenizer
@@ -34,7 +34,7 @@ def spelt(tokenizer: Any, ids: list[int]) -> bytes:
 
 
 def test_the_bytes_have_the_characters_that_gpt2_gave_them() -> None:
-    assert dict(enumerate(_byte_characters())) == bytes_to_unicode()
+    assert dict(enumerate(byte_characters())) == bytes_to_unicode()
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from sovl_daemon.engine.fusion.cross_attention import CrossAttention, MemoryKeyValues
+from sovl_daemon.engine.fusion.cross_attention import CrossAttention
 from sovl_daemon.engine.fusion.lora import renew_lora
 from sovl_daemon.engine.fusion.scaffold import Scaffold
 from sovl_daemon.engine.fusion.scaffold_memory import ScaffoldMemory
@@ -177,7 +177,8 @@ class Fusion:
             return
         memory: ScaffoldMemory = cache.memory or self._new_memory()
         told = self.translate(prompt[memory.length :])
-        if memory.cut or self._exceeds(memory.tokens_read + len(told.ids)):
+        limit = self.scaffold.max_context
+        if memory.cut or (limit is not None and memory.tokens_read + len(told.ids) > limit):
             memory, whole = self._new_memory(), self.translate(prompt)
             told = self.fit(whole)
             memory.cut = told is not whole
@@ -191,16 +192,12 @@ class Fusion:
         """Return the trainable attention behind a layer, a fresh one if there was none."""
         name = str(layer)
         if name not in self.attentions:
-            self.attentions[name] = self._fresh(layer)
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(self._seed + layer)
+                made = CrossAttention(self._base.width, self.scaffold.width, **self._shape)
+            self.attentions[name] = made.to(self._base.device)
         found: CrossAttention = self.attentions[name]
         return found
-
-    def _fresh(self, layer: int) -> CrossAttention:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self._seed + layer)
-            made = CrossAttention(self._base.width, self.scaffold.width, **self._shape)
-        made.to(self._base.device)
-        return made
 
     def _connect(self, weights: dict[int, float]) -> None:
         self._disconnect()
@@ -209,7 +206,10 @@ class Fusion:
             if weight == 0 or trained.fresh:
                 self._working.pop(layer, None)
                 continue
-            working = self._working.get(layer) or self._copy(trained)
+            working = self._working.get(layer)
+            if working is None:  # what answers is frozen, and in the base's number format
+                working = deepcopy(trained).to(self._base.precision.dtype)
+                working.eval().requires_grad_(False)
             with torch.no_grad():  # the same object, whose keys and values memories hold
                 working.output.weight.copy_(trained.output.weight * weight)
             self._working[layer] = working
@@ -219,12 +219,6 @@ class Fusion:
     def _disconnect(self) -> None:
         while self._removers:
             self._removers.pop()()
-
-    def _copy(self, trained: CrossAttention) -> CrossAttention:
-        """What answers: frozen, in the base's number format."""
-        working: CrossAttention = deepcopy(trained).to(self._base.precision.dtype)
-        working.eval().requires_grad_(False)
-        return working
 
     def _new_memory(self) -> ScaffoldMemory:
         base = self._base
@@ -249,10 +243,6 @@ class Fusion:
             left = max(0, left - count)
         return ScaffoldTokens(told.ids[excess:], told.weights[excess:], counts)
 
-    def _exceeds(self, count: int) -> bool:
-        limit = self.scaffold.max_context
-        return limit is not None and count > limit
-
     def translate(self, ids: Sequence[int]) -> ScaffoldTokens:
         """Return the scaffold's tokens for `ids`."""
         if self.tokens is None:
@@ -267,22 +257,6 @@ def _steer(
     attention: CrossAttention, x: torch.Tensor, rows: Sequence[SequenceRows]
 ) -> torch.Tensor:
     """Add to the hidden states x (N, width) what the conversations' memories give."""
-    wheres, memories = _steered(attention, rows)
-    if not wheres:
-        return x
-    added = attention(x, wheres, memories)
-    if len(added) == len(x):
-        return x + added
-    x = x.clone()
-    for where, part in zip(wheres, added.split([w.stop - w.start for w in wheres]), strict=True):
-        x[where] += part
-    return x
-
-
-def _steered(
-    attention: CrossAttention, rows: Sequence[SequenceRows]
-) -> tuple[list[slice], list[MemoryKeyValues]]:
-    """Return the rows that look into a memory, and the memories."""
     wheres, memories = [], []
     for each in rows:
         memory: ScaffoldMemory | None = each.cache.memory
@@ -292,4 +266,12 @@ def _steered(
         if first < each.where.stop:
             wheres.append(slice(first, each.where.stop))
             memories.append(memory.seen_by(attention))
-    return wheres, memories
+    if not wheres:
+        return x
+    added = attention(x, wheres, memories)
+    if len(added) == len(x):
+        return x + added
+    x = x.clone()
+    for where, part in zip(wheres, added.split([w.stop - w.start for w in wheres]), strict=True):
+        x[where] += part
+    return x

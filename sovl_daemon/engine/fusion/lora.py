@@ -111,7 +111,7 @@ def renew_lora(adapted: PeftModel, *, device: torch.device, seed: int) -> None:
                 part.to(device)
 
 
-def lora_layers(adapted: PeftModel) -> dict[str, Any]:
+def lora_layers(adapted: PeftModel) -> dict[str, LoraLayer]:
     """Return the layers with adapters by their name in the network."""
     network = adapted.get_base_model()
     return {name: each for name, each in network.named_modules() if isinstance(each, LoraLayer)}

@@ -30,6 +30,7 @@ from sovl_daemon.engine.text.token_map import TokenMap, identical
 
 if TYPE_CHECKING:  # `lora` is the one that imports peft, with its complaints silenced
     from peft import PeftModel
+    from peft.tuners.lora import LoraLayer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -187,32 +188,31 @@ class AdaptedLinear:
         y = self.linear.matrix(x)
         for columns, layer in self.adapters:
             if not layer.disable_adapters:
-                y[:, columns] += _low_rank(layer, x)
+                down, up = layer.lora_A[ADAPTER], layer.lora_B[ADAPTER]
+                inner = layer.lora_dropout[ADAPTER](x.to(down.weight.dtype))
+                y[:, columns] += (up(down(inner)) * layer.scaling[ADAPTER]).to(x.dtype)
         return y
 
 
-def _low_rank(layer: Any, x: torch.Tensor) -> torch.Tensor:
-    down, up = layer.lora_A[ADAPTER], layer.lora_B[ADAPTER]
-    inner = layer.lora_dropout[ADAPTER](x.to(down.weight.dtype))
-    added: torch.Tensor = up(down(inner)) * layer.scaling[ADAPTER]
-    return added.to(x.dtype)
-
-
-def _adapted(block: Block, layers: dict[str, Any]) -> Block:
+def _adapted(block: Block, layers: dict[str, "LoraLayer"]) -> Block:
     """The block with adapters beside those of its matrices that have any; the rest is shared."""
-    parts = {"qkv": block.qkv, "out": block.out, "gate_up": block.gate_up, "down": block.down}
-    linears: dict[str, Any] = {name: _beside(linear, layers) for name, linear in parts.items()}
-    return replace(block, **linears)
 
+    def beside(linear: FusedLinear) -> Any:
+        adapters, start = [], 0
+        for name, module in zip(_layers_of(linear), linear.modules, strict=True):
+            columns = slice(start, start + module.out_features)
+            start = columns.stop
+            if name in layers:
+                adapters.append((columns, layers[name]))
+        return AdaptedLinear(linear, tuple(adapters)) if adapters else linear
 
-def _beside(linear: FusedLinear, layers: dict[str, Any]) -> FusedLinear | AdaptedLinear:
-    adapters, start = [], 0
-    for name, module in zip(_layers_of(linear), linear.modules, strict=True):
-        columns = slice(start, start + module.out_features)
-        start = columns.stop
-        if name in layers:
-            adapters.append((columns, layers[name]))
-    return AdaptedLinear(linear, tuple(adapters)) if adapters else linear
+    return replace(
+        block,
+        qkv=beside(block.qkv),
+        out=beside(block.out),
+        gate_up=beside(block.gate_up),
+        down=beside(block.down),
+    )
 
 
 def _names(block: Block) -> list[str]:

@@ -278,26 +278,23 @@ class TruncatedModel:
             if self._lean is not None:
                 hidden, _ = self._lean.read([Span(ids, cache)])
                 return hidden.float()
-            return self._through_the_network(ids, cache).float()
-
-    def _through_the_network(self, ids: Sequence[int], cache: NetworkCache) -> torch.Tensor:
-        cache.settle()  # a failed pass may have left something
-        found: list[torch.Tensor] = []
-        block = self._model._blocks()[self.layers - 1]
-        hook = block.register_forward_hook(partial(_stop, found))
-        try:
-            self._model.network(
-                input_ids=torch.tensor([ids], device=self._model.device),
-                past_key_values=cache.dynamic,
-                use_cache=True,
-                logits_to_keep=1,
-            )
-        except _DeepEnoughError:
-            pass
-        finally:
-            hook.remove()
-        cache.advance(len(ids))
-        return found[0]
+            cache.settle()  # a failed pass may have left something
+            found: list[torch.Tensor] = []
+            block = self._model._blocks()[self.layers - 1]
+            hook = block.register_forward_hook(partial(_stop, found))
+            try:
+                self._model.network(
+                    input_ids=torch.tensor([ids], device=self._model.device),
+                    past_key_values=cache.dynamic,
+                    use_cache=True,
+                    logits_to_keep=1,
+                )
+            except _DeepEnoughError:
+                pass
+            finally:
+                hook.remove()
+            cache.advance(len(ids))
+            return found[0].float()
 
 
 class _DeepEnoughError(Exception):

@@ -7,7 +7,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -164,7 +163,9 @@ def load_probe(path: Path, identity: str = "") -> Probe:
             f"{path}: the probe was fitted on another model ({card.model}): run sovl judge fit"
         )
     try:
-        tensors: dict[str, Any] = load_file(path)
+        tensors = load_file(path)
+        with safe_open(path, framework="pt") as file:
+            stamp = (file.metadata() or {}).get("card", "")
         weight, bias = tensors["weight"].float(), tensors["bias"].float()
         quiet = float(tensors["quiet"][0])
         names = [name for name in tensors if name.startswith(_CENTRE)]
@@ -174,7 +175,7 @@ def load_probe(path: Path, identity: str = "") -> Probe:
     whole = 0 <= quiet < math.inf and "" in centres and weight.ndim == 2
     whole &= all(bool(each.isfinite().all()) for each in (weight, bias, *centres.values()))
     shapes = {(weight.shape[0], *bias.shape), *(tuple(each.shape) for each in centres.values())}
-    if not whole or shapes != {(3, 2), (2, weight.shape[1])} or _stamp_of(path) != _stamp(card):
+    if not whole or shapes != {(3, 2), (2, weight.shape[1])} or stamp != _stamp(card):
         raise ArtifactError(f"{path}: damaged, or not the pair of its JSON: run sovl judge fit")
     return Probe(card, weight, bias, quiet, centres)
 
@@ -190,8 +191,3 @@ def _card(path: Path) -> ProbeCard:
 
 def _stamp(card: ProbeCard) -> str:
     return f"{card.identity} {card.layer} {card.fitted_on} {card.band!r}"
-
-
-def _stamp_of(path: Path) -> str:
-    with safe_open(path, framework="pt") as file:
-        return str((file.metadata() or {}).get("card", ""))

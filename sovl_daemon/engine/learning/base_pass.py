@@ -83,7 +83,9 @@ class LeanBasePass:
         x = x + steer(first, x)
         starts = [len(prompt) - 1 for prompt, _ in turns]
         at = batch_positions(self._lean, starts, x.shape[1], max(starts))
-        shared, past = self._shared(turns[0][0][:common]), _stacked([each[1] for each in kept])
+        shared = self._shared(turns[0][0][:common])
+        pasts = [each.permute(2, 0, 1, 3) for _, each in kept]  # (P, L, H, size)
+        past = pad_sequence(pasts, True).permute(2, 0, 3, 1, 4)  # (L, B, H, P, size)
         for index, block in enumerate(self._lean.blocks[first + 1 :]):
             seen = PastKeyValues(*past[index].chunk(2, 1))
             with self._threads.working("training", x.shape[0] * x.shape[1]):
@@ -150,11 +152,20 @@ class NetworkBasePass:
         tails = self._tails(turns)
         lengths = torch.tensor([len(answer) for _, answer in turns], device=tails.device)
         real = torch.arange(tails.shape[1], device=tails.device) < lengths[:, None]
+
+        def steering(layer: int) -> Callable[[Any, Any, Any], Any]:
+            def after(block: Any, inputs: Any, output: Any) -> Any:
+                del block, inputs
+                x = output if isinstance(output, torch.Tensor) else output[0]
+                # Padding points at the last position, which is some answer's own.
+                added = steer(layer, _gathered(x, tails)).to(x.dtype) * real[..., None]
+                x = x.scatter_add(1, tails[..., None].expand_as(added), added)
+                return x if isinstance(output, torch.Tensor) else (x, *output[1:])
+
+            return after
+
         blocks = self._base._blocks()
-        hooks = [
-            blocks[layer].register_forward_hook(_hook(layer, tails, real, steer))
-            for layer in self._layers
-        ]
+        hooks = [blocks[layer].register_forward_hook(steering(layer)) for layer in self._layers]
         try:
             return self._run(turns)
         finally:
@@ -192,20 +203,6 @@ class NetworkBasePass:
         return torch.tensor(rows, device=self._base.device)
 
 
-def _hook(
-    layer: int, tails: torch.Tensor, real: torch.Tensor, steer: Steer
-) -> Callable[[Any, Any, Any], Any]:
-    def after(block: Any, inputs: Any, output: Any) -> Any:
-        del block, inputs
-        x = output if isinstance(output, torch.Tensor) else output[0]
-        # Padding points at the last position, which is some answer's own.
-        added = steer(layer, _gathered(x, tails)).to(x.dtype) * real[..., None]
-        x = x.scatter_add(1, tails[..., None].expand_as(added), added)
-        return x if isinstance(output, torch.Tensor) else (x, *output[1:])
-
-    return after
-
-
 def _instead(hidden: torch.Tensor) -> Callable[[Any, Any, Any], Any]:
     def after(body: Any, inputs: Any, output: Any) -> Any:
         del body, inputs
@@ -222,9 +219,3 @@ def _gathered(x: torch.Tensor, tails: torch.Tensor) -> torch.Tensor:
 def _ids(turn: Turn) -> Ids:
     prompt, answer = turn
     return prompt + answer[:-1]
-
-
-def _stacked(pasts: Sequence[torch.Tensor]) -> torch.Tensor:
-    """(L, H, P, size) of each sequence as (L, B, H, P, size), padded behind."""
-    padded = pad_sequence([each.permute(2, 0, 1, 3) for each in pasts], True)  # (B, P, L, H, size)
-    return padded.permute(2, 0, 3, 1, 4)

@@ -10,6 +10,7 @@ from torch import nn
 from sovl_daemon.engine.errors import OptionError
 from sovl_daemon.engine.fusion.cross_attention import CrossAttention
 from sovl_daemon.engine.fusion.fusion import Fusion
+from sovl_daemon.engine.text.token_map import TokenMapState
 
 
 class Candidate:
@@ -78,7 +79,7 @@ class Candidate:
         self._fusion.refresh()
 
 
-def adapter_parameters(fusion: Fusion) -> dict[str, Any]:
+def adapter_parameters(fusion: Fusion) -> dict[str, nn.Parameter]:
     """Return the low-rank matrices that answer, by their names below the network's head."""
     network = fusion.scaffold.adapters.get_base_model().base_model
     return {name: each for name, each in network.named_parameters() if ".lora_" in name}
@@ -110,16 +111,16 @@ def learned_tensors(fusion: Fusion) -> dict[str, torch.Tensor]:
 
 
 def prepare_restore(
-    fusion: Fusion, state: Mapping[str, torch.Tensor], token_map: dict[str, Any]
+    fusion: Fusion, state: Mapping[str, torch.Tensor], token_map: TokenMapState | None
 ) -> Callable[[], None]:
     """Return what makes the fusion become what `learned_tensors` returned; without any, new-born.
 
     Nothing is changed before that is called, on the tensor thread, and it does not fail.
-    `token_map` is the state of the token map, empty if that has learned nothing.
+    `token_map` is the state of the token map, None if that has learned nothing.
 
     Raises:
         OptionError: it is of another base or scaffold, or of other ranks or layers.
-        ArtifactError: the token map is damaged, or of another base.
+        ArtifactError: the token map is of another base.
 
     """
     layers = sorted({int(name.split(".")[1]) for name in attention_tensors(state)})
@@ -131,13 +132,13 @@ def prepare_restore(
     candidate = Candidate(fusion, layers, adapters=bool(adapter_tensors(state)))
     candidate.load(state)
     tokens = fusion.tokens
-    if tokens is not None and token_map:
-        tokens.checked(token_map)
+    if tokens is not None and token_map is not None:
+        tokens.check(token_map)
 
     def become() -> None:
         fusion.forget()
         candidate.commit()
-        if tokens is not None and token_map:
+        if tokens is not None and token_map is not None:
             tokens.restore(token_map)
         elif tokens is not None:
             tokens.forget()

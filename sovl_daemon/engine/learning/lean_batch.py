@@ -197,9 +197,30 @@ def frozen_pass(
     index, in the base's format, and the keys and values (L, 2 * kv_heads, T - common, size) in the
     layers from `past` on. The number of layers, as an index, stands for behind the last.
     """
+    begin, rest = turns[0][:common], [ids[common:] for ids in turns]
+    dtype, longest = lean.norm.weight.dtype, max(map(len, rest))
+    padded = [id_ for ids in rest for id_ in (*ids, *[0] * (longest - len(ids)))]
+    hidden: dict[int, torch.Tensor] = {}
+    seen: list[torch.Tensor] = []
     with torch.no_grad():
-        rest = [ids[common:] for ids in turns]
-        hidden, whole = _surveyed(lean, turns[0][:common], rest, layers, past)
+        x = lean.embed(padded).float().view(len(rest), longest, -1)
+        shared = lean.embed(begin)[None].float() if common else x[:1, :0]
+        at = batch_positions(lean, [common] * len(rest), longest, common)
+        first = batch_positions(lean, [0], common, 0) if common else None
+        last = len(lean.blocks) if past < len(lean.blocks) else max(layers, default=0)
+        for block in lean.blocks[:last]:
+            if block.index in layers:
+                hidden[block.index] = x.to(dtype)
+            before: tuple[PastKeyValues, ...] = ()
+            if first is not None:
+                shared, one = run_block(block, shared, first)
+                before = (one,)
+            x, new = run_block(block, x, at, before)
+            if block.index >= past:
+                seen.append(torch.cat((new.keys, new.values), 1))
+        if last in layers:
+            hidden[last] = x.to(dtype)
+        whole = torch.stack(seen, 1) if seen else x.new_empty(len(rest), 0, 2, longest, 1)
         return [
             (
                 {layer: each[index, : len(ids)].clone() for layer, each in hidden.items()},
@@ -207,36 +228,3 @@ def frozen_pass(
             )
             for index, ids in enumerate(rest)
         ]
-
-
-def _surveyed(
-    lean: Llama,
-    begin: Sequence[int],
-    rest: Sequence[Sequence[int]],
-    layers: Collection[int],
-    past: int,
-) -> tuple[dict[int, torch.Tensor], torch.Tensor]:
-    dtype, common, longest = lean.norm.weight.dtype, len(begin), max(map(len, rest))
-    x = lean.embed(_padded(rest, longest)).float().view(len(rest), longest, -1)
-    shared = lean.embed(begin)[None].float() if common else x[:1, :0]
-    at = batch_positions(lean, [common] * len(rest), longest, common)
-    first = batch_positions(lean, [0], common, 0) if common else None
-    hidden, seen = {}, []
-    last = len(lean.blocks) if past < len(lean.blocks) else max(layers, default=0)
-    for block in lean.blocks[:last]:
-        if block.index in layers:
-            hidden[block.index] = x.to(dtype)
-        before: tuple[PastKeyValues, ...] = ()
-        if first is not None:
-            shared, one = run_block(block, shared, first)
-            before = (one,)
-        x, new = run_block(block, x, at, before)
-        if block.index >= past:
-            seen.append(torch.cat((new.keys, new.values), 1))
-    if last in layers:
-        hidden[last] = x.to(dtype)
-    return hidden, torch.stack(seen, 1) if seen else x.new_empty(len(rest), 0, 2, longest, 1)
-
-
-def _padded(sequences: Sequence[Sequence[int]], length: int) -> list[int]:
-    return [id_ for each in sequences for id_ in (*each, *[0] * (length - len(each)))]

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import TypedDict
 
 import torch
 from torch.nn import functional
@@ -81,6 +81,13 @@ class LossDenominators:
         return cls(*taught)
 
 
+class _ParameterGroup(TypedDict):
+    """What the optimizer knows of parameters with one learning rate."""
+
+    params: list[torch.nn.Parameter]
+    weight: float
+
+
 class Learner:
     """Trains a candidate of the fusion's attentions and adapters; use it on the tensor thread.
 
@@ -148,7 +155,16 @@ class Learner:
             self._gradients(),
         ):
             torch.set_rng_state(self._random)
-            losses = [self._backward(part, denominators) for part in parts]
+            losses = []
+            for part in parts:
+                loss, divergence = self._losses(part, denominators, dropout=True)
+                self._threads.use("training")  # what the layers found out on the way
+                whole = loss + self.options.replay * divergence
+                if not torch.isfinite(whole):
+                    raise NonFiniteLossError(f"a loss of {whole.item()}: lower the learning rate")
+                if whole.requires_grad:
+                    (whole / self.options.accumulation).backward()
+                losses.append((loss.item(), divergence.item()))
             self._random = torch.get_rng_state()
         self.rows = max(self.rows, len(batch))
         self.throttled = replace(self.throttled, batch=max(map(len, parts)) / max(1, len(batch)))
@@ -157,8 +173,8 @@ class Learner:
             self._update()
         tokens = sum(len(sample.answer) for sample in batch)
         seconds = time.perf_counter() - began
-        loss, divergence = map(sum, zip(*losses, strict=True))
-        return StepReport(loss, divergence, tokens, seconds, self._gradient_norm)
+        told, taught = map(sum, zip(*losses, strict=True))
+        return StepReport(told, taught, tokens, seconds, self._gradient_norm)
 
     def evaluate(self, samples: Sequence[Sample]) -> StepReport:
         """Return the losses of samples without learning from them."""
@@ -230,19 +246,6 @@ class Learner:
             if before is not None:
                 parameter.grad = before if parameter.grad is None else before + parameter.grad
 
-    def _backward(
-        self, part: Sequence[Sample], denominators: LossDenominators
-    ) -> tuple[float, float]:
-        """Add the gradient of a part; return its shares in the losses."""
-        loss, divergence = self._losses(part, denominators, dropout=True)
-        self._threads.use("training")  # what the layers found out on the way
-        whole = loss + self.options.replay * divergence
-        if not torch.isfinite(whole):
-            raise NonFiniteLossError(f"a loss of {whole.item()}: lower the learning rate")
-        if whole.requires_grad:
-            (whole / self.options.accumulation).backward()
-        return loss.item(), divergence.item()
-
     def _update(self) -> None:
         self.throttled = replace(self.throttled, rate=self.throttle.rate)
         for group in self._optimizer.param_groups:
@@ -258,18 +261,20 @@ class Learner:
         self.updates += 1
         self._pending = 0
 
-    def _groups(self) -> list[dict[str, Any]]:
+    def _groups(self) -> list[_ParameterGroup]:
         """What an attention puts out counts by its layer's weight, so its steps are the larger.
 
         Else a mind that is little influenced would learn as much the less.
         """
-        groups: dict[float, list[Any]] = {1.0: []}
+        groups: dict[float, list[torch.nn.Parameter]] = {1.0: []}
         for name, parameter in self.candidate.named_parameters():
             weight = 1.0
             if name.endswith(".output.weight") and name.startswith("attention."):
                 weight = self._weights[int(name.split(".")[1])]
             groups.setdefault(weight, []).append(parameter)
-        return [{"params": each, "weight": weight} for weight, each in groups.items() if each]
+        return [
+            _ParameterGroup(params=each, weight=weight) for weight, each in groups.items() if each
+        ]
 
     def _losses(
         self, samples: Sequence[Sample], denominators: LossDenominators, *, dropout: bool
@@ -279,30 +284,39 @@ class Learner:
         taught = [sample for sample in samples if sample.teacher is not None]
         loss = divergence = torch.zeros(())
         if told:
-            loss = self._sum(told, _negative_log_likelihood, dropout) / denominators.told
+            logits, _, weights = self._logits(told, dropout)
+            targets = torch.tensor([id_ for sample in told for id_ in sample.answer])
+            each = functional.cross_entropy(logits, targets.to(logits.device), reduction="none")
+            loss = (each * weights).sum() / denominators.told
         if taught:
-            divergence = self._sum(taught, self._divergence, dropout) / denominators.taught
+            logits, real, weights = self._logits(taught, dropout)
+            with torch.no_grad():
+                turns = [(sample.teacher or (), sample.answer) for sample in taught]
+                common = self._shared_by([prompt for prompt, _ in turns])
+                wanted = self._base.head(self._base.plain(turns, common)[real]).log_softmax(-1)
+            # KL(base given the teacher's prompt || fused) of each token
+            found = logits.log_softmax(-1)
+            each = functional.kl_div(found, wanted, log_target=True, reduction="none").sum(-1)
+            divergence = (each * weights).sum() / denominators.taught
         return loss, divergence
 
-    def _sum(self, samples: Sequence[Sample], measure: Any, dropout: bool) -> torch.Tensor:
-        """Return the sum over the tokens of all answers, each weighed as its sample."""
-        hidden, real = self._hidden(samples, dropout)
-        each = measure(samples, self._base.head(hidden[real]), real)  # (N,)
-        weights = torch.tensor([sample.weight for sample in samples], device=real.device)
-        total: torch.Tensor = (each * weights[:, None].expand_as(real)[real]).sum()
-        return total
-
-    def _hidden(
+    def _logits(
         self, samples: Sequence[Sample], dropout: bool
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the steered hidden states (B, A, hidden), and which of them are of an answer."""
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return the steered logits (N, vocab) of all answers' tokens, and of which sample each is.
+
+        That is told by a mask (B, A), and by the weight (N,) that each has from its sample.
+        """
         prompts = [sample.prompt for sample in samples]
         turns = [(sample.prompt, sample.answer) for sample in samples]
         common = self._shared_by(prompts)
         memory = self._scaffold.read(prompts, common, dropout=dropout)
         hidden = self._base.steered(turns, common, partial(self._steer, memory))
         lengths = torch.tensor([len(sample.answer) for sample in samples], device=hidden.device)
-        return hidden, torch.arange(hidden.shape[1], device=hidden.device) < lengths[:, None]
+        real = torch.arange(hidden.shape[1], device=hidden.device) < lengths[:, None]
+        weights = torch.tensor([sample.weight for sample in samples], device=real.device)
+        weights = weights[:, None].expand_as(real)[real]
+        return self._base.head(hidden[real]), real, weights
 
     def _shared_by(self, prompts: Sequence[Ids]) -> int:
         """Return the length of `common` if all prompts begin so, else 0."""
@@ -313,30 +327,10 @@ class Learner:
     def _steer(self, memory: BatchMemory, layer: int, x: torch.Tensor) -> torch.Tensor:
         return memory.added(self.candidate.attentions[layer], x) * self._weights[layer]
 
-    def _divergence(
-        self, samples: Sequence[Sample], logits: torch.Tensor, real: torch.Tensor
-    ) -> torch.Tensor:
-        """KL(base given the teacher's prompt || fused) of each token."""
-        with torch.no_grad():
-            turns = [(sample.teacher or (), sample.answer) for sample in samples]
-            common = self._shared_by([prompt for prompt, _ in turns])
-            wanted = self._base.head(self._base.plain(turns, common)[real]).log_softmax(-1)
-        found = logits.log_softmax(-1)
-        return functional.kl_div(found, wanted, log_target=True, reduction="none").sum(-1)
-
 
 def _named(state: Mapping[str, torch.Tensor], kind: str) -> dict[str, torch.Tensor]:
     start = f"{kind}."
     return {name.removeprefix(start): v for name, v in state.items() if name.startswith(start)}
-
-
-def _negative_log_likelihood(
-    samples: Sequence[Sample], logits: torch.Tensor, real: torch.Tensor
-) -> torch.Tensor:
-    """The negative log likelihood of each token of the answers."""
-    del real
-    targets = torch.tensor([id_ for sample in samples for id_ in sample.answer])
-    return functional.cross_entropy(logits, targets.to(logits.device), reduction="none")
 
 
 def rate_factor(update: int, options: LearnerOptions) -> float:

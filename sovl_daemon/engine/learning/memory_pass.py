@@ -43,21 +43,22 @@ class BatchMemory:
 
     def added(self, attention: CrossAttention, x: torch.Tensor) -> torch.Tensor:
         """Return what `attention` adds to the rows `x` (B, R, hidden) that look into it."""
+
+        def projected(layer: Any) -> torch.Tensor:
+            own: torch.Tensor = layer(self.hidden.float())
+            if not len(self.common):
+                return own
+            shared = layer(self.common.float())
+            return torch.cat((shared.expand(len(own), -1, -1), own), 1)
+
         count, heads = len(x), attention.heads
         query = attention.query(functional.layer_norm(x.float(), x.shape[-1:]))
-        keys, values = (self._projected(each) for each in (attention.key, attention.value))
+        keys, values = projected(attention.key), projected(attention.value)
         seen = functional.scaled_dot_product_attention(
             _split(query, heads), _split(keys, heads), _split(values, heads), attn_mask=self.bias
         )
         added: torch.Tensor = attention.output(seen.transpose(1, 2).reshape(count, x.shape[1], -1))
         return added
-
-    def _projected(self, layer: Any) -> torch.Tensor:
-        own: torch.Tensor = layer(self.hidden.float())
-        if not len(self.common):
-            return own
-        shared = layer(self.common.float())
-        return torch.cat((shared.expand(len(own), -1, -1), own), 1)
 
 
 class MemoryPass(Protocol):

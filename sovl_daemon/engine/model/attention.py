@@ -69,21 +69,20 @@ class AttentionHeads:
         first = torch.tensor(lengths, device=pack.device)[:, None]
         positions = first + torch.arange(count, device=pack.device)  # (B, T)
         seen = max(lengths) + count
-        sees_all = count == 1 and min(lengths) == max(lengths)
+        mask = None
+        if count > 1 or min(lengths) < max(lengths):
+            hidden = torch.arange(seen, device=pack.device) > positions[..., None]  # (B, T, S)
+            mask = torch.zeros(hidden.shape, dtype=pack.dtype, device=pack.device)
+            mask.masked_fill_(hidden, -torch.inf)
+            mask = mask.repeat(1, self.queries // self.keys, 1)[:, None]  # (B, 1, group * T, S)
         return AttentionGroup(
             slice(start, start + len(group) * count),
             pack,
             torch.arange(len(group), device=pack.device)[:, None],
             positions,
             seen,
-            None if sees_all else self._mask(positions, seen, pack.dtype),
+            mask,
         )
-
-    def _mask(self, positions: torch.Tensor, seen: int, dtype: torch.dtype) -> torch.Tensor:
-        hidden = torch.arange(seen, device=positions.device) > positions[..., None]  # (B, T, S)
-        mask = torch.zeros(hidden.shape, dtype=dtype, device=hidden.device)
-        mask.masked_fill_(hidden, -torch.inf)
-        return mask.repeat(1, self.queries // self.keys, 1)[:, None]  # (B, 1, group * T, S)
 
 
 def attention_groups(spans: Sequence[Span]) -> Iterator[list[Span]]:

@@ -33,9 +33,9 @@ def find_llama(network: Any) -> Llama | None:
     lean pass is then found to be wrong.
     """
     with torch.no_grad():
-        if not _looks_like_one(network):
+        if not all(_conditions(network)):
             return None
-        lean = _build(network, unquantised(network.lm_head.weight.dtype))
+        lean = build_llama(network, unquantised(network.lm_head.weight.dtype))
         return lean if _agree(network, lean) else None
 
 
@@ -57,10 +57,6 @@ def _agree(network: Any, lean: Llama) -> bool:
 
 def _close(x: torch.Tensor, y: torch.Tensor) -> bool:
     return float((x.float() - y.float()).norm()) <= _SAME * float(y.float().norm())
-
-
-def _looks_like_one(network: Any) -> bool:
-    return all(_conditions(network))
 
 
 def _conditions(network: Any) -> Iterator[bool]:
@@ -85,7 +81,8 @@ def _is_block(block: Any) -> bool:
         and _children(block.mlp) - {"act_fn"} == _MLP
         and all(_is_linear(getattr(block.self_attn, name)) for name in _ATTENTION)
         and all(_is_linear(getattr(block.mlp, name)) for name in _MLP)
-        and all(hasattr(norm, "variance_epsilon") for norm in _norms(block))
+        and hasattr(block.input_layernorm, "variance_epsilon")
+        and hasattr(block.post_attention_layernorm, "variance_epsilon")
     )
 
 
@@ -97,14 +94,14 @@ def _is_linear(module: Any) -> bool:
     return type(module) is torch.nn.Linear and module.bias is None
 
 
-def _norms(block: Any) -> tuple[Any, Any]:
-    return block.input_layernorm, block.post_attention_layernorm
-
-
-def _build(network: Any, precision: Precision) -> Llama:
+def build_llama(network: Any, precision: Precision) -> Llama:
+    """Return the lean forward pass of a network that has its parts, whose weights it takes over."""
     body, head = network.model, network.lm_head
     tied = head.weight is body.embed_tokens.weight
-    heads = _heads(body.layers[0].self_attn)
+    attention = body.layers[0].self_attn
+    size = int(attention.head_dim)
+    queries, keys = len(attention.q_proj.weight) // size, len(attention.k_proj.weight) // size
+    heads = AttentionHeads(queries, keys, size, float(attention.scaling))
     blocks = [_block(index, heads, block, precision) for index, block in enumerate(body.layers)]
     head_name = "model.embed_tokens.weight" if tied else "lm_head.weight"
     also = [body.embed_tokens] if tied else []
@@ -138,9 +135,3 @@ def _block(index: int, heads: AttentionHeads, block: Any, precision: Precision) 
 
 def _norm(norm: Any) -> RmsNorm:
     return RmsNorm(norm.weight.data, norm.variance_epsilon)
-
-
-def _heads(attention: Any) -> AttentionHeads:
-    size = int(attention.head_dim)
-    queries, keys = len(attention.q_proj.weight) // size, len(attention.k_proj.weight) // size
-    return AttentionHeads(queries, keys, size, float(attention.scaling))

@@ -80,7 +80,14 @@ class OffloadedMatrix:
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """Return x @ weights.T, (rows, in) -> (rows, out)."""
-        rows = [some for part in self._parts for some in part.split(_rows_at_once(part, x))]
+        # At once, if no copy is needed to multiply; else as many as a copy of stays in the cache.
+        copied = _COPY if x.device.type == "cpu" else _COPY_TO_CARD
+        rows: list[torch.Tensor] = []
+        for part in self._parts:
+            if (part.device, part.dtype) == (x.device, x.dtype):
+                rows.append(part)
+            else:
+                rows += part.split(max(1, copied // int(part.shape[1])))
         parts = [product(x, formats.as_format_of(x, some)) for some in rows]
         return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
 
@@ -140,12 +147,20 @@ class Int4Matrix:
         self.scales = torch.empty(shape, dtype=_packed_dtype(dtype))
         for rows, weight in formats.row_chunks(parts, dtype):
             values, self.scales[:, rows] = formats.int4(weight)
-            self.values[rows] = self._pack(values)
+            if self.kernel:
+                values = torch.ops.aten._convert_weight_to_int4pack_for_cpu(values, 1)
+            else:
+                values = (values[:, ::2] | values[:, 1::2] << 4).to(torch.uint8)
+            self.values[rows] = values
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """Return x @ weights.T, (rows, in) -> (rows, out)."""
         if not self.kernel:
-            return functional.linear(x, self._dequantised().to(x.dtype))
+            values = torch.stack((self.values & 15, self.values >> 4), -1)  # (out, in / 2, 2)
+            groups = values.view(len(values), -1, formats.INT4_GROUP).to(self.scales.dtype) - 8
+            scale, zero = self.scales.transpose(0, 1).unsqueeze(-2).unbind(-1)  # (out, groups, 1)
+            weights = (groups * scale + zero).view(len(values), -1)
+            return functional.linear(x, weights.to(x.dtype))
         rows = x.to(self.scales.dtype)
         y: torch.Tensor = torch.ops.aten._weight_int4pack_mm_for_cpu(
             rows, self.values, formats.INT4_GROUP, self.scales
@@ -155,18 +170,6 @@ class Int4Matrix:
     def tensors(self) -> list[torch.Tensor]:
         """Return the packed values, and the scales with the zero points."""
         return [self.values, self.scales]
-
-    def _pack(self, values: torch.Tensor) -> torch.Tensor:
-        if self.kernel:
-            packed: torch.Tensor = torch.ops.aten._convert_weight_to_int4pack_for_cpu(values, 1)
-            return packed
-        return (values[:, ::2] | values[:, 1::2] << 4).to(torch.uint8)
-
-    def _dequantised(self) -> torch.Tensor:
-        values = torch.stack((self.values & 15, self.values >> 4), -1)  # (out, in / 2, 2)
-        groups = values.view(len(values), -1, formats.INT4_GROUP).to(self.scales.dtype) - 8
-        scale, zero = self.scales.transpose(0, 1).unsqueeze(-2).unbind(-1)  # (out, groups, 1)
-        return (groups * scale + zero).view(len(values), -1)
 
 
 class VnniMatrix:
@@ -263,7 +266,10 @@ def stack(
         return OffloadedMatrix(parts)
     place = device or parts[0].device
     if precision in ("fp32", "fp16"):
-        return PlainMatrix(_joined(parts, dtype, place), precision)
+        whole = torch.empty(_shape(parts), dtype=dtype, device=place)
+        for rows, part in zip(whole.split([len(part) for part in parts]), parts, strict=True):
+            formats.fill(rows, part)
+        return PlainMatrix(whole, precision)
     if place.type == "cuda":
         return (BnbInt8Matrix if precision == "int8" else BnbInt4Matrix)(parts, dtype, place)
     if precision == "int4":
@@ -284,23 +290,6 @@ def whole_numbers_are_faster(dtype: torch.dtype) -> bool:
 
 def _packed_dtype(dtype: torch.dtype) -> torch.dtype:
     return _PACKED if dtype == torch.float32 else dtype
-
-
-def _rows_at_once(weights: torch.Tensor, x: torch.Tensor) -> int:
-    """All that need no copy to multiply; else as many as a copy of stays in the cache."""
-    if (weights.device, weights.dtype) == (x.device, x.dtype):
-        return len(weights)
-    copy = _COPY if x.device.type == "cpu" else _COPY_TO_CARD
-    return max(1, copy // int(weights.shape[1]))
-
-
-def _joined(
-    parts: Sequence[torch.Tensor], dtype: torch.dtype, device: torch.device
-) -> torch.Tensor:
-    whole = torch.empty(_shape(parts), dtype=dtype, device=device)
-    for rows, part in zip(whole.split([len(part) for part in parts]), parts, strict=True):
-        formats.fill(rows, part)
-    return whole
 
 
 def _shape(parts: Sequence[torch.Tensor]) -> tuple[int, int]:

@@ -234,8 +234,15 @@ class LoadedModel:
         Only one function at a time may do so.
         """
         if self.lean is None:
-            block = self._blocks()[index]
-            hook = block.register_forward_hook(partial(self._after_block, function))
+
+            def after(block: Any, inputs: Any, output: Any) -> Any:
+                if not self._reading:
+                    return output
+                if isinstance(output, torch.Tensor):
+                    return function(output[0], self._reading)[None]
+                return (function(output[0][0], self._reading)[None], *output[1:])
+
+            hook = self._blocks()[index].register_forward_hook(after)
             return lambda: hook.remove()
         after_block = self.lean.after_block
         after_block[index] = function
@@ -246,13 +253,6 @@ class LoadedModel:
         modules = self.network.get_decoder().modules()
         lists = (each for each in modules if isinstance(each, torch.nn.ModuleList))
         return next(each for each in lists if len(each) == self.layers)
-
-    def _after_block(self, function: AfterBlock, block: Any, inputs: Any, output: Any) -> Any:
-        if not self._reading:
-            return output
-        if isinstance(output, torch.Tensor):
-            return function(output[0], self._reading)[None]
-        return (function(output[0][0], self._reading)[None], *output[1:])
 
     def fingerprint(self, precision: Precision, ids: Sequence[int]) -> Fingerprint:
         """Digest the weights, held in `precision`, and what the plain base makes of `ids`."""
@@ -321,14 +321,21 @@ def load_model(
     place = choose_device(device)
     if place.type != "cpu":  # steps end before the work does, so their times say nothing
         threads = threads or max(1, available_parallelism() - 1)
-    config = _read_config(path)
+    if not (path / "config.json").is_file():
+        raise ModelLoadError(f"no model in {path}: give a folder with config.json and safetensors")
+    try:
+        config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelLoadError(_unloadable(path, error)) from error
     precision = choose_dtype(dtype, config.dtype or torch.float32, place)
     network = _read_network(path, config, precision.dtype).to(place)
     network.eval().requires_grad_(False)
     max_context = position_limit(network)
     lean = find_llama(network)
     emulated = dtype == "auto" and place.type == "cpu" and is_emulated(precision.dtype)
-    if emulated and (lean is None or _is_small(network)):
+    room, weights = memory(), sum(each.numel() for each in network.parameters())
+    is_small = room is not None and 4 * weights <= _SMALL_SHARE * room.total  # in float32
+    if emulated and (lean is None or is_small):
         precision = DtypeChoice(torch.float32, f"{precision.dtype} is emulated here, and slow")
         network = _read_network(path, config, precision.dtype).eval().requires_grad_(False)
         lean = find_llama(network)
@@ -338,13 +345,6 @@ def load_model(
     )
 
 
-def _is_small(network: Any) -> bool:
-    """Return whether in float32 its weights take but a small share of the memory there is."""
-    room = memory()
-    weights = sum(each.numel() for each in network.parameters())
-    return room is not None and 4 * weights <= _SMALL_SHARE * room.total
-
-
 def position_limit(network: Any) -> int | None:
     """Return the number of positions a network knows, None if it has no such limit.
 
@@ -352,21 +352,21 @@ def position_limit(network: Any) -> int | None:
     """
     config = network.config.get_text_config(decoder=True)
     named = [getattr(config, name, None) for name in _POSITIONS]
+
+    def positions_of(table: Any) -> int:
+        """Rows that stand for a position: some begin behind the one of the padding token."""
+        padding = getattr(table, "padding_idx", None)
+        unused = getattr(table, "offset", 0 if padding is None else padding + 1)
+        return int(table.num_embeddings - unused)
+
     tables = [
-        _positions_of(module)
+        positions_of(module)
         for name, module in network.get_decoder().named_modules()  # not what sees images
         if isinstance(module, torch.nn.Embedding) and _POSITION_TABLE.search(name)
     ]
     return min(
         [each for each in named if isinstance(each, int) and each > 0] + tables, default=None
     )
-
-
-def _positions_of(table: Any) -> int:
-    """Rows that stand for a position: some families begin behind the one of the padding token."""
-    padding = getattr(table, "padding_idx", None)
-    unused = getattr(table, "offset", 0 if padding is None else padding + 1)
-    return int(table.num_embeddings - unused)
 
 
 def choose_device(asked: str) -> torch.device:
@@ -386,15 +386,6 @@ def choose_device(asked: str) -> torch.device:
             f"device {asked!r} cannot be used ({first_line(error)}): use auto, cpu or cuda"
         ) from error
     return device
-
-
-def _read_config(path: Path) -> Any:
-    if not (path / "config.json").is_file():
-        raise ModelLoadError(f"no model in {path}: give a folder with config.json and safetensors")
-    try:
-        return AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise ModelLoadError(_unloadable(path, error)) from error
 
 
 def _read_network(path: Path, config: Any, dtype: torch.dtype) -> Any:

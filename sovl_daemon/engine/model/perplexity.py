@@ -1,7 +1,7 @@
 """How well a model foretells a text, in whatever precision its weights are held."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,7 +9,6 @@ from torch.nn import functional
 
 from sovl_daemon.engine.errors import NonFiniteLogitsError, OptionError
 from sovl_daemon.engine.model.kv_cache import Span
-from sovl_daemon.engine.model.llama import Llama
 from sovl_daemon.engine.model.model import LoadedModel
 
 WINDOW = 512
@@ -56,43 +55,31 @@ def perplexity(
         part = ids[start : start + length]
         loss += _loss(model, part)
         foretold += len(part) - 1
-        yield PerplexityEstimate(done, len(starts), foretold + done, _perplexity(loss / foretold))
-
-
-def _perplexity(loss: float) -> float:
-    try:
-        value = math.exp(loss)
-    except OverflowError:
-        value = math.inf
-    if not math.isfinite(value):
-        raise NonFiniteLogitsError(
-            f"a loss of {loss} a token is no measure: the model's weights are damaged or the "
-            "number format is too narrow for it; try another precision"
-        )
-    return value
+        try:
+            value = math.exp(loss / foretold)
+        except OverflowError:
+            value = math.inf
+        if not math.isfinite(value):
+            raise NonFiniteLogitsError(
+                f"a loss of {loss / foretold} a token is no measure: the model's weights are "
+                "damaged or the number format is too narrow for it; try another precision"
+            )
+        yield PerplexityEstimate(done, len(starts), foretold + done, value)
 
 
 def _loss(model: LoadedModel, ids: Sequence[int]) -> float:
     """Return the sum of the negative log likelihoods of all tokens but the first."""
     with torch.inference_mode():
+        rows: Iterable[torch.Tensor]  # logits (rows, vocab) behind each position but the last
+        if model.lean is not None:
+            hidden, _ = model.lean.read([Span(ids, model.lean.new_cache())])
+            states = model.lean.norm(hidden)[:-1]
+            rows = (model.lean.head.matrix(some) for some in states.split(_ROWS))
+        else:
+            input_ids = torch.tensor([ids], device=model.device)  # (1, T)
+            rows = model.network(input_ids=input_ids, use_cache=False).logits[0, :-1].split(_ROWS)
         targets = torch.tensor(ids[1:], device=model.device).split(_ROWS)
         return sum(
             float(functional.cross_entropy(logits.float(), target, reduction="sum"))
-            for logits, target in zip(_logits(model, ids), targets, strict=True)
+            for logits, target in zip(rows, targets, strict=True)
         )
-
-
-def _logits(model: LoadedModel, ids: Sequence[int]) -> Iterator[torch.Tensor]:
-    """Yield the logits (rows, vocab) of the token after each position but the last."""
-    if model.lean is not None:
-        states = _states(model.lean, ids)[:-1]
-        yield from (model.lean.head.matrix(rows) for rows in states.split(_ROWS))
-    else:
-        input_ids = torch.tensor([ids], device=model.device)  # (1, T)
-        yield from model.network(input_ids=input_ids, use_cache=False).logits[0, :-1].split(_ROWS)
-
-
-def _states(lean: Llama, ids: Sequence[int]) -> torch.Tensor:
-    """Return the hidden states (T, hidden) that the head reads."""
-    x, _ = lean.read([Span(ids, lean.new_cache())])
-    return lean.norm(x)

@@ -46,22 +46,24 @@ def choose_dtype(asked: str, stored: torch.dtype, device: torch.device) -> Dtype
     if asked != "auto":
         raise OptionError(f"dtype {asked!r} is unknown: use auto, {', '.join(DTYPES)}")
     if device.type == "cpu":
-        return _choose_on_cpu(stored)
-    return _choose_on_accelerator(stored, device)
+        # Not float16, whatever is stored: as hidden states it overflows.
+        if _times_as_long(torch.bfloat16, torch.float32) > _WORTH_TWICE_THE_MEMORY:
+            return DtypeChoice(torch.float32, "bfloat16 was tried and is slower here")
+        if stored == torch.bfloat16:
+            return DtypeChoice(torch.bfloat16, "as stored")
+        reason = f"tried, fast here, and takes the place of {stored} well"
+        return DtypeChoice(torch.bfloat16, reason)
+    # A stored bfloat16 stays so even where it is emulated: as float16 it could overflow.
+    if stored in HALF_DTYPES:
+        return DtypeChoice(stored, "as stored")
+    if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        return DtypeChoice(torch.float16, "half the memory of float32; this GPU has no bfloat16")
+    return DtypeChoice(torch.bfloat16, "half the memory of float32")
 
 
 def unquantised(dtype: torch.dtype) -> Precision:
     """Return the precision of a model whose weights are held in `dtype` as they are."""
     return "fp32" if dtype == torch.float32 else "fp16"
-
-
-def _choose_on_cpu(stored: torch.dtype) -> DtypeChoice:
-    # Not float16, whatever is stored: as hidden states it overflows.
-    if _times_as_long(torch.bfloat16, torch.float32) > _WORTH_TWICE_THE_MEMORY:
-        return DtypeChoice(torch.float32, "bfloat16 was tried and is slower here")
-    if stored == torch.bfloat16:
-        return DtypeChoice(torch.bfloat16, "as stored")
-    return DtypeChoice(torch.bfloat16, f"tried, fast here, and takes the place of {stored} well")
 
 
 @cache
@@ -71,12 +73,11 @@ def _times_as_long(dtype: torch.dtype, other: torch.dtype) -> float:
     Measured once, in some 100 ms, in turn: what else the machine does meanwhile hits both.
     """
     times = seconds_of(*_works(dtype), *_works(other))
-    one, two = (_answer_s(*each) for each in (times[:3], times[3:]))
+    one, two = (
+        reading * _TRIAL_MATRICES + _ANSWER_TOKENS * min(writing)
+        for reading, *writing in (times[:3], times[3:])
+    )
     return one / two
-
-
-def _answer_s(reading: float, *writing: float) -> float:
-    return reading * _TRIAL_MATRICES + _ANSWER_TOKENS * min(writing)
 
 
 def _works(dtype: torch.dtype) -> list[Callable[[], object]]:
@@ -93,12 +94,3 @@ def _works(dtype: torch.dtype) -> list[Callable[[], object]]:
                 product(token, weight)
 
     return [partial(product, prompt, weights[0]), partial(write, False), partial(write, True)]
-
-
-def _choose_on_accelerator(stored: torch.dtype, device: torch.device) -> DtypeChoice:
-    # A stored bfloat16 stays so even where it is emulated: as float16 it could overflow.
-    if stored in HALF_DTYPES:
-        return DtypeChoice(stored, "as stored")
-    if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
-        return DtypeChoice(torch.float16, "half the memory of float32; this GPU has no bfloat16")
-    return DtypeChoice(torch.bfloat16, "half the memory of float32")

@@ -57,21 +57,21 @@ def seconds_of(*works: Callable[[], object]) -> list[float]:
 
     On one thread and by its own clock, which stands still while somebody else has the core.
     """
+
+    def timed(work: Callable[[], object]) -> float:
+        started = time.thread_time()
+        work()
+        return time.thread_time() - started
+
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         for work in works:
             work()  # oneDNN compiles a kernel for each shape
-        rounds = [[_timed(work) for work in works] for _ in range(_TRIES)]
+        rounds = [[timed(work) for work in works] for _ in range(_TRIES)]
     finally:
         torch.set_num_threads(threads)
     return [min(each) for each in zip(*rounds, strict=True)]
-
-
-def _timed(work: Callable[[], object]) -> float:
-    started = time.thread_time()
-    work()
-    return time.thread_time() - started
 
 
 _AT_ONCE = 1 << 18  # weights, whose float32 copies stay in the cache
@@ -85,7 +85,13 @@ def product(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
 
     `weight` (out, in) is in that format or in whole numbers of 8 bits.
     """
-    if _is_widened(x, weight):
+    if (
+        x.dtype != torch.float32
+        and x.device.type == "cpu"
+        and weight.numel() >= _WORTH_IT
+        and len(x) >= _TRIAL_ROWS[-1]
+        and len(x) >= widened_from(x.dtype)
+    ):
         return widened(x, weight)
     return functional.linear(x, weight.to(x.dtype))
 
@@ -118,9 +124,3 @@ def widened_from(dtype: torch.dtype) -> int:
 def is_emulated(dtype: torch.dtype) -> bool:
     """Return whether this CPU multiplies many rows faster in float32."""
     return dtype != torch.float32 and widened_from(dtype) < sys.maxsize
-
-
-def _is_widened(x: torch.Tensor, weight: torch.Tensor) -> bool:
-    if x.dtype == torch.float32 or x.device.type != "cpu" or weight.numel() < _WORTH_IT:
-        return False
-    return len(x) >= _TRIAL_ROWS[-1] and len(x) >= widened_from(x.dtype)

@@ -2,7 +2,6 @@
 
 import json
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,10 @@ from sovl_daemon.engine.thread.tensor_thread import Priority, TensorThread
 
 _ONE_FILE = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
+# A switch takes the thread for so long at a time, so that no token waits long behind it...
+_AT_ONCE_S = 0.1
+# ...and leaves it free for so long, in which the thread takes up a conversation's step.
+_BETWEEN_S = 0.002
 
 
 class MappedWeights:
@@ -36,7 +39,13 @@ class MappedWeights:
     def __init__(self, path: Path) -> None:
         self._path = path
         try:
-            self._handles = self._open()
+            index, names = path / _INDEX, {_ONE_FILE}
+            if index.is_file():
+                shards = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+                names = set(shards.values())
+            files: list[Any] = [safe_open(path / name, framework="pt") for name in sorted(names)]
+            # What safetensors calls keys is no mapping's.
+            self._handles = {key: file for file in files for key in file.keys()}  # noqa: SIM118
         except (OSError, ValueError, KeyError, SafetensorError) as error:
             raise ModelLoadError(
                 f"cannot read the weights in {path} ({first_line(error)}): pull the model again"
@@ -54,20 +63,6 @@ class MappedWeights:
         tensor: torch.Tensor = self._handles[name].get_tensor(name)
         return tensor
 
-    def _open(self) -> dict[str, Any]:
-        index = self._path / _INDEX
-        names = {_ONE_FILE}
-        if index.is_file():
-            names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        files: list[Any] = [safe_open(self._path / name, framework="pt") for name in sorted(names)]
-        return {key: file for file in files for key in file.keys()}  # noqa: SIM118 - no mapping
-
-
-# It takes the thread for so long at a time, so that no token waits long behind it...
-_AT_ONCE_S = 0.1
-# ...and leaves it free for so long, in which the thread takes up a conversation's step.
-_BETWEEN_S = 0.002
-
 
 class PrecisionSwitch:
     """Exchanges the matrices of a model for the same in another precision, read from `weights`.
@@ -84,7 +79,10 @@ class PrecisionSwitch:
         self._precision = precision
         self._head = model.head
         self._device = model.device
-        self._layers = iter(_in_order(model, precision))
+        layers = list(model.linears())
+        # The head is the largest matrix: last where memory falls, first where it rises.
+        grows = precision == unquantised(model.head.dtype)
+        self._layers = iter(layers[::-1] if grows else layers)
         self._done: list[tuple[FusedLinear, Holding]] = []
 
     async def complete(self, thread: TensorThread) -> None:
@@ -95,10 +93,19 @@ class PrecisionSwitch:
             EngineStoppedError: the thread was stopped.
 
         """
+
+        def some_layers() -> bool:
+            """Switch as many as the time allows, one at least; False when none is left."""
+            until = time.monotonic() + _AT_ONCE_S
+            while more := self.step():
+                if time.monotonic() >= until:
+                    break
+            return more
+
         try:
             more = True
             while more:
-                more = await call(thread, self._some_layers, Priority.JUDGE)
+                more = await call(thread, some_layers, Priority.JUDGE)
                 await anyio.sleep(_BETWEEN_S)
         except BaseException:
             with anyio.CancelScope(shield=True):
@@ -114,7 +121,10 @@ class PrecisionSwitch:
         """
         layer = next(self._layers, None)
         for linear in layer or ():
-            before, after = linear.matrix.precision, self._for(linear)
+            before, after = linear.matrix.precision, self._precision
+            # 4 bits in the head alone cost SmolLM2-135M 4.7 % of perplexity, in all blocks 0.2 %.
+            if linear is self._head and after == "int4":
+                after = "int8"
             if before != after:
                 self._hold(linear, after)
                 self._done.append((linear, before))
@@ -130,18 +140,6 @@ class PrecisionSwitch:
             self._done.pop()
         return_free_memory(self._device)
 
-    def _some_layers(self) -> bool:
-        """Switch as many as the time allows, one at least; False when none is left."""
-        until = time.monotonic() + _AT_ONCE_S
-        while more := self.step():
-            if time.monotonic() >= until:
-                break
-        return more
-
-    def _for(self, linear: FusedLinear) -> Holding:
-        # 4 bits in the head alone cost SmolLM2-135M 4.7 % of perplexity, in all blocks 0.2 %.
-        return "int8" if linear is self._head and self._precision == "int4" else self._precision
-
     def _hold(self, linear: FusedLinear, precision: Holding) -> None:
         with torch.no_grad():
             linear.hold([self._weights.tensor(name) for name in linear.names], precision)
@@ -152,7 +150,9 @@ def possible_precisions(model: Llama) -> list[Precision]:
     plain: list[Precision] = [unquantised(model.head.dtype)]
     if obstacle(model):
         return plain
-    grouped = all(width % INT4_GROUP == 0 for width in _widths(model))
+    linears = (linear for layer in model.linears() for linear in layer)
+    widths = (module.in_features for linear in linears for module in linear.modules)
+    grouped = all(width % INT4_GROUP == 0 for width in widths)
     return [*plain, "int8", "int4"] if grouped else [*plain, "int8"]
 
 
@@ -168,18 +168,3 @@ def obstacle(model: Llama) -> str:
             return bnb_matrix.obstacle(model.device)
         case other:
             return f"there are no matrices of fewer bits for {other}"
-
-
-def _widths(model: Llama) -> Iterator[int]:
-    return (
-        module.in_features
-        for layer in model.linears()
-        for linear in layer
-        for module in linear.modules
-    )
-
-
-def _in_order(model: Llama, precision: Holding) -> list[tuple[FusedLinear, ...]]:
-    """The head is the largest matrix: last where memory falls, first where it rises."""
-    layers = list(model.linears())
-    return layers[::-1] if precision == unquantised(model.head.dtype) else layers

@@ -172,7 +172,12 @@ class ChunkWriter:
                 return None
             if self._repetition.repeated:
                 return None
-        return self._chunk(self._release())
+        text = self._release()
+        if not text:
+            return None
+        count = len(self._tokens) - self._shown
+        self._shown = len(self._tokens)
+        return AnswerChunk(text, count)
 
     def finish(self, started: float, prompt_tokens: int, cached_tokens: int = 0) -> AnswerChunk:
         """Return what is left to show, with the figures."""
@@ -187,13 +192,6 @@ class ChunkWriter:
         if self._text.stopped:
             self.stopped = "stop"
         return text
-
-    def _chunk(self, text: str) -> AnswerChunk | None:
-        if not text:
-            return None
-        count = len(self._tokens) - self._shown
-        self._shown = len(self._tokens)
-        return AnswerChunk(text, count)
 
 
 def summarise(

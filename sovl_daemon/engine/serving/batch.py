@@ -48,7 +48,9 @@ def advance(
     spans: dict[TokenSequence, Span] = {}
     ready: dict[TokenSequence, torch.Tensor] = {}
     for sequence in taking_part(sequences):
-        span = _attempt(caches, partial(_next, model, sequence))
+        span = _once(caches, partial(_next, model, sequence))
+        if isinstance(span, EngineOutOfMemoryError):  # now there may be some
+            span = _once(caches, partial(_next, model, sequence))
         if isinstance(span, BaseException):
             outcomes[sequence] = span
         else:
@@ -101,13 +103,6 @@ def _next(model: LanguageModel, sequence: TokenSequence) -> Span:
         heard = sequence.ids[: span.cache.length + len(span.ids)]
         model.listen(heard, span.cache, since=sequence.prompt_end)
     return span
-
-
-def _attempt(caches: PrefixCache, work: Callable[[], T]) -> T | BaseException:
-    """Try once more where there was no memory the first time."""
-    result = _once(caches, work)
-    again = isinstance(result, EngineOutOfMemoryError)
-    return _once(caches, work) if again else result
 
 
 def _once(caches: PrefixCache, work: Callable[[], T]) -> T | BaseException:

@@ -73,25 +73,25 @@ class PrefixCache:
             common, entry = found
             self._entries.remove(entry)
             try:
-                return self._lent(entry, common)
+                if 2 * common < len(entry.ids):  # most of it may be another conversation's
+                    cache = entry.cache.fork(common)
+                    self._entries.append(entry)
+                    return cache
+                entry.cache.truncate(common)
             except CacheError:
                 continue  # It is dropped; another may do.
+            return entry.cache
         return self._model.new_cache()
-
-    def _lent(self, entry: _Entry, common: int) -> Cache:
-        if 2 * common < len(entry.ids):  # most of it may be another conversation's
-            cache = entry.cache.fork(common)
-            self._entries.append(entry)
-            return cache
-        entry.cache.truncate(common)
-        return entry.cache
 
     def keep(self, ids: Sequence[int], cache: Cache, stamp: Hashable) -> None:
         """Take back a cache that has read a prefix of `ids` under `stamp`."""
         if stamp != self.stamp or cache.length < _SHORTEST or not self._max_bytes:
             return
         try:
-            _tidy(cache)
+            if cache.memory is not None:
+                # A prompt is read as the plain base reads it; what was steered is not.
+                cache.truncate(cache.memory.since)
+            cache.compact()
         except CacheError:
             return
         except (MemoryError, RuntimeError) as error:
@@ -99,13 +99,11 @@ class PrefixCache:
                 raise
             self.clear()
             return
-        self._add(_Entry(ids[: cache.length], cache, stamp, cache.nbytes))
-        self._evict()
-
-    def _add(self, new: _Entry) -> None:
+        new = _Entry(ids[: cache.length], cache, stamp, cache.nbytes)
         # An entry that the new one begins with could serve nothing better.
         self._entries = [each for each in self._entries if each.ids != new.ids[: len(each.ids)]]
         self._entries.append(new)
+        self._evict()
 
     def _found(self, prompt: Sequence[int]) -> Iterator[tuple[int, _Entry]]:
         # The last position must be read for its logits.
@@ -118,14 +116,6 @@ class PrefixCache:
     def _evict(self) -> None:
         while self._entries and self.nbytes > self._max_bytes:
             self._entries.pop(0)
-
-
-def _tidy(cache: Cache) -> None:
-    """Forget what a later prompt would not read so, and hold no more memory than needed."""
-    if cache.memory is not None:
-        # A prompt is read as the plain base reads it; what was steered is not.
-        cache.truncate(cache.memory.since)
-    cache.compact()
 
 
 def common_length(a: Sequence[int], b: Sequence[int]) -> int:

@@ -60,9 +60,16 @@ def choose(
     """
     logits = logits.float()
     probabilities = highest_probabilities(logits)
-    logits = _penalised(logits, samplers, histories)
+    penalties = [sampler.options.repetition_penalty for sampler in samplers]
+    if any(penalty != 1 for penalty in penalties):
+        penalised = zip(logits, histories, penalties, strict=True)
+        logits = torch.stack([penalise(*row) for row in penalised])
     ids: list[int] = logits.argmax(1).tolist()
-    for rows in _alike(samplers, probabilities):
+    alike: dict[int, list[int]] = {}  # rows to draw from, by top_k
+    for row, (sampler, probability) in enumerate(zip(samplers, probabilities, strict=True)):
+        if not sampler.greedy and probability is not None:
+            alike.setdefault(sampler.options.top_k, []).append(row)
+    for rows in alike.values():
         chosen = [samplers[row] for row in rows]
         for row, id_ in zip(rows, draw(logits[rows], chosen), strict=True):
             ids[row] = id_
@@ -125,24 +132,3 @@ def candidates(
     limit = scores.new_tensor([each.top_p if each.top_p < 1 else 2 for each in options])[:, None]
     before = probabilities.cumsum(1) - probabilities
     return probabilities.where(before < limit, 0), ids
-
-
-def _penalised(
-    logits: torch.Tensor, samplers: Sequence[TokenSampler], histories: Sequence[Sequence[int]]
-) -> torch.Tensor:
-    penalties = [sampler.options.repetition_penalty for sampler in samplers]
-    if all(penalty == 1 for penalty in penalties):
-        return logits
-    rows = zip(logits, histories, penalties, strict=True)
-    return torch.stack([penalise(*row) for row in rows])
-
-
-def _alike(
-    samplers: Sequence[TokenSampler], probabilities: Sequence[float | None]
-) -> list[list[int]]:
-    """Return the rows to draw from, those with one top_k together."""
-    rows: dict[int, list[int]] = {}
-    for row, (sampler, probability) in enumerate(zip(samplers, probabilities, strict=True)):
-        if not sampler.greedy and probability is not None:
-            rows.setdefault(sampler.options.top_k, []).append(row)
-    return list(rows.values())

@@ -118,8 +118,13 @@ class _Lane:
 
     def sweep(self) -> None:
         """Have the cancelled ones gone soon, though more important work keeps this lane waiting."""
+
+        def sweeping() -> Iterator[None]:
+            self._drop_cancelled()
+            yield None
+
         try:
-            self._thread.submit(self._sweeping(), self, Priority.JUDGE)
+            self._thread.submit(sweeping(), self, Priority.JUDGE)
         except EngineStoppedError:
             return  # They are gone.
 
@@ -144,10 +149,6 @@ class _Lane:
             for sequence, outcome in outcomes.items():
                 self._tell(sequence, outcome)
             yield None
-
-    def _sweeping(self) -> Iterator[None]:
-        self._drop_cancelled()
-        yield None
 
     def _admit(self) -> bool:
         """Let go of the cancelled, take in those who wait; False if nobody is left."""

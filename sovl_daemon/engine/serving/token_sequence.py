@@ -94,7 +94,10 @@ class TokenSequence:
     def push(self, choice: Choice) -> Token:
         """Add the token that was chosen when all was read."""
         self.ids.append(choice.id)
-        self.finish_reason = self._finish_reason(choice.id)
+        if choice.id in self._stop_ids:
+            self.finish_reason = "stop"
+        elif len(self.ids) >= self._end:
+            self.finish_reason = "length"
         return Token(choice.id, choice.probability, time.perf_counter(), self.finish_reason)
 
     def close(self, *, keep: bool = True) -> None:
@@ -103,8 +106,3 @@ class TokenSequence:
         cache, self._cache = self._cache, None
         if keep and cache is not None:
             self._caches.keep(self.ids, cache, self._stamp)
-
-    def _finish_reason(self, id_: int) -> FinishReason | None:
-        if id_ in self._stop_ids:
-            return "stop"
-        return "length" if len(self.ids) >= self._end else None

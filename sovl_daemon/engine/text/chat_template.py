@@ -13,17 +13,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from functools import lru_cache
-from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from sovl_daemon.engine.errors import TemplateError, first_line
 from sovl_daemon.engine.text import template_child
 from sovl_daemon.engine.text.message import Message
+from sovl_daemon.engine.text.template_child import Conversation, Turn, Variables
 
 _PATIENCE_S = 120.0  # by the clock, where others have the processor
-
-Conversation = Mapping[str, Any]
 
 # A base model has never seen a chat template; a written dialogue it has.
 DIALOGUE = (
@@ -101,13 +99,19 @@ class ChatTemplate:
 
     """
 
-    def __init__(self, text: str, variables: Mapping[str, Any], *, note: str = "") -> None:
+    def __init__(self, text: str, variables: Variables, *, note: str = "") -> None:
         self._text = text
         self._variables = {**_VARIABLES, **variables}
         self._layouts: dict[tuple[bool, str, bool], _Layout | TemplateError] = {}
         self._made = date.today()
         self._thoughts: dict[bool, str] = {}
-        self._ask(list(_first_questions()))
+        first = [
+            (parts, system + ("au" * turns)[-turns:], True)
+            for parts in (False, True)
+            for system in ("", "s")
+            for turns in range(1, _TURNS_AT_ONCE)
+        ]
+        self._ask([*first, *((parts, "ua", False) for parts in (False, True))])
         self.manners = self._find_manners()
         talk = self._read("uau", asks=True)
         self.between, after = _behind(talk, 0), _behind(talk, 1)
@@ -170,8 +174,14 @@ class ChatTemplate:
 
     def _ask(self, keys: Sequence[tuple[bool, str, bool]]) -> None:
         """Let the template write; its thoughts about thoughts are kept with the first questions."""
-        conversations = [_conversation(*key) for key in keys]
-        thinking = [] if self._thoughts else [_with_thought(parts) for parts in (False, True)]
+        conversations = [
+            _conversation(parts, roles, list(map(_STAND_IN.format, range(len(roles)))), asks=asks)
+            for parts, roles, asks in keys
+        ]
+        said = [_STAND_IN.format(0), _THOUGHT + _STAND_IN.format(1), _STAND_IN.format(2)]
+        thinking = [_conversation(parts, "uau", said, asks=True) for parts in (False, True)]
+        if self._thoughts:
+            thinking = []
         written = render(self._text, self._variables, [*conversations, *thinking])
         for key, text in zip(keys, written, strict=False):
             self._layouts[key] = text if isinstance(text, TemplateError) else _layout(key[1], text)
@@ -276,28 +286,12 @@ def chat_template(
     raise TemplateError("; ".join(faults))
 
 
-def _first_questions() -> Iterator[tuple[bool, str, bool]]:
-    for parts, system, turns in product((False, True), ("", "s"), range(1, _TURNS_AT_ONCE)):
-        yield parts, system + ("au" * turns)[-turns:], True
-    yield from ((parts, "ua", False) for parts in (False, True))
-
-
-def _conversation(parts: bool, roles: str, asks: bool) -> dict[str, Any]:
-    contents = [_STAND_IN.format(place) for place in range(len(roles))]
-    return _messages(parts, roles, contents) | {"add_generation_prompt": asks}
-
-
-def _with_thought(parts: bool) -> dict[str, Any]:
-    contents = [_STAND_IN.format(0), _THOUGHT + _STAND_IN.format(1), _STAND_IN.format(2)]
-    return _messages(parts, "uau", contents) | {"add_generation_prompt": True}
-
-
-def _messages(parts: bool, roles: str, contents: Sequence[str]) -> dict[str, Any]:
-    def shaped(content: str) -> Any:
-        return [{"type": "text", "text": content}] if parts else content
-
-    pairs = zip(roles, contents, strict=True)
-    return {"messages": [{"role": _ROLES[r], "content": shaped(text)} for r, text in pairs]}
+def _conversation(parts: bool, roles: str, contents: Sequence[str], *, asks: bool) -> Conversation:
+    turns: list[Turn] = [
+        {"role": _ROLES[role], "content": [{"type": "text", "text": text}] if parts else text}
+        for role, text in zip(roles, contents, strict=True)
+    ]
+    return {"messages": turns, "add_generation_prompt": asks}
 
 
 def _layout(roles: str, text: str) -> _Layout | TemplateError:
@@ -337,8 +331,11 @@ def template_in(folder: Path) -> ChatTemplate:
         TemplateError: its template cannot be used, or its files cannot be read.
 
     """
+    config: dict[str, Any] = {}
     try:
-        config = _json(folder / "special_tokens_map.json") | _json(folder / "tokenizer_config.json")
+        for name in ("special_tokens_map.json", "tokenizer_config.json"):
+            if (folder / name).is_file():
+                config |= json.loads((folder / name).read_text(encoding="utf-8"))
         named = config.get("chat_template")
         if isinstance(named, list):
             named = {each["name"]: each["template"] for each in named}
@@ -351,26 +348,16 @@ def template_in(folder: Path) -> ChatTemplate:
             named = default | {each.stem: each.read_text(encoding="utf-8") for each in more}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise TemplateError(f"its files cannot be read ({first_line(error)})") from error
-    return chat_template(named, _special_tokens(config))
-
-
-def _json(path: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return found
-
-
-def _special_tokens(config: dict[str, Any]) -> dict[str, str]:
-    """Tokens stand there as text, or as an object with their text."""
-    found = {}
+    tokens = {}  # these stand there as text, or as an object with their text
     for name, value in config.items():
         text = value.get("content") if isinstance(value, dict) else value
         if name.endswith("_token") and isinstance(text, str):
-            found[name] = text
-    return found
+            tokens[name] = text
+    return chat_template(named, tokens)
 
 
 def render(
-    template: str, variables: Mapping[str, Any], conversations: Sequence[Conversation]
+    template: str, variables: Variables, conversations: Sequence[Conversation]
 ) -> list[str | TemplateError]:
     """Return what `template` writes for each conversation, or why it writes nothing.
 

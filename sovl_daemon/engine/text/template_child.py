@@ -7,8 +7,9 @@ list of outcomes. Its time, memory and files are bounded, as jinja's sandbox bou
 import json
 import resource
 import sys
+from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal, TypedDict
 
 import jinja2
 from jinja2 import nodes
@@ -34,20 +35,48 @@ class _Generation(Extension):
         return inside
 
 
+class TextPart(TypedDict):
+    """A part of a turn's content, for templates that take them so."""
+
+    type: Literal["text"]
+    text: str
+
+
+class Turn(TypedDict):
+    """One turn, as templates know it."""
+
+    role: str
+    content: str | list[TextPart]
+
+
+class Conversation(TypedDict):
+    """The variables of a template that are one conversation's own."""
+
+    messages: list[Turn]
+    add_generation_prompt: bool
+
+
+# Those of all conversations: switches, and special tokens by their names.
+Variables = Mapping[str, str | bool | None]
+
+
+class Order(TypedDict):
+    """What is asked on standard input: `template`, written for each of the conversations."""
+
+    template: str
+    variables: Variables
+    conversations: Sequence[Conversation]
+
+
+class Rendering(TypedDict, total=False):
+    """What came of a conversation: its `text`, or an `error` in one line."""
+
+    text: str
+    error: str
+
+
 def main() -> None:
-    """Answer one order."""
-    _bound()
-    order = json.load(sys.stdin)
-    try:
-        template = _environment().from_string(order["template"])
-    except Exception as error:  # jinja's own, or too deep for Python's compiler
-        outcomes = [_failure(error)] * len(order["conversations"])
-    else:
-        outcomes = [_render(template, order["variables"] | each) for each in order["conversations"]]
-    json.dump(outcomes, sys.stdout)
-
-
-def _bound() -> None:
+    """Read one order and write its outcomes."""
     limits = {
         resource.RLIMIT_CPU: CPU_S,
         resource.RLIMIT_AS: _MEMORY_BYTES,
@@ -57,12 +86,23 @@ def _bound() -> None:
     for what, maximum in limits.items():
         _, hard = resource.getrlimit(what)
         resource.setrlimit(what, (maximum, maximum) if hard < 0 else (min(maximum, hard), hard))
+    order: Order = json.load(sys.stdin)
+    variables, conversations = order["variables"], order["conversations"]
+    try:
+        template = _environment().from_string(order["template"])
+    except Exception as error:  # jinja's own, or too deep for Python's compiler
+        outcomes = [_failure(error)] * len(conversations)
+    else:
+        outcomes = [_render(template, variables, each) for each in conversations]
+    json.dump(outcomes, sys.stdout)
 
 
-def _render(template: jinja2.Template, variables: dict[str, Any]) -> dict[str, str]:
+def _render(
+    template: jinja2.Template, variables: Variables, conversation: Conversation
+) -> Rendering:
     parts, length = [], 0
     try:
-        for part in template.generate(**variables):
+        for part in template.generate({**variables, **conversation}):
             parts.append(part)
             length += len(part)
             if length > _LONGEST:
@@ -72,7 +112,7 @@ def _render(template: jinja2.Template, variables: dict[str, Any]) -> dict[str, s
     return {"text": "".join(parts)}
 
 
-def _failure(error: Exception) -> dict[str, str]:
+def _failure(error: Exception) -> Rendering:
     if isinstance(error, MemoryError):
         return {"error": "it takes too much memory"}
     return {"error": next(iter(str(error).strip().splitlines()), type(error).__name__)}
@@ -83,18 +123,17 @@ def _environment() -> ImmutableSandboxedEnvironment:
     made = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
     )
-    made.filters["tojson"] = _tojson
-    made.globals["raise_exception"] = _raise
+
+    def raise_exception(message: str) -> None:
+        raise jinja2.TemplateError(message)
+
+    def tojson(value: Any, **options: Any) -> str:
+        return json.dumps(value, ensure_ascii=options.pop("ensure_ascii", False), **options)
+
+    made.filters["tojson"] = tojson
+    made.globals["raise_exception"] = raise_exception
     made.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
     return made
-
-
-def _tojson(value: Any, **options: Any) -> str:
-    return json.dumps(value, ensure_ascii=options.pop("ensure_ascii", False), **options)
-
-
-def _raise(message: str) -> None:
-    raise jinja2.TemplateError(message)
 
 
 if __name__ == "__main__":

@@ -68,7 +68,12 @@ class AnswerText:
     def push(self, token_id: int) -> str:
         """Add a token; return new text. `stopped` tells that a stop text was met."""
         text = self._take(self._stream.push(token_id))
-        keep = len(text) - self._possible_stop(text)
+        keep = len(text)
+        if not self.stopped:  # the longest end that a stop text may begin with is held back
+            for stop in self._stop_texts:
+                lengths = range(min(len(text), len(stop) - 1), 0, -1)
+                held = next((size for size in lengths if text.endswith(stop[:size])), 0)
+                keep = min(keep, len(text) - held)
         self._held = text[keep:]
         return text[:keep]
 
@@ -87,14 +92,3 @@ class AnswerText:
         ends = [end for stop in self._stop_texts if (end := text.find(stop)) >= 0]
         self.stopped = bool(ends)
         return text[: min(ends)] if ends else text
-
-    def _possible_stop(self, text: str) -> int:
-        """Length of the longest end of `text` that a stop text may begin with."""
-        if self.stopped:
-            return 0
-        return max((_overlap(text, stop) for stop in self._stop_texts), default=0)
-
-
-def _overlap(text: str, stop: str) -> int:
-    lengths = range(min(len(text), len(stop) - 1), 0, -1)
-    return next((length for length in lengths if text.endswith(stop[:length])), 0)

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
@@ -22,12 +22,30 @@ _STAND_INS = ("unk", "pad", "eos", "bos")
 _Weight = Annotated[float, Field(strict=True, ge=LIGHTEST, le=HEAVIEST)]
 
 
-class _State(BaseModel):
+class TokenMapState(BaseModel):
+    """What a token map has learnt: the weights by base token, of one base vocabulary.
+
+    What tokens map to is left out, as the tokenizers tell it again. So a state goes on with
+    another scaffold, but not with another base vocabulary.
+    """
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    version: Literal[1]
+    version: Literal[1] = 1
     vocabulary: str
     weights: dict[Annotated[int, Field(ge=0)], _Weight]
+
+    @classmethod
+    def from_json(cls, document: Any) -> "TokenMapState":
+        """Return the state that was written as `document`. Raises ArtifactError: it is damaged."""
+        try:
+            return cls.model_validate(document)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"])) or "all of it"
+            raise ArtifactError(
+                f"state of the token map, {where}: {first['msg']}; load an undamaged state"
+            ) from error
 
 
 class TokenMap:
@@ -67,7 +85,11 @@ class TokenMap:
         self._base_bytes = token_bytes(base_tokenizer)
         self._scaffold_bytes = token_bytes(scaffold_tokenizer)
         self._added = _added_tokens(base_tokenizer)
-        self._specials = _special_ids(base_tokenizer)
+        added = base_tokenizer.added_tokens_decoder.items()
+        self._specials = {
+            *base_tokenizer.all_special_ids,
+            *(id_ for id_, token in added if token.special),
+        }
         self._ids: dict[int, tuple[int, ...]] = {}
         # A weight, and the sum of the logarithms of all decays up to when it was that.
         self._weights: dict[int, tuple[float, float]] = {}
@@ -87,7 +109,8 @@ class TokenMap:
         for base_id in base_ids:
             mapped = self.mapped(base_id)
             ids.extend(mapped)
-            weights.extend([self._meet(base_id)] * len(mapped))
+            self._weights.setdefault(base_id, (_FRESH, self._decayed))
+            weights.extend([self.weight(base_id)] * len(mapped))
         return ids, weights
 
     def mapped(self, base_id: int) -> tuple[int, ...]:
@@ -132,68 +155,60 @@ class TokenMap:
         # From the heaviest to the lightest at once: more makes no difference, and has a logarithm.
         self._decayed += math.log(max(decay, LIGHTEST / HEAVIEST))
 
-    def state(self) -> dict[str, Any]:
-        """Return what was learnt so far, in JSON's types: the weights, by base token.
+    def state(self) -> TokenMapState:
+        """Return what was learnt so far."""
+        weights = {base_id: self.weight(base_id) for base_id in self._weights}
+        return TokenMapState(vocabulary=self._vocabulary, weights=weights)
 
-        What tokens map to is left out, as the tokenizers tell it again. So a state goes on with
-        another scaffold, but not with another base vocabulary.
-        """
-        weights = {str(base_id): self.weight(base_id) for base_id in self._weights}
-        return {"version": 1, "vocabulary": self._vocabulary, "weights": weights}
-
-    def restore(self, state: dict[str, Any]) -> None:
+    def restore(self, state: TokenMapState) -> None:
         """Take over what `state` returned, in place of what was learnt here; learning goes on.
 
         Raises:
-            ArtifactError: it is damaged, or of another base vocabulary; the map is as it was.
+            ArtifactError: it is of another base vocabulary; the map is as it was.
 
         """
-        weights = self.checked(state)
+        self.check(state)
         self._decayed = 0.0
-        self._weights = {base_id: (weight, 0.0) for base_id, weight in weights.items()}
+        self._weights = {base_id: (weight, 0.0) for base_id, weight in state.weights.items()}
 
-    def checked(self, state: dict[str, Any]) -> dict[int, float]:
-        """Return the weights of what `state` returned. Raises as `restore`."""
-        try:
-            checked = _State.model_validate(state)
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"])) or "all of it"
-            raise ArtifactError(
-                f"state of the token map, {where}: {first['msg']}; load an undamaged state"
-            ) from error
-        if checked.vocabulary != self._vocabulary:
+    def check(self, state: TokenMapState) -> None:
+        """Refuse a state that `restore` would. Raises as that does."""
+        if state.vocabulary != self._vocabulary:
             raise ArtifactError(
                 "state of the token map: it was learnt with another base vocabulary; "
                 "load a state of this base model, or the model it was learnt with"
             )
-        return checked.weights
 
     def forget(self) -> None:
         """Weigh every token as if it had never been met."""
         self._decayed, self._weights = 0.0, {}
 
-    def _meet(self, base_id: int) -> float:
-        if base_id not in self._weights:
-            self._weights[base_id] = (_FRESH, self._decayed)
-        return self.weight(base_id)
-
     def _translated(self, base_id: int) -> tuple[int, ...]:
-        return self._shortened(self._found(base_id)) or (self._stand_in(),)
+        found = self._found(base_id)
+        if not found:
+            stand_ins = (_id_of(self._scaffold, role) for role in _STAND_INS)
+            return (next((id_ for id_ in stand_ins if id_ is not None), 0),)
+
+        def length(position: int) -> int:
+            token = self._scaffold.convert_ids_to_tokens(found[position])
+            return len(self._scaffold_bytes.read(token).strip())
+
+        kept: Iterable[int] = range(len(found))
+        if len(found) > self._max_tokens:
+            kept = sorted(sorted(kept, key=length, reverse=True)[: self._max_tokens])
+        return tuple(found[position] for position in kept)
 
     def _found(self, base_id: int) -> list[int]:
         if base_id in self._specials or base_id in self._added:
-            return self._special(base_id)
+            for role in _ROLES:
+                counterpart = _id_of(self._scaffold, role)
+                if _id_of(self._base, role) == base_id and counterpart is not None:
+                    return [counterpart]
+            token = self._base.convert_ids_to_tokens(base_id)
+            same = [id_ for id_, text in _added_tokens(self._scaffold).items() if text == token]
+            if same:
+                return same
         return self._scaffold_bytes.write(self._bytes(base_id))
-
-    def _special(self, base_id: int) -> list[int]:
-        for role in _ROLES:
-            counterpart = _id_of(self._scaffold, role)
-            if _id_of(self._base, role) == base_id and counterpart is not None:
-                return [counterpart]
-        token = self._base.convert_ids_to_tokens(base_id)
-        same = [id_ for id_, text in _added_tokens(self._scaffold).items() if text == token]
-        return same or self._scaffold_bytes.write(self._bytes(base_id))
 
     def _bytes(self, base_id: int) -> bytes:
         if base_id in self._added:
@@ -201,20 +216,6 @@ class TokenMap:
         token = self._base.convert_ids_to_tokens(base_id)
         # A model may have more rows of logits than its tokenizer has tokens.
         return b"" if token is None else self._base_bytes.read(token)
-
-    def _shortened(self, scaffold_ids: Sequence[int]) -> tuple[int, ...]:
-        def length(position: int) -> int:
-            token = self._scaffold.convert_ids_to_tokens(scaffold_ids[position])
-            return len(self._scaffold_bytes.read(token).strip())
-
-        if len(scaffold_ids) <= self._max_tokens:
-            return tuple(scaffold_ids)
-        longest = sorted(range(len(scaffold_ids)), key=length, reverse=True)[: self._max_tokens]
-        return tuple(scaffold_ids[position] for position in sorted(longest))
-
-    def _stand_in(self) -> int:
-        found = (_id_of(self._scaffold, role) for role in _STAND_INS)
-        return next((id_ for id_ in found if id_ is not None), 0)
 
     @cached_property
     def _vocabulary(self) -> str:
@@ -236,8 +237,3 @@ def _id_of(tokenizer: Any, role: str) -> int | None:
 def _added_tokens(tokenizer: Any) -> dict[int, str]:
     """Tokens beside those of the tokenizer's model, as text."""
     return {id_: token.content for id_, token in tokenizer.added_tokens_decoder.items()}
-
-
-def _special_ids(tokenizer: Any) -> set[int]:
-    added = tokenizer.added_tokens_decoder.items()
-    return {*tokenizer.all_special_ids, *(id_ for id_, token in added if token.special)}

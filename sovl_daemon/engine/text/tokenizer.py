@@ -93,7 +93,7 @@ class ByteLevel:
 
     def __init__(self, model: Any) -> None:
         self._model = model
-        self._characters = _byte_characters()
+        self._characters = byte_characters()
         self._bytes = {character: byte for byte, character in enumerate(self._characters)}
 
     def read(self, token: str) -> bytes:
@@ -161,8 +161,8 @@ def _stands_for_space(tokenizer: Any, character: str) -> bool:
     return " " in tokenizer.decode([id_, id_], clean_up_tokenization_spaces=False)
 
 
-def _byte_characters() -> list[str]:
-    """The character of each byte: itself where it can be seen, else one from 256 on, in order."""
+def byte_characters() -> list[str]:
+    """Return the character of each byte: itself where it can be seen, else one from 256 on."""
     seen = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     unseen = [byte for byte in range(256) if byte not in seen]
     return [chr(byte if byte in seen else 256 + unseen.index(byte)) for byte in range(256)]

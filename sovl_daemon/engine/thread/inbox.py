@@ -60,18 +60,17 @@ async def call(thread: TensorThread, function: Callable[[], T], priority: Priori
         Exception: whatever the function raised.
 
     """
+
+    def one_step() -> Iterator[tuple[T]]:
+        yield (function(),)  # a tuple, because a step that yields None has no result
+
     inbox: Inbox[tuple[T]] = Inbox()
-    job = thread.submit(_one_step(function), inbox, priority)
+    job = thread.submit(one_step(), inbox, priority)
     try:
-        # A tuple, because a step that yields None has no result.
         (value,) = [value async for (value,) in inbox]
         return value
     finally:
         thread.cancel(job)
-
-
-def _one_step(function: Callable[[], T]) -> Iterator[tuple[T]]:
-    yield (function(),)
 
 
 class _Result(Generic[T]):
