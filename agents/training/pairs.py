@@ -63,7 +63,7 @@ class BestEpoch:
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class PairRun:
     """One training: who learns from what, and the best of it so far."""
 
     session: TrainingSession
@@ -100,7 +100,7 @@ class PairTraining:
         if dry and settings.training_config.dry_run_params.skip_training:
             return TrainedOnPairs(text=f"Dry run: {_loss(before)}", validation=before)
         best = BestEpoch(before)
-        run = Run(session, learner, dataset, best)
+        run = PairRun(session, learner, dataset, best)
         if not dry and not request.fresh:
             await self._resume(run, job)
         await self._epochs(run, job, kept=not dry)
@@ -123,7 +123,7 @@ class PairTraining:
         text = f"{_compared(before, best.loss)}, generation {number}"
         return TrainedOnPairs(text=text, generation=number, **metrics.wire())
 
-    async def _resume(self, run: Run, job: Job) -> None:
+    async def _resume(self, run: PairRun, job: Job) -> None:
         """Become what a training of the same was when it was cut off, if there is one."""
         found = await self._checkpoints.unfinished(run.dataset.title, UnfinishedTraining)
         if found is None:
@@ -137,7 +137,7 @@ class PairTraining:
         where = f"epoch {best.epochs}" + (f", step {best.step}" if best.step else "")
         job.progress(text=f"Going on after {where}, where it was cut off\n")
 
-    async def _epochs(self, run: Run, job: Job, *, kept: bool) -> None:
+    async def _epochs(self, run: PairRun, job: Job, *, kept: bool) -> None:
         """Train until patience is lost; with `kept`, each epoch's end is written down.
 
         Raises:

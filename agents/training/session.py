@@ -10,7 +10,7 @@ from dataclasses import astuple, dataclass
 from functools import partial
 from itertools import count, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import anyio.to_thread
 
@@ -41,6 +41,8 @@ if TYPE_CHECKING:  # torch is loaded by the generator
     from sovl_daemon.engine.engine import Engine
     from sovl_daemon.engine.learning.learner import Learner, StepReport
     from sovl_daemon.engine.learning.sample import Ids
+
+T = TypeVar("T")
 
 _MIN_STEPS = 130  # fewer do not change enough, however little there is to learn
 REPLAY = 4.0  # the weight of dreams against lessons
@@ -143,16 +145,19 @@ class TrainingSession:
             replay=REPLAY,
             seed=self._seed,
         )
+        # The layers weigh what they will weigh after the night.
+        lifecycle = self._settings.controls_config.enable_lifecycle_weighting
+        factor = life_weight(self._stage, training) if lifecycle else 1.0
+        layers = fused_layers(self._settings, self._engine.model.layers)
         make = partial(
             Learner,
             self._engine.model,
             self._fusion,
             options,
             common=common_prefix([*curriculum.lessons, *curriculum.chats]),
-            weights=self._weights(),
+            weights=influence_of(self._settings, factor).weights_of(layers),
         )
-        learner: Learner = await self.on_thread(make)
-        return learner
+        return await self.on_thread(make)
 
     async def steps(
         self, learner: Learner, curriculum: Curriculum, start: int = 0, limit: int | None = None
@@ -199,7 +204,7 @@ class TrainingSession:
         """Return the mean loss a token of answers that nothing is learned from."""
         return _mean(await self._evaluated(learner, samples), "loss")
 
-    async def on_thread(self, work: Callable[[], Any]) -> Any:
+    async def on_thread(self, work: Callable[[], T]) -> T:
         """Return what `work` returns on the tensor thread, behind all talk. Raises CommandError."""
         try:
             return await call(self._engine.thread, work, Priority.TRAINING)
@@ -209,14 +214,6 @@ class TrainingSession:
     async def _evaluated(self, learner: Learner, samples: Sequence[Sample]) -> list[StepReport]:
         parts = [samples[at : at + _EVAL_BATCH] for at in range(0, len(samples), _EVAL_BATCH)]
         return [await self.on_thread(partial(learner.evaluate, part)) for part in parts]
-
-    def _weights(self) -> dict[int, float]:
-        """The weights of the layers as they will be after the night."""
-        lifecycle = self._settings.controls_config.enable_lifecycle_weighting
-        training = self._settings.training_config
-        factor = life_weight(self._stage, training) if lifecycle else 1.0
-        layers = fused_layers(self._settings, self._engine.model.layers)
-        return influence_of(self._settings, factor).weights_of(layers)
 
     def _read(
         self,
@@ -281,25 +278,17 @@ def _writer(
     def write(prompts: Sequence[Ids], tokens: int) -> list[list[int]]:
         stop_ids, own = engine.tokenizer.stop_ids, seed + next(calls)
         steps = sample_texts(engine.model, prompts, tokens, stop_ids=stop_ids, seed=own)
-        return wait_for(engine.thread, _while_asleep(steps, woken), Priority.TRAINING)
+        return wait_for(engine.thread, _until(woken, steps), Priority.TRAINING)
 
     return write
 
 
-def _until(left: threading.Event, pairs: Iterable[Pair]) -> Iterator[Pair]:
-    for pair in pairs:
+def _until(left: threading.Event, items: Iterable[T]) -> Iterator[T]:
+    """Yield them; raises JobCancelledError once nobody waits for them any more."""
+    for item in items:
         if left.is_set():
             raise JobCancelledError("cancelled")
-        yield pair
-
-
-def _while_asleep(
-    steps: Iterator[list[list[int]] | None], woken: threading.Event
-) -> Iterator[list[list[int]] | None]:
-    for step in steps:
-        if woken.is_set():
-            raise JobCancelledError("woken")
-        yield step
+        yield item
 
 
 def _that_tell_nothing(entries: Sequence[Interaction], layout: Layout) -> list[Sample]:

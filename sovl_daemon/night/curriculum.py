@@ -109,13 +109,11 @@ class Curriculum:
             )
             parts = [order[at : at + size] for at in range(0, len(order), size)]
             rng.shuffle(parts)
-            yield [*(parts[place] if parts else ()), *self._dreams(step)]
-
-    def _dreams(self, step: int) -> list[Sample]:
-        rng = random.Random(f"{self.options.seed}:{step}")  # noqa: S311 - no secret
-        one, other = (self.chats, self.texts) if step % 2 else (self.texts, self.chats)
-        dreams = one or other
-        return rng.sample(dreams, min(self.options.replayed, len(dreams)))
+            rng = random.Random(f"{self.options.seed}:{step}")  # noqa: S311 - no secret
+            one, other = (self.chats, self.texts) if step % 2 else (self.texts, self.chats)
+            dreams = one or other
+            replayed = rng.sample(dreams, min(self.options.replayed, len(dreams)))
+            yield [*(parts[place] if parts else ()), *replayed]
 
 
 def plan(
