@@ -5,6 +5,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from tests.torture.control_kills import (
     Report,
     Torture,
@@ -13,6 +15,7 @@ from tests.torture.control_kills import (
 )
 
 
+@pytest.mark.long  # a dozen starts; the next test kills once, test_control_kills without a daemon
 def test_the_controller_killed_at_every_step(runtime: Path, tmp_path: Path) -> None:
     report = Report()
     settings = settings_for(tmp_path, "limit_admission", process="keeper")

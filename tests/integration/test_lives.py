@@ -36,6 +36,14 @@ def daemon(runtime: Path, tiny: dict[str, Any]) -> Iterator[Daemon]:
         yield started
 
 
+@pytest.fixture(scope="module")
+def trained(module_runtime: Path, tiny: dict[str, Any]) -> Iterator[Daemon]:
+    """A daemon that has learned this or that already, for tests that do not mind."""
+    with running(module_runtime, **tiny) as started:
+        started.logged("scaffold.ready")
+        yield started
+
+
 def talk(daemon: Daemon, *prompts: str) -> None:
     with daemon.client() as client:
         for prompt in prompts:
@@ -111,25 +119,25 @@ def test_it_may_begin_asleep(runtime: Path, tiny: dict[str, Any]) -> None:
         assert daemon.logged("night.ended")["woke"] == "rested"
 
 
-def test_training_on_pairs_tells_its_steps_and_is_kept(daemon: Daemon, tmp_path: Path) -> None:
+def test_training_on_pairs_tells_its_steps_and_is_kept(trained: Daemon, tmp_path: Path) -> None:
     file = tmp_path / "pairs.jsonl"
     pairs = [{"prompt": f"What is {n}?", "response": "A number."} for n in range(12)]
     file.write_text("\n".join(map(json.dumps, pairs)))
-    with daemon.client() as client:
+    with trained.client() as client:
         *told, result = client.stream("train", epochs=2, file=str(file))
     steps = [each for each in told if "epoch" in each]
     assert {each["epoch"] for each in steps} == {1, 2}
     assert all({"step", "steps", "loss", "tokens_per_s", "left_s"} <= each.keys() for each in steps)
     assert result["validation"] < result["before"]
-    assert result["generation"] == 1
+    assert store(trained).find("current").manifest.number == result["generation"]
 
 
-def test_a_terminal_sees_a_bar_of_the_steps(daemon: Daemon, tmp_path: Path) -> None:
+def test_a_terminal_sees_a_bar_of_the_steps(trained: Daemon, tmp_path: Path) -> None:
     file = tmp_path / "pairs.jsonl"
     file.write_text('{"prompt": "What is 1?", "response": "A number."}\n' * 12)
     ours, theirs = pty.openpty()
     call = [*SOVL, "call", "train", "epochs=2", f"file={file}"]
-    wide = daemon.environment | {"TERM": "xterm", "COLUMNS": "120"}
+    wide = trained.environment | {"TERM": "xterm", "COLUMNS": "120"}
     training = subprocess.Popen(call, env=wide, stdout=subprocess.PIPE, stderr=theirs, text=True)
     os.close(theirs)
     seen = b""
@@ -142,7 +150,7 @@ def test_a_terminal_sees_a_bar_of_the_steps(daemon: Daemon, tmp_path: Path) -> N
     for words in (b"Epoch 2/2", b"loss ", b" tokens/s, ", b" s left"):
         assert words in seen
     assert said.startswith("Nothing was validated")  # one prompt cannot be split
-    piped = daemon.sovl("console", text=f"train 1 {file}\n")
+    piped = trained.sovl("console", text=f"train 1 {file}\n")
     assert "Epoch 1/1 Step 1/" in piped.stdout
     assert piped.stdout.splitlines()[-1].startswith("Nothing was validated")
 
@@ -165,10 +173,10 @@ def test_training_that_is_cut_off_goes_on(daemon: Daemon, tmp_path: Path) -> Non
     assert result["validation"] < result["before"]
 
 
-def test_malformed_pairs_are_refused_by_their_lines(daemon: Daemon, tmp_path: Path) -> None:
+def test_malformed_pairs_are_refused_by_their_lines(trained: Daemon, tmp_path: Path) -> None:
     file = tmp_path / "pairs.jsonl"
     file.write_text('{"prompt": "a", "response": "b"}\nnonsense\n')
-    with daemon.client() as client, pytest.raises(CommandError, match="2: "):
+    with trained.client() as client, pytest.raises(CommandError, match="2: "):
         client.ask("train", file=str(file))
 
 
@@ -280,7 +288,7 @@ def test_left_to_itself_it_asks_dreams_and_sleeps(runtime: Path) -> None:
         assert (night["reason"], night["entries"]) == ("ready", 5)
 
 
-def test_the_manuals_words(daemon: Daemon) -> None:
+def test_the_manuals_words(trained: Daemon) -> None:
     told = {
         "sleep 0.75 2.0 15": "Sleep params: conf=0.75, time_factor=2.0, log_min=15",
         "lifecycle 0.02 exponential": "Lifecycle params: capacity_factor=0.02, curve=exponential",
@@ -294,8 +302,8 @@ def test_the_manuals_words(daemon: Daemon) -> None:
         "prune_threshold=0.15",
     }
     for line, expected in told.items():
-        done = daemon.sovl("call", *line.split())
+        done = trained.sovl("call", *line.split())
         assert expected in done.stdout, done.stderr
-    refused = daemon.sovl("call", "sleep", "0.95")
+    refused = trained.sovl("call", "sleep", "0.95")
     assert refused.returncode != 0
     assert "sleep_conf_threshold" in refused.stderr

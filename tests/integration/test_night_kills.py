@@ -16,6 +16,7 @@ def models(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.long  # nights one after another; those below and in test_lives are killed once
 def test_nothing_is_lost_or_learned_twice(runtime: Path, models: Path) -> None:
     report = torture(runtime, models, kills=2, seed=3)
     assert report.half == set()

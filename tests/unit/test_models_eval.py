@@ -232,6 +232,7 @@ def test_the_configured_base_is_the_default(
     assert json.loads(result.stdout)["model"] == "gpt2"
 
 
+@pytest.mark.long  # a perplexity in each precision; a tiny model shows above that they are right
 @pytest.mark.model
 @pytest.mark.usefixtures("sixteen_bits")
 def test_quantising_the_default_model_costs_little(
