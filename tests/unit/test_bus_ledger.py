@@ -131,3 +131,29 @@ def test_the_limits_are_told() -> None:
     with pytest.raises(CommandError, match="a has 2 commands in flight, allowed 2") as caught:
         ledger.admit(entry("4", "z"))
     assert caught.value.detail == {"in_flight": 2, "allowed": 2}
+
+
+def test_another_clients_id_is_refused_in_words() -> None:
+    ledger = Ledger(per_agent=2, per_client=2)
+    ledger.admit(entry("1", "x"))
+    with pytest.raises(CommandError, match=r"^this command id is in use; ids must be unique$"):
+        ledger.admit(entry("1", "y"))
+
+
+def test_a_step_moves_the_deadline_where_there_is_patience() -> None:
+    patient, other = entry("1", deadline=5.0), entry("2", deadline=5.0)
+    patient.patience_s = 3.0
+    for each in (patient, other):
+        each.moved(4.0)
+    assert (patient.deadline, other.deadline) == (7.0, 5.0)
+
+
+def test_what_was_cancelled_is_overdue_by_its_own_agents_time() -> None:
+    ledger = Ledger(per_agent=2, per_client=2)
+    for name, agent in (("1", "a"), ("2", "b")):
+        cancelled = entry(name, agent=agent)
+        cancelled.cancel_by = 3.0
+        ledger.admit(cancelled)
+    own_time = {"a": 3.0, "b": 2.9}
+    assert [each.id for each in ledger.overdue(9.0, lambda agent: own_time[agent])] == ["1"]
+    assert [each.id for each in ledger.overdue(3.0)] == ["1", "2"]

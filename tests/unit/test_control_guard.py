@@ -92,6 +92,38 @@ def test_the_grey_zone_is_put_to_the_judge_after_its_duration() -> None:
     assert kinds == ["hold"] * 4 + ["grey"]
 
 
+@pytest.mark.parametrize(
+    ("limit", "just", "words"),
+    [
+        (Limit(metric="m", hard=90, grey=80, low=65), 90.0, "rise"),
+        (Limit(metric="m", hard=10, grey=20, low=35, high_is_bad=False), 10.0, "fall"),
+    ],
+)
+def test_what_is_just_at_a_threshold_is_beyond_it(limit: Limit, just: float, words: str) -> None:
+    better = just - limit.sign * 0.1
+    assert (limit.is_beyond(just), limit.is_beyond(better)) == (True, False)
+    grey = 80.0 if limit.high_is_bad else 20.0
+    assert (limit.is_grey(grey), limit.is_grey(grey - limit.sign * 0.1)) == (True, False)
+    mixed = limit.model_construct(**{**limit.model_dump(), "low": limit.hard})
+    ((_, mistake),) = mixed.mistakes()
+    assert mistake == f"low, grey, hard and fatal must {words} in this order"
+
+
+def test_a_hold_says_of_what_and_for_how_long() -> None:
+    guard = Guard([LIMIT], PACE)
+    hold_at(guard, 95, 0, 0.5)
+    guard.moved(0.5, "act", forced=True)
+    found = rule(guard, 96, 1, degraded=True)
+    pause_s = PACE.urgent_s
+    assert found == Ruling("hold", "cool-down", LIMIT.metric, 96.0, 0.5 + pause_s - 1)
+
+    asking = Guard([LIMIT], PACE)
+    (*_, asked) = hold_at(asking, 80, 0, 2)
+    asking.asked(2, asked)
+    left_s = PACE.ask_every_s - 0.5
+    assert rule(asking, 80, 2.5) == Ruling("hold", "asked lately", LIMIT.metric, 80.0, left_s)
+
+
 def test_a_short_excess_does_nothing() -> None:
     guard = Guard([LIMIT], PACE)
     kinds = {rule(guard, 99 if t % 3 == 0 else 70, t).kind for t in range(200)}

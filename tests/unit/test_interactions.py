@@ -122,6 +122,56 @@ def test_what_was_learned_is_not_learned_again(tmp_path: Path) -> None:
     assert store.reconcile({1: 7, 3: 7, 4: 8}) == 0
 
 
+def test_the_last_that_were_learned(tmp_path: Path) -> None:
+    store = filled(tmp_path / "db")
+    store.reconcile({1: 7, 3: 7, 4: 8})
+    assert (store.learned(2), store.learned(9)) == ([4, 3], [4, 3, 1])
+
+
+def test_some_are_read_by_their_ids_as_far_as_they_fit(tmp_path: Path) -> None:
+    store = filled(tmp_path / "db")
+    assert ids(store.some([4, 2, 99])) == [2, 4]
+    first, second = store.some([1, 2])
+    room = first.nbytes + second.nbytes
+    assert ids(store.some([1, 2, 3], most_bytes=room)) == [1, 2]
+    assert ids(store.some([1, 2, 3], most_bytes=room - 1)) == [1]
+    assert ids(store.recent(3, most_bytes=room + 20)) == [4, 5]
+
+
+def test_a_single_one_that_is_too_large_is_shortened(tmp_path: Path) -> None:
+    store = InteractionStore(tmp_path / "db")
+    large = replace(exchange(1), prompt="p" * 5000, response="r" * 5000, question="q" * 5000)
+    store.add(large)
+    (found,) = store.some([1], most_bytes=2800)
+    assert (found.prompt, found.response, found.question) == ("p" * 100, "r" * 100, "q" * 100)
+    assert found.nbytes <= 2800
+    (none,) = store.some([1], most_bytes=10)
+    assert (none.prompt, none.response, none.question) == ("", "", "")
+    assert replace(large, question=None).shortened(2800).question is None
+
+
+def test_what_was_said_before_is_known_to_the_letter(tmp_path: Path) -> None:
+    store = filled(tmp_path / "db")
+    assert [store.has_prompt(each) for each in ("q1", "Q1", "q", "q9")] == [True, False] + 2 * [
+        False
+    ]
+
+
+def test_its_size_is_that_of_the_file(tmp_path: Path) -> None:
+    store = filled(tmp_path / "db")
+    store.close()
+    size = InteractionStore(tmp_path / "db").size()
+    assert size == {"interactions": 5, "bytes": (tmp_path / "db").stat().st_size}
+
+
+def test_it_tries_whether_it_may_write(tmp_path: Path) -> None:
+    store = filled(tmp_path / "db")
+    store.try_to_write()
+    reading = InteractionStore.reading(tmp_path / "db")
+    with pytest.raises(sqlite3.OperationalError, match="readonly"):
+        reading.try_to_write()
+
+
 def test_ids_that_nothing_has_are_not_learned(tmp_path: Path) -> None:
     store = filled(tmp_path / "db")
     assert store.reconcile({5: 1, 6: 1, -1: 1}) == 1

@@ -33,6 +33,7 @@ def test_one_too_many_within_the_window_gives_up() -> None:
     policy = RestartPolicy(intensity=2, window_s=10, initial_s=1, maximum_s=5, jitter=0)
     assert delays(policy, [0, 1, 2]) == [1, 2, None]
     assert delays(policy, [0, 1, 10.5, 11.5]) == [1, 2, 2, 2]
+    assert delays(policy, [0, 1, 10]) == [1, 2, 2]  # the first is just over
 
 
 def test_intensity_zero_never_restarts() -> None:

@@ -5,6 +5,7 @@ from typing import Any
 import anyio
 
 from agents.shared_engine import SharedEngine
+from sovl_daemon.testing import PATIENCE_S
 
 
 async def test_neighbours_wait_until_it_is_loaded_and_until_it_is_fused() -> None:
@@ -34,7 +35,7 @@ async def test_who_waits_across_a_restart_gets_the_next_one() -> None:
     async def wait() -> None:
         got.append(await shared.fused())
 
-    with anyio.fail_after(60):
+    with anyio.fail_after(PATIENCE_S):
         async with anyio.create_task_group() as tasks:
             shared.set_loaded(Engine())
             tasks.start_soon(wait)
