@@ -25,7 +25,7 @@ MAX_FAULTS = 20  # more of them in one call are counted, not explained
 class Arguments(BaseModel):
     """Base of a command's arguments: unknown ones are refused, not ignored."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
 class NoArguments(Arguments):
@@ -38,7 +38,7 @@ class Reply(BaseModel):
     What is unset is not sent; fields that a newer peer added are ignored.
     """
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="ignore", defer_build=True)
 
     def wire(self) -> dict[str, Any]:
         """The data of the result, as JSON may hold it."""

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from functools import partial
 from importlib.metadata import version as distribution_version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import anyio
 import typer
@@ -18,6 +18,9 @@ from typer.core import TyperGroup
 from sovl_daemon.cli import actions, data, exits, judge, keys, mind, model, render, state, typed
 from sovl_daemon.client import AsyncClient
 from sovl_daemon.client.target import Target
+
+if TYPE_CHECKING:
+    from bus.commands import ReplyT, Request
 
 
 class _Group(TyperGroup):
@@ -128,7 +131,7 @@ def _run_and_talk(options: list[str], once: str | None) -> None:
     if once is None:
         with_daemon(options, run_console)
     else:
-        with_daemon(options, partial(_answer, {"prompt": once, "temperature": 0}))
+        with_daemon(options, partial(_answer, prompt=once, temperature=0))
 
 
 @app.command()
@@ -166,17 +169,13 @@ def generate(
     async def ask(client: AsyncClient) -> None:
         if prompt == "-":
             args["prompt"] = await typed.read_all(client.max_message_bytes)
-        await _answer(args, client, deadline=deadline, as_json=as_json)
+        await _answer(client, deadline=deadline, as_json=as_json, **args)
 
     _with_client(ask)
 
 
 async def _answer(
-    args: dict[str, Any],
-    client: AsyncClient,
-    *,
-    deadline: float | None = None,
-    as_json: bool = False,
+    client: AsyncClient, *, deadline: float | None = None, as_json: bool = False, **args: Any
 ) -> None:
     async with client.call("generate", args, deadline_s=deadline) as call:
         async for step in call:
@@ -200,13 +199,14 @@ def call(
 ) -> None:
     """Run any command of the daemon, also those of agents that others wrote."""
     from sovl_daemon.cli.progress import counted
-    from sovl_daemon.cli.words import parse_pairs, parse_words
+    from sovl_daemon.cli.words import arguments_of, parse_pairs, parse_words
+    from sovl_daemon.contracts.hub import ListCommands
 
     async def ask(client: AsyncClient) -> None:
         words = arguments or []
-        known = (await client.control("commands"))["commands"]
-        schema = next((spec["arguments"] for spec in known if spec["name"] == name), None)
-        args = parse_pairs(words) if schema is None else parse_words(words, schema)
+        listed = await client.control(ListCommands())
+        spec = next((spec for spec in listed.commands if spec.name == name), None)
+        args = parse_pairs(words) if spec is None else parse_words(words, arguments_of(spec))
         async with client.call(name, args, deadline_s=deadline) as call:
             with counted(render.errors) as show:
                 async for step in call:
@@ -220,7 +220,9 @@ def call(
 @app.command()
 def commands(as_json: Json = False) -> None:
     """List the commands of the daemon."""
-    _control("commands", as_json, view=render.commands)
+    from sovl_daemon.contracts.hub import ListCommands
+
+    _control(ListCommands(), as_json, view=render.commands)
 
 
 @app.command()
@@ -230,9 +232,11 @@ def ping(as_json: Json = False) -> None:
 
     async def ask(client: AsyncClient) -> None:
         began = time.perf_counter()
-        pong = await client.control("ping")
+        pong = await client.control("ping")  # by name: what reads its answer would be counted
         pong["ms"] = round(1000 * (time.perf_counter() - began), 3)
-        render.show(pong, as_json=as_json, view=render.pong)
+        detail = f" ({pong['detail']})" if pong["detail"] else ""
+        text = f"{pong['state']}{render.escape(detail)}, answered in {pong['ms']} ms"
+        render.show(pong, as_json=as_json, view=lambda _: render.console.print(text))
 
     _with_client(ask)
 
@@ -240,25 +244,33 @@ def ping(as_json: Json = False) -> None:
 @app.command()
 def status(as_json: Json = False) -> None:
     """Show the daemon and its agents."""
-    _control("status", as_json, view=render.status)
+    from sovl_daemon.contracts.hub import Status
+
+    _control(Status(), as_json, view=render.status)
 
 
 @app.command()
 def stats(as_json: Json = False) -> None:
     """Show the counters of bus, commands and agents."""
-    _control("stats", as_json, view=render.stats)
+    from sovl_daemon.contracts.hub import Stats
+
+    _control(Stats(), as_json, view=render.stats)
 
 
 @app.command()
 def health(as_json: Json = False) -> None:
     """Show the last sample of machine and processes."""
-    _control("health", as_json)
+    from sovl_daemon.contracts.hub import ShowHealth
+
+    _control(ShowHealth(), as_json)
 
 
 @app.command()
 def metrics(as_json: Json = False) -> None:
     """Show the last metrics of each task, and what is wrong with them."""
-    _control("metrics", as_json, view=render.metrics)
+    from sovl_daemon.contracts.hub import ShowMetrics
+
+    _control(ShowMetrics(), as_json, view=render.metrics)
 
 
 @app.command()
@@ -278,30 +290,36 @@ def config(
     as_json: Json = False,
 ) -> None:
     """Show settings, or change one while the daemon runs."""
+    from sovl_daemon.contracts.hub import ConfigSet, ShowConfig
+
     if value is None:
-        _control("config", as_json, view=render.settings, key=key)
+        _control(ShowConfig() if key is None else ShowConfig(key=key), as_json, render.settings)
     else:
-        _control(
-            "config_set", as_json, view=render.setting_changed, key=key, value=value, save=save
-        )
+        _control(ConfigSet(key=key, value=value, save=save), as_json, render.setting_changed)
 
 
 @app.command()
 def reload(as_json: Json = False) -> None:
     """Make the daemon read its configuration file again."""
-    _control("reload", as_json)
+    from sovl_daemon.contracts.hub import Reload
+
+    _control(Reload(), as_json)
 
 
 @app.command()
 def pause(agent: str, as_json: Json = False) -> None:
     """Hold an agent's commands back until it is resumed."""
-    _control("pause", as_json, agent=agent)
+    from sovl_daemon.contracts.hub import PauseAgent
+
+    _control(PauseAgent(agent=agent), as_json)
 
 
 @app.command()
 def resume(agent: str, as_json: Json = False) -> None:
     """Let a paused agent go on."""
-    _control("resume", as_json, agent=agent)
+    from sovl_daemon.contracts.hub import ResumeAgent
+
+    _control(ResumeAgent(agent=agent), as_json)
 
 
 @app.command()
@@ -323,13 +341,18 @@ def stop(as_json: Json = False) -> None:
     """Stop the daemon and wait until it is gone."""
     from sovl_daemon.cli.daemon import stop_daemon
 
-    render.show(anyio.run(stop_daemon), as_json=as_json, view=render.stopped)
+    pid = anyio.run(stop_daemon)
+    ended = f"stopped (pid {pid})"
+    render.show(
+        {"stopped": True, "pid": pid}, as_json=as_json, view=lambda _: render.console.print(ended)
+    )
 
 
-def _control(name: str, as_json: bool, view: Any = None, **args: Any) -> None:
+def _control(
+    request: Request[ReplyT], as_json: bool, view: Callable[[ReplyT], object] | None = None
+) -> None:
     async def ask(client: AsyncClient) -> None:
-        given = {key: value for key, value in args.items() if value is not None}
-        render.show(await client.control(name, **given), as_json=as_json, view=view)
+        render.show(await client.control(request), as_json=as_json, view=view)
 
     _with_client(ask)
 

@@ -17,15 +17,25 @@ from prompt_toolkit.history import FileHistory
 from prompt_toolkit.patch_stdout import patch_stdout
 
 from bus.caller import Call
+from bus.commands import Reply
 from bus.envelope import new_id
 from bus.errors import CANCELLED, CommandError
 from bus.topics import QUESTION, Question
 from config import Paths, load
 from sovl_daemon.cli import exits, render, typed
 from sovl_daemon.cli.progress import counted, is_counted
-from sovl_daemon.cli.words import parse_line
+from sovl_daemon.cli.words import arguments_of, parse_line
 from sovl_daemon.client import AsyncClient, ClientError
 from sovl_daemon.conditions import in_words
+from sovl_daemon.contracts.hub import (
+    CommandList,
+    DaemonStats,
+    DaemonStatus,
+    ListCommands,
+    Ping,
+    SettingsChanged,
+    ShownConfig,
+)
 
 OWN = {
     "help": "Show this list.",
@@ -33,11 +43,11 @@ OWN = {
     "quit": "Leave the console; the daemon goes on.",
     "exit": "The same as quit.",
 }
-VIEWS = {
-    "status": render.status,
-    "stats": render.stats,
-    "config": render.settings,
-    "config_set": render.setting_changed,
+VIEWS: dict[str, tuple[type[Reply], Callable[[Any], None]]] = {
+    "status": (DaemonStatus, render.status),
+    "stats": (DaemonStats, render.stats),
+    "config": (ShownConfig, render.settings),
+    "config_set": (SettingsChanged, render.setting_changed),
 }
 
 
@@ -48,10 +58,10 @@ class Leave(Exception):
 class Console:
     """One conversation. A line is a command if its first word is one, else a prompt."""
 
-    def __init__(self, client: AsyncClient, commands: dict[str, Any]) -> None:
+    def __init__(self, client: AsyncClient, listed: CommandList) -> None:
         self._client = client
-        self._asked = {spec["name"]: spec for spec in commands["commands"]}
-        self._control = {spec["name"]: spec for spec in commands["control"]}
+        self._asked = {spec.name: spec for spec in listed.commands}
+        self._control = {spec.name: spec for spec in listed.control}
         self.conversation = new_id()
         self._reading = False
         self._questions: list[Question] = []
@@ -67,11 +77,12 @@ class Console:
         if word in OWN and not rest:
             self._own(word)
         elif word in self._asked:
-            await self._ask(word, parse_line(rest.strip(), self._asked[word]["arguments"]))
+            spec = self._asked[word]
+            await self._ask(word, **parse_line(rest.strip(), arguments_of(spec)))
         elif word in self._control and (not rest or word in ("config", "pause", "resume")):
             await self._ask_hub(word, rest.strip())
         elif word:
-            await self._ask("generate", {"prompt": line.strip()})
+            await self._ask("generate", prompt=line.strip())
 
     def hear(self, question: Question) -> None:
         """Show a question of SOVL's own, if it asks here; never in the middle of an answer."""
@@ -104,12 +115,12 @@ class Console:
             render.console.print(f"New conversation: {self.conversation} (Previous: {previous})")
         if word == "help":
             specs = [*self._asked.values(), *self._control.values()]
-            lines = {spec["name"]: spec["help"] for spec in specs} | OWN
-            render.facts(dict(sorted(lines.items())))
+            lines = {spec.name: spec.help for spec in specs} | OWN
+            render.facts(sorted(lines.items()))
             render.console.print("Anything else is a prompt.")
 
-    async def _ask(self, name: str, args: dict[str, Any]) -> None:
-        if "conversation" in self._asked[name]["arguments"].get("properties", {}):
+    async def _ask(self, name: str, /, **args: Any) -> None:
+        if "conversation" in self._asked[name].arguments.get("properties", {}):
             args.setdefault("conversation", self.conversation)
         async with self._client.call(name, args) as call:
             with _cancelled_by_ctrl_c(call), counted(render.console) as shown:
@@ -137,9 +148,13 @@ class Console:
             args: dict[str, Any] = {"key": key, "value": value.strip()}
             name = "config_set"
         else:
-            args = parse_line(rest, self._control[name]["arguments"])
+            args = parse_line(rest, arguments_of(self._control[name]))
         answer = await self._client.control(name, **args)
-        VIEWS.get(name, render.facts)(answer)
+        if name in VIEWS:
+            reply, view = VIEWS[name]
+            view(reply.model_validate(answer))
+        else:
+            render.facts(answer.items())
 
 
 @contextmanager
@@ -155,12 +170,12 @@ def _cancelled_by_ctrl_c(call: Call) -> Iterator[None]:
 
 async def run_console(client: AsyncClient) -> None:
     """Talk until the user leaves."""
-    console = Console(client, await client.control("commands"))
+    console = Console(client, await client.control(ListCommands()))
     if not sys.stdin.isatty():
         await _converse(console, partial(_piped, client.max_message_bytes))
         return
-    state = await client.control("ping")
-    render.console.print(f"SOVL is {state['state']}. Type help for commands, quit to leave.")
+    pong = await client.control(Ping())
+    render.console.print(f"SOVL is {pong.state}. Type help for commands, quit to leave.")
     async with _hearing(client, console):
         history = _History(Paths.of(load()).state_dir / "console_history")
         await _converse(console, _typed(history, console.words))

@@ -7,7 +7,6 @@ import signal
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import anyio
 import structlog
@@ -20,6 +19,7 @@ from sovl_daemon.cli.exits import EX_CONFIG
 from sovl_daemon.client import AsyncClient, ClientError, DaemonSlow
 from sovl_daemon.client.target import Target
 from sovl_daemon.conditions import in_words
+from sovl_daemon.contracts.hub import Ping, ShowConfig, Stop
 from sovl_daemon.hub import Hub
 from sovl_daemon.instance import AlreadyRunning, Displaced
 from sovl_daemon.limits import ControlGroups
@@ -112,22 +112,23 @@ def _leaves(error: BaseException) -> Iterator[BaseException]:
         yield from _leaves(each)
 
 
-async def stop_daemon() -> dict[str, Any]:
-    """Ask the daemon to stop and wait until its process is gone."""
+async def stop_daemon() -> int:
+    """Ask the daemon to stop and wait until its process is gone; the number of that."""
     target = Target.find()
     own_time = target.own_time()
     async with AsyncClient(target, source="sovl") as client:
-        pid = (await client.control("ping"))["pid"]
-        close_s = (await client.control("config"))["settings"]["supervision"]["close_s"]
-        await client.control("stop")
+        pid = (await client.control(Ping())).pid
+        asked = await client.control(ShowConfig(key="supervision.close_s"))
+        close_s = float(asked.value)
+        await client.control(Stop())
         with suppress(ClientError):
             while True:  # as long as it answers it is about it, and keeps to its own limits
-                await client.control("ping")
+                await client.control(Ping())
                 await anyio.sleep(POLL_S)
     with move_on_after(close_s, own_time):
         while _is_alive(pid):  # noqa: ASYNC110 - a process tells nobody when it ends
             await anyio.sleep(POLL_S)
-        return {"stopped": True, "pid": pid}
+        return pid
     raise DaemonSlow(f"the daemon (pid {pid}) stopped answering, but did not end in {close_s:g} s")
 
 

@@ -7,10 +7,10 @@ import statistics
 import time
 from collections.abc import Iterable
 from contextlib import closing
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.table import Table
@@ -18,7 +18,16 @@ from rich.table import Table
 from config import Paths, Settings, load
 from sovl_daemon.cli import exits, render
 from sovl_daemon.memory.interactions import InteractionStore
-from sovl_daemon.memory.pairs import Pair, PairFile, bad_lines, scan, write_pairs
+from sovl_daemon.memory.pairs import (
+    BadLine,
+    Duplicate,
+    Pair,
+    PairFile,
+    Tally,
+    bad_lines,
+    scan,
+    write_pairs,
+)
 from sovl_daemon.memory.split import split
 
 app = typer.Typer(
@@ -78,29 +87,47 @@ def export(
     with closing(_lived_through()) as store:
         lived = (Pair(each.prompt, each.response) for each in store.since(since or 0.0))
         written = write_pairs(file, lived, replace=force)
+    left = f", {written.left_out} without a prompt or an answer left out" * bool(written.left_out)
+    text = f"{file}: {_count(written.pairs, 'pair')}{left}"
     report = {"file": str(file), **asdict(written)}
-    render.show(report, as_json=as_json, view=_exported)
+    render.show(report, as_json=as_json, view=lambda _: render.say(text))
 
 
 def _lived_through() -> InteractionStore:
     return InteractionStore.reading(Paths.of(load()).database)
 
 
-def _report(found: PairFile, settings: Settings) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Report:
+    """What a file of pairs holds, and how long its texts are."""
+
+    file: str
+    lines: int
+    pairs: int
+    training: int
+    validation: int
+    bad: Tally[BadLine]
+    duplicates: Tally[Duplicate]
+    ignored: dict[str, int]
+    prompt: dict[str, dict[str, float]]
+    response: dict[str, dict[str, float]]
+
+
+def _report(found: PairFile, settings: Settings) -> Report:
     core = settings.core_config
     parts = split(found.pairs, core.valid_split_ratio, core.random_seed)
-    return {
-        "file": str(found.path),
-        "lines": found.lines,
-        "pairs": len(found.pairs),
-        "training": len(parts.training),
-        "validation": len(parts.validation),
-        "bad": asdict(found.skipped),
-        "duplicates": asdict(found.duplicates),
-        "ignored": dict(found.ignored),
-        "prompt": _lengths([pair.prompt for pair in found.pairs]),
-        "response": _lengths([pair.response for pair in found.pairs]),
-    }
+    return Report(
+        file=str(found.path),
+        lines=found.lines,
+        pairs=len(found.pairs),
+        training=len(parts.training),
+        validation=len(parts.validation),
+        bad=found.skipped,
+        duplicates=found.duplicates,
+        ignored=dict(found.ignored),
+        prompt=_lengths([pair.prompt for pair in found.pairs]),
+        response=_lengths([pair.response for pair in found.pairs]),
+    )
 
 
 def _lengths(texts: list[str]) -> dict[str, dict[str, float]]:
@@ -121,23 +148,23 @@ def _spread(numbers: list[int]) -> dict[str, float]:
     }
 
 
-def _show(report: dict[str, Any], found: PairFile) -> None:
-    held = f"{_count(report['pairs'], 'pair')} in {_count(report['lines'], 'line')}"
-    parts = f"{report['training']} for training and {report['validation']} for validation"
-    _say(f"{report['file']}: {held}, {parts}")
+def _show(report: Report, found: PairFile) -> None:
+    held = f"{_count(report.pairs, 'pair')} in {_count(report.lines, 'line')}"
+    parts = f"{report.training} for training and {report.validation} for validation"
+    render.say(f"{report.file}: {held}, {parts}")
     if found.pairs:
         render.console.print(_length_table(report))
     if found.ignored:
         names = (f"{name} ({count})" for name, count in found.ignored.most_common(10))
-        _say(f"ignored fields: {', '.join(names)}")
+        render.say(f"ignored fields: {', '.join(names)}")
     _list(_count(found.duplicates.total, "duplicate"), _duplicates(found))
     _list(_count(found.skipped.total, "bad line"), bad_lines(found))
 
 
-def _length_table(report: dict[str, Any]) -> Table:
+def _length_table(report: Report) -> Table:
     table = Table("length", "least", "median", "mean", "most", box=None)
-    for side in ("prompt", "response"):
-        for unit, spread in report[side].items():
+    for side, lengths in (("prompt", report.prompt), ("response", report.response)):
+        for unit, spread in lengths.items():
             table.add_row(f"{side}, {unit}", *(f"{number:g}" for number in spread.values()))
     return table
 
@@ -152,17 +179,8 @@ def _duplicates(found: PairFile) -> Iterable[str]:
 def _list(title: str, lines: Iterable[str]) -> None:
     rows = list(lines)
     if rows:
-        _say("\n".join([f"{title}:", *(f"  {row}" for row in rows)]))
-
-
-def _exported(report: dict[str, Any]) -> None:
-    left = f", {report['left_out']} without a prompt or an answer left out"
-    _say(f"{report['file']}: {_count(report['pairs'], 'pair')}{left * bool(report['left_out'])}")
+        render.say("\n".join([f"{title}:", *(f"  {row}" for row in rows)]))
 
 
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'s' * (number != 1)}"
-
-
-def _say(text: str) -> None:
-    render.console.print(render.escape(text))

@@ -10,7 +10,7 @@ from contextlib import closing
 from functools import partial
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import anyio
 import psutil
@@ -22,6 +22,7 @@ from sovl_daemon.cli import render
 from sovl_daemon.client import AsyncClient, ClientError, DaemonDown
 from sovl_daemon.client.target import Target
 from sovl_daemon.conditions import in_words
+from sovl_daemon.contracts.hub import Status
 from sovl_daemon.control.sources.gpu import Gpus
 from sovl_daemon.engine.errors import TemplateError
 from sovl_daemon.engine.text.chat_template import template_in
@@ -251,20 +252,21 @@ async def _daemon() -> list[Check]:
 
 
 async def _running(client: AsyncClient) -> list[Check]:
-    status = await client.control("status")
+    status = await client.control(Status())
     bad = [
-        f"{name} is {agent['state']} {agent['detail']}".strip()
-        for name, agent in status["agents"].items()
-        if agent["state"] not in ("ready", "paused", "starting")
+        f"{name} is {agent.state} {agent.detail}".strip()
+        for name, agent in status.agents.items()
+        if agent.state not in ("ready", "paused", "starting")
     ]
-    says = f"{status['state']}, pid {status['pid']}"
-    if bad or status["state"] == "degraded":
-        says = "; ".join([f"{says} ({status['detail']})", *bad])
+    says = f"{status.state}, pid {status.pid}"
+    if bad or status.state == "degraded":
+        says = "; ".join([f"{says} ({status.detail})", *bad])
         daemon = Check("daemon", "wrong", says, "see: sovl logs --level warning")
     else:
         daemon = Check("daemon", "ok", says)
-    health = status["agents"].get("health", {})
-    return [daemon, await _diagnosed(client)] if health.get("state") == "ready" else [daemon]
+    health = status.agents.get("health")
+    ready = health is not None and health.state == "ready"
+    return [daemon, await _diagnosed(client)] if ready else [daemon]
 
 
 async def _diagnosed(client: AsyncClient) -> Check:
@@ -282,13 +284,14 @@ def show(checks: list[Check], *, as_json: bool) -> bool:
     """Print them; whether nothing is wrong."""
     well = all(each.state != "wrong" for each in checks)
     rows = [each._asdict() for each in checks]
-    render.show({"well": well, "checks": rows}, as_json=as_json, view=_view)
+    report = {"well": well, "checks": rows}
+    render.show(report, as_json=as_json, view=lambda _: _print(checks))
     return well
 
 
-def _view(data: dict[str, Any]) -> None:
-    for each in data["checks"]:
-        mark = f"[{_COLOURS[each['state']]}]{each['state']:8}[/]"
-        render.console.print(f"{mark} [bold]{each['name']}[/]: {render.escape(each['says'])}")
-        if each["next"]:
-            render.console.print(f"         → {render.escape(each['next'])}")
+def _print(checks: list[Check]) -> None:
+    for each in checks:
+        mark = f"[{_COLOURS[each.state]}]{each.state:8}[/]"
+        render.console.print(f"{mark} [bold]{each.name}[/]: {render.escape(each.says)}")
+        if each.next:
+            render.console.print(f"         → {render.escape(each.next)}")

@@ -19,6 +19,7 @@ from bus.errors import BAD_ARGUMENT, CommandError
 from sovl_daemon.cli import render
 from sovl_daemon.client import AsyncClient, ClientError, DaemonDown
 from sovl_daemon.client.target import Target
+from sovl_daemon.contracts.hub import Ping
 from sovl_daemon.own_time import OwnTime
 
 POLL_S = 0.1
@@ -105,11 +106,11 @@ async def _ready(client: AsyncClient) -> None:
     told = ""
     with render.errors.status("starting") as spinner:
         while True:
-            pong = await client.control("ping")
-            if pong["state"] != "starting":
+            pong = await client.control(Ping())
+            if pong.state != "starting":
                 return
-            spinner.update(render.escape(f"starting: {pong['detail']}"))
-            stage = _AMOUNT.sub("", pong["detail"])
+            spinner.update(render.escape(f"starting: {pong.detail}"))
+            stage = _AMOUNT.sub("", pong.detail)
             if stage != told and not render.errors.is_terminal:
                 render.errors.print(f"starting: {stage}", soft_wrap=True, markup=False)
                 told = stage

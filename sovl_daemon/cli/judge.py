@@ -74,8 +74,9 @@ def fit(
         probe = fitting.fit_probe(study, report, layer=layer, share=share)
         path = shelf.probe_path(Paths.of(settings).state_dir, folder)
         fitting.keep(probe, path)
+    card = probe.card.model_dump(mode="json")
     if as_json:
-        typer.echo(json.dumps({"event": "fitted", "path": str(path), **_card(probe)}))
+        typer.echo(json.dumps({"event": "fitted", "path": str(path), **card}))
     else:
         typer.echo(f"{folder.name}: layer {probe.card.layer}, {probe.card.fitted_on} questions")
         _scores({"": probe.card.scores})
@@ -196,11 +197,6 @@ def _model(name: str | None) -> Path:
     use_library_caches(paths)
     store = ModelStore(paths.model_dir)
     return store.path(name or settings.core_config.base_model_name)
-
-
-def _card(probe: Any) -> dict[str, Any]:
-    card: dict[str, Any] = probe.card.model_dump(mode="json")
-    return card
 
 
 def _scores(found: Any) -> None:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -55,10 +54,14 @@ def simulate(
     moments = list(simulation.run())
     if plot is not None:
         write(lambda: draw(moments), plot)
-    report = summary(moments, hours=hours, seed=seed) | ({"plot": str(plot)} if plot else {})
+    life = summary(moments, hours=hours, seed=seed)
     if as_json:
-        report["moments"] = [asdict(moment) for moment in moments]
-    render.show(report, as_json=as_json, view=_show)
+        drawn = {"plot": str(plot)} if plot else {}
+        render.show({**life, **drawn, "moments": moments}, as_json=True)
+        return
+    render.facts(life.items())
+    if plot:
+        render.say(f"drawn in {plot}")
 
 
 def _trainable(settings: Settings) -> int:
@@ -73,9 +76,3 @@ def _trainable(settings: Settings) -> int:
         problem = "the scaffold has none of these modules"
         raise ConfigError([Fault("lora_config.lora_target_modules", problem)])
     return found
-
-
-def _show(report: dict[str, Any]) -> None:
-    render.facts({name: value for name, value in report.items() if name != "plot"})
-    if "plot" in report:
-        render.console.print(f"drawn in {render.escape(report['plot'])}")

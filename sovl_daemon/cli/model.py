@@ -17,7 +17,6 @@ from sovl_daemon import openmp
 from sovl_daemon.cli import exits, render
 from sovl_daemon.cli.progress import bar, moves
 from sovl_daemon.engine.errors import TemplateError
-from sovl_daemon.engine.text.chat_template import template_in
 from sovl_daemon.library_caches import use_library_caches
 from sovl_daemon.models import (
     DEFAULT_MODEL,
@@ -235,6 +234,8 @@ def _table(manifests: list[ModelManifest]) -> Table:
 
 def _print_chat(name: str, folder: Path) -> None:
     """Say what is done for a chat template that cannot take all that SOVL says."""
+    from sovl_daemon.engine.text.chat_template import template_in  # loads jinja2
+
     try:
         adapted = template_in(folder).adaptations
     except TemplateError as error:

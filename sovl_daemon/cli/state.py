@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import anyio
 import typer
@@ -15,12 +15,29 @@ import typer
 from bus.errors import BAD_COMMAND, CommandError
 from config import Paths, Settings, load
 from sovl_daemon.cli import render, state_views
+from sovl_daemon.cli.state_views import (
+    GenerationRow,
+    ListedRow,
+    Removed,
+    ShownGeneration,
+    StateList,
+)
 from sovl_daemon.client import AsyncClient, DaemonDown
 from sovl_daemon.client.target import Target
 from sovl_daemon.models import ModelError, ModelStore
 from sovl_daemon.models.identity import identity
-from sovl_daemon.state import Generation, Listed, Origin, StateStore, StateWriter
+from sovl_daemon.state import Generation, Origin, StateStore, StateWriter
 from sovl_daemon.state.store import CURRENT
+
+if TYPE_CHECKING:
+    from sovl_daemon.contracts.trainer import (
+        LoadState,
+        ResetState,
+        SaveState,
+        StateLoaded,
+        StateReset,
+        StateSaved,
+    )
 
 app = typer.Typer(
     name="state",
@@ -42,22 +59,22 @@ Reference = Annotated[str, typer.Argument(help="Number of a generation, name of 
 def list_states(state_dir: StateDir = None, as_json: Json = False) -> None:
     """List the generations and saves; a quick look that reads no contents."""
     store = _store(state_dir)
-    listed = {
-        "state_dir": str(store.root),
-        "generations": _rows(store.history()),
-        "current": store.current_number(),
-        "saves": _rows(store.saved()),
-        "candidate": store.candidate.is_dir(),
-        "damaged": [str(path) for path in store.aside()],
-    }
-    render.show(listed, as_json=as_json, view=state_views.listed)
+    found = StateList(
+        state_dir=str(store.root),
+        generations=[ListedRow.of_folder(each) for each in store.history()],
+        current=store.current_number(),
+        saves=[ListedRow.of_folder(each) for each in store.saved()],
+        candidate=store.candidate.is_dir(),
+        damaged=[str(path) for path in store.aside()],
+    )
+    render.show(found, as_json=as_json, view=state_views.listed)
 
 
 @app.command()
 def show(reference: Reference = CURRENT, state_dir: StateDir = None, as_json: Json = False) -> None:
     """Show one generation or save after comparing every byte of it; exit code 1 if damaged."""
     generation = _store(state_dir).find(reference)
-    shown = _as_dict(generation) | {"mind": generation.mind()}
+    shown = ShownGeneration.of(generation, mind=generation.mind())
     render.show(shown, as_json=as_json, view=state_views.shown)
 
 
@@ -73,7 +90,7 @@ def diff(
     from sovl_daemon.state.diff import difference  # loads numpy: only this command pays for it
 
     found = difference(store.find(first), store.find(second))
-    render.show(asdict(found), as_json=as_json, view=state_views.difference)
+    render.show(found, as_json=as_json, view=state_views.difference)
 
 
 @app.command()
@@ -86,17 +103,19 @@ def save(
     as_json: Json = False,
 ) -> None:
     """Keep the current state under a name. Without a name the default save is replaced."""
+    from sovl_daemon.contracts.trainer import SaveState
+
     settings = load()
     chosen = name or settings.controls_config.save_path_prefix
     force = force or name is None
 
-    def directly(writer: StateWriter) -> dict[str, Any]:
+    def directly(writer: StateWriter) -> Outcome:
         saved = writer.save(chosen, replacing=force)
         text = f"generation {saved.manifest.number} saved as {chosen}"
-        return {"text": text, "saved": chosen} | _as_dict(saved)
+        return Outcome(text, "saved", chosen, saved)
 
-    done = _carry_out("save", {"name": chosen, "force": force}, directly, settings, state_dir)
-    render.show(done, as_json=as_json, view=render.told)
+    request = SaveState(name=chosen, force=force)
+    _carry_out(request, directly, settings, state_dir, as_json)
 
 
 @app.command("load")
@@ -112,30 +131,31 @@ def load_state(
     as_json: Json = False,
 ) -> None:
     """Go back to a save or a generation: it becomes a new one, so that this can be undone."""
+    from sovl_daemon.contracts.trainer import LoadState
+
     settings = load()
     chosen = reference or settings.controls_config.save_path_prefix
 
-    def directly(writer: StateWriter) -> dict[str, Any]:
+    def directly(writer: StateWriter) -> Outcome:
         # Another folder's state may be of other models than those that are configured here.
         back = writer.restore(chosen, None if state_dir else _configured(settings))
         text = f"{chosen} loaded: it is generation {back.manifest.number} now{_undo(back)}"
-        return {"text": text, "loaded": chosen} | _as_dict(back)
+        return Outcome(text, "loaded", chosen, back)
 
-    done = _carry_out("load", {"name": chosen}, directly, settings, state_dir)
-    render.show(done, as_json=as_json, view=render.told)
+    _carry_out(LoadState(name=chosen), directly, settings, state_dir, as_json)
 
 
 @app.command()
 def reset(state_dir: StateDir = None, as_json: Json = False) -> None:
     """Begin anew as a mind that has learned nothing; `sovl state load NUMBER` undoes it."""
+    from sovl_daemon.contracts.trainer import ResetState
 
-    def directly(writer: StateWriter) -> dict[str, Any]:
+    def directly(writer: StateWriter) -> Outcome:
         fresh = writer.reset()
         text = f"generation {fresh.manifest.number} has learned nothing{_undo(fresh)}"
-        return {"text": text, "reset": True} | _as_dict(fresh)
+        return Outcome(text, "reset", True, fresh)
 
-    done = _carry_out("reset", {}, directly, load(), state_dir)
-    render.show(done, as_json=as_json, view=render.told)
+    _carry_out(ResetState(), directly, load(), state_dir, as_json)
 
 
 @app.command()
@@ -156,11 +176,11 @@ def prune(
     with store.writer(keep=settings.state.keep) as writer:
         for name in saves or []:
             writer.remove_save(name)
-        removed = {
-            "generations": writer.prune(keep),
-            "saves": saves or [],
-            "damaged": writer.prune_damaged() if damaged else [],
-        }
+        removed = Removed(
+            generations=writer.prune(keep),
+            saves=saves or [],
+            damaged=writer.prune_damaged() if damaged else [],
+        )
     render.show(removed, as_json=as_json, view=state_views.pruned)
 
 
@@ -183,31 +203,45 @@ def _undo(generation: Generation) -> str:
     return f"; to undo: sovl state load {parent}" if parent else ""
 
 
+class Outcome(NamedTuple):
+    """What was done on a folder: in words, what it is called, to what, and what came of it."""
+
+    text: str
+    done: str
+    to: str | bool
+    generation: Generation
+
+
 def _carry_out(
-    command: str,
-    args: dict[str, Any],
-    directly: Callable[[StateWriter], dict[str, Any]],
+    request: SaveState | LoadState | ResetState,
+    directly: Callable[[StateWriter], Outcome],
     settings: Settings,
     state_dir: Path | None,
-) -> dict[str, Any]:
+    as_json: bool,
+) -> None:
     """Have the daemon do it; when it is down, or another folder is meant, do it on the folder."""
     if state_dir is None:
         try:
-            return anyio.run(_ask, command, args)
+            reply = anyio.run(_ask, request)
         except DaemonDown:
             if os.environ.get("SOVL_CONNECT"):
                 raise  # that daemon's folder may be anywhere
+        else:
+            render.show(reply, as_json=as_json, view=lambda _: render.say(reply.text))
+            return
     with _store(state_dir, settings).writer(keep=settings.state.keep) as writer:
-        return directly(writer)
+        outcome = directly(writer)
+        row = asdict(GenerationRow.of(outcome.generation))
+    facts = {"text": outcome.text, outcome.done: outcome.to, **row}
+    render.show(facts, as_json=as_json, view=lambda _: render.say(outcome.text))
 
 
-async def _ask(command: str, args: dict[str, Any]) -> dict[str, Any]:
-    async with (
-        AsyncClient(Target.find(), source="sovl") as client,
-        client.call(command, args) as call,
-    ):
+async def _ask(
+    request: SaveState | LoadState | ResetState,
+) -> StateSaved | StateLoaded | StateReset:
+    async with AsyncClient(Target.find(), source="sovl") as client:
         try:
-            return dict(await call.result())
+            return await client.ask(request)
         except CommandError as error:
             if error.code != BAD_COMMAND:
                 raise
@@ -219,25 +253,3 @@ def _store(state_dir: Path | None, settings: Settings | None = None) -> StateSto
     if state_dir is None:
         state_dir = Paths.of(settings or load()).state_dir
     return StateStore(state_dir.expanduser().absolute())
-
-
-def _as_dict(generation: Generation) -> dict[str, Any]:
-    manifest = generation.manifest
-    return {
-        **manifest.model_dump(mode="json", exclude={"learned"}),
-        "folder": str(generation.folder),
-        "bytes": manifest.total_bytes,
-        "learned": len(manifest.learned_from(manifest.memory)),
-        "interactions": manifest.interactions,
-    }
-
-
-def _rows(listed: list[Listed]) -> list[dict[str, Any]]:
-    return [_row(each) for each in listed]
-
-
-def _row(listed: Listed) -> dict[str, Any]:
-    named = {"name": listed.folder.name, "fault": listed.fault}
-    if listed.manifest is None:
-        return named
-    return named | _as_dict(Generation(listed.folder, listed.manifest))

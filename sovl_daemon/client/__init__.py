@@ -3,7 +3,8 @@
     with Client() as sovl:
         print(sovl.ask("generate", prompt="Hello!")["text"])
 
-`AsyncClient` is the same for asyncio. Errors derive from `ClientError`.
+`AsyncClient` is the same for asyncio. What `sovl_daemon.contracts` has a request for is answered
+by its reply: `sovl.control(Status()).agents`. Errors derive from `ClientError`.
 """
 
 from bus.errors import CommandError

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self, overload
 
 import anyio
 import zmq
@@ -18,6 +18,9 @@ from sovl_daemon.client.channel import Channel
 from sovl_daemon.client.errors import ClientError
 from sovl_daemon.client.target import Target
 from sovl_daemon.own_time import move_on_after
+
+if TYPE_CHECKING:
+    from bus.commands import ReplyT, Request
 
 PATIENCE_S = 1.0
 WATCH_S = 1.0
@@ -67,25 +70,46 @@ class AsyncClient:
         """Start a command: `async with client.call(...) as call: async for step in call: ...`."""
         return self._commands.caller.call(name, args, deadline_s=deadline_s)
 
-    async def ask(self, name: str, /, **args: Any) -> dict[str, Any]:
-        """Run a command and return its result. Raises CommandError."""
-        return await self._commands.caller.ask(name, **args)
+    @overload
+    async def ask(self, request: Request[ReplyT], /) -> ReplyT: ...
+    @overload
+    async def ask(self, request: str, /, **args: Any) -> dict[str, Any]: ...
+    async def ask(self, request: Request[Any] | str, /, **args: Any) -> Any:
+        """Run a command, by a request or by name, and return its reply, by name as it came.
 
+        Raises CommandError.
+        """
+        if not isinstance(request, str):
+            return request.read(await self.ask(request.command_name, **request.wire()))
+        async with self.call(request, args) as call:
+            return await call.result()
+
+    @overload
     async def control(
-        self, name: str, /, *, timeout_s: float = PATIENCE_S, **args: Any
-    ) -> dict[str, Any]:
-        """Ask the hub itself (ping, status, stop …). Raises CommandError or ClientError.
+        self, request: Request[ReplyT], /, *, timeout_s: float = PATIENCE_S
+    ) -> ReplyT: ...
+    @overload
+    async def control(
+        self, request: str, /, *, timeout_s: float = PATIENCE_S, **args: Any
+    ) -> dict[str, Any]: ...
+    async def control(
+        self, request: Request[Any] | str, /, *, timeout_s: float = PATIENCE_S, **args: Any
+    ) -> Any:
+        """Ask the hub itself (ping, status, stop …) as `ask` does. Raises ClientError, too.
 
         What takes longer than `timeout_s`, as a change of settings may, is waited for as long as
         the hub answers pings meanwhile.
         """
+        if not isinstance(request, str):
+            name, args = request.command_name, request.wire()
+            return request.read(await self.control(name, timeout_s=timeout_s, **args))
         hub, half_s = self._control, timeout_s / 2
         with move_on_after(timeout_s, self._own_time) as connecting:
             await hub.up()
         if connecting.cancelled_caught:
             raise hub.problem(timeout_s)
         losses = hub.losses
-        async with hub.caller.call(name, args) as call:
+        async with hub.caller.call(request, args) as call:
             while True:
                 with move_on_after(half_s, self._own_time):
                     return await call.result()

@@ -6,12 +6,15 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack
 from functools import partial
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self, overload
 
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from sovl_daemon.client.connection import AsyncClient
 from sovl_daemon.client.target import Target
+
+if TYPE_CHECKING:
+    from bus.commands import ReplyT, Request
 
 
 class Client:
@@ -36,13 +39,24 @@ class Client:
     ) -> None:
         self._stack.close()
 
-    def ask(self, name: str, /, **args: Any) -> dict[str, Any]:
-        """Run a command and return its result. Raises CommandError."""
-        return self._portal.call(partial(self._client.ask, name, **args))
+    @overload
+    def ask(self, request: Request[ReplyT], /) -> ReplyT: ...
+    @overload
+    def ask(self, request: str, /, **args: Any) -> dict[str, Any]: ...
+    def ask(self, request: Any, /, **args: Any) -> Any:
+        """Run a command, by a request or by name, and return its reply, by name as it came.
 
-    def control(self, name: str, /, **args: Any) -> dict[str, Any]:
+        Raises CommandError.
+        """
+        return self._portal.call(partial(self._client.ask, request, **args))
+
+    @overload
+    def control(self, request: Request[ReplyT], /) -> ReplyT: ...
+    @overload
+    def control(self, request: str, /, **args: Any) -> dict[str, Any]: ...
+    def control(self, request: Any, /, **args: Any) -> Any:
         """Ask the hub itself. Raises CommandError or ClientError."""
-        return self._portal.call(partial(self._client.control, name, **args))
+        return self._portal.call(partial(self._client.control, request, **args))
 
     def stream(self, name: str, /, **args: Any) -> Iterator[dict[str, Any]]:
         """Run a command: its progress step by step, then its result. Raises CommandError.

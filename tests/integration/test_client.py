@@ -21,6 +21,8 @@ from sovl_daemon.client import (
     DaemonSlow,
     Target,
 )
+from sovl_daemon.contracts.hub import PauseAgent, Status
+from sovl_daemon.contracts.scribe import RecentInteractions
 from sovl_daemon.testing import PATIENCE_S, Daemon, until
 from tests.conftest import ECHO
 
@@ -42,6 +44,14 @@ def test_in_a_thread(daemon: Daemon) -> None:
 
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(work, range(8))) == [str(number) * 2 for number in range(8)]
+
+
+def test_a_request_is_answered_by_its_reply(daemon: Daemon) -> None:
+    with daemon.client() as client:
+        assert client.control(Status()).agents["echo"].state == "ready"
+        assert client.ask(RecentInteractions(limit=1)).interactions == []
+        with pytest.raises(CommandError, match="no agent 'nobody'"):
+            client.control(PauseAgent(agent="nobody"))
 
 
 def test_one_client_for_many_threads(daemon: Daemon) -> None:

@@ -8,11 +8,12 @@ import pytest
 from bus.topics import Question
 from sovl_daemon.cli.console import Console, _History
 from sovl_daemon.client import AsyncClient
+from sovl_daemon.contracts.hub import CommandList
 
 
 @pytest.fixture
 def console() -> Console:
-    return Console(AsyncClient(), {"commands": [], "control": []})
+    return Console(AsyncClient(), CommandList(commands=[], control=[]))
 
 
 async def shown_while_reading(console: Console, *questions: Question) -> str:
@@ -48,11 +49,11 @@ async def test_what_is_asked_meanwhile_waits_for_the_prompt(
 async def test_a_blank_line_asks_nothing(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
 
-    async def ask(self: Console, *command: Any) -> None:
-        asked.append(command)
+    async def ask(self: Console, command: str, /, **args: Any) -> None:
+        asked.append((command, args))
 
     monkeypatch.setattr(Console, "_ask", ask)
-    console = Console(AsyncClient(), {"commands": [], "control": []})
+    console = Console(AsyncClient(), CommandList(commands=[], control=[]))
     await console.do(line)
     assert asked == []
     await console.do(f"{line} rain \n")

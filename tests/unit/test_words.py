@@ -1,26 +1,33 @@
 """Typed words become arguments, the way one means them."""
 
+from typing import Any
+
 import pytest
 
+from bus.commands import CommandDescription
 from bus.errors import CommandError
-from sovl_daemon.cli.words import parse_line, parse_pairs, parse_words
+from sovl_daemon.cli.words import Argument, arguments_of, parse_line, parse_pairs, parse_words
 from sovl_daemon.contracts.generator import Generate, Tune, TuneCross
 from sovl_daemon.contracts.scribe import RecentInteractions
 from sovl_daemon.contracts.trainer import TrainOnPairs
-from sovl_daemon.controls import SetArguments
 
-GENERATE = Generate.model_json_schema()
-SET = SetArguments.model_json_schema()
-HISTORY = RecentInteractions.model_json_schema()
-CROSS = TuneCross.model_json_schema()
-TUNE = Tune.model_json_schema()
-TRAIN = TrainOnPairs.model_json_schema()
-TEXT = {"properties": {"text": {"type": "string"}}, "required": ["text"]}
-COUNT = {"properties": {"count": {"type": "integer"}, "name": {"type": "string"}}}
+
+def arguments(schema: dict[str, Any]) -> list[Argument]:
+    spec = CommandDescription(name="x", agent="y", help="", long=False, arguments=schema)
+    return arguments_of(spec)
+
+
+GENERATE = arguments(Generate.model_json_schema())
+HISTORY = arguments(RecentInteractions.model_json_schema())
+CROSS = arguments(TuneCross.model_json_schema())
+TUNE = arguments(Tune.model_json_schema())
+TRAIN = arguments(TrainOnPairs.model_json_schema())
+TEXT = [Argument("text", required=True, text=True)]
+COUNT = [Argument("count"), Argument("name", text=True)]
 
 
 @pytest.mark.parametrize(
-    ("rest", "schema", "args"),
+    ("rest", "takes", "args"),
     [
         ("", GENERATE, {}),
         ("How are you?", GENERATE, {"prompt": "How are you?"}),
@@ -47,12 +54,12 @@ COUNT = {"properties": {"count": {"type": "integer"}, "name": {"type": "string"}
         ("max_tokens=5 prompt=Hi", GENERATE, {"prompt": "Hi", "max_tokens": 5}),
     ],
 )
-def test_line(rest: str, schema: dict[str, object], args: dict[str, object]) -> None:
-    assert parse_line(rest, schema) == args
+def test_line(rest: str, takes: list[Argument], args: dict[str, object]) -> None:
+    assert parse_line(rest, takes) == args
 
 
 @pytest.mark.parametrize(
-    ("words", "schema", "args"),
+    ("words", "takes", "args"),
     [
         ([], GENERATE, {}),
         (["How", "are", "you?"], GENERATE, {"prompt": "How are you?"}),
@@ -70,8 +77,8 @@ def test_line(rest: str, schema: dict[str, object], args: dict[str, object]) -> 
         (["layers", "0.5", "0.6"], CROSS, {"what": "layers", "values": [0.5, 0.6]}),
     ],
 )
-def test_words(words: list[str], schema: dict[str, object], args: dict[str, object]) -> None:
-    assert parse_words(words, schema) == args
+def test_words(words: list[str], takes: list[Argument], args: dict[str, object]) -> None:
+    assert parse_words(words, takes) == args
 
 
 def test_too_many_words_name_what_is_allowed() -> None:
