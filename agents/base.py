@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, ClassVar, overload
+from typing import Any, ClassVar
 
 import anyio
 import anyio.to_thread
@@ -149,24 +149,12 @@ class Agent:
         except CommandError as error:  # no reason to end what it would have told of
             self.log.error("event.not_sent", topic=topic, reason=error.message)
 
-    @overload
-    async def ask(self, request: Request[ReplyT], /) -> ReplyT: ...
-    @overload
-    async def ask(self, request: str, /, **args: Any) -> dict[str, Any]: ...
-    async def ask(self, request: Any, /, **args: Any) -> Any:
-        """Run a command of another agent. Raises CommandError."""
-        if isinstance(request, str):
-            return await self._link.caller.ask(request, **args)
+    async def ask(self, request: Request[ReplyT], /) -> ReplyT:
+        """Run a command of another agent and return its reply. Raises CommandError."""
         return request.read(await self._link.caller.ask(request.command_name, **request.wire()))
 
-    @overload
-    async def control(self, request: Request[ReplyT], /) -> ReplyT: ...
-    @overload
-    async def control(self, request: str, /, **args: Any) -> dict[str, Any]: ...
-    async def control(self, request: Any, /, **args: Any) -> Any:
+    async def control(self, request: Request[ReplyT], /) -> ReplyT:
         """Ask the hub itself, as a client may: `ConfigSet`, for one. Raises CommandError."""
-        if not isinstance(request, str):
-            return request.read(await self.control(request.command_name, **request.wire()))
         port = Port(zmq.DEALER).connect(self._endpoints.control)
 
         def send(envelope: Envelope) -> None:
@@ -174,11 +162,11 @@ class Agent:
 
         caller = Caller(send, source=self.name)
         try:
-            async with caller.call(request, args) as call:
+            async with caller.call(request.command_name, request.wire()) as call:
                 while True:
                     reply = decode((await port.receive())[-1])
                     if caller.feed(reply) and isinstance(reply.payload, Result | Failure):
-                        return await call.result()
+                        return request.read(await call.result())
         finally:
             port.close(linger_s=LINGER_S)  # it may have been told to cancel
 
@@ -332,8 +320,8 @@ class Agent:
         try:
             with scope:
                 await checkpoint()  # cancelled before it began
-                reply = await getattr(self, spec.method)(spec.parse(command.args), job)
-                return Result(data=reply.wire() if isinstance(reply, Reply) else reply or {})
+                reply: Reply = await getattr(self, spec.method)(spec.parse(command.args), job)
+                return Result(data=reply.wire())
             return Failure(code=CANCELLED, message="cancelled")
         except CommandError as error:
             return Failure(code=error.code, message=error.message, detail=error.detail)

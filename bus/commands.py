@@ -10,26 +10,15 @@ import functools
 import inspect
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Generic, ParamSpec, TypeVar, cast, overload
+from typing import Any, ClassVar, Generic, ParamSpec, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from bus.errors import BAD_ARGUMENT, BAD_COMMAND, INTERNAL, CommandError
 
-Handler = TypeVar("Handler", bound=Callable[..., Any])
 Given = ParamSpec("Given")
 
 MAX_FAULTS = 20  # more of them in one call are counted, not explained
-
-
-class Arguments(BaseModel):
-    """Base of a command's arguments: unknown ones are refused, not ignored."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
-
-
-class NoArguments(Arguments):
-    """For commands that take none."""
 
 
 class Reply(BaseModel):
@@ -57,21 +46,20 @@ class CommandDescription(Reply):
     help: str = Field(description="what it does")
     long: bool = Field(description="whether it has no deadline unless one is given")
     arguments: dict[str, Any] = Field(description="JSON schema of its arguments")
-    reply: dict[str, Any] | None = Field(
-        default=None, description="JSON schema of its answer, null where that has none"
-    )
+    reply: dict[str, Any] | None = Field(default=None, description="JSON schema of its answer")
 
 
 ReplyT = TypeVar("ReplyT", bound=Reply)
 
 
-class Request(Arguments, Generic[ReplyT]):
+class Request(BaseModel, Generic[ReplyT]):
     """Base of a command's contract: its name, its arguments and what it answers.
 
     `class Add(Request[Sum], command="add")` is asked for with `await agent.ask(Add(a=1, b=2))`,
-    which returns a `Sum`.
+    which returns a `Sum`. Unknown arguments are refused, not ignored.
     """
 
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
     command_name: ClassVar[str] = ""
     reply_type: ClassVar[type[Reply]]
 
@@ -113,28 +101,28 @@ class CommandSpec:
     name: str
     agent: str
     help: str
-    arguments: type[Arguments]
+    request: type[Request[Any]]
     method: str
     internal: bool = False
     long: bool = False
 
     @property
-    def reply(self) -> type[Reply] | None:
+    def reply(self) -> type[Reply]:
         """What it answers."""
-        return self.arguments.reply_type if issubclass(self.arguments, Request) else None
+        return self.request.reply_type
 
-    def parse(self, args: Mapping[str, Any]) -> Arguments:
+    def parse(self, args: Mapping[str, Any]) -> Request[Any]:
         """The request that `args` make. Raises CommandError naming every fault."""
-        if len(args) > len(self.arguments.model_fields) + MAX_FAULTS:
-            known = ", ".join(self.arguments.model_fields) or "none"
+        if len(args) > len(self.request.model_fields) + MAX_FAULTS:
+            known = ", ".join(self.request.model_fields) or "none"
             raise CommandError(
                 BAD_ARGUMENT, f"{self.name}: {len(args)} arguments are too many, allowed: {known}"
             )
         try:
-            return self.arguments.model_validate(args)
+            return self.request.model_validate(args)
         except ValidationError as error:
             errors = error.errors(include_url=False)
-            faults = [_fault(self.arguments, each) for each in errors[:MAX_FAULTS]]
+            faults = [_fault(self.request, each) for each in errors[:MAX_FAULTS]]
             if len(errors) > MAX_FAULTS:
                 faults.append(f"and {len(errors) - MAX_FAULTS} more")
             raise CommandError(
@@ -148,8 +136,8 @@ class CommandSpec:
             agent=self.agent,
             help=self.help,
             long=self.long,
-            arguments=_schema(self.arguments),
-            reply=None if self.reply is None else _schema(self.reply),
+            arguments=_schema(self.request),
+            reply=_schema(self.reply),
         )
 
 
@@ -158,10 +146,10 @@ def _schema(model: type[BaseModel]) -> dict[str, Any]:
     return model.model_json_schema()
 
 
-def _fault(arguments: type[Arguments], error: Any) -> str:
+def _fault(request: type[Request[Any]], error: Any) -> str:
     where = shown(".".join(str(part) for part in error["loc"])) or "arguments"
     if error["type"] == "extra_forbidden":
-        return f"{where}: unknown argument{_nearest(where, arguments.model_fields)}"
+        return f"{where}: unknown argument{_nearest(where, request.model_fields)}"
     if error["type"] == "missing":
         return f"{where}: is required"
     return f"{where}: {error['msg']}, got {error['input']!r:.80}"
@@ -179,50 +167,27 @@ def _nearest(word: str, known: Iterable[str]) -> str:
 
 @dataclass(frozen=True)
 class _Mark:
-    name: str
+    request: type[Request[Any]]
     help: str
-    arguments: type[Arguments]
     internal: bool
     long: bool
 
 
-@overload
-def command(  # type: ignore[overload-overlap]
+def command(
     request: type[Request[ReplyT]], *, internal: bool = False, long: bool = False
-) -> Callable[[Callable[Given, Awaitable[ReplyT]]], Callable[Given, Awaitable[ReplyT]]]: ...
-
-
-@overload
-def command(
-    request: type[Arguments] = NoArguments,
-    *,
-    name: str = "",
-    internal: bool = False,
-    long: bool = False,
-) -> Callable[[Handler], Handler]: ...
-
-
-def command(
-    request: type[Arguments] = NoArguments,
-    *,
-    name: str = "",
-    internal: bool = False,
-    long: bool = False,
-) -> Any:
+) -> Callable[[Callable[Given, Awaitable[ReplyT]]], Callable[Given, Awaitable[ReplyT]]]:
     """Offer a method `async def f(self, request, job) -> Reply` of an agent as a command.
 
-    The first line of its docstring is the help. The name is the request's. `long` is work that is
-    long by nature: it has no deadline unless one is given.
+    The first line of its docstring is the help. `long` is work that is long by nature: it has no
+    deadline unless one is given.
     """
 
     def mark(handler: Any) -> Any:
-        title = getattr(request, "command_name", name) or handler.__name__
-        if issubclass(request, Request):
-            given = list(inspect.signature(handler).parameters.values())[1].annotation
-            if given not in (request, request.__name__):
-                raise TypeError(f"{handler.__qualname__}: takes {given}, offers {request.__name__}")
+        given = list(inspect.signature(handler).parameters.values())[1].annotation
+        if given not in (request, request.__name__):
+            raise TypeError(f"{handler.__qualname__}: takes {given}, offers {request.__name__}")
         help_line = (handler.__doc__ or "").strip().split("\n")[0]
-        handler.__sovl_command__ = _Mark(title, help_line, request, internal, long)
+        handler.__sovl_command__ = _Mark(request, help_line, internal, long)
         return handler
 
     return mark
@@ -234,15 +199,10 @@ def commands_of(agent: type[Any]) -> list[CommandSpec]:
     for method in dir(agent):
         found = getattr(getattr(agent, method), "__sovl_command__", None)
         if isinstance(found, _Mark):
+            name, helps = found.request.command_name, found.help
             specs.append(
                 CommandSpec(
-                    found.name,
-                    agent.name,
-                    found.help,
-                    found.arguments,
-                    method,
-                    found.internal,
-                    found.long,
+                    name, agent.name, helps, found.request, method, found.internal, found.long
                 )
             )
     return specs

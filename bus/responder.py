@@ -69,5 +69,5 @@ class Responder:
 
     async def _call(self, payload: Command) -> dict[str, Any]:
         spec = self._table.find(payload.name, internal=False)
-        reply = await getattr(self._owner, spec.method)(spec.parse(payload.args))
-        return reply.wire() if isinstance(reply, Reply) else reply
+        reply: Reply = await getattr(self._owner, spec.method)(spec.parse(payload.args))
+        return reply.wire()

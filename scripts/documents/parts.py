@@ -279,14 +279,14 @@ def _command(spec: CommandSpec, told: dict[str, str]) -> str:
     whose = "" if spec.agent == Controls.name else f" Agent: `{spec.agent}`."
     long = " Without a deadline unless one is given." * spec.long
     for_agents = " For other agents only." * spec.internal
-    none = " No arguments." * (not spec.arguments.model_fields)
+    none = " No arguments." * (not spec.request.model_fields)
     parts = [f"### {spec.name}\n\n{spec.help}{whose}{for_agents}{long}{none}\n"]
     inner: dict[str, str] = {}
     if not none:
-        schema = spec.arguments.model_json_schema()
+        schema = spec.request.model_json_schema()
         parts.append(_schema_table(schema, "Argument"))
         inner |= _inner(schema, _schema_table)
-    if spec.reply is not None and spec.reply.model_fields:
+    if spec.reply.model_fields:
         first = told.setdefault(spec.reply.__name__, spec.name)
         if first == spec.name:
             schema = spec.reply.model_json_schema()

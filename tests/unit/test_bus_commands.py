@@ -9,9 +9,9 @@ from pydantic import Field
 
 from bus.commands import (
     MAX_FAULTS,
-    Arguments,
     CommandSpec,
     CommandTable,
+    Done,
     Reply,
     Request,
     command,
@@ -20,26 +20,30 @@ from bus.commands import (
 from bus.errors import BAD_ARGUMENT, BAD_COMMAND, CommandError
 
 
-class SayArguments(Arguments):
+class Say(Request[Done], command="say"):
     text: str = Field(max_length=5)
     times: int = Field(default=1, ge=1, le=9)
+
+
+class Rest(Request[Done], command="rest-now"):
+    pass
 
 
 class Parrot:
     name = "parrot"
 
-    @command(SayArguments)
-    async def say(self, args: SayArguments, job: object) -> dict[str, object]:
+    @command(Say)
+    async def say(self, request: Say, job: object) -> Done:
         """Say it.
 
         More than one line here.
         """
-        return {}
+        return Done()
 
-    @command(name="rest-now", internal=True)
-    async def rest(self, args: Arguments, job: object) -> dict[str, object]:
+    @command(Rest, internal=True)
+    async def rest(self, request: Rest, job: object) -> Done:
         """Rest."""
-        return {}
+        return Done()
 
 
 class Sum(Reply):
@@ -69,7 +73,6 @@ def test_a_command_is_what_its_method_says() -> None:
     described = SAY.describe()
     assert json.loads(json.dumps(described.wire())) == described.wire()
     assert set(described.arguments["properties"]) == {"text", "times"}
-    assert described.reply is None
 
 
 def test_clients_are_told_what_a_command_answers() -> None:
@@ -88,8 +91,8 @@ def test_clients_are_told_what_a_command_answers() -> None:
 
 
 def test_good_arguments_are_typed_and_completed() -> None:
-    assert SAY.parse({"text": "hi", "times": "3"}) == SayArguments(text="hi", times=3)
-    assert SAY.parse({"text": "hi"}) == SayArguments(text="hi", times=1)
+    assert SAY.parse({"text": "hi", "times": "3"}) == Say(text="hi", times=3)
+    assert SAY.parse({"text": "hi"}) == Say(text="hi", times=1)
 
 
 def test_all_faults_are_named_at_once() -> None:
@@ -152,7 +155,7 @@ def test_a_handler_takes_what_it_offers() -> None:
 
         class Wrong:
             @command(Add)
-            async def add(self, request: SayArguments, job: object) -> Sum:
+            async def add(self, request: Say, job: object) -> Sum:
                 """Add."""
                 return Sum(sum=0)
 

@@ -286,7 +286,6 @@ def public_commands() -> list[CommandSpec]:
 
 def test_answers_of_every_command_are_described() -> None:
     for spec in public_commands():
-        assert spec.reply is not None, spec.name
         fields = spec.reply.model_fields.items()
         assert [name for name, field in fields if not field.description] == [], spec.name
 
