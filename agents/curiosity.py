@@ -49,7 +49,7 @@ class Curiosity(Agent):
     _state: MindState  # there is one as soon as it is `_known`
 
     async def start(self) -> None:
-        """Begin in silence."""
+        """Begin as if somebody had just spoken."""
         self._rng = random.Random(self.settings.core_config.random_seed)  # noqa: S311 - a mood
         self._known = anyio.Event()
         self._spoken_at = time.monotonic()

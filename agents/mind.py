@@ -122,7 +122,7 @@ class MindKeeper(Agent):
         await self._tell()
 
     async def on_event(self, event: Envelope) -> None:
-        """Take in what was lived."""
+        """Grow by an answer; who speaks breaks the silence."""
         if isinstance(event.payload, AnswerStarted):
             self._spoken_at = time.monotonic()
         elif isinstance(event.payload, InteractionRecorded):
@@ -181,7 +181,7 @@ class MindKeeper(Agent):
 
     @command(ReadMind, internal=True)
     async def mind_document(self, request: ReadMind, job: Job) -> MindRead:
-        """The mind as it is written down."""
+        """Return all that is kept of the mind."""
         return MindRead(mind=self._mind)
 
     @command(BecomeMind, internal=True)
@@ -192,20 +192,20 @@ class MindKeeper(Agent):
 
     @command(NoteDream, internal=True)
     async def mind_dreamt(self, request: NoteDream, job: Job) -> Done:
-        """It dreamt."""
+        """Remember a dream, and wonder what it raised."""
         controls = self.settings.controls_config
         await self._become(self._mind.dreamt(request.name, request.questions, controls))
         return Done()
 
     @command(NoteSleep, internal=True)
     async def mind_asleep(self, request: NoteSleep, job: Job) -> Done:
-        """It fell asleep, or woke."""
+        """Fall asleep, or wake."""
         await self._become(self._mind.fell_asleep() if request.asleep else self._mind.woke())
         return Done()
 
     @command(NoteNight, internal=True)
     async def mind_slept(self, request: NoteNight, job: Job) -> MindRead:
-        """A night, or a training, is kept; returns the mind as it is written down then."""
+        """Grow by a night or training that is kept; returns the mind as it is then."""
         training = self.settings.training_config
         after = self._mind.slept(request.question, capacity=self._capacity(), training=training)
         if not request.foretell:
@@ -214,7 +214,7 @@ class MindKeeper(Agent):
 
     @command(Erupt, internal=True)
     async def mind_erupted(self, request: Erupt, job: Job) -> NextQuestion:
-        """Its curiosity erupted; returns the question it asks, None if it has none."""
+        """Let the urge to ask go; returns the question it asks, None if it has none."""
         question, mind = self._mind.erupted(request.question).asked()
         await self._become(mind)
         return NextQuestion(question=question)
