@@ -18,6 +18,7 @@ from anyio.lowlevel import checkpoint
 
 from agents.hindrance import Hindrance
 from agents.middleware import Counters, Middleware, Trace
+from bus.async_socket import LINGER_S, AsyncSocket
 from bus.caller import Caller
 from bus.commands import CommandSpec, Reply, ReplyT, Request, commands_of
 from bus.endpoints import Endpoints
@@ -32,7 +33,6 @@ from bus.errors import (
 )
 from bus.link import AgentLink
 from bus.messages import HUNG, Cancel, Command, Failure, Pause, Progress, Result
-from bus.port import LINGER_S, Port
 from bus.publisher import Publisher
 from bus.subscriber import Gap, local_subscriber
 from bus.topics import AGENT, CONFIG, AgentState, ConfigChanged
@@ -155,7 +155,7 @@ class Agent:
 
     async def control(self, request: Request[ReplyT], /) -> ReplyT:
         """Ask the hub itself, as a client may: `ConfigSet`, for one. Raises CommandError."""
-        port = Port(zmq.DEALER).connect(self._endpoints.control)
+        port = AsyncSocket(zmq.DEALER).connect(self._endpoints.control)
 
         def send(envelope: Envelope) -> None:
             port.send_nowait(envelope.encode())

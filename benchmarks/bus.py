@@ -23,11 +23,11 @@ import anyio
 import zmq
 
 from benchmarks.common import Bench, Goal, median, percentile
-from bus.auth import open_door
+from bus.async_socket import AsyncSocket
+from bus.auth import open_listener
 from bus.broker import Broker
 from bus.envelope import Envelope, Payload
 from bus.messages import Subscribe
-from bus.port import Port
 from bus.publisher import Publisher
 from bus.subscriber import local_subscriber
 
@@ -56,9 +56,9 @@ def broker_proxy(place: str) -> None:
 
 
 def broker_ours(place: str) -> None:
-    publish = Port(zmq.PULL, queue=10_000).bind(f"ipc://{place}/in")
-    door = open_door(f"ipc://{place}/out", queue=QUEUE, max_bytes=1 << 20)
-    anyio.run(Broker(publish, [door], stall_s=30).run)
+    publish = AsyncSocket(zmq.PULL, queue=10_000).bind(f"ipc://{place}/in")
+    listener = open_listener(f"ipc://{place}/out", queue=QUEUE, max_bytes=1 << 20)
+    anyio.run(Broker(publish, [listener], stall_s=30).run)
 
 
 def broker_nats(place: str) -> None:

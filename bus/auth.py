@@ -1,4 +1,4 @@
-"""Who may speak: CURVE key pairs, the allow-list, and the doors that ask for them.
+"""Who may speak: CURVE key pairs, the allow-list, and the listeners that ask for them.
 
 Unix sockets are guarded by file permissions and need no keys; tcp always needs them.
 """
@@ -14,7 +14,7 @@ from pathlib import Path
 import zmq
 import zmq.auth
 
-from bus.port import Port
+from bus.async_socket import AsyncSocket
 from sovl_daemon.durable import replacing
 
 SERVER = "server"
@@ -141,10 +141,10 @@ def _listing(directory: Path) -> frozenset[tuple[str, int, int]]:
     return frozenset(found)
 
 
-class Door:
+class Listener:
     """A ROUTER that clients dial: who sent what, and whether they (still) may."""
 
-    def __init__(self, port: Port, address: str, allowed: AllowList | None = None) -> None:
+    def __init__(self, port: AsyncSocket, address: str, allowed: AllowList | None = None) -> None:
         self.port = port
         self.address = address
         self._allowed = allowed
@@ -167,7 +167,7 @@ class Door:
         await self.port.drain(check)
 
 
-def open_door(
+def open_listener(
     address: str,
     *,
     queue: int,
@@ -175,22 +175,22 @@ def open_door(
     unheard: int = 0,
     mode: int = 0o660,
     keys: KeyRing | None = None,
-) -> Door:
-    """Bind a door. tcp needs `keys` with a server pair, else KeyProblem is raised.
+) -> Listener:
+    """Bind a listener. tcp needs `keys` with a server pair, else KeyProblem is raised.
 
-    `queue`, `unheard` and `max_bytes` are those of its Port.
+    `queue`, `unheard` and `max_bytes` are those of its AsyncSocket.
 
     Raises BindProblem when somebody else listens there.
     """
     if not address.startswith("tcp://"):
-        port = Port(
+        port = AsyncSocket(
             zmq.ROUTER, queue=queue, unheard=unheard, max_bytes=max_bytes, router_mandatory=1
         )
-        return Door(port.bind(address, mode=mode), address)
+        return Listener(port.bind(address, mode=mode), address)
     if keys is None:
         raise KeyProblem(f"{address}: tcp is served with keys only")
     public, secret = keys.pair(SERVER)
-    port = Port(
+    port = AsyncSocket(
         zmq.ROUTER,
         queue=queue,
         unheard=unheard,
@@ -202,7 +202,7 @@ def open_door(
         curve_secretkey=secret,
         zap_domain=DOMAIN,
     )
-    return Door(port.bind(address), address, AllowList(keys))
+    return Listener(port.bind(address), address, AllowList(keys))
 
 
 class Authenticator:

@@ -18,12 +18,12 @@ from dataclasses import dataclass, field
 import anyio
 import structlog
 
-from bus.auth import Door
+from bus.async_socket import AsyncSocket, Unreachable
+from bus.auth import Listener
 from bus.counters import BrokerCounters, CutSubscriber, SubscriberCounters
 from bus.envelope import Envelope, Payload, decode, new_id
 from bus.errors import BadMessage
 from bus.messages import BEAT_S, Beat, Subscribe, Welcome
-from bus.port import Port, Unreachable
 from bus.publication import read, stamp, write
 from bus.topics import SubscriberCut
 
@@ -36,7 +36,7 @@ log = structlog.get_logger(agent="bus")
 @dataclass(slots=True, eq=False)
 class _Subscriber:
     key: tuple[int, bytes]
-    door: Door
+    listener: Listener
     route: bytes
     user: str
     name: str
@@ -66,10 +66,10 @@ class Broker:
     A subscriber whose queue stays full for `stall_s` seconds is cut off.
     """
 
-    def __init__(self, publish: Port, doors: list[Door], *, stall_s: float) -> None:
+    def __init__(self, publish: AsyncSocket, listeners: list[Listener], *, stall_s: float) -> None:
         self.epoch = new_id()
         self._publish = publish
-        self._doors = doors
+        self._listeners = listeners
         self._stall_s = stall_s
         self._topics: dict[bytes, _Topic] = {}
         self._subscribers: dict[tuple[int, bytes], _Subscriber] = {}
@@ -80,8 +80,8 @@ class Broker:
         """Serve until cancelled."""
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._publish.drain, self._on_publish)
-            for index, door in enumerate(self._doors):
-                tasks.start_soon(door.drain, self._hearer(index, door))
+            for index, listener in enumerate(self._listeners):
+                tasks.start_soon(listener.drain, self._hearer(index, listener))
             tasks.start_soon(self._beat)
 
     def publish(self, topic: str, payload: Payload, *, retain: bool = False) -> None:
@@ -136,7 +136,7 @@ class Broker:
 
     def _deliver(self, subscriber: _Subscriber, data: bytes) -> bool:
         try:
-            sent = subscriber.door.port.send_nowait(subscriber.route, data)
+            sent = subscriber.listener.port.send_nowait(subscriber.route, data)
         except Unreachable:
             self._forget(subscriber)
             return False
@@ -155,7 +155,7 @@ class Broker:
         if now - subscriber.full_since > self._stall_s:
             self._cut_off(subscriber, f"read nothing for {self._stall_s:g} s")
 
-    def _hearer(self, index: int, door: Door) -> Callable[[bytes, bytes, str], None]:
+    def _hearer(self, index: int, listener: Listener) -> Callable[[bytes, bytes, str], None]:
         def hear(route: bytes, data: bytes, user: str) -> None:
             try:
                 payload = decode(data).payload
@@ -164,7 +164,9 @@ class Broker:
                 return
             if isinstance(payload, Subscribe):
                 key = (index, route)
-                self._subscribe(_Subscriber(key, door, route, user, payload.name, payload.topics))
+                self._subscribe(
+                    _Subscriber(key, listener, route, user, payload.name, payload.topics)
+                )
             else:
                 self._refused += 1
 
@@ -205,7 +207,7 @@ class Broker:
         while True:
             await anyio.sleep(BEAT_S)
             for subscriber in tuple(self._subscribers.values()):
-                if not subscriber.door.allows(subscriber.user):
+                if not subscriber.listener.allows(subscriber.user):
                     self._cut_off(subscriber, "its key was revoked")
                 elif self._deliver(
                     subscriber, _message(Beat(epoch=self.epoch, missed=subscriber.missed))

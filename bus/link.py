@@ -7,11 +7,11 @@ from typing import Any
 
 import zmq
 
+from bus.async_socket import LINGER_S, AsyncSocket
 from bus.caller import Caller
 from bus.envelope import Envelope, Payload, decode
 from bus.errors import BusError, CommandError
 from bus.messages import Failure, Heartbeat, Register, Result
-from bus.port import LINGER_S, Port
 from bus.size import fitting
 
 QUEUE = 100_000  # messages; what a hub that is stopped for a moment may leave unread
@@ -26,7 +26,7 @@ class AgentLink:
         self._agent = agent
         self._process = process
         self._max_bytes = max_bytes
-        self._port = Port(zmq.DEALER, queue=QUEUE).connect(address)
+        self._port = AsyncSocket(zmq.DEALER, queue=QUEUE).connect(address)
         self.caller = Caller(self._send, source=agent)
 
     def register(self) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import zmq
 
+from bus.async_socket import LINGER_S, AsyncSocket
 from bus.envelope import Envelope, Payload
-from bus.port import LINGER_S, Port
 from bus.publication import write
 from bus.size import fitting
 
@@ -16,7 +16,7 @@ class Publisher:
     def __init__(self, address: str, source: str, *, max_bytes: int = 1 << 20) -> None:
         self._source = source
         self._max_bytes = max_bytes
-        self._port = Port(zmq.PUSH).connect(address)
+        self._port = AsyncSocket(zmq.PUSH).connect(address)
 
     async def publish(
         self, topic: str, payload: Payload, *, correlation: str | None = None, retain: bool = False

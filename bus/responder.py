@@ -8,12 +8,12 @@ from typing import Any
 import anyio
 import structlog
 
-from bus.auth import Door
+from bus.async_socket import Unreachable
+from bus.auth import Listener
 from bus.commands import CommandTable, Reply
 from bus.envelope import Envelope, decode
 from bus.errors import BAD_MESSAGE, INTERNAL, BadMessage, CommandError
 from bus.messages import Command, Failure, Result
-from bus.port import Unreachable
 
 log = structlog.get_logger(agent="hub")
 
@@ -21,26 +21,28 @@ log = structlog.get_logger(agent="hub")
 class Responder:
     """Answers control commands by the methods of `owner` that the table names."""
 
-    def __init__(self, doors: list[Door], table: CommandTable, owner: object) -> None:
+    def __init__(self, listeners: list[Listener], table: CommandTable, owner: object) -> None:
         self.counters: Counter[str] = Counter()
-        self._doors = doors
+        self._listeners = listeners
         self._table = table
         self._owner = owner
 
     async def run(self) -> None:
         """Serve until cancelled."""
         async with anyio.create_task_group() as tasks:
-            for door in self._doors:
+            for listener in self._listeners:
 
-                def hear(route: bytes, data: bytes, user: str, door: Door = door) -> None:
-                    tasks.start_soon(self._answer, door, route, data)
+                def hear(
+                    route: bytes, data: bytes, user: str, listener: Listener = listener
+                ) -> None:
+                    tasks.start_soon(self._answer, listener, route, data)
 
-                tasks.start_soon(door.drain, hear)
+                tasks.start_soon(listener.drain, hear)
 
-    async def _answer(self, door: Door, route: bytes, data: bytes) -> None:
+    async def _answer(self, listener: Listener, route: bytes, data: bytes) -> None:
         reply = (await self._respond(data)).encode()
         try:
-            if not door.port.send_nowait(route, reply):
+            if not listener.port.send_nowait(route, reply):
                 self.counters["undeliverable"] += 1
         except Unreachable:
             self.counters["undeliverable"] += 1

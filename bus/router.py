@@ -1,7 +1,7 @@
 """Routes commands from clients to agents and answers back. Runs inside the hub.
 
 accepted → progress* → result | error: whatever happens to agent, client or clock, each accepted
-command gets exactly one final answer (the ledger's business).
+command gets exactly one final answer (which `PendingCommands` sees to).
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from typing import Any
 import anyio
 import structlog
 
-from bus.auth import Door
+from bus.async_socket import Unreachable
+from bus.auth import Listener
 from bus.commands import CommandTable
 from bus.envelope import Envelope, Payload, decode
 from bus.errors import (
@@ -30,7 +31,6 @@ from bus.errors import (
     BadMessage,
     CommandError,
 )
-from bus.ledger import Ledger, PendingCommand
 from bus.messages import (
     Accepted,
     Cancel,
@@ -42,7 +42,7 @@ from bus.messages import (
     Register,
     Result,
 )
-from bus.port import Unreachable
+from bus.pending_commands import PendingCommand, PendingCommands
 
 TICK_S = 0.1
 CANCEL_GRACE_S = 5.0  # an agent that was told to cancel answers by then, or the hub does
@@ -54,14 +54,14 @@ log = structlog.get_logger(agent="router")
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where a client or an agent is: a door and the route behind it."""
+    """Where a client or an agent is: a listener and the route behind it."""
 
-    door: Door
+    listener: Listener
     route: bytes
 
 
 @dataclass(slots=True)
-class Seat:
+class AgentSession:
     """An agent as the router sees it.
 
     `seen` is monotonic seconds of its last sign of life. `heard` is the same by `clock`, the time
@@ -96,7 +96,7 @@ Handlers = dict[type[Payload], Callable[[Address, Envelope, Any], None]]
 
 
 class CommandRouter:
-    """Between the doors of clients and the door of agents.
+    """Between the listeners of clients and the listener of agents.
 
     `clients` may send commands and cancels; `agents` may do the same (internal commands too) and
     register, beat and answer.
@@ -105,18 +105,18 @@ class CommandRouter:
     def __init__(
         self,
         *,
-        clients: list[Door],
-        agents: Door,
+        clients: list[Listener],
+        agents: Listener,
         table: CommandTable,
-        ledger: Ledger,
+        pending: PendingCommands,
         default_deadline_s: float,
     ) -> None:
-        self.seats: dict[str, Seat] = {}
+        self.sessions: dict[str, AgentSession] = {}
         self.table = table
         self.counters: Counter[str] = Counter()
         self._clients = clients
         self._agents = agents
-        self._ledger = ledger
+        self._pending = pending
         self._default_deadline_s = default_deadline_s
         self._stopping = False
         self._unsent: list[tuple[Address, Envelope]] = []
@@ -126,43 +126,43 @@ class CommandRouter:
     async def run(self) -> None:
         """Serve until cancelled."""
         async with anyio.create_task_group() as tasks:
-            for door in self._clients:
-                tasks.start_soon(door.drain, self._listener(door, self._client_handlers()))
+            for listener in self._clients:
+                tasks.start_soon(listener.drain, self._hearer(listener, self._client_handlers()))
             handlers = {**self._client_handlers(), **self._agent_handlers()}
-            tasks.start_soon(self._agents.drain, self._listener(self._agents, handlers))
+            tasks.start_soon(self._agents.drain, self._hearer(self._agents, handlers))
             tasks.start_soon(self._tick)
 
-    def seat(self, name: str) -> Seat:
-        """The seat of an agent, made when it is first spoken of."""
-        return self.seats.setdefault(name, Seat(name))
+    def session(self, name: str) -> AgentSession:
+        """The session of an agent, made when it is first spoken of."""
+        return self.sessions.setdefault(name, AgentSession(name))
 
     def in_flight(self) -> int:
         """How many commands await their final answer."""
-        return len(self._ledger)
+        return len(self._pending)
 
     def agent_lost(self, name: str, why: str) -> None:
         """Its process or task is gone: what it had fails now, what waits for it waits on."""
-        seat = self.seat(name)
-        seat.address, seat.state, seat.detail, seat.saving = None, "lost", why, False
-        for entry in self._ledger.of_agent(name, running=True):
+        session = self.session(name)
+        session.address, session.state, session.detail, session.saving = None, "lost", why, False
+        for entry in self._pending.of_agent(name, running=True):
             self._fail(entry, CommandError(AGENT_LOST, f"{name} was lost: {why}; ask again"))
         self.on_change()
 
     def agent_failed(self, name: str, why: str) -> None:
         """The supervisor gave up on it: what waits for it fails, and so does what comes."""
         self.agent_lost(name, why)
-        seat = self.seat(name)
-        seat.state, seat.failed = "failed", why
-        for entry in self._ledger.of_agent(name, running=False):
+        session = self.session(name)
+        session.state, session.failed = "failed", why
+        for entry in self._pending.of_agent(name, running=False):
             self._fail(entry, _failed(name, why))
 
     def pause(self, name: str, paused: bool) -> None:
         """Hold back (or release) the commands of an agent; what it has it may finish."""
-        seat = self.seat(name)
-        seat.paused = paused
-        if seat.address is not None:
-            self._send(seat.address, Envelope.of(Pause(paused=paused), source="hub"))
-        self._dispatch_waiting(seat)
+        session = self.session(name)
+        session.paused = paused
+        if session.address is not None:
+            self._send(session.address, Envelope.of(Pause(paused=paused), source="hub"))
+        self._dispatch_waiting(session)
 
     def refuse_new(self) -> None:
         """From now on every new command of a client is answered with `stopping`.
@@ -173,17 +173,17 @@ class CommandRouter:
 
     def fail_all(self, why: str) -> None:
         """Give everything in flight its final answer."""
-        for entry in self._ledger.all():
+        for entry in self._pending.all():
             self._fail(entry, CommandError(STOPPING, why))
 
     def stats(self) -> dict[str, int | dict[str, int]]:
         """Counters since the start, and what is in flight."""
-        refused = sum(door.refused for door in (*self._clients, self._agents))
+        refused = sum(listener.refused for listener in (*self._clients, self._agents))
         return {
             **self.counters,
             "refused_frames": refused,
-            "in_flight": len(self._ledger),
-            "in_flight_by_agent": self._ledger.pending(),
+            "in_flight": len(self._pending),
+            "in_flight_by_agent": self._pending.by_agent(),
         }
 
     # What arrives
@@ -200,9 +200,11 @@ class CommandRouter:
             Failure: self._on_final,
         }
 
-    def _listener(self, door: Door, handlers: Handlers) -> Callable[[bytes, bytes, str], None]:
+    def _hearer(
+        self, listener: Listener, handlers: Handlers
+    ) -> Callable[[bytes, bytes, str], None]:
         def hear(route: bytes, data: bytes, user: str) -> None:
-            address, asked = Address(door, route), None
+            address, asked = Address(listener, route), None
             try:
                 envelope = decode(data)
                 asked = envelope.id
@@ -230,24 +232,26 @@ class CommandRouter:
         self.counters["accepted"] += 1
         log.debug("command.accepted", to=entry.agent, correlation=entry.id)
         self._send(client, _reply(Accepted(agent=entry.agent), envelope.id))
-        seat = self.seat(entry.agent)
-        if seat.address is None or seat.paused:
-            waiting = {"waiting": f"{seat.name} is {'paused' if seat.paused else seat.state}"}
+        session = self.session(entry.agent)
+        if session.address is None or session.paused:
+            waiting = {
+                "waiting": f"{session.name} is {'paused' if session.paused else session.state}"
+            }
             self._send(client, _reply(Progress(data=waiting), envelope.id))
-        self._dispatch_waiting(seat)
+        self._dispatch_waiting(session)
 
     def _admit(
         self, client: Address, envelope: Envelope, payload: Command
     ) -> PendingCommand | None:
-        of_agent = client.door is self._agents
+        of_agent = client.listener is self._agents
         if self._stopping and not of_agent:
             raise CommandError(STOPPING, "the daemon is stopping; ask again when it is back")
         spec = self.table.find(payload.name, internal=of_agent)
         spec.parse(payload.args)  # what is wrong is refused at once, whatever the agent does now
-        seat = self.seat(spec.agent)
-        if seat.failed:
-            raise _failed(spec.agent, seat.failed)
-        if self._stopping and seat.address is None:
+        session = self.session(spec.agent)
+        if session.failed:
+            raise _failed(spec.agent, session.failed)
+        if self._stopping and session.address is None:
             raise CommandError(STOPPING, f"the daemon is stopping, and {spec.agent} is gone")
         now, patience_s = time.monotonic(), None
         if payload.deadline_s is not None:
@@ -258,10 +262,10 @@ class CommandRouter:
             patience_s = self._default_deadline_s
             deadline = now + patience_s
         entry = PendingCommand(envelope, client, spec.agent, deadline, patience_s)
-        return entry if self._ledger.admit(entry) else None
+        return entry if self._pending.admit(entry) else None
 
     def _on_cancel(self, client: Address, envelope: Envelope, payload: Cancel) -> None:
-        entry = self._ledger.get(envelope.correlation or "")
+        entry = self._pending.get(envelope.correlation or "")
         if entry is not None and entry.client == client:
             self._cancel(entry)
 
@@ -272,37 +276,41 @@ class CommandRouter:
         if not entry.running:
             self._fail(entry, CommandError(CANCELLED, "cancelled before it began"))
             return
-        entry.cancel_by = self.seat(entry.agent).clock() + CANCEL_GRACE_S
+        entry.cancel_by = self.session(entry.agent).clock() + CANCEL_GRACE_S
         self._tell_agent(entry.agent, Envelope.of(Cancel(), correlation=entry.id))
 
     def _on_register(self, address: Address, envelope: Envelope, payload: Register) -> None:
-        seat = self._known_seat(payload.agent)
-        if seat.address is not None and seat.address != address:
+        session = self._known_session(payload.agent)
+        if session.address is not None and session.address != address:
             self.agent_lost(payload.agent, "it was started anew")
-        seat.address, seat.process, seat.pid = address, payload.process, payload.pid
-        seat.state, seat.failed = "ready", ""
-        seat.lives()
+        session.address, session.process, session.pid = address, payload.process, payload.pid
+        session.state, session.failed = "ready", ""
+        session.lives()
         self.on_change()
-        self._dispatch_waiting(seat)
+        self._dispatch_waiting(session)
 
     def _on_heartbeat(self, address: Address, envelope: Envelope, payload: Heartbeat) -> None:
-        seat = self._known_seat(payload.agent)
-        if seat.address not in (None, address):
+        session = self._known_session(payload.agent)
+        if session.address not in (None, address):
             if payload.state != "starting":
                 return  # last words of the one before
             self.agent_lost(payload.agent, "it was started anew")
-        before = seat.state, seat.detail, seat.revision
-        seat.state, seat.detail, seat.stats = payload.state, payload.detail, payload.stats
-        seat.saving, seat.revision, seat.refused = payload.saving, payload.revision, payload.refused
-        seat.lives()
-        if before != (seat.state, seat.detail, seat.revision):
-            seat.moved = seat.heard
+        before = session.state, session.detail, session.revision
+        session.state, session.detail, session.stats = payload.state, payload.detail, payload.stats
+        session.saving, session.revision, session.refused = (
+            payload.saving,
+            payload.revision,
+            payload.refused,
+        )
+        session.lives()
+        if before != (session.state, session.detail, session.revision):
+            session.moved = session.heard
             self.on_change()
 
-    def _known_seat(self, name: str) -> Seat:
-        if name not in self.seats:
-            raise BadMessage(f"agent: {name!r:.100} has no seat here")
-        return self.seats[name]
+    def _known_session(self, name: str) -> AgentSession:
+        if name not in self.sessions:
+            raise BadMessage(f"agent: {name!r:.100} has no session here")
+        return self.sessions[name]
 
     def _on_progress(self, address: Address, envelope: Envelope, payload: Progress) -> None:
         entry = self._entry_of(address, envelope)
@@ -315,38 +323,38 @@ class CommandRouter:
         if entry is None:
             self.counters["late_answers"] += 1
             return
-        self._ledger.close(entry.id)
+        self._pending.close(entry.id)
         self._answer(entry, envelope)
 
     def _entry_of(self, address: Address, envelope: Envelope) -> PendingCommand | None:
-        entry = self._ledger.get(envelope.correlation or "")
-        if entry is None or not entry.running or self.seat(entry.agent).address != address:
+        entry = self._pending.get(envelope.correlation or "")
+        if entry is None or not entry.running or self.session(entry.agent).address != address:
             return None
         return entry
 
     # What goes out
 
-    def _dispatch_waiting(self, seat: Seat) -> None:
-        if seat.address is None or seat.paused:
+    def _dispatch_waiting(self, session: AgentSession) -> None:
+        if session.address is None or session.paused:
             return
-        for entry in self._ledger.of_agent(seat.name, running=False):
-            if not self._tell_agent(seat.name, entry.command):
+        for entry in self._pending.of_agent(session.name, running=False):
+            if not self._tell_agent(session.name, entry.command):
                 return
             entry.running = True
 
     def _tell_agent(self, name: str, envelope: Envelope) -> bool:
-        address = self.seat(name).address
+        address = self.session(name).address
         if address is None:
             return False
         try:
             # A full queue means it reads nothing; heartbeats decide whether it is dead.
-            return address.door.port.send_nowait(address.route, envelope.encode())
+            return address.listener.port.send_nowait(address.route, envelope.encode())
         except Unreachable:
             self.agent_lost(name, "its connection closed")
             return False
 
     def _fail(self, entry: PendingCommand, error: CommandError) -> None:
-        if self._ledger.close(entry.id) is not None:
+        if self._pending.close(entry.id) is not None:
             self._answer(entry, _failure(error, entry.id))
 
     def _answer(self, entry: PendingCommand, envelope: Envelope) -> None:
@@ -357,7 +365,7 @@ class CommandRouter:
     def _send(self, address: Any, envelope: Envelope, *, final: bool = False) -> None:
         """A client that has gone is given up; one that does not read keeps its final answers."""
         try:
-            if address.door.port.send_nowait(address.route, envelope.encode()):
+            if address.listener.port.send_nowait(address.route, envelope.encode()):
                 return
         except Unreachable:
             self.counters["undeliverable"] += final
@@ -370,9 +378,9 @@ class CommandRouter:
             self._keep(address, _failure(slow, entry.id))
 
     def _abandon(self, client: Address) -> list[PendingCommand]:
-        abandoned = self._ledger.of_client(client)
+        abandoned = self._pending.of_client(client)
         for entry in abandoned:
-            self._ledger.close(entry.id)
+            self._pending.close(entry.id)
             self.counters["abandoned"] += 1
             if entry.running:
                 self._tell_agent(entry.agent, Envelope.of(Cancel(), correlation=entry.id))
@@ -394,11 +402,11 @@ class CommandRouter:
     async def _tick(self) -> None:
         while True:
             await anyio.sleep(TICK_S)
-            for seat in tuple(self.seats.values()) if len(self._ledger) else ():
-                self._dispatch_waiting(seat)
+            for session in tuple(self.sessions.values()) if len(self._pending) else ():
+                self._dispatch_waiting(session)
             self._send_kept()
             now = time.monotonic()
-            for entry in self._ledger.overdue(now, lambda agent: self.seat(agent).clock()):
+            for entry in self._pending.overdue(now, lambda agent: self.session(agent).clock()):
                 self._expire(entry)
 
     def _expire(self, entry: PendingCommand) -> None:
@@ -407,8 +415,8 @@ class CommandRouter:
             return
         if entry.running:
             self._tell_agent(entry.agent, Envelope.of(Cancel(), correlation=entry.id))
-        seat = self.seat(entry.agent)
-        why = "it took too long" if entry.running else f"{entry.agent} is {seat.state}"
+        session = self.session(entry.agent)
+        why = "it took too long" if entry.running else f"{entry.agent} is {session.state}"
         if entry.patience_s is not None:
             why += f" (nothing came for {entry.patience_s:g} s); give it a deadline of its own"
         self._fail(entry, CommandError(DEADLINE, f"no answer before the deadline: {why}"))

@@ -10,10 +10,10 @@ import anyio
 import zmq
 from anyio.lowlevel import checkpoint
 
+from bus.async_socket import BURST, AsyncSocket
 from bus.envelope import Envelope, Payload, decode
 from bus.errors import BadMessage, BusError
 from bus.messages import BEAT_S, Beat, Subscribe, Welcome
-from bus.port import BURST, Port
 
 SILENCE_S = 3 * BEAT_S
 
@@ -41,7 +41,7 @@ class Subscriber:
     off); what was missed meanwhile shows as `Gap`. Use as async context manager and iterate.
     """
 
-    def __init__(self, port: Port, topics: Iterable[str], *, name: str = "") -> None:
+    def __init__(self, port: AsyncSocket, topics: Iterable[str], *, name: str = "") -> None:
         self._port = port
         self._subscribe = Subscribe(topics=tuple(topics), name=name)
         self._epoch = ""
@@ -126,4 +126,4 @@ class Subscriber:
 
 def local_subscriber(address: str, topics: Iterable[str], *, name: str, queue: int) -> Subscriber:
     """A subscriber over a unix socket."""
-    return Subscriber(Port(zmq.DEALER, queue=queue).connect(address), topics, name=name)
+    return Subscriber(AsyncSocket(zmq.DEALER, queue=queue).connect(address), topics, name=name)

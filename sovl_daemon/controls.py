@@ -80,18 +80,22 @@ class Controls:
     async def status(self, request: Status) -> DaemonStatus:
         """Show the hub, its agents and processes."""
         now = time.monotonic()
-        seats = self._hub.router.seats.values()
+        sessions = self._hub.router.sessions.values()
         agents = {
-            seat.name: AgentStatus(
-                state="paused" if seat.paused else seat.state,
-                detail=seat.detail,
-                process=seat.process,
-                pid=seat.pid,
-                silent_s=round(now - seat.seen, 1) if seat.seen else None,
+            session.name: AgentStatus(
+                state="paused" if session.paused else session.state,
+                detail=session.detail,
+                process=session.process,
+                pid=session.pid,
+                silent_s=round(now - session.seen, 1) if session.seen else None,
             )
-            for seat in seats
+            for session in sessions
         }
-        told = [f"{seat.name}: {seat.detail}" for seat in seats if seat.address and seat.detail]
+        told = [
+            f"{session.name}: {session.detail}"
+            for session in sessions
+            if session.address and session.detail
+        ]
         pong = await self.ping(Ping())
         return DaemonStatus(
             **pong.wire(),
@@ -110,7 +114,7 @@ class Controls:
             commands=self._hub.router.stats(),
             control=dict(self._hub.responder.counters),
             hub={"tasks": len(asyncio.all_tasks())},
-            agents={seat.name: seat.stats for seat in self._hub.router.seats.values()},
+            agents={session.name: session.stats for session in self._hub.router.sessions.values()},
         )
 
     @command(ShowHealth)
@@ -150,8 +154,8 @@ class Controls:
         return self._set_paused(request.agent, False)
 
     def _set_paused(self, agent: str, paused: bool) -> AgentPaused:
-        if agent not in self._hub.router.seats:
-            known = ", ".join(self._hub.router.seats)
+        if agent not in self._hub.router.sessions:
+            known = ", ".join(self._hub.router.sessions)
             raise CommandError(BAD_ARGUMENT, f"agent: no agent {agent!r}; there are: {known}")
         self._hub.router.pause(agent, paused)
         return AgentPaused(agent=agent, paused=paused)

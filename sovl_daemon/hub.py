@@ -15,13 +15,14 @@ import anyio.to_thread
 import structlog
 
 from bus.errors import BindProblem
-from bus.router import Seat
+from bus.router import AgentSession
 from bus.topics import CONFIG, HUB, ConfigChanged, HubState
 from config import ConfigError, Paths, Settings, changed, load, save, with_values
 from sovl_daemon import log, registry
 from sovl_daemon.contracts.hub import FOLLOW_S
 from sovl_daemon.controls import Controls
 from sovl_daemon.heavy_imports import heavy_imports
+from sovl_daemon.hub_sockets import HubSockets
 from sovl_daemon.instance import Displaced, Instance
 from sovl_daemon.library_caches import use_library_caches
 from sovl_daemon.notify import Notifier
@@ -29,7 +30,6 @@ from sovl_daemon.own_time import OwnTime, move_on_after
 from sovl_daemon.process import WorkerProcess
 from sovl_daemon.signals import heard
 from sovl_daemon.supervisor import Child, Runner, Supervisor, policy
-from sovl_daemon.switchboard import Switchboard
 
 DRAIN_CHECK_S = 0.05
 EXTEND_EVERY_S = 10.0
@@ -78,7 +78,7 @@ class Hub:
         with heavy_imports():
             self._agents = registry.find_agents(self.settings)
         table = registry.command_table(self._agents)
-        board = Switchboard(self.settings.bus, self.paths, table, Controls.table())
+        board = HubSockets(self.settings.bus, self.paths, table, Controls.table())
         close_s = self.settings.supervision.close_s
         signals = heard(self._on_signal, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
         with signals, Instance(self.paths) as instance, board.open(Controls(self), close_s):
@@ -96,7 +96,7 @@ class Hub:
             runner = self._runner(group)
             children.append(Child(group.title, list(group.agents), group.critical, runner, history))
             for name in group.agents:
-                self.router.seat(name)
+                self.router.session(name)
         return children
 
     def _runner(self, group: registry.Group) -> Runner:
@@ -105,12 +105,12 @@ class Hub:
             return _AgentTask(
                 lambda: agent(self._child_settings(), self.paths, registry.HUB), self._own_time
             )
-        seats = [self.router.seat(name) for name in group.agents]
+        sessions = [self.router.session(name) for name in group.agents]
         return WorkerProcess(
             group.process,
             list(group.agents),
             self._child_settings,
-            lambda: any(seat.saving for seat in seats),
+            lambda: any(session.saving for session in sessions),
         )
 
     def _child_settings(self) -> Settings:
@@ -121,7 +121,7 @@ class Hub:
 
     # Life
 
-    async def _live(self, board: Switchboard, instance: Instance) -> None:
+    async def _live(self, board: HubSockets, instance: Instance) -> None:
         self._publish_settings({})
         self.router.on_change = self._on_change
         self._refresh_state()
@@ -179,7 +179,7 @@ class Hub:
                 self._notifier.extend(3 * EXTEND_EVERY_S)
             await anyio.sleep(EXTEND_EVERY_S)
 
-    async def _stay_reachable(self, board: Switchboard, instance: Instance) -> None:
+    async def _stay_reachable(self, board: HubSockets, instance: Instance) -> None:
         """Make anew what others remove of locks and sockets, as at a logout; end without a state.
 
         What cannot be made now is tried again, as when the user is back.
@@ -216,9 +216,9 @@ class Hub:
         if self.state == "stopping":
             return
         waiting = [
-            f"{seat.name}: {seat.detail or seat.state}"
-            for seat in self.router.seats.values()
-            if self._agents[seat.name].critical and seat.address is None
+            f"{session.name}: {session.detail or session.state}"
+            for session in self.router.sessions.values()
+            if self._agents[session.name].critical and session.address is None
         ]
         if not waiting:
             self._was_ready = True
@@ -257,16 +257,16 @@ class Hub:
         """
         revision = self._revision
 
-        def behind() -> list[Seat]:
-            seats = self.router.seats.values()
-            return [s for s in seats if s.address is not None and s.revision < revision]
+        def behind() -> list[AgentSession]:
+            sessions = self.router.sessions.values()
+            return [s for s in sessions if s.address is not None and s.revision < revision]
 
-        with move_on_after(FOLLOW_S, OwnTime(lambda: [seat.pid for seat in behind()])):
+        with move_on_after(FOLLOW_S, OwnTime(lambda: [session.pid for session in behind()])):
             while behind():
                 await self._agents_moved.wait()
-        late = [seat.name for seat in behind()]
-        seats = self.router.seats.values()
-        refused = {s.name: s.refused for s in seats if s.refused and s.address is not None}
+        late = [session.name for session in behind()]
+        sessions = self.router.sessions.values()
+        refused = {s.name: s.refused for s in sessions if s.refused and s.address is not None}
         return late, {name: why for name, why in refused.items() if name not in late}
 
     def reload(self) -> dict[str, tuple[Any, Any]]:

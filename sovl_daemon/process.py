@@ -16,7 +16,7 @@ from bus.errors import FatalError, TransientError
 from config import Settings
 from sovl_daemon import log, openmp
 from sovl_daemon.own_time import OwnTime, move_on_after, work_done
-from sovl_daemon.worker import EX_FATAL, EX_TEMPFAIL, Orders
+from sovl_daemon.worker import EX_FATAL, EX_TEMPFAIL, WorkerConfig
 
 MAX_LINE = 1 << 20  # bytes; what is longer is passed on in pieces
 LAST_WORDS_S = 1.0  # a process it left behind may hold its output open for ever
@@ -82,10 +82,10 @@ class WorkerProcess:
 
     async def _attend(self, process: Process, settings: Settings) -> None:
         assert process.stdin is not None  # noqa: S101 - it is a pipe
-        orders = Orders(process=self.name, agents=self.agents, settings=settings)
+        config = WorkerConfig(process=self.name, agents=self.agents, settings=settings)
         try:
             with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):
-                await process.stdin.send(orders.model_dump_json().encode() + b"\n")
+                await process.stdin.send(config.model_dump_json().encode() + b"\n")
             await process.wait()
         except BaseException:
             with anyio.CancelScope(shield=True):

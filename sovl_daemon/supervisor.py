@@ -13,7 +13,7 @@ from anyio.abc import TaskGroup
 
 from bus.errors import FatalError, TransientError
 from bus.messages import HUNG
-from bus.router import CommandRouter, Seat
+from bus.router import AgentSession, CommandRouter
 from config.service import SupervisionSettings
 from sovl_daemon.conditions import condition_of
 from sovl_daemon.contracts.hub import ChildStatus
@@ -89,7 +89,7 @@ class Supervisor:
         self._children = children
         for child in children:
             for agent in child.agents:
-                router.seat(agent).clock = child.runner.own_time
+                router.session(agent).clock = child.runner.own_time
         self._router = router
         self._settings = settings
         self._deaths, self._dead = anyio.create_memory_object_stream[Death](100)
@@ -191,10 +191,10 @@ class Supervisor:
         if not child.started or child.ended.is_set():
             return
         for agent in child.agents:
-            seat = self._router.seat(agent)
-            if child.scope.cancel_called and not seat.saving:
+            session = self._router.session(agent)
+            if child.scope.cancel_called and not session.saving:
                 continue  # who stops falls silent an agent at a time, and has a limit of its own
-            if why := self._fault(child, seat, now):
+            if why := self._fault(child, session, now):
                 log.error("child.silent", child=child.name, silent_agent=agent, why=why)
                 child.started = 0.0  # once is enough
                 child.silence = f"{agent} {why}"
@@ -202,33 +202,33 @@ class Supervisor:
                 child.runner.kill()
                 return
 
-    def _fault(self, child: Child, seat: Seat, now: float) -> str:
+    def _fault(self, child: Child, session: AgentSession, now: float) -> str:
         """Why an agent counts as dead; empty if it does not."""
-        if seat.state == HUNG:
-            return seat.detail
-        if seat.address is None:
+        if session.state == HUNG:
+            return session.detail
+        if session.address is None:
             if (worked := child.runner.work()) != child.worked:
                 child.worked, child.moved = worked, now
             limit = self._settings.start_timeout_s
-            late = now - max(child.moved, seat.moved) > limit
+            late = now - max(child.moved, session.moved) > limit
             return f"was not ready within {limit:g} s" if late else ""
         limit = self._settings.dead_after_s
-        if now - seat.heard > limit:
+        if now - session.heard > limit:
             return f"gave no sign of life for {limit:g} s"
-        silent = time.monotonic() - seat.seen
-        if silent > limit and child.starved.get(seat.name) != seat.seen:
-            child.starved[seat.name] = seat.seen  # why one that is late is left alone
-            log.warning("child.starved", child=child.name, silent_agent=seat.name)
+        silent = time.monotonic() - session.seen
+        if silent > limit and child.starved.get(session.name) != session.seen:
+            child.starved[session.name] = session.seen  # why one that is late is left alone
+            log.warning("child.starved", child=child.name, silent_agent=session.name)
         return ""
 
     def fresh(self) -> bool:
         """Whether every critical agent gave a recent sign of life, or may still be starting."""
         return all(
-            child.runner.own_time() - seat.heard <= self._settings.dead_after_s
+            child.runner.own_time() - session.heard <= self._settings.dead_after_s
             for child in self._children
             if child.critical
-            for seat in map(self._router.seat, child.agents)
-            if seat.address is not None
+            for session in map(self._router.session, child.agents)
+            if session.address is not None
         )
 
 

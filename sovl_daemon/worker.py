@@ -1,7 +1,7 @@
 """A process of the daemon that runs agents for the hub: `python -m sovl_daemon.worker`.
 
-Its orders come as one JSON line on standard input; its log leaves by standard output. It ends
-with the hub, however the hub ends: nobody is left behind.
+Its configuration comes as one JSON line on standard input; its log leaves by standard output. It
+ends with the hub, however the hub ends: nobody is left behind.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ import anyio
 import structlog
 from pydantic import BaseModel
 
+from bus.async_socket import end_sockets
 from bus.endpoints import Endpoints
 from bus.errors import FatalError, TransientError
-from bus.port import end_sockets
 from bus.subscriber import local_subscriber
 from bus.topics import CONFIG, ConfigChanged
 from config import Paths, Settings
@@ -35,7 +35,7 @@ EX_TEMPFAIL = 75  # of sysexits(3): what the system refused may be had later
 EX_FATAL = 78  # as EX_CONFIG of sysexits(3): starting again would not help
 
 
-class Orders(BaseModel):
+class WorkerConfig(BaseModel):
     """What the hub tells a worker."""
 
     process: str
@@ -44,28 +44,28 @@ class Orders(BaseModel):
 
 
 def main() -> int:
-    """Run the agents named in the orders until told to stop."""
+    """Run the agents named in the configuration until told to stop."""
     faulthandler.enable()  # the hub logs what it says
     # Unbuffered: a thread that waits in a buffered read would abort the interpreter at its end.
     stdin = FileIO(0, closefd=False)
-    orders = Orders.model_validate_json(stdin.readline())
+    config = WorkerConfig.model_validate_json(stdin.readline())
     with _ending_with_the_hub(stdin):
         try:
-            return _run(orders)
+            return _run(config)
         finally:
             end_sockets()
 
 
-def _run(orders: Orders) -> int:
-    log.configure_worker(orders.settings.logging)
-    host = orders.settings.host
+def _run(config: WorkerConfig) -> int:
+    log.configure_worker(config.settings.logging)
+    host = config.settings.host
     os.nice(host.nice)
     adjustment = Path("/proc/self/oom_score_adj")  # of the two the kernel is to take this process
     if adjustment.exists() and int(adjustment.read_text()) < host.oom_score_adj:
         adjustment.write_text(str(host.oom_score_adj))
     code = 0
     try:
-        anyio.run(_serve, orders)
+        anyio.run(_serve, config)
     except* FatalError as errors:
         _report("worker.fatal", errors)
         code = EX_FATAL
@@ -100,15 +100,15 @@ def _watch(stdin: FileIO, over: int) -> None:
             os._exit(0)
 
 
-async def _serve(orders: Orders) -> None:
-    available = registry.find_agents(orders.settings)
-    paths = Paths.of(orders.settings)
+async def _serve(config: WorkerConfig) -> None:
+    available = registry.find_agents(config.settings)
+    paths = Paths.of(config.settings)
     stop = anyio.Event()
     with heard(lambda _: stop.set(), signal.SIGTERM):
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(_follow_log_level, paths, orders.process)
-            for name in orders.agents:
-                agent = available[name](orders.settings, paths, orders.process)
+            tasks.start_soon(_follow_log_level, paths, config.process)
+            for name in config.agents:
+                agent = available[name](config.settings, paths, config.process)
                 tasks.start_soon(agent.serve)
             await stop.wait()
             tasks.cancel_scope.cancel()

@@ -25,7 +25,7 @@ import platformdirs
 MUTMUT = "mutmut==3.8.1"
 PACKAGES = ("agents", "bus", "config", "sovl_daemon")
 TESTS: dict[str, tuple[str, ...]] = {
-    "bus/ledger.py": ("test_bus_ledger",),
+    "bus/pending_commands.py": ("test_bus_pending_commands",),
     "sovl_daemon/restart.py": ("test_restart",),
     "sovl_daemon/mind/temperament.py": ("test_mind_temperament",),
     "sovl_daemon/mind/curiosity.py": ("test_mind_curiosity",),
@@ -67,7 +67,7 @@ def main() -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser("mutate", description=__doc__)
-    parser.add_argument("files", metavar="FILE", nargs="*", help="such as bus/ledger.py")
+    parser.add_argument("files", metavar="FILE", nargs="*", help="such as bus/pending_commands.py")
     parser.add_argument(
         "--tests", nargs="+", metavar="TEST", help="their tests, else as told below"
     )

@@ -26,7 +26,7 @@ import bus.router
 import bus.size
 import bus.subscriber
 import bus.topics
-import sovl_daemon.switchboard
+import sovl_daemon.hub_sockets
 from bus.commands import CommandSpec, commands_of
 from bus.envelope import Envelope, Payload
 from bus.errors import CommandError
@@ -234,7 +234,7 @@ _LIMIT_CONSTANTS = {
     "BEAT_S": bus.messages.BEAT_S,
     "SILENCE_S": bus.subscriber.SILENCE_S,
     "CANCEL_GRACE_S": bus.router.CANCEL_GRACE_S,
-    "CLIENT_QUEUE": sovl_daemon.switchboard.CLIENT_QUEUE,
+    "CLIENT_QUEUE": sovl_daemon.hub_sockets.CLIENT_QUEUE,
     "MAX_TOPICS": bus.broker.MAX_TOPICS,
 }
 

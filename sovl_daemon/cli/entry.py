@@ -27,7 +27,7 @@ def main() -> NoReturn:
     signal.signal(signal.SIGTERM, leave_at_once)
     _open_standard_streams()
     faulthandler.enable()
-    from bus.port import end_sockets
+    from bus.async_socket import end_sockets
     from sovl_daemon.cli.app import app
     from sovl_daemon.cli.exits import finish
     from sovl_daemon.signals import ignore

@@ -9,11 +9,11 @@ import anyio
 import zmq
 from zmq.utils.monitor import parse_monitor_message
 
+from bus.async_socket import LINGER_S, AsyncSocket
 from bus.caller import Caller
 from bus.envelope import Envelope, decode, new_id
 from bus.errors import BadMessage
 from bus.messages import Cancel, Command
-from bus.port import LINGER_S, Port
 from bus.size import fitting, least_bytes, too_large
 from sovl_daemon.client.errors import ClientError, DaemonDown, DaemonSlow, WrongKey
 from sovl_daemon.client.target import Target
@@ -50,10 +50,10 @@ class Channel:
         self._on_lost = on_lost
         self._up = anyio.Event()
         self._greeted = self._refused = False
-        self._port = Port(zmq.DEALER, queue=QUEUE, **target.options)
+        self._port = AsyncSocket(zmq.DEALER, queue=QUEUE, **target.options)
         monitor = f"inproc://monitor-{new_id()}"
         self._port.socket.monitor(monitor, _EVENTS)
-        self._events = Port(zmq.PAIR).connect(monitor)
+        self._events = AsyncSocket(zmq.PAIR).connect(monitor)
         self._port.connect(address)
 
     async def run(self) -> None:

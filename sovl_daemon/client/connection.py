@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Self, overload
 import anyio
 import zmq
 
+from bus.async_socket import AsyncSocket
 from bus.caller import Call
 from bus.errors import AGENT_LOST, CommandError
-from bus.port import Port
 from bus.subscriber import Subscriber
 from sovl_daemon.client.channel import Channel
 from sovl_daemon.client.errors import ClientError
@@ -121,7 +121,7 @@ class AsyncClient:
 
     def events(self, *topics: str) -> Subscriber:
         """Follow the events whose topic starts with one of `topics` (all without any)."""
-        port = Port(zmq.DEALER, **self.target.options).connect(self.target.endpoints.events)
+        port = AsyncSocket(zmq.DEALER, **self.target.options).connect(self.target.endpoints.events)
         return Subscriber(port, topics or ("",), name=self._source)
 
     def _channel(self, address: str, on_lost: Callable[[], None]) -> Channel:

@@ -12,11 +12,11 @@ import zmq
 
 from bus import broker as broker_module
 from bus import subscriber as subscriber_module
-from bus.auth import Door, open_door
+from bus.async_socket import AsyncSocket
+from bus.auth import Listener, open_listener
 from bus.broker import Broker
 from bus.envelope import Envelope, Payload
 from bus.messages import Subscribe
-from bus.port import Port
 from bus.subscriber import Subscriber, local_subscriber
 from sovl_daemon.testing import PATIENCE_S
 
@@ -46,12 +46,12 @@ class Bus:
 
 @asynccontextmanager
 async def serving(
-    runtime: Path, *, queue: int = 1000, stall_s: float = 5.0, door: Door | None = None
+    runtime: Path, *, queue: int = 1000, stall_s: float = 5.0, listener: Listener | None = None
 ) -> AsyncIterator[Bus]:
     bus = Bus(None, f"ipc://{runtime}/publish", f"ipc://{runtime}/events")  # type: ignore[arg-type]
-    publish = Port(zmq.PULL, queue=10_000).bind(bus.publish)
-    door = door or open_door(bus.events, queue=queue, max_bytes=1 << 20)
-    bus.broker = Broker(publish, [door], stall_s=stall_s)
+    publish = AsyncSocket(zmq.PULL, queue=10_000).bind(bus.publish)
+    listener = listener or open_listener(bus.events, queue=queue, max_bytes=1 << 20)
+    bus.broker = Broker(publish, [listener], stall_s=stall_s)
     running = asyncio.create_task(bus.broker.run())
     try:
         yield bus
@@ -59,7 +59,7 @@ async def serving(
         running.cancel()
         await asyncio.wait([running])
         publish.close()
-        door.port.close()
+        listener.port.close()
     assert running.cancelled(), running.exception()
 
 
@@ -81,9 +81,9 @@ async def none_more(events: AsyncIterator[Envelope], seconds: float = 0.2) -> bo
     return True
 
 
-async def raw(bus: Bus, *topics: str, name: str = "raw", queue: int = 1000) -> Port:
+async def raw(bus: Bus, *topics: str, name: str = "raw", queue: int = 1000) -> AsyncSocket:
     """A subscriber of which every message is seen, or none."""
-    port = Port(zmq.DEALER, queue=queue).connect(bus.events)
+    port = AsyncSocket(zmq.DEALER, queue=queue).connect(bus.events)
     await port.send(Envelope.of(Subscribe(topics=topics, name=name)).encode())
     return port
 

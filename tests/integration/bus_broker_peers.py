@@ -9,9 +9,9 @@ import anyio
 import orjson
 import zmq
 
+from bus.async_socket import AsyncSocket
 from bus.envelope import Envelope
 from bus.messages import Subscribe
-from bus.port import Port
 from bus.subscriber import local_subscriber
 from sovl_daemon.testing import PATIENCE_S
 
@@ -31,7 +31,7 @@ async def join_late(address: str, count: int) -> dict[str, int]:
 
     async def join(number: int) -> None:
         await anyio.sleep(number * JOIN_EVERY_S)
-        port = Port(zmq.DEALER, queue=100_000).connect(address)
+        port = AsyncSocket(zmq.DEALER, queue=100_000).connect(address)
         await port.send(Envelope.of(Subscribe(topics=("run",), name=str(number))).encode())
         first = orjson.loads((await port.receive())[-1])
         if first["kind"] != "welcome":

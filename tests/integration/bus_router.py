@@ -11,12 +11,12 @@ import anyio
 import zmq
 from pydantic import Field
 
-from bus.auth import open_door
+from bus.async_socket import AsyncSocket
+from bus.auth import open_listener
 from bus.commands import CommandSpec, CommandTable, Done, Request
 from bus.envelope import Envelope, Payload, decode
-from bus.ledger import Ledger
 from bus.messages import Cancel, Command, Failure, Heartbeat, Progress, Register, Result
-from bus.port import Port
+from bus.pending_commands import PendingCommands
 from bus.router import CommandRouter
 from sovl_daemon.testing import PATIENCE_S
 
@@ -52,7 +52,7 @@ class Peer:
     """One end of a connection: says what it is told to, and hands out what it hears."""
 
     def __init__(self, address: str, *, queue: int = 10_000) -> None:
-        self.port = Port(zmq.DEALER, queue=queue).connect(address)
+        self.port = AsyncSocket(zmq.DEALER, queue=queue).connect(address)
 
     async def say(self, payload: Payload, *, about: str | None = None, id_: str = "") -> str:
         envelope = Envelope.of(payload, correlation=about, message_id=id_)
@@ -140,7 +140,7 @@ class Switch:
     """A router that runs."""
 
     router: CommandRouter
-    ledger: Ledger
+    pending: PendingCommands
     commands: str
     agents: str
     peers: list[Peer] = field(default_factory=list)
@@ -155,7 +155,7 @@ class Switch:
         self.peers.append(agent)
         if register:
             await agent.register()
-            await self.until(lambda: self.router.seat(name).address is not None)
+            await self.until(lambda: self.router.session(name).address is not None)
         return agent
 
     async def until(self, condition: Any) -> None:
@@ -178,25 +178,28 @@ async def switching(
     queue: int = 1000,
 ) -> AsyncIterator[Switch]:
     commands, agents = (f"ipc://{runtime}/{name}" for name in ("commands", "agents"))
-    doors = [open_door(each, queue=queue, max_bytes=1 << 20) for each in (commands, agents)]
-    ledger = Ledger(per_agent=per_agent, per_client=per_client)
+    listeners = [open_listener(each, queue=queue, max_bytes=1 << 20) for each in (commands, agents)]
+    pending = PendingCommands(per_agent=per_agent, per_client=per_client)
     router = CommandRouter(
-        clients=doors[:1],
-        agents=doors[1],
+        clients=listeners[:1],
+        agents=listeners[1],
         table=TABLE,
-        ledger=ledger,
+        pending=pending,
         default_deadline_s=deadline_s,
     )
     for name in ("echo", "legs"):
-        router.seat(name)
-    switch = Switch(router, ledger, commands, agents)
+        router.session(name)
+    switch = Switch(router, pending, commands, agents)
     running = asyncio.create_task(router.run())
     try:
         yield switch
-        assert set(ledger.pending()) <= {"echo", "legs"}
+        assert set(pending.by_agent()) <= {"echo", "legs"}
     finally:
         running.cancel()
         await asyncio.wait([running])
-        for port in (*(peer.port for peer in switch.peers), *(door.port for door in doors)):
+        for port in (
+            *(peer.port for peer in switch.peers),
+            *(listener.port for listener in listeners),
+        ):
             port.close()
     assert running.cancelled(), running.exception()

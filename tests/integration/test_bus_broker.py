@@ -10,10 +10,10 @@ import pytest
 import zmq
 
 from bus import broker as broker_module
+from bus.async_socket import AsyncSocket
 from bus.envelope import Envelope, decode
 from bus.errors import BusError
 from bus.messages import Subscribe, Welcome
-from bus.port import Port
 from bus.publisher import Publisher
 from bus.subscriber import Gap, Malformed, Subscriber, local_subscriber
 from sovl_daemon.testing import PATIENCE_S
@@ -173,7 +173,7 @@ async def test_a_gap_is_an_event(runtime: Path) -> None:
 
 
 async def test_a_gap_in_the_middle_shows_in_the_middle() -> None:
-    subscriber = Subscriber(Port(zmq.DEALER), ("run",))
+    subscriber = Subscriber(AsyncSocket(zmq.DEALER), ("run",))
     step = Envelope.of(Step(number=0))
     for seq in (1, 2, 5, 6):
         data = step.model_copy(update={"topic": "run", "seq": seq}).encode()
@@ -235,7 +235,7 @@ BAD_PUBLISHES = [
 
 
 async def test_a_bad_publish_is_refused_and_counted(bus: Bus) -> None:
-    rude = Port(zmq.PUSH).connect(bus.publish)
+    rude = AsyncSocket(zmq.PUSH).connect(bus.publish)
     for parts in BAD_PUBLISHES:
         await rude.send(*parts)
     await has_come(lambda: bus.broker.stats().refused == len(BAD_PUBLISHES))
@@ -244,7 +244,7 @@ async def test_a_bad_publish_is_refused_and_counted(bus: Bus) -> None:
 
 
 async def test_an_event_that_is_no_json_is_told_to_who_follows_it(bus: Bus) -> None:
-    rude = Port(zmq.PUSH).connect(bus.publish)
+    rude = AsyncSocket(zmq.PUSH).connect(bus.publish)
     async with bus.subscriber() as subscriber:
         await subscriber.welcome(PATIENCE_S)
         await rude.send(b'run retain {"v":1,rubbish')
@@ -261,10 +261,10 @@ async def test_an_event_that_is_no_json_is_told_to_who_follows_it(bus: Bus) -> N
     "frames", [[b""], [b"{}"], [b"x"] * 9, [Envelope.of(Step(number=1)).encode()]]
 )
 async def test_a_bad_subscription_is_refused(bus: Bus, frames: list[bytes]) -> None:
-    rude = Port(zmq.DEALER).connect(bus.events)
+    rude = AsyncSocket(zmq.DEALER).connect(bus.events)
     await rude.send(*frames)
-    door = bus.broker._doors[0]
-    await has_come(lambda: bus.broker.stats().refused + door.refused == 1)
+    listener = bus.broker._listeners[0]
+    await has_come(lambda: bus.broker.stats().refused + listener.refused == 1)
     assert bus.broker.stats().subscribers == []
     rude.close()
 

@@ -75,10 +75,10 @@ async def test_words_of_the_one_before_are_ignored(switch: Switch) -> None:
     await old.progress(second)
     await old.result(second, by="old")
     await new.beat("ready", detail="new")
-    await switch.until(lambda: switch.router.seat("echo").detail == "new")
+    await switch.until(lambda: switch.router.session("echo").detail == "new")
     await new.result(second, by="new")
     assert await client.answers(second) == [Accepted(agent="echo"), Result(data={"by": "new"})]
-    assert switch.router.seat("echo").state == "ready"
+    assert switch.router.session("echo").state == "ready"
 
 
 async def test_an_agent_that_starts_anew_is_the_end_of_the_one_before(switch: Switch) -> None:
@@ -102,13 +102,16 @@ async def test_an_agent_whose_connection_closed_is_lost(switch: Switch) -> None:
     await asyncio.sleep(0.1)
     await other.ask()  # finds out
     error = await client.error(running)
-    assert (error.code, switch.router.seat("echo").detail) == (AGENT_LOST, "its connection closed")
+    assert (error.code, switch.router.session("echo").detail) == (
+        AGENT_LOST,
+        "its connection closed",
+    )
 
 
 async def test_a_failed_agent_refuses_everything(switch: Switch) -> None:
     client = switch.client()
     waiting = await client.ask()
-    await switch.until(lambda: len(switch.ledger) == 1)
+    await switch.until(lambda: len(switch.pending) == 1)
     switch.router.agent_failed("echo", "no such model")
     for command in (waiting, await client.ask()):
         error = await client.error(command)
@@ -164,7 +167,7 @@ async def test_the_work_of_a_client_that_vanished_is_stopped(switch: Switch) -> 
     await agent.result(kept)
     assert isinstance(await other.final(kept), Result)
     assert switch.counters["abandoned"] == 3
-    assert len(switch.ledger) == 0
+    assert len(switch.pending) == 0
 
 
 async def test_what_is_kept_for_who_does_not_read_is_bounded_in_bytes(
@@ -191,7 +194,7 @@ async def test_a_client_that_does_not_read_still_gets_its_final_answers(runtime:
         for _ in range(200):
             await agent.progress(asked[0], text="x" * 10_000)
         assert {await agent.told_to_cancel() for _ in asked} == set(asked)
-        assert len(switch.ledger) == 0
+        assert len(switch.pending) == 0
         await agent.result(asked[1])
         finals = {}
         while len(finals) < len(asked):

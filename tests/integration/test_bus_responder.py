@@ -10,12 +10,12 @@ import pytest
 import zmq
 from structlog.testing import capture_logs
 
-from bus.auth import open_door
+from bus.async_socket import AsyncSocket
+from bus.auth import open_listener
 from bus.commands import CommandSpec, CommandTable, Done, Reply, Request
 from bus.envelope import Envelope
 from bus.errors import BAD_ARGUMENT, BAD_COMMAND, BAD_MESSAGE, INTERNAL
 from bus.messages import Cancel, Command, Failure, Result
-from bus.port import Port
 from bus.responder import Responder
 from sovl_daemon.client import CommandError
 from sovl_daemon.testing import PATIENCE_S, Daemon
@@ -57,8 +57,8 @@ TABLE = CommandTable(
 
 async def test_each_question_gets_one_answer(runtime: Path) -> None:
     address = f"ipc://{runtime}/control"
-    door = open_door(address, queue=100, max_bytes=1 << 20)
-    responder = Responder([door], TABLE, Desk())
+    listener = open_listener(address, queue=100, max_bytes=1 << 20)
+    responder = Responder([listener], TABLE, Desk())
     serving = asyncio.create_task(responder.run())
     client = Client(address)
 
@@ -92,11 +92,11 @@ async def test_each_question_gets_one_answer(runtime: Path) -> None:
     finally:
         serving.cancel()
         await asyncio.wait([serving])
-        door.port.close()
+        listener.port.close()
         client.port.close()
 
 
-async def flood(port: Port) -> None:
+async def flood(port: AsyncSocket) -> None:
     for number in range(FLOOD):
         ask = Command(name="say", args={"text": str(number)})
         await port.send(Envelope.of(ask, message_id=str(number)).encode())
@@ -104,7 +104,7 @@ async def flood(port: Port) -> None:
 
 async def test_it_answers_while_the_command_socket_is_flooded(daemon: Daemon) -> None:
     """And every one of the commands gets its one final answer, most of them `busy`."""
-    port = Port(zmq.DEALER, queue=100_000).connect(daemon.target.endpoints.commands)
+    port = AsyncSocket(zmq.DEALER, queue=100_000).connect(daemon.target.endpoints.commands)
     finals: Counter[str] = Counter()
     kinds: Counter[str] = Counter()
     pings = 0

@@ -55,7 +55,7 @@ async def test_accepted_then_progress_then_result(switch: Switch) -> None:
         Result(data={"text": "done"}),
     ]
     assert switch.counters["results"] == switch.counters["accepted"] == 1
-    assert len(switch.ledger) == 0
+    assert len(switch.pending) == 0
 
 
 async def test_an_error_of_the_agent_is_final_too(switch: Switch) -> None:
@@ -123,7 +123,7 @@ async def test_a_client_cannot_pose_as_an_agent(switch: Switch, payload: object)
     assert isinstance(reply, Failure)
     assert reply.code == BAD_MESSAGE
     assert "is not spoken on this socket" in reply.message
-    assert switch.router.seat("echo").address is None
+    assert switch.router.session("echo").address is None
 
 
 async def test_an_agent_without_a_seat_is_refused(switch: Switch) -> None:
@@ -133,7 +133,7 @@ async def test_an_agent_without_a_seat_is_refused(switch: Switch) -> None:
         reply = (await stranger.hear()).payload
         assert isinstance(reply, Failure)
         assert "stranger" in reply.message
-    assert set(switch.router.seats) == {"echo", "legs"}
+    assert set(switch.router.sessions) == {"echo", "legs"}
 
 
 async def test_rubbish_is_answered_and_counted(switch: Switch) -> None:

@@ -14,9 +14,9 @@ import pytest
 import zmq
 
 from bus import broker as broker_module
-from bus.auth import Door
+from bus.async_socket import AsyncSocket
+from bus.auth import Listener
 from bus.envelope import Envelope
-from bus.port import Port
 from bus.publisher import Publisher
 from bus.subscriber import Gap, Subscriber
 from bus.topics import SubscriberCut
@@ -132,10 +132,10 @@ async def test_a_stopped_process_is_cut_off_and_welcomed_anew(
 async def test_hundreds_who_stop_reading_at_once_are_all_cut_off(runtime: Path) -> None:
     """Telling one of them that another was cut off must not go round in circles."""
     count = 300
-    port = Port(zmq.ROUTER, queue=2, router_mandatory=1, sndbuf=4096)
-    door = Door(port.bind(f"ipc://{runtime}/events"), "")
+    port = AsyncSocket(zmq.ROUTER, queue=2, router_mandatory=1, sndbuf=4096)
+    listener = Listener(port.bind(f"ipc://{runtime}/events"), "")
     peers.raise_file_limit(4096)
-    async with serving(runtime, stall_s=0.2, door=door) as bus:
+    async with serving(runtime, stall_s=0.2, listener=listener) as bus:
         stalled = [await raw(bus, "", name=str(number), queue=2) for number in range(count)]
         await has_come(lambda: len(bus.broker.stats().subscribers) == count)
         with anyio.fail_after(PATIENCE_S):

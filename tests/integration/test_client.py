@@ -216,12 +216,12 @@ async def test_a_client_that_waited_long_for_a_daemon_still_finds_it(
     """Each attempt to connect makes events inside ZeroMQ that somebody must read."""
     import sovl_daemon.client.channel as channel_module
 
-    plain = channel_module.Port
+    plain = channel_module.AsyncSocket
 
     def eager(kind: int, **options: object) -> object:
         return plain(kind, reconnect_ivl=1, **options)  # a thousand attempts in a second
 
-    monkeypatch.setattr(channel_module, "Port", eager)
+    monkeypatch.setattr(channel_module, "AsyncSocket", eager)
     async with mortal.async_client() as client:
         mortal.kill()
         await anyio.sleep(4)

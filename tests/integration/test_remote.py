@@ -11,10 +11,10 @@ import anyio
 import pytest
 import zmq
 
+from bus.async_socket import AsyncSocket
 from bus.auth import KeyRing
 from bus.envelope import Envelope
 from bus.messages import Command
-from bus.port import Port
 from sovl_daemon.cli.daemon import EX_CONFIG
 from sovl_daemon.client import (
     AsyncClient,
@@ -111,7 +111,7 @@ async def test_without_keys_nothing_is_heard_or_done(remote: Remote) -> None:
         before = local.control("stats")["commands"]
         for port_offset, name in enumerate(("ping", "say")):
             address = remote.address[:-5] + str(int(remote.address[-5:]) + port_offset)
-            plain = Port(zmq.DEALER).connect(address)
+            plain = AsyncSocket(zmq.DEALER).connect(address)
             ask = Command(name=name, args={"text": "x"} if name == "say" else {})
             await plain.send(Envelope.of(ask).encode())
             with anyio.move_on_after(0.5):

@@ -9,7 +9,7 @@ from typing import Any
 import anyio
 import pytest
 
-from bus.router import Seat
+from bus.router import AgentSession
 from bus.topics import ConfigChanged
 from config import Settings
 from sovl_daemon.client import AsyncClient, CommandError
@@ -149,10 +149,10 @@ async def test_who_has_not_followed_in_time_is_named(
     hub = Hub(Settings(), tmp_path / "config.json")
     hub._revision = 2
     here: Any = "where it is"
-    seats = [
-        Seat("slow", here, revision=1, refused="as before"),
-        Seat("quick", here, revision=2, refused="not this"),
-        Seat("gone", revision=1),
+    sessions = [
+        AgentSession("slow", here, revision=1, refused="as before"),
+        AgentSession("quick", here, revision=2, refused="not this"),
+        AgentSession("gone", revision=1),
     ]
-    hub.router = SimpleNamespace(seats={seat.name: seat for seat in seats})  # type: ignore[assignment]
+    hub.router = SimpleNamespace(sessions={session.name: session for session in sessions})  # type: ignore[assignment]
     assert await hub.followers() == (["slow"], {"quick": "not this"})

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import zmq
 
-from bus.auth import SERVER, AllowList, KeyProblem, KeyRing, open_door
+from bus.auth import SERVER, AllowList, KeyProblem, KeyRing, open_listener
 
 
 @pytest.fixture
@@ -113,6 +113,6 @@ def test_reading_while_somebody_allows_never_fails(ring: KeyRing) -> None:
 
 def test_tcp_is_never_served_without_keys(ring: KeyRing) -> None:
     with pytest.raises(KeyProblem, match="with keys only"):
-        open_door("tcp://127.0.0.1:1", queue=1, max_bytes=1)
+        open_listener("tcp://127.0.0.1:1", queue=1, max_bytes=1)
     with pytest.raises(KeyProblem, match=f"sovl keys new {SERVER}"):
-        open_door("tcp://127.0.0.1:1", queue=1, max_bytes=1, keys=ring)
+        open_listener("tcp://127.0.0.1:1", queue=1, max_bytes=1, keys=ring)

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import zmq
 
+from bus.async_socket import AsyncSocket
 from bus.envelope import Envelope, decode
 from bus.errors import TOO_LARGE, BadMessage, CommandError
 from bus.link import AgentLink
 from bus.messages import Failure, Heartbeat, Progress, Result
-from bus.port import Port
 from bus.publisher import Publisher
 from bus.size import Oversize
 from bus.topics import Question
@@ -23,24 +23,26 @@ LARGE = "x" * LIMIT
 
 
 @pytest.fixture
-def hub(runtime: Path) -> Iterator[Port]:
-    port = Port(zmq.ROUTER).bind(f"ipc://{runtime}/agents")
+def hub(runtime: Path) -> Iterator[AsyncSocket]:
+    port = AsyncSocket(zmq.ROUTER).bind(f"ipc://{runtime}/agents")
     yield port
     port.close()
 
 
 @pytest.fixture
-def link(hub: Port, runtime: Path) -> Iterator[AgentLink]:
+def link(hub: AsyncSocket, runtime: Path) -> Iterator[AgentLink]:
     link = AgentLink(f"ipc://{runtime}/agents", "echo", "host", max_bytes=LIMIT)
     yield link
     link.close()
 
 
-async def heard(hub: Port) -> Any:
+async def heard(hub: AsyncSocket) -> Any:
     return decode((await asyncio.wait_for(hub.receive(), PATIENCE_S))[-1]).payload
 
 
-async def test_an_answer_too_large_is_an_error_of_its_command(hub: Port, link: AgentLink) -> None:
+async def test_an_answer_too_large_is_an_error_of_its_command(
+    hub: AsyncSocket, link: AgentLink
+) -> None:
     link.answer(Result(data={"text": LARGE}), "say", "c1")
     found = await heard(hub)
     assert isinstance(found, Failure)
@@ -50,7 +52,9 @@ async def test_an_answer_too_large_is_an_error_of_its_command(hub: Port, link: A
     assert (await heard(hub)).code == TOO_LARGE
 
 
-async def test_a_heartbeat_comes_without_what_is_too_large(hub: Port, link: AgentLink) -> None:
+async def test_a_heartbeat_comes_without_what_is_too_large(
+    hub: AsyncSocket, link: AgentLink
+) -> None:
     link.beat("ready", "d" * LIMIT, {"names": LARGE})
     found = await heard(hub)
     assert isinstance(found, Heartbeat)

@@ -43,7 +43,7 @@ class Unreachable(Exception):
     """The peer that a message was for has gone."""
 
 
-class Port:
+class AsyncSocket:
     """One socket with bounded queues, used by the tasks of one loop.
 
     `queue` counts messages for each peer and direction, `unheard` those that were received and not
@@ -84,7 +84,7 @@ class Port:
         self._ended: asyncio.Future[None] | None = None
         self._looking = False
 
-    def bind(self, address: str, *, mode: int = 0o660) -> Port:
+    def bind(self, address: str, *, mode: int = 0o660) -> AsyncSocket:
         """Bind; an ipc socket file gets exactly the permissions `mode`. Raises BindProblem.
 
         The caller holds the instance lock: binding a live ipc path would silently steal it.
@@ -120,7 +120,7 @@ class Port:
                 # Not unbound first: that would end every connection that was made there.
                 self.bind(address, mode=mode)
 
-    def connect(self, address: str) -> Port:
+    def connect(self, address: str) -> AsyncSocket:
         """Connect, now or as soon as somebody binds there."""
         self.socket.connect(address)
         return self

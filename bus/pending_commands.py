@@ -39,7 +39,7 @@ class PendingCommand:
             self.deadline = now + self.patience_s
 
 
-class Ledger:
+class PendingCommands:
     """Admits commands within limits and hands each out for its final answer exactly once."""
 
     def __init__(self, *, per_agent: int, per_client: int) -> None:
@@ -115,7 +115,7 @@ class Ledger:
         """Everything in flight, oldest first."""
         return list(self._entries.values())
 
-    def pending(self) -> dict[str, int]:
+    def by_agent(self) -> dict[str, int]:
         """Commands in flight by agent."""
         return dict(self._agents)
 

@@ -8,12 +8,12 @@ from typing import Self
 import anyio
 import zmq
 
-from bus.auth import SERVER, Authenticator, Door, KeyProblem, KeyRing, open_door
+from bus.async_socket import AsyncSocket
+from bus.auth import SERVER, Authenticator, KeyProblem, KeyRing, Listener, open_listener
 from bus.broker import Broker
 from bus.commands import CommandTable
 from bus.endpoints import Endpoints
-from bus.ledger import Ledger
-from bus.port import Port
+from bus.pending_commands import PendingCommands
 from bus.responder import Responder
 from bus.router import CommandRouter
 from config import Paths
@@ -24,7 +24,7 @@ AGENT_QUEUE = 10_000  # those that agents may
 UNHEARD = 64  # messages of one client that wait to be read; ZeroMQ holds the others back
 
 
-class Switchboard:
+class HubSockets:
     """Opens all sockets (also tcp, where `bus.listen` asks for it) and serves them.
 
     Raises KeyProblem when tcp is wanted without keys.
@@ -39,33 +39,35 @@ class Switchboard:
         self._commands = commands
         self._controls = controls
         self._stack = ExitStack()
-        self._ports: list[Port] = []
+        self._ports: list[AsyncSocket] = []
 
     def open(self, desk: object, linger_s: float) -> Self:
         """Bind everything. On closing, unsent answers get `linger_s` seconds to leave."""
         self._linger_s = linger_s
         addresses = [self._local, *self._remote()]
-        publish = Port(zmq.PULL, queue=AGENT_QUEUE, max_bytes=self._settings.max_message_bytes)
+        publish = AsyncSocket(
+            zmq.PULL, queue=AGENT_QUEUE, max_bytes=self._settings.max_message_bytes
+        )
         publish.bind(self._local.publish, mode=0o600)
         self._stack.callback(publish.close)
         self._ports.append(publish)
         self.broker = Broker(
             publish,
-            [self._door(each.events, self._settings.subscriber_queue) for each in addresses],
+            [self._listener(each.events, self._settings.subscriber_queue) for each in addresses],
             stall_s=self._settings.subscriber_stall_s,
         )
         self.router = CommandRouter(
-            clients=[self._door(each.commands) for each in addresses],
-            agents=self._door(self._local.agents, AGENT_QUEUE, mode=0o600, unheard=AGENT_QUEUE),
+            clients=[self._listener(each.commands) for each in addresses],
+            agents=self._listener(self._local.agents, AGENT_QUEUE, mode=0o600, unheard=AGENT_QUEUE),
             table=self._commands,
-            ledger=Ledger(
+            pending=PendingCommands(
                 per_agent=self._settings.max_pending_per_agent,
                 per_client=self._settings.max_pending_per_client,
             ),
             default_deadline_s=self._settings.command_deadline_s,
         )
-        doors = [self._door(each.control) for each in addresses]
-        self.responder = Responder(doors, self._controls, desk)
+        listeners = [self._listener(each.control) for each in addresses]
+        self.responder = Responder(listeners, self._controls, desk)
         return self
 
     def __enter__(self) -> Self:
@@ -100,15 +102,15 @@ class Switchboard:
         self._stack.enter_context(Authenticator(self._keys))
         return [Endpoints.tcp(self._settings.listen)]
 
-    def _door(
+    def _listener(
         self,
         address: str,
         queue: int = CLIENT_QUEUE,
         *,
         mode: int = 0o660,
         unheard: int = UNHEARD,
-    ) -> Door:
-        door = open_door(
+    ) -> Listener:
+        listener = open_listener(
             address,
             queue=queue,
             unheard=unheard,
@@ -116,6 +118,6 @@ class Switchboard:
             mode=mode,
             keys=self._keys,
         )
-        self._stack.callback(door.port.close, linger_s=self._linger_s)
-        self._ports.append(door.port)
-        return door
+        self._stack.callback(listener.port.close, linger_s=self._linger_s)
+        self._ports.append(listener.port)
+        return listener

@@ -11,7 +11,7 @@ import anyio
 import pytest
 import zmq
 
-from bus.port import BURST, TURN_S, Port, Unreachable
+from bus.async_socket import BURST, TURN_S, AsyncSocket, Unreachable
 from bus.size import Oversize
 from sovl_daemon.testing import PATIENCE_S
 
@@ -22,12 +22,12 @@ def address(runtime: Path) -> str:
 
 
 @pytest.fixture
-def opened() -> Iterator[Callable[..., Port]]:
+def opened() -> Iterator[Callable[..., AsyncSocket]]:
     """Ports that are closed at the end, whatever happens."""
-    ports: list[Port] = []
+    ports: list[AsyncSocket] = []
 
-    def make(kind: int, **options: object) -> Port:
-        ports.append(Port(kind, **options))  # type: ignore[arg-type]
+    def make(kind: int, **options: object) -> AsyncSocket:
+        ports.append(AsyncSocket(kind, **options))  # type: ignore[arg-type]
         return ports[-1]
 
     yield make
@@ -36,14 +36,16 @@ def opened() -> Iterator[Callable[..., Port]]:
 
 
 @pytest.fixture
-def pipe(opened: Callable[..., Port], address: str) -> tuple[Port, Port]:
+def pipe(opened: Callable[..., AsyncSocket], address: str) -> tuple[AsyncSocket, AsyncSocket]:
     """A sender and a receiver."""
     receiver = opened(zmq.PULL).bind(address)
     return opened(zmq.PUSH).connect(address), receiver
 
 
 @pytest.mark.parametrize("ticks", range(5))
-async def test_a_cancelled_receive_loses_nothing(pipe: tuple[Port, Port], ticks: int) -> None:
+async def test_a_cancelled_receive_loses_nothing(
+    pipe: tuple[AsyncSocket, AsyncSocket], ticks: int
+) -> None:
     sender, receiver = pipe
     for number in range(50):
         wanted = str(number).encode()
@@ -62,7 +64,9 @@ async def test_a_cancelled_receive_loses_nothing(pipe: tuple[Port, Port], ticks:
         assert receiver.receive_nowait() is None
 
 
-async def test_a_receive_that_ran_out_of_time_loses_nothing(pipe: tuple[Port, Port]) -> None:
+async def test_a_receive_that_ran_out_of_time_loses_nothing(
+    pipe: tuple[AsyncSocket, AsyncSocket],
+) -> None:
     sender, receiver = pipe
     for number in range(50):
         with anyio.move_on_after(0.0):
@@ -76,18 +80,18 @@ async def test_a_receive_that_ran_out_of_time_loses_nothing(pipe: tuple[Port, Po
 
 
 async def test_one_task_receives_while_another_sends(
-    opened: Callable[..., Port], address: str
+    opened: Callable[..., AsyncSocket], address: str
 ) -> None:
     """The socket's one signal must reach both, however often the other swallows it."""
     count = 20_000
     near = opened(zmq.DEALER, queue=10).bind(address)
     far = opened(zmq.DEALER, queue=10).connect(address)
 
-    async def send(port: Port) -> None:
+    async def send(port: AsyncSocket) -> None:
         for number in range(count):
             await port.send(b"%d" % number)
 
-    async def receive(port: Port) -> None:
+    async def receive(port: AsyncSocket) -> None:
         for number in range(count):
             assert await port.receive() == [b"%d" % number]
 
@@ -99,7 +103,7 @@ async def test_one_task_receives_while_another_sends(
 
 
 async def test_send_waits_while_the_queue_is_full(
-    opened: Callable[..., Port], address: str
+    opened: Callable[..., AsyncSocket], address: str
 ) -> None:
     receiver = opened(zmq.PULL, queue=5).bind(address)
     sender = opened(zmq.PUSH, queue=5).connect(address)
@@ -122,9 +126,9 @@ async def test_send_waits_while_the_queue_is_full(
     assert sent == 100
 
 
-async def test_close_cancels_whoever_waits(pipe: tuple[Port, Port]) -> None:
+async def test_close_cancels_whoever_waits(pipe: tuple[AsyncSocket, AsyncSocket]) -> None:
     _, receiver = pipe
-    lonely = Port(zmq.PUSH)  # connected to nobody, so it has room for nothing
+    lonely = AsyncSocket(zmq.PUSH)  # connected to nobody, so it has room for nothing
     tasks = (receiver.receive(), lonely.send(b""))
     waiting = [asyncio.create_task(task) for task in tasks]
     await asyncio.sleep(0.01)
@@ -136,7 +140,7 @@ async def test_close_cancels_whoever_waits(pipe: tuple[Port, Port]) -> None:
     receiver.close()  # twice does no harm
 
 
-async def test_close_ends_a_drain(pipe: tuple[Port, Port]) -> None:
+async def test_close_ends_a_drain(pipe: tuple[AsyncSocket, AsyncSocket]) -> None:
     _, receiver = pipe
     draining = asyncio.create_task(receiver.drain(lambda message: None))
     await asyncio.sleep(0.01)
@@ -148,12 +152,12 @@ async def test_close_ends_a_drain(pipe: tuple[Port, Port]) -> None:
 async def test_closing_one_leaves_the_next_on_the_same_descriptor_alone(address: str) -> None:
     """The kernel gives the number of a closed descriptor to the next one opened."""
     for number in range(100):
-        old = Port(zmq.PULL).bind(f"{address}{number}")
+        old = AsyncSocket(zmq.PULL).bind(f"{address}{number}")
         waiting = asyncio.create_task(old.receive())
         await asyncio.sleep(0)
         old.close()
-        new = Port(zmq.PULL).bind(f"{address}{number}b")
-        sender = Port(zmq.PUSH).connect(f"{address}{number}b")
+        new = AsyncSocket(zmq.PULL).bind(f"{address}{number}b")
+        sender = AsyncSocket(zmq.PUSH).connect(f"{address}{number}b")
         receiving = asyncio.create_task(new.receive())
         await asyncio.gather(waiting, return_exceptions=True)
         await sender.send(b"hello")
@@ -164,7 +168,7 @@ async def test_closing_one_leaves_the_next_on_the_same_descriptor_alone(address:
 
 @pytest.mark.parametrize("waited_before", [False, True])
 async def test_a_message_that_nobody_waits_for_does_not_spin_the_loop(
-    pipe: tuple[Port, Port], waited_before: bool
+    pipe: tuple[AsyncSocket, AsyncSocket], waited_before: bool
 ) -> None:
     sender, receiver = pipe
     if waited_before:
@@ -178,7 +182,7 @@ async def test_a_message_that_nobody_waits_for_does_not_spin_the_loop(
     assert await receiver.receive() == [b"hello"]
 
 
-async def test_an_idle_drain_does_not_spin_the_loop(pipe: tuple[Port, Port]) -> None:
+async def test_an_idle_drain_does_not_spin_the_loop(pipe: tuple[AsyncSocket, AsyncSocket]) -> None:
     sender, receiver = pipe
     found: list[list[bytes]] = []
     draining = asyncio.create_task(receiver.drain(found.append))
@@ -191,7 +195,7 @@ async def test_an_idle_drain_does_not_spin_the_loop(pipe: tuple[Port, Port]) -> 
     draining.cancel()
 
 
-async def test_drain_hands_out_everything_in_order(pipe: tuple[Port, Port]) -> None:
+async def test_drain_hands_out_everything_in_order(pipe: tuple[AsyncSocket, AsyncSocket]) -> None:
     sender, receiver = pipe
     count = 20 * BURST
     found: list[bytes] = []
@@ -205,7 +209,7 @@ async def test_drain_hands_out_everything_in_order(pipe: tuple[Port, Port]) -> N
     draining.cancel()
 
 
-async def test_drain_leaves_other_tasks_their_turn(pipe: tuple[Port, Port]) -> None:
+async def test_drain_leaves_other_tasks_their_turn(pipe: tuple[AsyncSocket, AsyncSocket]) -> None:
     sender, receiver = pipe
     for _ in range(1000):
         await sender.send(b"")
@@ -218,7 +222,7 @@ async def test_drain_leaves_other_tasks_their_turn(pipe: tuple[Port, Port]) -> N
     draining.cancel()
 
 
-async def test_drain_raises_what_its_handler_raises(pipe: tuple[Port, Port]) -> None:
+async def test_drain_raises_what_its_handler_raises(pipe: tuple[AsyncSocket, AsyncSocket]) -> None:
     sender, receiver = pipe
 
     def fail(message: list[bytes]) -> None:
@@ -231,9 +235,13 @@ async def test_drain_raises_what_its_handler_raises(pipe: tuple[Port, Port]) -> 
     assert await asyncio.wait_for(receiver.receive(), PATIENCE_S) == [b"still usable"]
 
 
-async def test_a_port_that_drains_can_also_send(opened: Callable[..., Port], address: str) -> None:
-    door = opened(zmq.ROUTER, router_mandatory=1).bind(address)
-    serving = asyncio.create_task(door.drain(lambda parts: door.send_nowait(*parts) and None))
+async def test_a_port_that_drains_can_also_send(
+    opened: Callable[..., AsyncSocket], address: str
+) -> None:
+    listener = opened(zmq.ROUTER, router_mandatory=1).bind(address)
+    serving = asyncio.create_task(
+        listener.drain(lambda parts: listener.send_nowait(*parts) and None)
+    )
     client = opened(zmq.DEALER).connect(address)
     for number in range(1000):
         await client.send(b"%d" % number)
@@ -243,15 +251,15 @@ async def test_a_port_that_drains_can_also_send(opened: Callable[..., Port], add
 
 
 async def test_a_peer_that_is_not_there_is_unreachable(
-    opened: Callable[..., Port], address: str
+    opened: Callable[..., AsyncSocket], address: str
 ) -> None:
-    door = opened(zmq.ROUTER, router_mandatory=1).bind(address)
+    listener = opened(zmq.ROUTER, router_mandatory=1).bind(address)
     with pytest.raises(Unreachable):
-        door.send_nowait(b"nobody", b"hello")
+        listener.send_nowait(b"nobody", b"hello")
 
 
 async def test_of_a_message_over_the_limit_only_the_head_arrives(
-    opened: Callable[..., Port], address: str
+    opened: Callable[..., AsyncSocket], address: str
 ) -> None:
     receiver = opened(zmq.PULL, max_bytes=1000).bind(address)
     rude, polite = opened(zmq.PUSH).connect(address), opened(zmq.PUSH).connect(address)
@@ -265,7 +273,9 @@ async def test_of_a_message_over_the_limit_only_the_head_arrives(
         assert await asyncio.wait_for(receiver.receive(), PATIENCE_S) == [b"y" * 1000]
 
 
-async def test_messages_that_take_long_leave_others_their_turn(pipe: tuple[Port, Port]) -> None:
+async def test_messages_that_take_long_leave_others_their_turn(
+    pipe: tuple[AsyncSocket, AsyncSocket],
+) -> None:
     sender, receiver = pipe
     for _ in range(20):
         await sender.send(b"slow")
@@ -295,7 +305,7 @@ async def test_messages_that_take_long_leave_others_their_turn(pipe: tuple[Port,
 def test_the_socket_file_has_exactly_the_mode(runtime: Path, mode: int) -> None:
     before = os.umask(0o022)
     try:
-        port = Port(zmq.PULL).bind(f"ipc://{runtime}/here", mode=mode)
+        port = AsyncSocket(zmq.PULL).bind(f"ipc://{runtime}/here", mode=mode)
         assert os.umask(0o022) == 0o022
         assert stat.S_IMODE((runtime / "here").stat().st_mode) == mode
         port.close()
