@@ -52,9 +52,9 @@ class Means:
     time_to_live_s: Callable[[], float]
     own_time: Callable[[], float] = time.monotonic
 
-    async def ask(self, request: Request[ReplyT]) -> ReplyT:
+    async def ask(self, request: Request[ReplyT], *, within_s: float = _ASK_S) -> ReplyT:
         """The reply of the agent that answers the request. Raises ActionFailed."""
-        with self._failures(request.command_name, _ASK_S):
+        with self._failures(request.command_name, within_s):
             return await self.agents(request)
 
     async def usage(self) -> EngineUsage:

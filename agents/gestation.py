@@ -55,6 +55,7 @@ class Gestation(Agent):
         self._entries = 0
         self._night: anyio.CancelScope | None = None
         self._called = self._held = False
+        self._night_over = anyio.Event()
         self._gate = Gate(self, "a night")
 
     async def run(self) -> None:
@@ -114,6 +115,8 @@ class Gestation(Agent):
         if self._held:
             self._wake()
         training = await self.ask(HoldTraining(hold=request.hold))
+        if request.hold and self._night is not None:
+            await self._night_over.wait()
         return NightHold(
             held=self._held and training.held,
             busy=self._night is not None or training.training,
@@ -157,7 +160,7 @@ class Gestation(Agent):
 
     async def _sleep(self, reason: str, job: Job | None = None) -> NightReport:
         """Sleep a night; returns what came of it."""
-        self._called = False
+        self._called, self._night_over = False, anyio.Event()
         entries = self._entries
         self._rhythm = self._rhythm.fell_asleep(time.monotonic())
         self.log.info("night.started", reason=reason, entries=entries)
@@ -179,6 +182,7 @@ class Gestation(Agent):
                 raise CommandError(error.code, told, error.detail) from None
         finally:
             self._night = None
+            self._night_over.set()
             # Not for ever: when the daemon ends, those it asks may be gone already.
             with move_on_after(_RISE_S, OwnTime(), shield=True) as rising:
                 self._rhythm = self._rhythm.woke(time.monotonic(), woke)

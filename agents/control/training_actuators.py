@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from typing import ClassVar
 
-import anyio
-
 from agents.actuator import Actuator
 from sovl_daemon.contracts.generator import Reclaim
 from sovl_daemon.contracts.gestation import HoldNights, NightHold
@@ -40,12 +38,7 @@ class PauseTraining(Actuator):
 
     async def apply(self) -> None:
         """Hold them back, and when the last step is over give what is free back to the system."""
-        await self.means.ask(HoldNights(hold=True))
-        until_s = self.means.own_time() + self.within_s
-        while self.means.own_time() < until_s:
-            if not await self.measure():
-                break
-            await anyio.sleep(0.05)
+        await self.means.ask(HoldNights(hold=True), within_s=2 * self.within_s)
         await self.means.ask(Reclaim(prefixes=False))
 
     async def revert(self, before: str) -> None:

@@ -32,6 +32,7 @@ class TrainingThrottle:
         self._agent = agent
         self._free = anyio.Event()
         self._free.set()
+        self._moved = anyio.Event()
         self._ratio = Ratio()
 
     @property
@@ -43,6 +44,7 @@ class TrainingThrottle:
         """Let nothing be learned, or let it go on."""
         if not hold:
             self._free.set()
+            self._moved.set()
         elif self._free.is_set():
             self._free = anyio.Event()
 
@@ -51,6 +53,12 @@ class TrainingThrottle:
         if self.is_held:
             job.progress(text="Paused for want of memory, and goes on later: sovl actions list\n")
             await self._free.wait()
+
+    async def wait_until_stopped(self) -> None:
+        """Wait until what learns has stopped for being held, or may go on."""
+        while self.is_held and self.learner is not None:
+            self._moved = anyio.Event() if self._moved.is_set() else self._moved
+            await self._moved.wait()
 
     def set_factors(self, *, rate: float | None, batch: float | None) -> None:
         """Learn as gently from now on; a factor that is None stays as it is."""
@@ -67,6 +75,7 @@ class TrainingThrottle:
     def detach(self) -> None:
         """Note that nothing learns any more."""
         self.learner = None
+        self._moved.set()
 
     async def measured(self, report: StepReport) -> None:
         """Give the gauges of a step."""

@@ -121,6 +121,7 @@ class Trainer(Agent):
         """Stop a training at its next step, where it goes on when it is let go; begin none."""
         if request.hold is not None:
             self._throttle.hold(request.hold)
+            await self._throttle.wait_until_stopped()
         learner = self._throttle.learner
         return TrainingHold(held=self._throttle.is_held, training=learner is not None)
 

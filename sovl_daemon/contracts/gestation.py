@@ -61,6 +61,6 @@ class NightHold(Reply):
 
 
 class HoldNights(Request[NightHold], command="hold_nights"):
-    """Whether nights are held back."""
+    """Whether nights are held back; answered when what was learned has stopped for it."""
 
     hold: bool | None = Field(default=None, description="Shown when left out.")

@@ -91,7 +91,7 @@ class TrainingHold(Reply):
 
 
 class HoldTraining(Request[TrainingHold], command="hold_training"):
-    """Whether training is held."""
+    """Whether training is held; answered when what is trained has stopped for it."""
 
     hold: bool | None = Field(default=None, description="Shown when left out.")
 

@@ -206,6 +206,25 @@ async def test_it_may_begin_asleep_unless_something_stands_against_it(
         assert told == ["asleep", "rested"] * nights
 
 
+async def test_to_hold_nights_is_answered_when_the_present_one_is_over() -> None:
+    gestation = await one()
+    night = gestation._night = anyio.CancelScope()
+    told: list[NightHold] = []
+
+    async def hold() -> None:
+        told.append(await gestation.hold_nights(HoldNights(hold=True), _nobody))
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(hold)
+        await anyio.wait_all_tasks_blocked()
+        assert night.cancel_called
+        assert told == []
+        assert (await gestation.hold_nights(HoldNights(), _nobody)).busy  # who only looks is told
+        gestation._night = None
+        gestation._night_over.set()
+    assert [each.busy for each in told] == [False]
+
+
 async def test_held_back_it_does_not_sleep(monkeypatch: pytest.MonkeyPatch) -> None:
     gestation = await one()
     held = await gestation.hold_nights(HoldNights(hold=True), _nobody)

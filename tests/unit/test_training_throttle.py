@@ -81,6 +81,29 @@ async def test_what_is_held_twice_is_let_go_once() -> None:
     assert not throttle.is_held
 
 
+@pytest.mark.parametrize("stopped", [True, False])
+async def test_to_hold_it_is_answered_when_its_last_step_is_over(
+    trainer: Alone, stopped: bool
+) -> None:
+    """Or when it is let go meanwhile, and goes on."""
+    learner: Any = Learner()
+    trainer._throttle.attach(learner)
+    told: list[bool] = []
+
+    async def hold() -> None:
+        told.append((await trainer.hold_training(HoldTraining(hold=True), NOBODY)).training)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(hold)
+        await anyio.wait_all_tasks_blocked()
+        assert told == []
+        if stopped:
+            trainer._throttle.detach()
+        else:
+            await trainer.hold_training(HoldTraining(hold=False), NOBODY)
+    assert told == [not stopped]
+
+
 async def test_what_learns_is_eased_and_so_is_what_learns_next(trainer: Alone) -> None:
     shown = await trainer.ease_training(EaseTraining(rate=0.5), NOBODY)
     half, whole = EaseFactors(rate=0.5, batch=1.0), EaseFactors(rate=1.0, batch=1.0)
