@@ -22,6 +22,7 @@ from sovl_daemon.cli import render
 from sovl_daemon.client import AsyncClient, ClientError, DaemonDown
 from sovl_daemon.client.target import Target
 from sovl_daemon.conditions import in_words
+from sovl_daemon.contracts.health import Diagnose
 from sovl_daemon.contracts.hub import Status
 from sovl_daemon.control.sources.gpu import Gpus
 from sovl_daemon.engine.errors import TemplateError
@@ -270,13 +271,13 @@ async def _running(client: AsyncClient) -> list[Check]:
 
 
 async def _diagnosed(client: AsyncClient) -> Check:
-    found = await client.ask("diagnose")
-    says = "; ".join(each["says"] for each in found["findings"] if each["health"] != "fit")
-    if found["allows_heavy_work"]:
-        state: State = "ok" if found["health"] == "fit" else "warning"
+    found = await client.ask(Diagnose())
+    says = "; ".join(each.says for each in found.findings if each.health != "fit")
+    if found.allows_heavy_work:
+        state: State = "ok" if found.health == "fit" else "warning"
         advice = "see: sovl metrics" if says else ""
         return Check("self-diagnosis", state, says or "nothing is wrong", advice)
-    says = says or "; ".join(found["objections"])
+    says = says or "; ".join(found.objections)
     return Check("self-diagnosis", "wrong", says, "see: sovl actions list, and sovl metrics")
 
 

@@ -7,7 +7,7 @@ import time
 from contextlib import closing
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import anyio
 import typer
@@ -26,6 +26,9 @@ from sovl_daemon.engine.errors import OptionError
 from sovl_daemon.library_caches import use_library_caches
 from sovl_daemon.models import ModelStore
 from sovl_daemon.models.progress import begin
+
+if TYPE_CHECKING:
+    from sovl_daemon.contracts.controller import ExplainedVerdict
 
 app = typer.Typer(
     name="judge",
@@ -126,10 +129,11 @@ def explain(
     as_json: Json = False,
 ) -> None:
     """Ask the judge now, and show which lines of its prompt moved the verdict."""
+    from sovl_daemon.contracts.controller import ExplainVerdict
 
     async def ask() -> None:
         async with AsyncClient(Target.find(), source="sovl") as client:
-            found = await client.ask("explain", task=task)
+            found = await client.ask(ExplainVerdict(task=task))
             render.show(found, as_json=as_json, view=_explained)
 
     anyio.run(ask)
@@ -208,15 +212,13 @@ def _scores(found: Any) -> None:
     render.console.print(table)
 
 
-def _explained(data: dict[str, Any]) -> None:
+def _explained(verdict: ExplainedVerdict) -> None:
     console = render.console
-    said = f"{data['answer']} ({data['p_true']:.3f} that an adjustment is needed)"
-    console.print(f"[bold]{render.escape(said)}[/] {render.escape(data['reason'])}")
+    said = f"{verdict.answer} ({verdict.p_true:.3f} that an adjustment is needed)"
+    console.print(f"[bold]{render.escape(said)}[/] {render.escape(verdict.reason)}")
     table = Table("moves it by", "line", box=None)
-    for share in data["shares"]:
-        table.add_row(f"{share['logit']:+.2f}", render.escape(share["text"]))
+    for share in verdict.shares:
+        table.add_row(f"{share.logit:+.2f}", render.escape(share.text))
     console.print(table)
-    if data["recommended"]:
-        console.print(
-            render.escape(f"recommended: {data['recommended']} (enough with {data['sure']:.0%})")
-        )
+    if verdict.recommended:
+        render.say(f"recommended: {verdict.recommended} (enough with {verdict.sure:.0%})")
