@@ -109,10 +109,10 @@ def save(
     chosen = name or settings.controls_config.save_path_prefix
     force = force or name is None
 
-    def directly(writer: StateWriter) -> Outcome:
+    def directly(writer: StateWriter) -> StateChange:
         saved = writer.save(chosen, replacing=force)
         text = f"generation {saved.manifest.number} saved as {chosen}"
-        return Outcome(text, "saved", chosen, saved)
+        return StateChange(text, "saved", chosen, saved)
 
     request = SaveState(name=chosen, force=force)
     _carry_out(request, directly, settings, state_dir, as_json)
@@ -136,11 +136,11 @@ def load_state(
     settings = load()
     chosen = reference or settings.controls_config.save_path_prefix
 
-    def directly(writer: StateWriter) -> Outcome:
+    def directly(writer: StateWriter) -> StateChange:
         # Another folder's state may be of other models than those that are configured here.
         back = writer.restore(chosen, None if state_dir else _configured(settings))
         text = f"{chosen} loaded: it is generation {back.manifest.number} now{_undo(back)}"
-        return Outcome(text, "loaded", chosen, back)
+        return StateChange(text, "loaded", chosen, back)
 
     _carry_out(LoadState(name=chosen), directly, settings, state_dir, as_json)
 
@@ -150,10 +150,10 @@ def reset(state_dir: StateDir = None, as_json: Json = False) -> None:
     """Begin anew as a mind that has learned nothing; `sovl state load NUMBER` undoes it."""
     from sovl_daemon.contracts.trainer import ResetState
 
-    def directly(writer: StateWriter) -> Outcome:
+    def directly(writer: StateWriter) -> StateChange:
         fresh = writer.reset()
         text = f"generation {fresh.manifest.number} has learned nothing{_undo(fresh)}"
-        return Outcome(text, "reset", True, fresh)
+        return StateChange(text, "reset", True, fresh)
 
     _carry_out(ResetState(), directly, load(), state_dir, as_json)
 
@@ -203,7 +203,7 @@ def _undo(generation: Generation) -> str:
     return f"; to undo: sovl state load {parent}" if parent else ""
 
 
-class Outcome(NamedTuple):
+class StateChange(NamedTuple):
     """What was done on a folder: in words, what it is called, to what, and what came of it."""
 
     text: str
@@ -214,7 +214,7 @@ class Outcome(NamedTuple):
 
 def _carry_out(
     request: SaveState | LoadState | ResetState,
-    directly: Callable[[StateWriter], Outcome],
+    directly: Callable[[StateWriter], StateChange],
     settings: Settings,
     state_dir: Path | None,
     as_json: bool,
