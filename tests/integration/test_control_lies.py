@@ -96,8 +96,10 @@ def test_actions_that_lie_are_found_out_and_left_alone(
         history = " ".join(daemon.sovl("actions", "history").stdout.split())
         assert in_force(daemon) == ["limit_admission"]
         assert cache_mb(daemon) == {64}
-    # An honest one is done as soon as they are found out, and later they are tried once more.
-    assert [entry["action"] for entry in tried] == [*LIARS, "limit_admission", *LIARS]
+    # Once they are found out an honest one is done, and they are tried once more: which of it first
+    # is up to how soon the last of them was found out.
+    assert [entry["action"] for entry in tried[:3]] == list(LIARS)
+    assert sorted(entry["action"] for entry in tried[3:]) == sorted((*LIARS, "limit_admission"))
     for name, reason in FOUND.items():
         own = [entry for entry in tried if entry["action"] == name]
         assert [entry["state"] for entry in own] == ["reverted"] * 2

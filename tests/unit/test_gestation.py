@@ -5,6 +5,7 @@ from typing import Any
 
 import anyio
 import pytest
+from structlog.testing import capture_logs
 
 from agents.gestation import Gestation
 from bus.commands import Done
@@ -32,10 +33,10 @@ class Trainer:
 
     def __init__(self) -> None:
         self.caller = self
-        self.asked: list[str] = []
+        self.asked: list[tuple[str, dict[str, Any]]] = []
 
     def call(self, command: str, args: dict[str, Any]) -> "Trainer":
-        self.asked.append(command)
+        self.asked.append((command, args))
         return self
 
     async def __aenter__(self) -> "Trainer":
@@ -54,7 +55,9 @@ class Trainer:
         return {"learned": 10}
 
 
-async def night(monkeypatch: pytest.MonkeyPatch, *, trains: str) -> tuple[int, Trainer, float]:
+async def night(
+    monkeypatch: pytest.MonkeyPatch, *, trains: str
+) -> tuple[NightLearned, Trainer, float]:
     """What a night learns, the trainer that was asked or not, and how long it just sleeps."""
     settings = with_value(Settings(), "enable_sleep_training", trains)
     gestation = Gestation(settings, Paths.of(settings), "hub")
@@ -68,17 +71,19 @@ async def night(monkeypatch: pytest.MonkeyPatch, *, trains: str) -> tuple[int, T
         slept.append(seconds)
 
     monkeypatch.setattr(anyio, "sleep", sleep)
-    return (await gestation._learn(None)).learned, trainer, sum(slept)
+    return await gestation._learn(None), trainer, sum(slept)
 
 
 async def test_it_trains_while_it_sleeps_unless_told_not_to(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    learned, trainer, slept = await night(monkeypatch, trains="true")
-    assert (learned, trainer.asked, slept) == (10, ["learn_night"], 0)
-    learned, trainer, slept = await night(monkeypatch, trains="false")
-    assert (learned, trainer.asked) == (0, [])
-    assert slept == longest_night(10, Settings().controls_config)
+    longest_s = longest_night(10, Settings().controls_config)
+    result, trainer, slept = await night(monkeypatch, trains="true")
+    assert (result.learned, slept) == (10, 0)
+    assert trainer.asked == [("learn_night", {"seconds": longest_s})]
+    result, trainer, slept = await night(monkeypatch, trains="false")
+    assert (result.learned, result.reason) == (0, "controls_config.enable_sleep_training is off")
+    assert (trainer.asked, slept) == ([], longest_s)
 
 
 STATE = MindState(
@@ -184,6 +189,13 @@ async def test_not_ready_it_stays_awake(
     assert gestation.published == []
 
 
+async def test_unsure_of_itself_and_rested_it_stays_awake(monkeypatch: pytest.MonkeyPatch) -> None:
+    gestation = await one(sleep_time_factor="5.0")
+    await gestation.hear(STATE.model_copy(update={"confidence": 0.1}))
+    await lives(gestation, monkeypatch)
+    assert gestation.published == []
+
+
 async def test_before_there_is_a_mind_it_stays_awake(monkeypatch: pytest.MonkeyPatch) -> None:
     gestation = await one()
     gestation._state = None
@@ -282,9 +294,11 @@ async def test_who_asked_for_a_night_hears_why_it_failed() -> None:
     gestation.ends = CommandError(ENGINE, "no luck")
     with pytest.raises(CommandError, match=r"^no luck$"):
         await gestation._sleep("asked", _nobody)
-    gestation.ends = CommandError(AGENT_LOST, "gone")
-    with pytest.raises(CommandError, match="gone; what the night had learned up to its last"):
+    gestation.ends = CommandError(AGENT_LOST, "gone", {"agent": "trainer"})
+    lost = "gone; what the night had learned up to its last"
+    with pytest.raises(CommandError, match=lost) as caught:
         await gestation._sleep("asked", _nobody)
+    assert (caught.value.code, caught.value.detail) == (AGENT_LOST, {"agent": "trainer"})
     assert gestation.asleep() == [True, False] * 2
 
 
@@ -293,6 +307,27 @@ async def test_a_night_that_is_asked_for_tells_what_it_learned() -> None:
     night = await gestation.gestate(Gestate(force=True), _nobody)
     assert night == NightReport(text="Awake again: learned 10", woke="rested", learned=10)
     assert gestation.published[0] == ("night.started", NightStep(reason="asked", entries=10))
+
+
+@pytest.mark.parametrize(
+    ("learned", "text"),
+    [
+        (NightLearned(text="learned 3", reason="r"), "learned 3"),
+        (NightLearned(reason="training is off"), "training is off"),
+        (NightLearned(), "rested"),
+    ],
+)
+async def test_a_night_says_what_it_knows(learned: NightLearned, text: str) -> None:
+    gestation = await one()
+
+    async def learn(job: Any) -> NightLearned:
+        return learned
+
+    gestation._learn = learn  # type: ignore[method-assign]
+    with capture_logs() as logged:
+        assert (await gestation._sleep("ready")).text == f"Awake again: {text}"
+    (ended,) = [each for each in logged if each["event"] == "night.ended"]
+    assert (ended["woke"], ended.get("reason", "")) == ("rested", learned.reason)
 
 
 async def test_awake_there_is_nobody_to_wake() -> None:
