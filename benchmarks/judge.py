@@ -79,9 +79,9 @@ def quality(study: Study, probe: Probe, share: float) -> list[dict[str, object]]
 
 
 def sample(cases: Sequence[Case], count: int) -> Sequence[Case]:
-    chance = random.Random(0)
+    rng = random.Random(0)
     while True:  # scores need both truths
-        some = chance.sample(cases, min(count, len(cases)))
+        some = rng.sample(cases, min(count, len(cases)))
         if len({case.truth for case in some}) == 2:
             return some
 

@@ -119,26 +119,26 @@ class _Names:
     """Made-up names, none of which comes twice."""
 
     def __init__(self, seed: int) -> None:
-        self._chance = random.Random(seed)
+        self._rng = random.Random(seed)
         self._used: set[str] = set()
 
     def place(self) -> str:
-        return "".join(self._chance.choice(parts) for parts in (_STARTS, _MIDDLES, _ENDS))
+        return "".join(self._rng.choice(parts) for parts in (_STARTS, _MIDDLES, _ENDS))
 
     def person(self) -> str:
-        return f"{self._chance.choice(_FIRST)} {self.place()}"
+        return f"{self._rng.choice(_FIRST)} {self.place()}"
 
     def company(self) -> str:
-        return f"{self.place()} {self._chance.choice(['Works', 'Labs', 'Motors'])}"
+        return f"{self.place()} {self._rng.choice(['Works', 'Labs', 'Motors'])}"
 
     def pet(self) -> str:
-        return self._chance.choice(_STARTS) + self._chance.choice(_PETS)
+        return self._rng.choice(_STARTS) + self._rng.choice(_PETS)
 
     def age(self) -> str:
-        return str(self._chance.randint(21, 89))
+        return str(self._rng.randint(21, 89))
 
     def one_of(self, words: Sequence[str]) -> Callable[[], str]:
-        return lambda: self._chance.choice(words)
+        return lambda: self._rng.choice(words)
 
     def fresh(self, make: Callable[[], str]) -> str:
         made = next(made for made in iter(make, None) if made not in self._used)

@@ -56,7 +56,7 @@ def recommend(
     needs = [need for need in _needs(task, readings) if need.excess > 0]
     if not needs:
         return Recommendation(free[0].action, 0.5, "no metric threatens, so it is the cheapest")
-    rated = [(_chance(rung, needs), rung) for rung in free]
+    rated = [(_probability(rung, needs), rung) for rung in free]
     sure, rung = next(
         (each for each in rated if each[0] >= _ENOUGH), max(rated, key=lambda each: each[0])
     )
@@ -78,7 +78,7 @@ def _needs(task: Task, readings: Mapping[str, Reading]) -> Iterator[_Need]:
         yield _Need(limit.metric, limit.sign * (reading.value + change - limit.hard), doubt)
 
 
-def _chance(rung: Rung, needs: list[_Need]) -> float:
+def _probability(rung: Rung, needs: list[_Need]) -> float:
     """The probability that it is enough for the metric that it helps least."""
     spare = min((rung.relief.get(n.metric, 0.0) - n.excess) / n.doubt for n in needs)
     return (1.0 + math.tanh(spare / 2.0)) / 2.0

@@ -47,31 +47,31 @@ def typical_key(task: Task) -> str:
     return f"{task.name} {hashlib.sha256(texts.encode()).hexdigest()[:16]}"
 
 
-def _readings(task: Task, chance: random.Random) -> Iterator[Reading]:
+def _readings(task: Task, rng: random.Random) -> Iterator[Reading]:
     limits = {limit.metric: limit for limit in task.limits}
     for described in task.metrics:
         limit = limits.get(described.name)
         if limit is not None and limit.hard is not None:
-            yield _toward(limit, limit.hard, chance)
+            yield _toward(limit, limit.hard, rng)
         else:
-            yield _anywhere(described, chance)
+            yield _anywhere(described, rng)
 
 
-def _toward(limit: Limit, hard: float, chance: random.Random) -> Reading:
+def _toward(limit: Limit, hard: float, rng: random.Random) -> Reading:
     """Between calm and the hard limit, half of the time on its way there."""
     calm = next(each for each in (limit.low, limit.grey, 0.0) if each is not None)
-    value = chance.uniform(calm, hard)
-    if chance.random() < 0.5:
+    value = rng.uniform(calm, hard)
+    if rng.random() < 0.5:
         return Reading(limit.metric, value, 0.0)
-    left_s = math.exp(chance.uniform(*map(math.log, _SOON_S)))
-    way = chance.choice((1.0, 1.0, -1.0))
+    left_s = math.exp(rng.uniform(*map(math.log, _SOON_S)))
+    way = rng.choice((1.0, 1.0, -1.0))
     return Reading(limit.metric, value, 0.0, way * 60.0 * (hard - value) / left_s)
 
 
-def _anywhere(described: Described, chance: random.Random) -> Reading:
+def _anywhere(described: Described, rng: random.Random) -> Reading:
     """In any of the levels, not changing."""
     starts = [level.start for level in described.levels]
     ends = [after for _, after in pairwise(starts)]
     ends.append(min(described.high, 2 * starts[-1] or described.high))
-    low, high = chance.choice(list(zip(starts, ends, strict=True)))
-    return Reading(described.name, chance.uniform(low, high), 0.0)
+    low, high = rng.choice(list(zip(starts, ends, strict=True)))
+    return Reading(described.name, rng.uniform(low, high), 0.0)

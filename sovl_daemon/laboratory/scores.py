@@ -63,8 +63,8 @@ def bootstrap(
     `statistic` gets indices of seeds, drawn with replacement: whoever looks several policies up by
     the same indices compares them in pairs.
     """
-    chance = random.Random(seed)  # noqa: S311 - no secret
-    drawn = [statistic(chance.choices(range(count), k=count)) for _ in range(rounds)]
+    rng = random.Random(seed)  # noqa: S311 - no secret
+    drawn = [statistic(rng.choices(range(count), k=count)) for _ in range(rounds)]
     found = sorted(value for value in drawn if not math.isnan(value))
     value = statistic(range(count))
     if not found:

@@ -79,16 +79,16 @@ class CuriosityPressure:
         return self._moved(_SILENCE * seconds)
 
     def erupts(
-        self, chance: random.Random, *, silence_s: float, since_eruption_s: float = math.inf
+        self, rng: random.Random, *, silence_s: float, since_eruption_s: float = math.inf
     ) -> bool:
         """Whether curiosity erupts now; to be asked once a tick, a second or longer.
 
-        With probability 0.3, drawn from `chance`, once the pressure is above 0.7, nobody has spoken
-        for 20 s and the last eruption is 60 s ago. Else `chance` is left alone.
+        With probability 0.3, drawn from `rng`, once the pressure is above 0.7, nobody has spoken
+        for 20 s and the last eruption is 60 s ago. Else `rng` is left alone.
         """
         if self.value <= _BURSTING or silence_s < SILENCE_S or since_eruption_s < COOLDOWN_S:
             return False
-        return chance.random() < _CHANCE
+        return rng.random() < _CHANCE
 
     def relieved(self) -> "CuriosityPressure":
         """Return the pressure after an eruption, 0.3 lower."""

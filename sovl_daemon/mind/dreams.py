@@ -66,8 +66,8 @@ def choice_weights(similarities: Sequence[float], knobs: ControlsConfig) -> tupl
     return tuple(weight / total if total else 1 / count for weight in weights)
 
 
-def choose(weights: Sequence[float], chance: random.Random) -> int:
-    """Return the index that `chance` picks by these weights.
+def choose(weights: Sequence[float], rng: random.Random) -> int:
+    """Return the index that `rng` picks by these weights.
 
     Raises:
         ValueError: there is nothing to pick from.
@@ -75,7 +75,7 @@ def choose(weights: Sequence[float], chance: random.Random) -> int:
     """
     if not weights:
         raise ValueError("no interactions to dream of: live through one first")
-    return chance.choices(range(len(weights)), weights)[0]
+    return rng.choices(range(len(weights)), weights)[0]
 
 
 def noise(score: float, unseen: bool, knobs: ControlsConfig) -> float:

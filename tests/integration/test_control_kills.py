@@ -164,7 +164,7 @@ async def test_killed_at_every_step_of_undoing(tmp_path: Path) -> None:
 @pytest.mark.parametrize("seed", range(2))
 async def test_random_kills_of_a_busy_daemon(tmp_path: Path, seed: int) -> None:
     prepare(tmp_path)
-    chance, did = random.Random(seed), 0
+    rng, did = random.Random(seed), 0
     for _ in range(4):
         process = subprocess.Popen(
             [sys.executable, "-c", BUSY, str(tmp_path)],
@@ -175,7 +175,7 @@ async def test_random_kills_of_a_busy_daemon(tmp_path: Path, seed: int) -> None:
         )
         assert process.stdout is not None
         assert process.stdout.readline() == "did\n"
-        time.sleep(chance.uniform(0, 0.05))
+        time.sleep(rng.uniform(0, 0.05))
         process.kill()
         out, error = process.communicate()
         assert error == "", error

@@ -109,7 +109,7 @@ def current(store: StateStore) -> int:
 
 
 def test_random_kills_of_a_busy_writer(tmp_path: Path) -> None:
-    chance = random.Random(5)
+    rng = random.Random(5)
     store, number, committed, saved = StateStore(tmp_path), 1, 0, 0
     for _ in range(8):
         writer = subprocess.Popen(
@@ -120,7 +120,7 @@ def test_random_kills_of_a_busy_writer(tmp_path: Path) -> None:
         )
         assert writer.stdout is not None
         told = [writer.stdout.readline()]
-        time.sleep(chance.uniform(0, 0.15))
+        time.sleep(rng.uniform(0, 0.15))
         writer.kill()
         told += writer.stdout.read().splitlines()
         writer.wait()

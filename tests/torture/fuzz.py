@@ -40,7 +40,7 @@ HALVES = (
 )
 
 
-def valid(chance: random.Random) -> dict[str, object]:
+def valid(rng: random.Random) -> dict[str, object]:
     """A message that is right, for spoiling."""
     kinds = {
         "command": {"name": "say", "args": {"text": "x"}},
@@ -50,91 +50,87 @@ def valid(chance: random.Random) -> dict[str, object]:
         "progress": {"data": {}},
         "result": {"data": {}},
     }
-    kind = chance.choice(list(kinds))
-    return {"v": 1, "kind": kind, "id": f"{chance.random()}", "payload": kinds[kind]}
+    kind = rng.choice(list(kinds))
+    return {"v": 1, "kind": kind, "id": f"{rng.random()}", "payload": kinds[kind]}
 
 
-def spoiled(chance: random.Random) -> bytes:
+def spoiled(rng: random.Random) -> bytes:
     """One frame of rubbish."""
-    message = valid(chance)
-    match chance.randrange(10):
+    message = valid(rng)
+    match rng.randrange(10):
         case 0:
-            return chance.randbytes(chance.randrange(2000))
+            return rng.randbytes(rng.randrange(2000))
         case 1:
             return b""
         case 2:
-            return bomb(chance)
+            return bomb(rng)
         case 3:
-            return json.dumps(message | {"v": chance.choice([0, 2, -1, "1", None, 1e99])}).encode()
+            return json.dumps(message | {"v": rng.choice([0, 2, -1, "1", None, 1e99])}).encode()
         case 4:
-            field = chance.choice(list(message))
-            return json.dumps(
-                message | {field: chance.choice([None, 1, [], {}, "x" * 500])}
-            ).encode()
+            field = rng.choice(list(message))
+            return json.dumps(message | {field: rng.choice([None, 1, [], {}, "x" * 500])}).encode()
         case 5:
-            del message[chance.choice(list(message))]
+            del message[rng.choice(list(message))]
             return json.dumps(message).encode()
         case 6:
             text = json.dumps(message).encode()
-            return text[: chance.randrange(len(text))]
+            return text[: rng.randrange(len(text))]
         case 7:
-            return b"topic - " + json.dumps(message).encode() + chance.randbytes(10)
+            return b"topic - " + json.dumps(message).encode() + rng.randbytes(10)
         case 8:
             return "\udcff".join(map(str, message)).encode(errors="surrogatepass")
         case _:
-            return json.dumps(
-                message | {"payload": {"name": "x" * chance.randrange(5000)}}
-            ).encode()
+            return json.dumps(message | {"payload": {"name": "x" * rng.randrange(5000)}}).encode()
 
 
-def bomb(chance: random.Random) -> bytes:
+def bomb(rng: random.Random) -> bytes:
     """Small to send, and much work for who is careless."""
     deep = "[" * 100_000
-    wide = ",".join(f'"a{number}":1' for number in range(chance.choice([100, 30_000])))
-    args = chance.choice([deep, deep + "]" * 100_000, f"{{{wide}}}", f'{{"times":1{"0" * 9999}}}'])
+    wide = ",".join(f'"a{number}":1' for number in range(rng.choice([100, 30_000])))
+    args = rng.choice([deep, deep + "]" * 100_000, f"{{{wide}}}", f'{{"times":1{"0" * 9999}}}'])
     command = f'{{"v":1,"kind":"command","id":"b","payload":{{"name":"say","args":{args}}}}}'
-    return chance.choice([deep, command]).encode()
+    return rng.choice([deep, command]).encode()
 
 
-def frames(chance: random.Random) -> list[bytes]:
+def frames(rng: random.Random) -> list[bytes]:
     """One message of rubbish: usually one frame, sometimes many, seldom one that is too large."""
-    if chance.random() < 0.002:
+    if rng.random() < 0.002:
         return [b"x" * (LIMIT + 1)]
-    count = chance.choice([1, 1, 1, 1, 2, 3, 50])
-    return [spoiled(chance) for _ in range(count)]
+    count = rng.choice([1, 1, 1, 1, 2, 3, 50])
+    return [spoiled(rng) for _ in range(count)]
 
 
-def half_open(runtime_dir: Path, chance: random.Random) -> socket.socket:
+def half_open(runtime_dir: Path, rng: random.Random) -> socket.socket:
     """A connection that begins like ZeroMQ, or not at all, and goes no further."""
     raw = socket.socket(socket.AF_UNIX)
     raw.settimeout(1)
-    raw.connect(str(runtime_dir / f"{chance.choice(list(SOCKETS))}.ipc"))
-    raw.send(chance.choice([*HALVES, chance.randbytes(300)]))
+    raw.connect(str(runtime_dir / f"{rng.choice(list(SOCKETS))}.ipc"))
+    raw.send(rng.choice([*HALVES, rng.randbytes(300)]))
     return raw
 
 
 def attack(runtime_dir: Path, seconds: float, seed: int) -> Iterator[int]:
     """Send rubbish for so long; yields the count of messages so far now and then."""
-    chance = random.Random(seed)
+    rng = random.Random(seed)
     context = zmq.Context()
     ports: dict[str, zmq.Socket[bytes]] = {}
     halves: list[socket.socket] = []
     sent, end = 0, time.monotonic() + seconds
     while time.monotonic() < end:
-        name = chance.choice(list(SOCKETS))
+        name = rng.choice(list(SOCKETS))
         if name not in ports:
             ports[name] = context.socket(SOCKETS[name])
             ports[name].linger = 0
             ports[name].connect(f"ipc://{runtime_dir}/{name}.ipc")
         try:
-            ports[name].send_multipart(frames(chance), zmq.NOBLOCK)
+            ports[name].send_multipart(frames(rng), zmq.NOBLOCK)
             sent += 1
         except zmq.Again:
             time.sleep(0.001)  # its queue is full: the daemon takes its time
-        if chance.random() < 0.01:
+        if rng.random() < 0.01:
             ports.pop(name).close()
-        if chance.random() < 0.005:
-            halves.append(half_open(runtime_dir, chance))
+        if rng.random() < 0.005:
+            halves.append(half_open(runtime_dir, rng))
         if len(halves) > 50:
             halves.pop(0).close()
         if sent % 200 == 0:

@@ -68,7 +68,7 @@ class Torture:
 
     def __init__(self, daemon: Daemon, seed: int) -> None:
         self.daemon = daemon
-        self.chance = random.Random(seed)
+        self.rng = random.Random(seed)
         self.store = StateStore(daemon.root / "state")
         self.acknowledged: dict[int, str] = {}
         self.learned: dict[int, int] = {}
@@ -80,7 +80,7 @@ class Torture:
         """Kill it so many times, each time in another night, then let it sleep in peace."""
         self.quiet_night()
         for _ in range(kills):
-            self.talk(self.chance.randint(1, 3))
+            self.talk(self.rng.randint(1, 3))
             self.kill_in_a_night()
             self.check()
         for _ in range(LAST_NIGHTS):
@@ -104,9 +104,9 @@ class Torture:
                 self.acknowledged[answer["interaction"]] = prompt
 
     def something(self) -> str:
-        if self.chance.random() < 0.3:
-            return self.chance.choice(WORDS)
-        place, name = ("".join(self.chance.choices(SYLLABLES, k=2)).title() for _ in range(2))
+        if self.rng.random() < 0.3:
+            return self.rng.choice(WORDS)
+        place, name = ("".join(self.rng.choices(SYLLABLES, k=2)).title() for _ in range(2))
         return f"The capital of {place} is {name}."
 
     def quiet_night(self) -> None:
@@ -120,7 +120,7 @@ class Torture:
     def kill_in_a_night(self) -> None:
         """Send it to sleep, kill the host or the hub, and wait until all is there again."""
         host, victim = self.daemon.worker("host"), "host"
-        if self.chance.random() < HUB_SHARE:
+        if self.rng.random() < HUB_SHARE:
             victim = "hub"
         asleep = threading.Thread(target=self.sleep)
         asleep.start()
@@ -143,13 +143,13 @@ class Torture:
             client.ask("gestate")
 
     def wait_for_the_moment(self, asleep: threading.Thread) -> None:
-        if self.chance.random() > COMMIT_SHARE:
-            time.sleep(self.chance.uniform(0, AFTERWARDS * self.night_s))
+        if self.rng.random() > COMMIT_SHARE:
+            time.sleep(self.rng.uniform(0, AFTERWARDS * self.night_s))
             return
         before = self.written()
         while asleep.is_alive() and self.written() == before:
             time.sleep(0.001)
-        time.sleep(self.chance.uniform(0, AROUND_COMMIT_S))
+        time.sleep(self.rng.uniform(0, AROUND_COMMIT_S))
 
     def written(self) -> set[str]:
         """Names of generations, and of those that are being written."""

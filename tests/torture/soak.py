@@ -45,7 +45,7 @@ class Client:
         self.socket = zmq.Context().socket(zmq.DEALER)
         self.socket.linger = 0
         self.socket.connect(f"ipc://{runtime_dir}/commands.ipc")
-        self.chance = random.Random(seed)
+        self.rng = random.Random(seed)
         self.open: set[str] = set()
         self.finals: Counter[str] = Counter()
         self.outcomes: Counter[str] = Counter()
@@ -63,12 +63,12 @@ class Client:
         return self.report(count)
 
     def send(self, command: str) -> None:
-        slow = self.chance.random() < 0.1
-        args = {"text": "x" * self.chance.randrange(200), "times": self.chance.randrange(1, 4)}
+        slow = self.rng.random() < 0.1
+        args = {"text": "x" * self.rng.randrange(200), "times": self.rng.randrange(1, 4)}
         payload = {"name": "say", "args": args | ({"pause_s": 0.02} if slow else {})}
         self.open.add(command)
         self.say("command", command, payload)
-        if slow and self.chance.random() < 0.7:
+        if slow and self.rng.random() < 0.7:
             self.say("cancel", command + "-c", {}, command)
 
     def say(self, kind: str, name: str, payload: object, about: str | None = None) -> None:

@@ -114,20 +114,20 @@ def _made(folder: Path) -> Path:
 
 
 def _stop(daemon: Daemon, number: int, trials: Trials) -> None:
-    chance = random.Random(number)
+    rng = random.Random(number)
     moment, way = MOMENTS[number % len(MOMENTS)], WAYS[number % len(WAYS)]
     process = daemon.start().process
     try:
         if moment == "beginning":
-            time.sleep(chance.uniform(0, 2))
+            time.sleep(rng.uniform(0, 2))
         else:
             _answers(daemon)
         if moment not in ("beginning", "starting"):
-            time.sleep(chance.uniform(0, 4))
+            time.sleep(rng.uniform(0, 4))
         if moment in ("answering", "at night"):
             daemon.wait(timeout=WAIT_S)
             _busy_with(daemon, moment)
-            time.sleep(chance.uniform(0, 0.5))
+            time.sleep(rng.uniform(0, 0.5))
         _end(daemon, way, again=moment == "stopping")
         code = process.wait(WAIT_S)
     except (AssertionError, subprocess.TimeoutExpired) as error:
@@ -188,10 +188,10 @@ def _life(daemon: Daemon) -> Iterator[Daemon]:
     over = threading.Event()
 
     def live_and_die() -> None:
-        chance = random.Random(1)
+        rng = random.Random(1)
         while not over.is_set():
             process = daemon.start().process
-            over.wait(chance.uniform(1, 40))
+            over.wait(rng.uniform(1, 40))
             process.terminate()
             process.wait(WAIT_S)
 

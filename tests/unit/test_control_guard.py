@@ -217,8 +217,8 @@ def test_it_acts_before_what_would_be_fatal() -> None:
 
 
 def test_noise_is_no_rise() -> None:
-    guard, chance = Guard([FATAL], PACE), random.Random(1)
-    found = {guard.rule(n / 5, readings(84 + chance.gauss(0, 2)), None).kind for n in range(5000)}
+    guard, rng = Guard([FATAL], PACE), random.Random(1)
+    found = {guard.rule(n / 5, readings(84 + rng.gauss(0, 2)), None).kind for n in range(5000)}
     assert "act" not in found
 
 
@@ -360,9 +360,9 @@ walks = st.tuples(st.integers(0, 2**32), st.floats(0.1, 15))
 @settings(deadline=None)
 @given(walks)
 def test_no_flap_is_faster_than_the_dwell(walk: tuple[int, float]) -> None:
-    chance, value, values = random.Random(walk[0]), 75.0, []
+    rng, value, values = random.Random(walk[0]), 75.0, []
     for _ in range(1500):
-        value = min(100.0, max(40.0, value + chance.gauss(0, walk[1])))
+        value = min(100.0, max(40.0, value + rng.gauss(0, walk[1])))
         values.append(value)
     moves = drive(Guard([LIMIT], PACE), values)
     for before, after in pairwise(moves):
@@ -388,8 +388,8 @@ def test_a_steady_value_never_flaps(value: float) -> None:
     noise=st.floats(0.01, 4),
 )
 def test_noise_around_a_threshold_is_bounded(threshold: float, seed: int, noise: float) -> None:
-    chance = random.Random(seed)
-    values = [threshold + chance.uniform(-noise, noise) for _ in range(2000)]
+    rng = random.Random(seed)
+    values = [threshold + rng.uniform(-noise, noise) for _ in range(2000)]
     moves = drive(Guard([LIMIT], PACE), values)
     # Noise smaller than the distance of the thresholds moves it one way, or not at all.
     assert len({kind for _, kind, _ in moves}) <= 1

@@ -14,13 +14,13 @@ from tests.control import readings, task
 
 def samples(count: int, seed: int) -> tuple[list[list[float | None]], list[bool]]:
     """True by chance, the likelier the larger 2 x - y is; z tells nothing, w is missing."""
-    chance = random.Random(seed)
+    rng = random.Random(seed)
     rows: list[list[float | None]] = []
     labels = []
     for _ in range(count):
-        x, y, z = chance.gauss(5, 2), chance.gauss(0, 1), chance.gauss(0, 100)
+        x, y, z = rng.gauss(5, 2), rng.gauss(0, 1), rng.gauss(0, 100)
         rows.append([x, y, z, None])
-        labels.append(chance.random() < 1 / (1 + math.exp(-(2 * (x - 5) - y))))
+        labels.append(rng.random() < 1 / (1 + math.exp(-(2 * (x - 5) - y))))
     return rows, labels
 
 
@@ -77,9 +77,9 @@ def test_scores_of_a_perfect_a_constant_and_an_inverted_judge() -> None:
 
 
 def test_the_interval_covers_the_mean_as_often_as_it_says() -> None:
-    chance, covered = random.Random(3), 0
+    rng, covered = random.Random(3), 0
     for round_ in range(100):
-        values = [chance.gauss(7, 2) for _ in range(30)]
+        values = [rng.gauss(7, 2) for _ in range(30)]
 
         def mean(chosen: object, values: list[float] = values) -> float:
             picked = [values[i] for i in chosen]  # type: ignore[attr-defined]

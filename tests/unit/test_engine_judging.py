@@ -39,8 +39,8 @@ def prompt(engine: Engine, text: str) -> list[int]:
 
 
 def probe(layer: int = 1, width: int = 32) -> Probe:
-    chance = torch.Generator().manual_seed(0)
-    weight, centre = torch.randn(5, width, generator=chance).split([3, 2])
+    rng = torch.Generator().manual_seed(0)
+    weight, centre = torch.randn(5, width, generator=rng).split([3, 2])
     card = ProbeCard(model="tiny", identity="x", layer=layer, band=0.2)
     bias = torch.tensor([-0.1, 0.1])
     return Probe(card, weight, bias, 0.0, {"": centre, "task": centre + 0.1})

@@ -32,14 +32,14 @@ def clouds(count: int = 900, seed: int = 3) -> Lessons:
 
     In a direction of its own each task is far away from the others, across the truth.
     """
-    chance = torch.Generator().manual_seed(seed)
-    truths = torch.randint(0, 2, (count,), generator=chance).float()
+    rng = torch.Generator().manual_seed(seed)
+    truths = torch.randint(0, 2, (count,), generator=rng).float()
     by_numbers = torch.arange(count) % 3 > 0
     tasks = torch.arange(count) % 7 % 3
-    metrics = torch.randn(count, 8, generator=chance)
+    metrics = torch.randn(count, 8, generator=rng)
     metrics[:, 0] += 1.5 * (2 * truths - 1) * by_numbers
     metrics[:, 1] += 5.0 * tasks
-    lines = torch.randn(2 * count, 8, generator=chance)
+    lines = torch.randn(2 * count, 8, generator=rng)
     owners = torch.arange(2 * count) // 2
     groups = [str(place) for place in range(count)]
     telling = (torch.arange(2 * count) % 2 == 0) & ~by_numbers[owners]
@@ -122,8 +122,8 @@ def test_lines_and_bias_are_the_logit() -> None:
         assert bool(says.any()) is bool(k)
         wanted = float(own.weight[k] @ (read.metric() - centre[0]) + says.sum() + own.bias[k])
         assert own.logit(read, task or "never seen") == pytest.approx(wanted, abs=1e-4)
-        chance = 1 / (1 + math.exp(-wanted))
-        assert own.probability(read, task) == pytest.approx(chance, abs=1e-4)
+        expected = 1 / (1 + math.exp(-wanted))
+        assert own.probability(read, task) == pytest.approx(expected, abs=1e-4)
         assert len(own.by_line(read, task)) == 5
 
 

@@ -111,8 +111,8 @@ def test_relief() -> None:
 
 
 def test_it_erupts_three_times_in_ten() -> None:
-    chance = random.Random(1)
-    erupted = sum(CuriosityPressure(0.71).erupts(chance, silence_s=20) for _ in range(4000))
+    rng = random.Random(1)
+    erupted = sum(CuriosityPressure(0.71).erupts(rng, silence_s=20) for _ in range(4000))
     assert erupted / 4000 == pytest.approx(0.3, abs=0.03)
 
 
@@ -121,19 +121,19 @@ def test_it_erupts_three_times_in_ten() -> None:
     [(0.7, 99, math.inf), (0.8, 19.9, math.inf), (0.8, 20, 59.9)],
 )
 def test_what_holds_it_back(value: float, silence_s: float, since_eruption_s: float) -> None:
-    chance = random.Random(1)
-    before = chance.getstate()
+    rng = random.Random(1)
+    before = rng.getstate()
     for _ in range(100):
         assert not CuriosityPressure(value).erupts(
-            chance, silence_s=silence_s, since_eruption_s=since_eruption_s
+            rng, silence_s=silence_s, since_eruption_s=since_eruption_s
         )
-    assert chance.getstate() == before
+    assert rng.getstate() == before
 
 
 def test_after_a_minute_it_may_erupt_again() -> None:
-    chance = random.Random(1)
+    rng = random.Random(1)
     found = {
-        CuriosityPressure(0.8).erupts(chance, silence_s=20, since_eruption_s=60) for _ in range(50)
+        CuriosityPressure(0.8).erupts(rng, silence_s=20, since_eruption_s=60) for _ in range(50)
     }
     assert found == {True, False}
 

@@ -130,8 +130,8 @@ def test_dreams_that_no_prompt_drives_follow_recency_alone(similarities: list[fl
 
 
 def test_the_choice_follows_the_weights() -> None:
-    chance = random.Random(3)
-    found = Counter(choose((0.1, 0.0, 0.9), chance) for _ in range(2000))
+    rng = random.Random(3)
+    found = Counter(choose((0.1, 0.0, 0.9), rng) for _ in range(2000))
     assert found[1] == 0
     assert found[0] / 2000 == pytest.approx(0.1, abs=0.03)
 

@@ -33,20 +33,18 @@ class SensorReadings(NamedTuple):
 class Sensors:
     """The sensors of a plant, the memory sensor with a fault now and then."""
 
-    def __init__(
-        self, plant: Plant, noise: float, chance: random.Random, fault: SensorFault
-    ) -> None:
-        self._plant, self._noise, self._chance, self._fault = plant, noise, chance, fault
+    def __init__(self, plant: Plant, noise: float, rng: random.Random, fault: SensorFault) -> None:
+        self._plant, self._noise, self._rng, self._fault = plant, noise, rng, fault
         self._held = math.nan
         self.error = 0.0
         """By how much the last reading of memory was wrong; not a number if it was none."""
-        self._from_s = chance.expovariate(1 / _EVERY_S) if fault else math.inf
-        self._until_s = self._from_s + chance.uniform(*_LASTS_S)
+        self._from_s = rng.expovariate(1 / _EVERY_S) if fault else math.inf
+        self._until_s = self._from_s + rng.uniform(*_LASTS_S)
 
     def read(self, now_s: float) -> SensorReadings:
         """Read all at once."""
         plant = self._plant
-        memory = plant.used() + self._chance.gauss(0.0, self._noise)
+        memory = plant.used() + self._rng.gauss(0.0, self._noise)
         memory = 0.0 if memory < 0.0 else 100.0 if memory > 100.0 else memory
         sound = SensorReadings(memory, plant.pressure(), plant.kv(), now_s)
         given = self._spoil(sound, now_s) if now_s >= self._from_s else sound
@@ -55,8 +53,8 @@ class Sensors:
 
     def _spoil(self, sound: SensorReadings, now_s: float) -> SensorReadings:
         if now_s > self._until_s:
-            self._from_s = now_s + self._chance.expovariate(1 / _EVERY_S)
-            self._until_s = self._from_s + self._chance.uniform(*_LASTS_S)
+            self._from_s = now_s + self._rng.expovariate(1 / _EVERY_S)
+            self._until_s = self._from_s + self._rng.uniform(*_LASTS_S)
             self._held = math.nan
             return sound
         if self._fault == "nan":
@@ -65,12 +63,12 @@ class Sensors:
             self._held = sound.memory if math.isnan(self._held) else self._held
             return sound._replace(memory=self._held)
         if self._fault == "spiking":
-            spikes = self._chance.random() < _SPIKES
+            spikes = self._rng.random() < _SPIKES
             return sound._replace(memory=min(100.0, sound.memory + _SPIKE)) if spikes else sound
-        back = self._chance.random() < _SPIKES
+        back = self._rng.random() < _SPIKES
         return sound._replace(taken_s=now_s - _JUMP_S) if back else sound
 
 
-def effect_delay_s(chance: random.Random) -> float:
+def effect_delay_s(rng: random.Random) -> float:
     """How long an action takes to show its effect, 0.25 to 5 s, mostly soon."""
-    return min(SLOWEST_S - 0.2, 0.25 + chance.expovariate(1 / 0.8))
+    return min(SLOWEST_S - 0.2, 0.25 + rng.expovariate(1 / 0.8))

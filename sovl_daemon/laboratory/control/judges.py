@@ -33,10 +33,10 @@ def constant(p_true: float) -> Opine:
     return lambda question: Opinion(p_true, 1.0 - p_true)
 
 
-def garbage(chance: random.Random) -> Opine:
+def garbage(rng: random.Random) -> Opine:
     """A judge whose output is no answer: other words, or numbers that are no probabilities."""
     outputs = (Opinion(0.1, 0.05), Opinion(float("nan"), 0.5), Opinion(0.9, 0.8), Opinion(-1, 2))
-    return lambda question: chance.choice(outputs)
+    return lambda question: rng.choice(outputs)
 
 
 def perfect(plant: Plant, limit: float) -> Opine:
@@ -74,24 +74,24 @@ def _sure(answer: bool) -> tuple[float, float]:
     return (1.0, 0.0) if answer else (0.0, 1.0)
 
 
-def mistaken(opine: Opine, chance: random.Random, share: float) -> Opine:
+def mistaken(opine: Opine, rng: random.Random, share: float) -> Opine:
     """A judge whose answer is turned round in a share of the cases."""
 
     def answer(question: JudgeQuestion) -> Opinion:
         said = opine(question)
         turned = Opinion(said.p_false, said.p_true)
-        return turned if chance.random() < share else said
+        return turned if rng.random() < share else said
 
     return answer
 
 
-def blurred(opine: Opine, chance: random.Random, deviation: float) -> Opine:
+def blurred(opine: Opine, rng: random.Random, deviation: float) -> Opine:
     """A judge with normal noise added to its log-odds."""
 
     def answer(question: JudgeQuestion) -> Opinion:
         said = opine(question)
         p = min(1 - _LEAST_P, max(_LEAST_P, said.p_true / (said.p_true + said.p_false)))
-        noisy = math.log(p / (1 - p)) + chance.gauss(0.0, deviation)
+        noisy = math.log(p / (1 - p)) + rng.gauss(0.0, deviation)
         p = (1.0 + math.tanh(noisy / 2.0)) / 2.0
         return Opinion(p, 1.0 - p)
 
@@ -114,17 +114,15 @@ def outside(ask: Callable[[JudgePrompt], Opinion]) -> Opine:
     return answer
 
 
-def coin(chance: random.Random, share: float) -> Opine:
+def coin(rng: random.Random, share: float) -> Opine:
     """A control: says true as often as the judge that it replaces, whatever it is asked."""
-    return lambda question: Opinion(*_sure(chance.random() < share))
+    return lambda question: Opinion(*_sure(rng.random() < share))
 
 
-def shuffled(
-    chance: random.Random, judge: Regression, others: Sequence[dict[str, Reading]]
-) -> Opine:
+def shuffled(rng: random.Random, judge: Regression, others: Sequence[dict[str, Reading]]) -> Opine:
     """A control: the same judge, but it reads metrics of another moment."""
 
     def opine(question: JudgeQuestion) -> Opinion:
-        return judge.opine(question._replace(readings=chance.choice(others)))
+        return judge.opine(question._replace(readings=rng.choice(others)))
 
     return opine

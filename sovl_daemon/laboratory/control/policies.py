@@ -98,11 +98,11 @@ def controls() -> list[Policy]:
     metrics of another moment.
     """
     return [
-        Policy("guard+coin", _decider, _drawing(lambda chance: coin(chance, _asked()[0]))),
+        Policy("guard+coin", _decider, _drawing(lambda rng: coin(rng, _asked()[0]))),
         Policy(
             "guard+shuffled",
             _decider,
-            _drawing(lambda chance: shuffled(chance, fitted(), _asked()[1])),
+            _drawing(lambda rng: shuffled(rng, fitted(), _asked()[1])),
         ),
     ]
 
@@ -149,19 +149,19 @@ def _decider(task: Task, plant: Plant) -> PlantController:
 
 def _erring(share: float) -> JudgeFor:
     def judge(plant: Plant) -> TimedJudge:
-        return TimedJudge(mistaken(perfect(plant, HARD), _chance(plant), share))
+        return TimedJudge(mistaken(perfect(plant, HARD), _rng(plant), share))
 
     return judge
 
 
 def _noisy(deviation: float) -> JudgeFor:
-    return _drawing(lambda chance: blurred(fitted().opine, chance, deviation))
+    return _drawing(lambda rng: blurred(fitted().opine, rng, deviation))
 
 
 def _drawing(make: Callable[[random.Random], Opine]) -> JudgeFor:
-    return lambda plant: TimedJudge(make(_chance(plant)))
+    return lambda plant: TimedJudge(make(_rng(plant)))
 
 
-def _chance(plant: Plant) -> random.Random:
+def _rng(plant: Plant) -> random.Random:
     scenario = plant.scenario
     return random.Random(f"{scenario.family} {scenario.seed} judge")  # noqa: S311 - a game

@@ -67,13 +67,13 @@ class Run:
 class _Flight:
     """One action in flight: the same transaction as the executor's, in simulated time."""
 
-    def __init__(self, plant: Plant, step: Step, chance: random.Random, lies: bool) -> None:
+    def __init__(self, plant: Plant, step: Step, rng: random.Random, lies: bool) -> None:
         self.action, self.acts = step.action, step.does == "act"
         self.begun_s = plant.now_s
         self.lied = lies and self.acts
         self._before = plant.measure(step.action)
         self._effect = Effect(max(plant.predict(step.action), 1e-9)) if self.acts else None
-        self._takes_s = effect_delay_s(chance)
+        self._takes_s = effect_delay_s(rng)
         if not self.lied:
             plant.land(step.action, self.acts, self._takes_s)
 

@@ -78,7 +78,7 @@ class _Family:
 
 
 def _conversations(
-    chance: random.Random,
+    rng: random.Random,
     *,
     every_s: float,
     lasting_s: float,
@@ -88,27 +88,27 @@ def _conversations(
     first: int = 0,
 ) -> list[Disturbance]:
     """Poisson arrivals; each grows for an exponential time, five times the mean at most."""
-    events, now_s, number = [], begin_s + chance.expovariate(1 / every_s), first
+    events, now_s, number = [], begin_s + rng.expovariate(1 / every_s), first
     while now_s < end_s:
-        rate = per_min / 60 * chance.uniform(0.5, 1.5)
-        leaves_s = now_s + min(5 * lasting_s, chance.expovariate(1 / lasting_s))
+        rate = per_min / 60 * rng.uniform(0.5, 1.5)
+        leaves_s = now_s + min(5 * lasting_s, rng.expovariate(1 / lasting_s))
         events += [
             Disturbance(now_s, "arrive", number, rate),
             Disturbance(leaves_s, "leave", number),
         ]
-        now_s += chance.expovariate(1 / every_s)
+        now_s += rng.expovariate(1 / every_s)
         number += 1
     return events
 
 
 def _burst(
-    chance: random.Random,
+    rng: random.Random,
     at_s: float,
     amount: tuple[float, float],
     ramp_s: tuple[float, float],
     stay_s: tuple[float, float],
 ) -> list[Disturbance]:
-    size, ramp, stay = chance.uniform(*amount), chance.uniform(*ramp_s), chance.uniform(*stay_s)
+    size, ramp, stay = rng.uniform(*amount), rng.uniform(*ramp_s), rng.uniform(*stay_s)
     rate = size / ramp
     return [
         Disturbance(at_s, "slope", amount=rate),
@@ -118,7 +118,7 @@ def _burst(
 
 
 def _bursts(
-    chance: random.Random,
+    rng: random.Random,
     every_s: float,
     amount: tuple[float, float],
     ramp_s: tuple[float, float] = (2.0, 25.0),
@@ -126,34 +126,34 @@ def _bursts(
 ) -> list[Disturbance]:
     """One after another, never two at once: other programs alone must not fill the machine."""
     events: list[Disturbance] = []
-    now_s = chance.expovariate(1 / every_s)
+    now_s = rng.expovariate(1 / every_s)
     while now_s < HOUR_S - 400:
-        events += _burst(chance, now_s, amount, ramp_s, stay_s)
-        now_s = events[-1].time_s + 1 + chance.expovariate(1 / every_s)
+        events += _burst(rng, now_s, amount, ramp_s, stay_s)
+        now_s = events[-1].time_s + 1 + rng.expovariate(1 / every_s)
     return events
 
 
-def _quiet(chance: random.Random) -> list[Disturbance]:
-    return _conversations(chance, every_s=90, lasting_s=120, per_min=0.8)
+def _quiet(rng: random.Random) -> list[Disturbance]:
+    return _conversations(rng, every_s=90, lasting_s=120, per_min=0.8)
 
 
-def _leak(chance: random.Random) -> list[Disturbance]:
-    events, begins_s = _quiet(chance), chance.uniform(60, 900)
-    ends_s = begins_s + chance.uniform(900, 2400)
-    rate = chance.uniform(0.6, 1.6) / 60
+def _leak(rng: random.Random) -> list[Disturbance]:
+    events, begins_s = _quiet(rng), rng.uniform(60, 900)
+    ends_s = begins_s + rng.uniform(900, 2400)
+    rate = rng.uniform(0.6, 1.6) / 60
     leak = [Disturbance(begins_s, "leak", amount=rate), Disturbance(ends_s, "leak ends")]
     return events + leak
 
 
-def _edge(chance: random.Random) -> list[Disturbance]:
-    return _conversations(chance, every_s=60, lasting_s=120, per_min=0.6)
+def _edge(rng: random.Random) -> list[Disturbance]:
+    return _conversations(rng, every_s=60, lasting_s=120, per_min=0.6)
 
 
-def _noise(chance: random.Random) -> list[Disturbance]:
+def _noise(rng: random.Random) -> list[Disturbance]:
     """Memory moves slowly from one threshold's nearness to another's, under a noisy sensor."""
     events, now_s, level = [], 0.0, 0.0
     while now_s < HOUR_S:
-        goal, takes_s = chance.uniform(*_NOISE_RISES), chance.uniform(120, 600)
+        goal, takes_s = rng.uniform(*_NOISE_RISES), rng.uniform(120, 600)
         slope = (goal - level) / takes_s
         events += [
             Disturbance(now_s, "slope", amount=slope),
@@ -166,13 +166,13 @@ def _noise(chance: random.Random) -> list[Disturbance]:
 _NOISE_RISES = (0.0, 22.0)
 
 
-def _tide(chance: random.Random) -> list[Disturbance]:
+def _tide(rng: random.Random) -> list[Disturbance]:
     """Three waves of conversations, and bursts besides."""
-    events = _bursts(chance, 900, (5.0, 20.0))
+    events = _bursts(rng, 900, (5.0, 20.0))
     for wave in range(3):
-        begin_s = wave * 1200 + chance.uniform(0, 200)
+        begin_s = wave * 1200 + rng.uniform(0, 200)
         events += _conversations(
-            chance,
+            rng,
             every_s=15,
             lasting_s=200,
             per_min=1.2,
@@ -247,16 +247,16 @@ def draw(family: str, seed: int) -> Scenario:
     if family not in _FAMILIES:
         raise ValueError(f"{family}: no such family; there are: {', '.join(_FAMILIES)}")
     kind = _FAMILIES[family]
-    chance = random.Random(f"{family} {seed}")  # noqa: S311 - a game
-    events = sorted(kind.draw(chance), key=lambda event: event.time_s)
+    rng = random.Random(f"{family} {seed}")  # noqa: S311 - a game
+    events = sorted(kind.draw(rng), key=lambda event: event.time_s)
     return Scenario(
         family=family,
         seed=seed,
-        base=chance.uniform(*kind.base),
-        weights=chance.uniform(*kind.weights),
-        cache=chance.uniform(*kind.cache),
-        cache_s=chance.uniform(*kind.cache_s),
-        noise=chance.uniform(*kind.noise),
+        base=rng.uniform(*kind.base),
+        weights=rng.uniform(*kind.weights),
+        cache=rng.uniform(*kind.cache),
+        cache_s=rng.uniform(*kind.cache_s),
+        noise=rng.uniform(*kind.noise),
         events=tuple(events),
         lines=tuple(sorted(_lines(random.Random(f"{family} {seed} log"), events))),  # noqa: S311
     )
@@ -281,18 +281,18 @@ _OTHERS = (
 _GB = 0.16  # one percent of a machine with 16 GB
 
 
-def _lines(chance: random.Random, events: Sequence[Disturbance]) -> Iterator[LogLine]:
+def _lines(rng: random.Random, events: Sequence[Disturbance]) -> Iterator[LogLine]:
     """Announcements of bursts, most of the time; as many of small jobs; and idle talk."""
     for event, after in pairwise(event for event in events if event.kind == "slope"):
         if event.amount < 0:
             continue
-        lead_s = chance.uniform(*_LEAD_S)
+        lead_s = rng.uniform(*_LEAD_S)
         size = event.amount * (after.time_s - event.time_s) * _GB
-        if chance.random() < _ANNOUNCED:
-            yield LogLine(event.time_s - lead_s, chance.choice(_JOBS).format(size=size))
-        decoy_s, small = chance.uniform(0, HOUR_S), chance.uniform(0.05, 0.3)
-        yield LogLine(decoy_s, chance.choice(_JOBS).format(size=small))
+        if rng.random() < _ANNOUNCED:
+            yield LogLine(event.time_s - lead_s, rng.choice(_JOBS).format(size=size))
+        decoy_s, small = rng.uniform(0, HOUR_S), rng.uniform(0.05, 0.3)
+        yield LogLine(decoy_s, rng.choice(_JOBS).format(size=small))
     now_s = 0.0
     while now_s < HOUR_S:
-        now_s += chance.expovariate(1 / 40)
-        yield LogLine(now_s, chance.choice(_OTHERS))
+        now_s += rng.expovariate(1 / 40)
+        yield LogLine(now_s, rng.choice(_OTHERS))

@@ -92,8 +92,8 @@ def draw(
         KeyError: there is no such task or family.
 
     """
-    chance = random.Random(f"{task} {family} {evidence} {new_lines} {seed}")  # noqa: S311 - a game
-    find = _Finder(tasks()[task], family, new_lines, chance)
+    rng = random.Random(f"{task} {family} {evidence} {new_lines} {seed}")  # noqa: S311 - a game
+    find = _Finder(tasks()[task], family, new_lines, rng)
     wanted = {True: count - count // 2, False: count // 2}
     found: list[Case] = []
     idle = 0
@@ -110,14 +110,14 @@ def draw(
 class _Finder:
     """Lives through scenarios and takes the moments at which the judge would be asked."""
 
-    def __init__(self, task: Task, family: str, new_lines: bool, chance: random.Random) -> None:
+    def __init__(self, task: Task, family: str, new_lines: bool, rng: random.Random) -> None:
         self._task, self._family, self._new = task, family, new_lines
-        self._chance = chance
+        self._rng = rng
 
     def run(self, evidence: Evidence) -> list[Case]:
         """The cases of one scenario."""
-        load = FAMILIES[self._family](self._chance)
-        system = SIMULATORS[self._task.name](self._chance)
+        load = FAMILIES[self._family](self._rng)
+        system = SIMULATORS[self._task.name](self._rng)
         inspectors = {metric.name: Inspector(metric) for metric in self._task.metrics}
         moments: list[tuple[dict[str, Reading], Simulator, int]] = []
         for second in range(LENGTH_S):
@@ -129,7 +129,7 @@ class _Finder:
             due = second >= _WARM_S and second % _EVERY_S == 0
             if due and any(limit.is_grey(values[limit.metric]) for limit in self._task.limits):
                 moments.append((readings, copy(system), second))
-        chosen = self._chance.sample(moments, min(_MOST_A_RUN, len(moments)))
+        chosen = self._rng.sample(moments, min(_MOST_A_RUN, len(moments)))
         cases = (self._case(evidence, readings, at, load, s) for readings, at, s in chosen)
         return [case for case in cases if case is not None]
 
@@ -147,7 +147,7 @@ class _Finder:
         calm = all(self._is_calm(reading) for reading in readings.values())
         if calm is not (evidence == "lines"):
             return None
-        says: Says = self._chance.choice(_SAYS)
+        says: Says = self._rng.choice(_SAYS)
         comes = self._comes(system, load, second, says, calm=calm)
         return None if comes is None else self._made(evidence, readings, says, comes)
 
@@ -155,7 +155,7 @@ class _Finder:
         self, system: Simulator, load: Load, second: int, says: Says, *, calm: bool
     ) -> bool | None:
         """Whether it happens after such a line; None where neither line nor numbers tell."""
-        lead_s = self._chance.randint(*_LEADS_S)
+        lead_s = self._rng.randint(*_LEADS_S)
         now = load(second)
         if says == "worse":
             ways = ((lambda ahead, d=d: d if ahead >= lead_s else now) for d in _DEMANDS)
@@ -169,16 +169,16 @@ class _Finder:
     def _reaches(self, system: Simulator, load: Load) -> bool:
         """Whether it would reach a hard limit within a minute."""
         other = copy(system)
-        other.chance = random.Random(self._chance.random())  # noqa: S311 - a game
+        other.rng = random.Random(self._rng.random())  # noqa: S311 - a game
         return any(self._beyond(other.step(load(ahead))) for ahead in range(1, SOON_S + 1))
 
     def _made(
         self, evidence: Evidence, readings: Mapping[str, Reading], says: Says, truth: bool
     ) -> Case:
-        lines = [self._filled(self._line("idle")) for _ in range(self._chance.choice((0, 0, 1, 2)))]
+        lines = [self._filled(self._line("idle")) for _ in range(self._rng.choice((0, 0, 1, 2)))]
         telling = ""
         if evidence != "numbers":
-            place, telling = self._chance.randint(0, len(lines)), self._line(says)
+            place, telling = self._rng.randint(0, len(lines)), self._line(says)
             lines.insert(place, self._filled(telling))
         task, new, told = self._task, self._new, tuple(lines)
         return Case(task, self._family, evidence, new, dict(readings), told, truth, telling)
@@ -186,10 +186,10 @@ class _Finder:
     def _line(self, says: Says) -> str:
         table = log_lines()["" if says == "idle" else self._task.name]
         key = f"new_{says}" if self._new and f"new_{says}" in table else says
-        return self._chance.choice(table[key])
+        return self._rng.choice(table[key])
 
     def _filled(self, line: str) -> str:
-        return line.replace("{n}", str(self._chance.randint(2, 40)))
+        return line.replace("{n}", str(self._rng.randint(2, 40)))
 
     def _is_calm(self, reading: Reading) -> bool:
         """Whether a metric at its trend stays away from its limit; for one without, always."""

@@ -17,8 +17,8 @@ Values = dict[str, float]
 class Simulator(ABC):
     """One system. `step` lives through a second."""
 
-    def __init__(self, chance: random.Random) -> None:
-        self.chance = chance
+    def __init__(self, rng: random.Random) -> None:
+        self.rng = rng
         self.begin()
 
     @abstractmethod
@@ -31,7 +31,7 @@ class Simulator(ABC):
 
     def noisy(self, value: float, share: float = 0.02) -> float:
         """A value as a sensor gives it."""
-        return value * (1.0 + self.chance.gauss(0.0, share))
+        return value * (1.0 + self.rng.gauss(0.0, share))
 
 
 class Queue(Simulator):
@@ -39,14 +39,14 @@ class Queue(Simulator):
 
     def begin(self) -> None:
         """Draw speed, tokens of an answer and what is waiting."""
-        draw = self.chance
+        draw = self.rng
         self._rate = math.exp(draw.uniform(math.log(0.6), math.log(3.0)))
         self._tokens, self._wait = draw.uniform(20, 120), draw.uniform(0.0, 12.0) * self._rate
         self._idle = draw.uniform(5, 30)
 
     def step(self, load: float) -> Values:
         """What arrives waits; what can be answered goes."""
-        arrived = max(0.0, self.chance.gauss(load * self._rate, math.sqrt(load * self._rate)))
+        arrived = max(0.0, self.rng.gauss(load * self._rate, math.sqrt(load * self._rate)))
         self._wait = max(0.0, self._wait + arrived - self._rate)
         busy = min(1.0, 0.15 + load)
         return {
@@ -62,7 +62,7 @@ class GraphicsCard(Simulator):
 
     def begin(self) -> None:
         """Draw weights, time constants and the room's temperature."""
-        draw = self.chance
+        draw = self.rng
         self._weights, self._room = draw.uniform(30, 60), draw.uniform(28, 42)
         self._memory, self._heat = draw.uniform(75, 90), draw.uniform(65, 82)
         self._memory_s, self._heat_s = draw.uniform(8, 30), draw.uniform(25, 70)
@@ -85,14 +85,14 @@ class Descent(Simulator):
 
     def begin(self) -> None:
         """Draw loss, gradient and how fast it goes astray."""
-        draw = self.chance
+        draw = self.rng
         self._loss, self._norm = draw.uniform(1.5, 4.5), draw.uniform(1.0, 6.0)
         self._speed, self._astray = draw.uniform(0.025, 0.08), draw.uniform(0.0, 0.5)
 
     def step(self, load: float) -> Values:
         """The logarithm of the loss's ratio drifts with the load, and is pulled back a little."""
         drift = self._speed * (load - 0.95) - 0.002 * self._astray
-        self._astray = max(-0.05, self._astray + drift + self.chance.gauss(0.0, 0.006))
+        self._astray = max(-0.05, self._astray + drift + self.rng.gauss(0.0, 0.006))
         ratio = math.exp(min(self._astray, 8.0))
         return {
             "training.loss": self.noisy(self._loss * ratio),
@@ -106,7 +106,7 @@ class MachineMemory(Simulator):
 
     def begin(self) -> None:
         """Draw what is in use, by whom, and how fast it follows."""
-        draw = self.chance
+        draw = self.rng
         self._used, self._lag_s = draw.uniform(70, 86), draw.uniform(15, 60)
         self._kv, self._swap = draw.uniform(1e7, 2e9), draw.uniform(0, 40)
         self._errors = draw.choice([0.0, 0.0, draw.uniform(0, 3)])
@@ -134,7 +134,7 @@ class Volume(Simulator):
 
     def begin(self) -> None:
         """Draw how full it is and how much is written."""
-        draw = self.chance
+        draw = self.rng
         self._used, self._rate = draw.uniform(88, 93), draw.uniform(0.05, 0.25)
         self._bytes, self._wait = draw.uniform(3e7, 3e8), draw.uniform(2, 40)
 
@@ -153,13 +153,13 @@ class Link(Simulator):
 
     def begin(self) -> None:
         """Draw distance and depth."""
-        draw = self.chance
+        draw = self.rng
         self._base, self._held = draw.uniform(10, 120), draw.uniform(0, 500)
         self._depth = draw.uniform(50, 140)
 
     def step(self, load: float) -> Values:
         """The buffer grows by what exceeds the capacity."""
-        came = load + self.chance.gauss(0.0, 0.08)
+        came = load + self.rng.gauss(0.0, 0.08)
         self._held = max(0.0, self._held + self._depth * (came - 0.97))
         trip = self._base + self._held
         return {
@@ -174,7 +174,7 @@ class Processor(Simulator):
 
     def begin(self) -> None:
         """Draw room, power and mass."""
-        draw = self.chance
+        draw = self.rng
         self._room, self._power = draw.uniform(22, 36), draw.uniform(60, 140)
         self._heat, self._lag_s = draw.uniform(72, 88), draw.uniform(15, 50)
         self._gain = draw.uniform(60, 68)
@@ -196,7 +196,7 @@ class Pool(Simulator):
 
     def begin(self) -> None:
         """Draw the time of a task and the share that is free."""
-        draw = self.chance
+        draw = self.rng
         self._free, self._task_s = draw.uniform(12, 40), draw.uniform(8, 40)
         self._waiting = 0.0
 
@@ -219,7 +219,7 @@ class Database(Simulator):
 
     def begin(self) -> None:
         """Draw speed and what is taken."""
-        draw = self.chance
+        draw = self.rng
         self._taken, self._query = draw.uniform(60, 82), draw.uniform(15, 120)
         self._lag_s = draw.uniform(12, 45)
 
@@ -231,7 +231,7 @@ class Database(Simulator):
         return {
             "database.connections_percent": min(100.0, self.noisy(self._taken, 0.008)),
             "database.query_ms": self.noisy(self._query * slow * slow, 0.1),
-            "database.lock_waits": float(round(max(0.0, 8 * (slow - 1) + self.chance.gauss(0, 1)))),
+            "database.lock_waits": float(round(max(0.0, 8 * (slow - 1) + self.rng.gauss(0, 1)))),
         }
 
 
@@ -240,7 +240,7 @@ class Battery(Simulator):
 
     def begin(self) -> None:
         """Draw charge and size."""
-        draw = self.chance
+        draw = self.rng
         self._charge, self._watts = draw.uniform(14, 24), draw.uniform(300, 900)
         self._rate = draw.uniform(0.08, 0.3)
 
@@ -260,7 +260,7 @@ class Talk(Simulator):
 
     def begin(self) -> None:
         """Draw how repetitive it is, and how patient people are."""
-        draw = self.chance
+        draw = self.rng
         self._repeats, self._lag_s = draw.uniform(24, 42), draw.uniform(15, 60)
         self._complaints, self._sure = draw.uniform(0, 2), draw.uniform(0.5, 0.8)
 
@@ -281,13 +281,13 @@ class Post(Simulator):
 
     def begin(self) -> None:
         """Draw how much is sent a second, and what waits."""
-        draw = self.chance
+        draw = self.rng
         self._rate, self._waiting = draw.uniform(80, 260), draw.uniform(0, 4000)
         self._patience = draw.uniform(0.05, 0.3)
 
     def step(self, load: float) -> Values:
         """What is refused comes back; what waits is tried again only now and then."""
-        came = max(0.0, load + self.chance.gauss(0.0, 0.05))
+        came = max(0.0, load + self.rng.gauss(0.0, 0.05))
         refused = self._patience * max(0.0, came - 0.85)
         more = self._rate * (came + refused - 0.97)
         self._waiting = max(0.0, self._waiting + (more if more > 0 else 0.4 * more))
@@ -303,13 +303,13 @@ class Player(Simulator):
 
     def begin(self) -> None:
         """Draw what is loaded ahead, how much at most, and the size of the film."""
-        draw = self.chance
+        draw = self.rng
         self._ahead, self._most = draw.uniform(8, 20), draw.uniform(9, 30)
         self._mbit, self._share = draw.uniform(3, 20), draw.uniform(0.5, 1.0)
 
     def step(self, load: float) -> Values:
         """The heavier the load on the line, the less of the film comes through."""
-        speed = max(0.0, 0.95 / max(load, 0.3) + self.chance.gauss(0.0, 0.12))
+        speed = max(0.0, 0.95 / max(load, 0.3) + self.rng.gauss(0.0, 0.12))
         self._ahead = max(0.0, min(self._most, self._ahead + self._share * (speed - 1.0)))
         return {
             "stream.buffer_s": self.noisy(self._ahead, 0.01),
@@ -323,7 +323,7 @@ class Greenhouse(Simulator):
 
     def begin(self) -> None:
         """Draw the climate and how slowly the air follows."""
-        draw = self.chance
+        draw = self.rng
         self._humid, self._lag_s = draw.uniform(74, 88), draw.uniform(20, 75)
         self._warmth, self._wet = draw.uniform(16, 30), draw.uniform(0, 30)
         self._base = draw.uniform(6, 20)
@@ -345,13 +345,13 @@ class Boiler(Simulator):
 
     def begin(self) -> None:
         """Draw pressure, water, and how much steam there is room for."""
-        draw = self.chance
+        draw = self.rng
         self._bar, self._water = draw.uniform(11, 14.5), draw.uniform(40, 70)
         self._speed, self._flame = draw.uniform(0.2, 0.8), draw.uniform(45, 75)
 
     def step(self, load: float) -> Values:
         """What is made beyond what leaves raises the pressure and lowers the water."""
-        made = load + self.chance.gauss(0.0, 0.04)
+        made = load + self.rng.gauss(0.0, 0.04)
         self._bar = max(0.0, self._bar + self._speed * (made - 0.92 * math.sqrt(self._bar / 13.0)))
         self._water = min(80.0, max(10.0, self._water - 0.4 * (made - 0.9)))
         return {

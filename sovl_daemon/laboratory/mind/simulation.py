@@ -90,7 +90,7 @@ class MindSimulation:
         self._knobs, self._training = knobs, training
         self._hours = hours
         self._capacity = capacity(parameters, training)
-        world, self._chance = random.Random(seed), random.Random(seed + 1)  # noqa: S311 - a game
+        world, self._rng = random.Random(seed), random.Random(seed + 1)  # noqa: S311 - a game
         self._knowledge = Knowledge(world)
         self._prompts = deque(prompts(hours, world))
         self._log: list[Prompt] = []  # what no night has consumed
@@ -189,14 +189,14 @@ class MindSimulation:
 
     def _wonder(self) -> None:
         erupts = self._mind.pressure.erupts(
-            self._chance,
+            self._rng,
             silence_s=self._now - self._spoken_at,
             since_eruption_s=self._now - self._erupted_at,
         )
         if not erupts:
             return
         self._erupted_at = self._now
-        topic, known = self._chance.randrange(TOPICS), self._chance.uniform(0, _UNKNOWN)
+        topic, known = self._rng.randrange(TOPICS), self._rng.uniform(0, _UNKNOWN)
         worth = worth_asking(self._curiosity(topic, known), unprompted=True)
         question, self._mind = self._mind.erupted(_question(topic) if worth else "").asked()
         if question is not None:
@@ -210,7 +210,7 @@ class MindSimulation:
         self._slept_at, self._longest_s = self._now, longest_night(len(self._log), self._knobs)
         if not self._to_learn:
             self._to_learn = len(self._log)
-            self._trained_s, self._entry_s = 0.0, self._chance.uniform(*_TRAINING_S)
+            self._trained_s, self._entry_s = 0.0, self._rng.uniform(*_TRAINING_S)
         self._happened("sleep", f"{reason}, {len(self._log)} interactions")
 
     def _sleep_on(self, called: bool) -> None:
@@ -252,7 +252,7 @@ class MindSimulation:
         last = self._lived[-1].topic
         recent = self._lived[-100:]
         weights = choice_weights([similarity(each.topic, last) for each in recent], self._knobs)
-        chosen = recent[choose(weights, self._chance)]
+        chosen = recent[choose(weights, self._rng)]
         unseen = chosen.text not in self._dreamt
         loud = noise(self._mind.score(self._knobs), unseen, self._knobs)
         self._dreamt[chosen.text] = chosen.topic

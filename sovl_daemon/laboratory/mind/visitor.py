@@ -40,20 +40,20 @@ class Prompt:
         return f"topic {self.topic}, phrasing {self.phrasing}"
 
 
-def prompts(hours: float, chance: random.Random) -> Iterator[Prompt]:
+def prompts(hours: float, rng: random.Random) -> Iterator[Prompt]:
     """Yield all that is said in so many hours, in its order: visits, each a burst of prompts.
 
     They come at random by day and rarely by night; a few topics come up again and again.
     """
     now = 0.0
     while True:
-        now += chance.expovariate(1 / (_HOURS_BETWEEN_VISITS * HOUR_S))
+        now += rng.expovariate(1 / (_HOURS_BETWEEN_VISITS * HOUR_S))
         if now >= hours * HOUR_S:
             return
         night = now / HOUR_S % 24 >= _WAKING_HOURS
-        if night and chance.random() > _INSOMNIA:
+        if night and rng.random() > _INSOMNIA:
             continue
-        for prompt in _visit(now, chance):
+        for prompt in _visit(now, rng):
             now = prompt.time_s
             yield prompt
 
@@ -66,13 +66,13 @@ def similarity(topic: int, other: int) -> float:
 class Knowledge:
     """How much a mind knows of each topic, as the confidence of its answers: 0..1."""
 
-    def __init__(self, chance: random.Random) -> None:
-        self._chance = chance
-        self._skill = [chance.uniform(*_FIRST_SKILL) for _ in range(TOPICS)]
+    def __init__(self, rng: random.Random) -> None:
+        self._rng = rng
+        self._skill = [rng.uniform(*_FIRST_SKILL) for _ in range(TOPICS)]
 
     def confidence(self, topic: int) -> float:
         """Return the confidence of one answer."""
-        return min(max(self._chance.gauss(self._skill[topic], _NOISE), 0.0), 1.0)
+        return min(max(self._rng.gauss(self._skill[topic], _NOISE), 0.0), 1.0)
 
     def learn(self, topic: int, rate: float) -> None:
         """Take in what a night with this learning rate teaches of a topic."""
@@ -80,10 +80,10 @@ class Knowledge:
         self._skill[topic] += missing * -math.expm1(-rate / _THOROUGH_RATE)
 
 
-def _visit(start_s: float, chance: random.Random) -> Iterator[Prompt]:
+def _visit(start_s: float, rng: random.Random) -> Iterator[Prompt]:
     now = start_s
     weights = list(itertools.accumulate(1 / rank for rank in range(1, TOPICS + 1)))
-    for index in range(chance.randint(*_PROMPTS)):
-        (topic,) = chance.choices(range(TOPICS), cum_weights=weights)
-        yield Prompt(now, topic, chance.randrange(_PHRASINGS), opens=index == 0)
-        now += chance.uniform(*_SECONDS_BETWEEN_PROMPTS)
+    for index in range(rng.randint(*_PROMPTS)):
+        (topic,) = rng.choices(range(TOPICS), cum_weights=weights)
+        yield Prompt(now, topic, rng.randrange(_PHRASINGS), opens=index == 0)
+        now += rng.uniform(*_SECONDS_BETWEEN_PROMPTS)
