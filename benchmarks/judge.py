@@ -17,13 +17,13 @@ import psutil
 import torch
 
 from benchmarks.boosting import boosted
-from benchmarks.common import Goal, JudgeRunner, percentile
+from benchmarks.common import Bench, Goal, percentile
 from benchmarks.default_model import default_model
 from benchmarks.ours import ENOUGH, decoding
 from config import Settings
 from sovl_daemon.control.task_file import load_tasks
-from sovl_daemon.engine.judging.judging import JudgeRunner as Court
 from sovl_daemon.engine.judging.judging import (
+    JudgeRunner,
     PromptParts,
     TokenizedPrompt,
     TruthProbabilities,
@@ -57,7 +57,7 @@ PROMPT = list(range(100, 130))
 def quality(study: Study, probe: Probe, share: float) -> list[dict[str, object]]:
     """A row for each group of questions and way of asking."""
     rows = []
-    court = Court(study.model, study.tokenizer)
+    court = JudgeRunner(study.model, study.tokenizer)
     known_cases: list[Case] = []
     known: list[float] = []
     taught = [case for case in lessons(share) if case.evidence == "numbers"]
@@ -158,7 +158,7 @@ class Host:
 
     def __init__(self, study: Study, probe: Probe, cases: Sequence[Case]) -> None:
         self.thread = TensorThread()
-        self._court = Court(study.model, study.tokenizer)
+        self._court = JudgeRunner(study.model, study.tokenizer)
         self._court.use(probe)
         self._prompts = [laid_out(study.tokenizer, case) for case in cases]
         self._caches = PrefixCache(study.model, ENOUGH)
@@ -269,7 +269,7 @@ def goals_of(
     ]
 
 
-def run(quick: bool) -> JudgeRunner:
+def run(quick: bool) -> Bench:
     model, share = default_model(), 0.15 if quick else 1.0
     torch.manual_seed(0)
     study = Study(model, device="cpu", threads=Settings().host.threads)
@@ -300,4 +300,4 @@ def run(quick: bool) -> JudgeRunner:
         f"Regression and boosting are fitted on the numbers of each task, so there is none for an "
         f"unseen one."
     )
-    return JudgeRunner("judge", rows, goals_of(rows, idle, busy, percent, growth), note)
+    return Bench("judge", rows, goals_of(rows, idle, busy, percent, growth), note)
