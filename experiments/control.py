@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
-from benchmarks.common import Goal, JudgeRunner, in_new_process
+from benchmarks.common import Bench, Goal, in_new_process
 from benchmarks.default_model import default_model
 from sovl_daemon.control.prompt import JudgePrompt
 from sovl_daemon.control.verdict import Opinion
@@ -101,7 +101,7 @@ def ask_model(prompt: JudgePrompt) -> Opinion:
 
 @cache
 def model_court() -> tuple[Any, Any]:
-    from sovl_daemon.engine.judging.judging import JudgeRunner as Court
+    from sovl_daemon.engine.judging.judging import Bench as Court
     from sovl_daemon.engine.model.model import load_model
     from sovl_daemon.engine.text.chat import ChatTokenizer
     from sovl_daemon.judge.shelf import find_probe
@@ -249,7 +249,7 @@ def total(measures: Sequence[Measures], figure: str) -> float:
     return math.fsum(getattr(each, figure) for each in measures)
 
 
-def run(quick: bool) -> JudgeRunner:
+def run(quick: bool) -> Bench:
     families = QUICK_FAMILIES if quick else FAMILIES
     seeds = QUICK_SEEDS if quick else SEEDS
     parts = study(
@@ -259,9 +259,7 @@ def run(quick: bool) -> JudgeRunner:
         model_seeds=QUICK_MODEL_SEEDS if quick else MODEL_SEEDS,
     )
     rows = list(rows_of(parts))
-    return JudgeRunner(
-        "control", rows, goals_of(parts), note_of(seeds, rows, merged(parts["score"]))
-    )
+    return Bench("control", rows, goals_of(parts), note_of(seeds, rows, merged(parts["score"])))
 
 
 def note_of(seeds: int, rows: Sequence[dict[str, object]], whole: Table) -> str:
