@@ -172,7 +172,7 @@ class Scribe(Agent):
     ) -> Any:
         """What `read` finds, as far as it fits into an answer."""
         room = self.settings.bus.max_message_bytes - _AROUND_BYTES
-        return await self._in_thread(partial(read, *args, **options, most_bytes=room))
+        return await self._in_thread(partial(read, *args, **options, max_bytes=room))
 
     async def _in_thread(self, work: Any) -> Any:
         return await self._disk.use(work)

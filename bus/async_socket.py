@@ -20,7 +20,7 @@ import zmq
 from zmq.backend import Socket as Bare
 
 from bus.errors import BindProblem
-from bus.size import MOST_BYTES, Oversize
+from bus.size import MAX_BYTES, Oversize
 from sovl_daemon.opened import Opened
 
 IPC = "ipc://"
@@ -59,7 +59,7 @@ class AsyncSocket:
         *,
         queue: int = 1000,
         unheard: int = 0,
-        max_bytes: int = MOST_BYTES,
+        max_bytes: int = MAX_BYTES,
         tells_users: bool = False,
         **options: Any,
     ) -> None:
@@ -67,7 +67,7 @@ class AsyncSocket:
         self.socket.set(zmq.LINGER, 0)
         self.socket.set_hwm(queue)
         self.socket.set(zmq.RCVHWM, unheard or queue)
-        self.socket.set(zmq.MAXMSGSIZE, MOST_BYTES)
+        self.socket.set(zmq.MAXMSGSIZE, MAX_BYTES)
         for name, value in options.items():
             setattr(self.socket, name, value)
         self.tells_users = tells_users

@@ -12,7 +12,7 @@ from typing import Any
 
 from bus.errors import TOO_LARGE, BadMessage, CommandError
 
-MOST_BYTES = 1 << 28
+MAX_BYTES = 1 << 28
 """ZeroMQ cuts the connection of who sends more, for that would have to be held in memory."""
 
 _HEAD = 1024  # bytes of an envelope in which its id is looked for
@@ -59,6 +59,6 @@ def too_large(what: str, size: int, allowed: int, more: str = "") -> CommandErro
     )
 
 
-def least_bytes(args: Mapping[str, Any]) -> int:
+def min_bytes(args: Mapping[str, Any]) -> int:
     """What the texts among some arguments take at least, without encoding them."""
     return sum(len(each) for each in args.values() if isinstance(each, str))

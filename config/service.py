@@ -134,7 +134,7 @@ class HostSettings(Section):
         le=3600,
     )
 
-    def most_threads(self) -> int:
+    def max_threads(self) -> int:
         """Return how many threads tensors may take on this machine now."""
         return self.threads or available_parallelism()
 

@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from config.faults import Fault
 from config.settings import Settings
 
-MOST_BYTES = 131_072
+MAX_BYTES = 131_072
 
 
 def oversize(settings: Settings) -> Iterator[Fault]:
     """Yield a fault that names the largest value, where all of them are too large together."""
     document = settings.model_dump(mode="json")
-    if len(json.dumps(document)) <= MOST_BYTES:
+    if len(json.dumps(document)) <= MAX_BYTES:
         return
     sizes = {
         f"{section}.{name}": len(json.dumps(value))
@@ -20,5 +20,5 @@ def oversize(settings: Settings) -> Iterator[Fault]:
         for name, value in values.items()
     }
     largest = max(sizes, key=sizes.__getitem__)
-    problem = f"has {sizes[largest]} bytes, all settings together may have {MOST_BYTES}"
+    problem = f"has {sizes[largest]} bytes, all settings together may have {MAX_BYTES}"
     yield Fault(largest, problem)

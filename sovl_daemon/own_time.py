@@ -159,8 +159,8 @@ def _read(thread: Path) -> _Thread | None:
 
 
 def _waited_s(before: _Thread, now: _Thread, passed_s: float) -> float:
-    most_s = max(0.0, passed_s - (now.ran_s - before.ran_s))  # while it ran it did not wait
+    max_s = max(0.0, passed_s - (now.ran_s - before.ran_s))  # while it ran it did not wait
     waited_s = now.waited_s - before.waited_s
     if now.runnable and waited_s <= 0:  # the kernel adds a wait up when it is over
-        return most_s
-    return min(max(0.0, waited_s), most_s)
+        return max_s
+    return min(max(0.0, waited_s), max_s)

@@ -159,7 +159,7 @@ def _environment(settings: Settings) -> dict[str, str]:
     inherited = {k: v for k, v in os.environ.items() if k not in ("NOTIFY_SOCKET", "WATCHDOG_USEC")}
     return {
         **inherited,
-        **openmp.variables(settings.host.most_threads(), inherited),
+        **openmp.variables(settings.host.max_threads(), inherited),
         "MALLOC_ARENA_MAX": "1",
         "TOKENIZERS_PARALLELISM": "false",
     }

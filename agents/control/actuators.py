@@ -20,7 +20,7 @@ from sovl_daemon.limits import available_parallelism
 
 GROUP = "sovl.actions"
 
-_LEAST_BYTES = 4 * MB  # less is not worth an action
+_MIN_BYTES = 4 * MB  # less is not worth an action
 _TOUCHED = 0.5  # of a cache: it may be twice as large as what was written to it
 _WEIGHTS = 0.75  # of the weights' bytes; what is not a matrix keeps its precision
 _FEW_CONVERSATIONS = 2
@@ -35,7 +35,7 @@ class Freeing(Actuator):
     async def refuse(self) -> str | None:
         """Refuse where hardly anything would be gained."""
         gain = self.gain(await self.means.usage())
-        return f"only {max(0, gain) >> 10} KiB would be freed" if gain < _LEAST_BYTES else None
+        return f"only {max(0, gain) >> 10} KiB would be freed" if gain < _MIN_BYTES else None
 
     async def predict(self) -> Effect:
         """What is gained."""

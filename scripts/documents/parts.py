@@ -230,7 +230,7 @@ _LIMIT_KEYS = (
     "bus.subscriber_stall_s",
 )
 _LIMIT_CONSTANTS = {
-    "MOST_BYTES": bus.size.MOST_BYTES,
+    "MAX_BYTES": bus.size.MAX_BYTES,
     "BEAT_S": bus.messages.BEAT_S,
     "SILENCE_S": bus.subscriber.SILENCE_S,
     "CANCEL_GRACE_S": bus.router.CANCEL_GRACE_S,

@@ -261,8 +261,8 @@ def _typed(history: _History, words: list[str]) -> Callable[[], Awaitable[str]]:
     return read
 
 
-async def _piped(most_bytes: int) -> str:
-    line = typed.read_line(most_bytes)
+async def _piped(max_bytes: int) -> str:
+    line = typed.read_line(max_bytes)
     if not line:
         raise EOFError
     return line

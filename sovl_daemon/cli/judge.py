@@ -69,7 +69,7 @@ def fit(
     folder = _model(name)
     with shown_progress(as_json) as report:
         begin("starting the engine", report)
-        openmp.prepare(settings.host.most_threads())
+        openmp.prepare(settings.host.max_threads())
         from sovl_daemon.judge import shelf  # loads torch: only this command pays
         from sovl_daemon.laboratory.judge import fitting
 
@@ -103,7 +103,7 @@ def evaluate(
     folder = _model(name)
     with shown_progress(as_json=False) as report:
         begin("starting the engine", report)
-        openmp.prepare(settings.host.most_threads())
+        openmp.prepare(settings.host.max_threads())
         from sovl_daemon.cli import evaluation
         from sovl_daemon.judge import shelf
         from sovl_daemon.laboratory.judge import fitting

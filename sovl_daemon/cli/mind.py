@@ -14,7 +14,7 @@ from sovl_daemon.models.checkpoint import shapes_of
 
 app = typer.Typer(name="mind", help="Watch a mind live without a model.", no_args_is_help=True)
 
-_MOST_HOURS = 24 * 366
+_MAX_HOURS = 24 * 366
 
 
 @app.callback()
@@ -25,7 +25,7 @@ def group() -> None:
 @app.command()
 def simulate(
     hours: Annotated[
-        float, typer.Option(min=0.1, max=_MOST_HOURS, help="How long it lives, in its own time.")
+        float, typer.Option(min=0.1, max=_MAX_HOURS, help="How long it lives, in its own time.")
     ] = 24,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same life.")] = 42,
     plot: Annotated[

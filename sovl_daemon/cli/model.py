@@ -117,7 +117,7 @@ def evaluate(
     folder = _store(model_dir).path(name or settings.core_config.base_model_name)
     with shown_progress(as_json=False) as report:
         begin("starting the engine", report)
-        openmp.prepare(settings.host.most_threads())
+        openmp.prepare(settings.host.max_threads())
         from sovl_daemon.cli import evaluation  # loads torch: only this command pays for it
 
         found = evaluation.evaluate(

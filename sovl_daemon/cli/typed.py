@@ -15,8 +15,8 @@ _CHUNK = 1 << 16
 _STDIN = 0
 
 
-async def read_all(most_bytes: int) -> str:
-    """All of standard input. Raises CommandError as soon as there are more bytes than `most_bytes`.
+async def read_all(max_bytes: int) -> str:
+    """All of standard input. Raises CommandError as soon as there are more bytes than `max_bytes`.
 
     Asynchronous where it may have to wait, so that Ctrl-C ends it.
     """
@@ -33,23 +33,23 @@ async def read_all(most_bytes: int) -> str:
             return _text(b"".join(chunks))
         chunks.append(chunk)
         size += len(chunk)
-        if size > most_bytes:
-            raise too_large("standard input", size, most_bytes, "or more")
+        if size > max_bytes:
+            raise too_large("standard input", size, max_bytes, "or more")
 
 
-def read_line(most_bytes: int) -> str:
+def read_line(max_bytes: int) -> str:
     """The next line of standard input, empty at its end. Raises CommandError for a long one.
 
     The rest of that is passed over, so that what comes after is read as it was meant.
     """
-    line = sys.stdin.buffer.readline(most_bytes + 1)
-    if len(line) <= most_bytes:
+    line = sys.stdin.buffer.readline(max_bytes + 1)
+    if len(line) <= max_bytes:
         return _text(line)
     size = len(line)
     while line and not line.endswith(b"\n"):
         line = sys.stdin.buffer.readline(_CHUNK)
         size += len(line)
-    raise too_large("the line", size, most_bytes)
+    raise too_large("the line", size, max_bytes)
 
 
 def _text(data: bytes) -> str:

@@ -14,7 +14,7 @@ from bus.caller import Caller
 from bus.envelope import Envelope, decode, new_id
 from bus.errors import BadMessage
 from bus.messages import Cancel, Command
-from bus.size import fitting, least_bytes, too_large
+from bus.size import fitting, min_bytes, too_large
 from sovl_daemon.client.errors import ClientError, DaemonDown, DaemonSlow, WrongKey
 from sovl_daemon.client.target import Target
 
@@ -98,7 +98,7 @@ class Channel:
         asked = envelope.payload
         if not isinstance(asked, Command):
             return envelope.encode()
-        if (least := least_bytes(asked.args)) > self.max_bytes:
+        if (least := min_bytes(asked.args)) > self.max_bytes:
             raise too_large(asked.name, least, self.max_bytes)
         return fitting(envelope.encode(), self.max_bytes, asked.name)
 

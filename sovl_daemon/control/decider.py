@@ -22,7 +22,7 @@ from sovl_daemon.control.verdict import LATE, JudgeQuestion, Opinion, Verdict, v
 _HARD_AHEAD_S = 10.0  # a hard limit chooses an action that still suffices this much later
 _JUDGED_AHEAD_S = 30.0  # and a verdict one that suffices for so long
 _RENEW_AT = 0.5  # of the time to live
-_MOST_BLIND = 2.0  # times to live
+_MAX_BLIND = 2.0  # times to live
 
 
 _HOLD = Step("hold")
@@ -189,7 +189,7 @@ class Decider:
             action
             for action, (expires_s, whole_s) in expiring.items()
             if expires_s - now_s <= _RENEW_AT * whole_s
-            and (needed or 0 <= now_s - self._blind_s < _MOST_BLIND * whole_s)
+            and (needed or 0 <= now_s - self._blind_s < _MAX_BLIND * whole_s)
         )
         return [action for action in due if action in self.ladder.in_force]
 

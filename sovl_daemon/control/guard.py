@@ -24,8 +24,8 @@ from sovl_daemon.control.trend import Slope
 
 HOUR_S = 3600.0
 _BLIND_S = 3.0  # readings may be faulty this long before what was seen earlier is forgotten
-_MOST_PATIENCE = 4.0
-_MOST_SILENCE = 4.0
+_MAX_PATIENCE = 4.0
+_MAX_SILENCE = 4.0
 _AHEAD_S = 30.0  # a metric that rises is expected to go on so long
 _SOON_S = 6.0  # an action takes up to five seconds, and is rarely the only one
 _NEARER = 0.1  # of the grey zone
@@ -337,7 +337,7 @@ class Guard:
         else:
             if self._relaxed_s > self._acted_s:  # what was relaxed last is needed again
                 if now_s - self._relaxed_s < (1.0 if forced else 2.0) * self.dwell_s:
-                    self._patience = min(_MOST_PATIENCE, 2 * self._patience)
+                    self._patience = min(_MAX_PATIENCE, 2 * self._patience)
                 elif now_s - self._relaxed_s > 2 * self.dwell_s:
                     self._patience = 1.0
             self._acted_s = now_s
@@ -348,7 +348,7 @@ class Guard:
 
     def asked(self, now_s: float, ruling: Ruling) -> None:
         """Note that the judge was asked because of a ruling."""
-        self._silence = min(_MOST_SILENCE, 2 * self._silence) if self._silence else 1.0
+        self._silence = min(_MAX_SILENCE, 2 * self._silence) if self._silence else 1.0
         self._asked_s = now_s
         self._asked_level = self._level(ruling.metric, ruling.value)
 

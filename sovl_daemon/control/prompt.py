@@ -10,8 +10,8 @@ from sovl_daemon.control.metric import Metric, Reading
 from sovl_daemon.control.task import Described, Task
 
 ONLY = "Respond only with true or false."
-MOST_LINES = 5
-MOST_CHARACTERS = 160
+MAX_LINES = 5
+MAX_CHARACTERS = 160
 STEADY = 0.003
 """A change within a minute below this share of the scale is called steady."""
 
@@ -78,7 +78,7 @@ def render(
     pairs = ((each, readings.get(each.name)) for each in task.metrics)
     lines = [_line(each, reading, limits.get(each.name)) for each, reading in pairs]
     body = "".join(f"{line}\n" for line in lines if line)
-    quoted = "".join(f'- "{line}"\n' for line in map(_clean, log_lines[-MOST_LINES:]) if line)
+    quoted = "".join(f'- "{line}"\n' for line in map(_clean, log_lines[-MAX_LINES:]) if line)
     evidence = quoted and f"Recent log lines:\n{quoted}"
     return JudgePrompt(prefix, body, evidence, f"{task.decide} {ONLY}\n")
 
@@ -118,7 +118,7 @@ def outlook(reading: Reading, limit: Limit) -> str:
     left_s = 60.0 * left / abs(reading.per_min)
     if limit.sign * reading.per_min < 0:
         return f"{near}, moving away from it" if left_s <= _TIMES[-1][0] else near
-    when = next((words for most_s, words in _TIMES if left_s <= most_s), "")
+    when = next((words for max_s, words in _TIMES if left_s <= max_s), "")
     return f"{near}{when and f', {when}'}"
 
 
@@ -151,4 +151,4 @@ def _rate(per_min: float, unit: str) -> str:
 def _clean(line: str) -> str:
     text = "".join(c if c.isprintable() else " " for c in line).replace('"', "'")
     text = " ".join(text.split())
-    return text if len(text) <= MOST_CHARACTERS else text[: MOST_CHARACTERS - 3] + "..."
+    return text if len(text) <= MAX_CHARACTERS else text[: MAX_CHARACTERS - 3] + "..."

@@ -18,7 +18,7 @@ from sovl_daemon.control.task import Described, NamedLevel, Rung, Task
 
 SHIPPED = Path(__file__).parent / "tasks"
 _SUFFIXES = (".toml", ".json")
-_MOST_BYTES = 1 << 20
+_MAX_BYTES = 1 << 20
 
 
 class TaskError(ValueError):
@@ -78,7 +78,7 @@ def _files(folder: Path) -> list[Path]:
 
 def _read(path: Path) -> str:
     try:
-        if path.stat().st_size > _MOST_BYTES:
+        if path.stat().st_size > _MAX_BYTES:
             raise TaskError(f"{path}:1: larger than 1 MiB; a task is a few dozen lines")
         return path.read_text(encoding="utf-8")
     except OSError as error:

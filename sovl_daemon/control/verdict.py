@@ -12,7 +12,7 @@ from sovl_daemon.control.task import Task
 
 Answer = Literal["true", "false", "abstain"]
 
-LEAST_MASS = 0.5
+MIN_MASS = 0.5
 """If true and false together have less probability than this, the judge did not answer at all."""
 
 
@@ -65,7 +65,7 @@ def verdict(opinion: Opinion, abstain: float = 0.1, actions: Collection[str] = (
     if not all(math.isfinite(p) and 0 <= p <= 1 for p in both) or sum(both) > 1 + 1e-6:
         return Verdict("abstain", 0.0, f"{both[0]} and {both[1]} are no probabilities")
     mass = sum(both)
-    if mass < LEAST_MASS:
+    if mass < MIN_MASS:
         return Verdict("abstain", 0.0, f"true and false have only {mass:.2f} of the probability")
     share = opinion.p_true / mass
     if abs(share - 0.5) <= max(abstain, opinion.band):

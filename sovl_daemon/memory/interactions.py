@@ -48,7 +48,7 @@ _SCHEMA = (
     "CREATE INDEX by_prompt ON interactions (prompt);",
     "ALTER TABLE interactions ADD COLUMN question TEXT;",
 )
-_LEAST_BYTES = 1000  # for all of an interaction but its texts
+_MIN_BYTES = 1000  # for all of an interaction but its texts
 _BYTES_A_CHARACTER = 6  # in JSON, at most
 _ALL = sys.maxsize
 _FIELDS = "command, conversation, prompt, response, tokens, confidence, time, id, question"
@@ -78,9 +78,9 @@ class Interaction:
         """How much it takes as JSON in a list."""
         return len(orjson.dumps(vars(self))) + 1
 
-    def shortened(self, most_bytes: int) -> Interaction:
+    def shortened(self, max_bytes: int) -> Interaction:
         """Return it with only the beginnings of its texts, so that it takes no more."""
-        most = max(0, most_bytes - _LEAST_BYTES) // (3 * _BYTES_A_CHARACTER)
+        most = max(0, max_bytes - _MIN_BYTES) // (3 * _BYTES_A_CHARACTER)
         asked = self.question and self.question[:most]
         return replace(
             self, prompt=self.prompt[:most], response=self.response[:most], question=asked
@@ -97,7 +97,7 @@ class DatabaseSize(TypedDict):
 class InteractionStore:
     """One connection to the database; use it from one thread at a time.
 
-    Where several interactions are read, `most_bytes` bounds what they take as JSON together: what
+    Where several interactions are read, `max_bytes` bounds what they take as JSON together: what
     comes after is not read, and a single one that takes more is shortened.
 
     Write-ahead log with full synchronisation: what `add` returned for survives a power cut.
@@ -146,14 +146,14 @@ class InteractionStore:
         ).fetchone()
         return int(row[0])
 
-    def some(self, ids: Sequence[int], *, most_bytes: int = _ALL) -> list[Interaction]:
+    def some(self, ids: Sequence[int], *, max_bytes: int = _ALL) -> list[Interaction]:
         """The interactions of these ids, oldest first; ids that none has are left out."""
         rows = self._db.execute(
             f"SELECT {_FIELDS} FROM interactions WHERE id IN"  # noqa: S608 - as below
             " (SELECT value FROM json_each(?)) ORDER BY id",
             (json.dumps(list(ids)),),
         )
-        return _within(rows, most_bytes)
+        return _within(rows, max_bytes)
 
     def has_prompt(self, prompt: str) -> bool:
         """Tell whether this was ever said before, to the letter."""
@@ -166,7 +166,7 @@ class InteractionStore:
         conversation: str | None = None,
         *,
         before: int = _ALL,
-        most_bytes: int = _ALL,
+        max_bytes: int = _ALL,
     ) -> list[Interaction]:
         """The last `limit` interactions (of one conversation) before an id, oldest first."""
         # Two queries: with "IS NULL OR" one of an unknown conversation would read all there are.
@@ -176,7 +176,7 @@ class InteractionStore:
             " ORDER BY id DESC LIMIT :limit",  # from outside
             {"conversation": conversation, "before": before, "limit": limit},
         )
-        return _within(rows, most_bytes)[::-1]
+        return _within(rows, max_bytes)[::-1]
 
     def since(self, moment: float = 0.0) -> Iterator[Interaction]:
         """What was lived from a moment on (seconds since the epoch), oldest first, one by one.
@@ -199,14 +199,14 @@ class InteractionStore:
         """A random name, given when the database was made: ids mean something only together."""
         return str(self._db.execute("SELECT value FROM identity").fetchone()[0])
 
-    def unlearned(self, limit: int, *, after: int = 0, most_bytes: int = _ALL) -> list[Interaction]:
+    def unlearned(self, limit: int, *, after: int = 0, max_bytes: int = _ALL) -> list[Interaction]:
         """The first `limit` interactions after an id that no generation has learned."""
         rows = self._db.execute(
             f"SELECT {_FIELDS} FROM interactions WHERE id > ?"  # noqa: S608 - as above
             " AND id NOT IN (SELECT interaction FROM learned) ORDER BY id LIMIT ?",
             (after, limit),
         )
-        return _within(rows, most_bytes)
+        return _within(rows, max_bytes)
 
     def learned(self, limit: int) -> list[int]:
         """The last `limit` interactions that some generation has learned, newest first."""
@@ -259,15 +259,15 @@ class InteractionStore:
         return {"interactions": self.count(), "bytes": pages * page_size}
 
 
-def _within(rows: sqlite3.Cursor, most_bytes: int) -> list[Interaction]:
+def _within(rows: sqlite3.Cursor, max_bytes: int) -> list[Interaction]:
     """What fits, row by row: the others are never in memory."""
     found: list[Interaction] = []
-    left = most_bytes
+    left = max_bytes
     with closing(rows):
         for row in rows:
             each = Interaction(*row)
             left -= each.nbytes
             if left < 0:
-                return found or [each.shortened(most_bytes)]
+                return found or [each.shortened(max_bytes)]
             found.append(each)
     return found

@@ -26,7 +26,7 @@ from sovl_daemon.testing import Daemon, running, until
 from sovl_daemon.testing.level import ACT, HOLD, Level, write_task
 
 SABOTAGE = Path(__file__).parents[1] / "fixtures" / "sabotage"
-MOST_STEPS = 30
+MAX_STEPS = 30
 AGREE_S = 20.0
 KEYS = {
     "limit_admission": "generation.max_concurrent",
@@ -108,7 +108,7 @@ class Torture:
         """Kill the controller's process at each step of doing and of undoing."""
         with self.living() as (daemon, level):
             for work in ("do", "undo"):
-                for number in range(MOST_STEPS):
+                for number in range(MAX_STEPS):
                     self._prepare(daemon, level, degraded=work == "undo")
                     if not self._killed(daemon, level, work, number):
                         break

@@ -133,19 +133,19 @@ def test_some_are_read_by_their_ids_as_far_as_they_fit(tmp_path: Path) -> None:
     assert ids(store.some([4, 2, 99])) == [2, 4]
     first, second = store.some([1, 2])
     room = first.nbytes + second.nbytes
-    assert ids(store.some([1, 2, 3], most_bytes=room)) == [1, 2]
-    assert ids(store.some([1, 2, 3], most_bytes=room - 1)) == [1]
-    assert ids(store.recent(3, most_bytes=room + 20)) == [4, 5]
+    assert ids(store.some([1, 2, 3], max_bytes=room)) == [1, 2]
+    assert ids(store.some([1, 2, 3], max_bytes=room - 1)) == [1]
+    assert ids(store.recent(3, max_bytes=room + 20)) == [4, 5]
 
 
 def test_a_single_one_that_is_too_large_is_shortened(tmp_path: Path) -> None:
     store = InteractionStore(tmp_path / "db")
     large = replace(exchange(1), prompt="p" * 5000, response="r" * 5000, question="q" * 5000)
     store.add(large)
-    (found,) = store.some([1], most_bytes=2800)
+    (found,) = store.some([1], max_bytes=2800)
     assert (found.prompt, found.response, found.question) == ("p" * 100, "r" * 100, "q" * 100)
     assert found.nbytes <= 2800
-    (none,) = store.some([1], most_bytes=10)
+    (none,) = store.some([1], max_bytes=10)
     assert (none.prompt, none.response, none.question) == ("", "", "")
     assert replace(large, question=None).shortened(2800).question is None
 

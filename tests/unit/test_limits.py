@@ -134,7 +134,7 @@ def test_memory_of_machine_and_group(tmp_path: Path) -> None:
 
 def test_tensor_threads_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {3})
-    assert Settings().host.most_threads() == 1
+    assert Settings().host.max_threads() == 1
 
 
 def test_no_cores_are_more_than_all(tmp_path: Path) -> None:

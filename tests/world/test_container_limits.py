@@ -26,7 +26,7 @@ def ninety_six_cores(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_quota_of_one_core_on_a_machine_of_many() -> None:
     asked = (
         "import os; os.sched_getaffinity = lambda _: set(range(16))\n"
-        "from config import Settings; print(Settings().host.most_threads())"
+        "from config import Settings; print(Settings().host.max_threads())"
     )
     with real_group("cpu") as group:
         group.allow_cores(1.0)

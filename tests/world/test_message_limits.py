@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import zmq
 
-from bus.size import MOST_BYTES
+from bus.size import MAX_BYTES
 from sovl_daemon.cli import exits
 from sovl_daemon.client import CommandError
 from sovl_daemon.memory.interactions import Interaction, InteractionStore
@@ -137,7 +137,7 @@ def test_the_hard_limit_cuts_off_its_sender_alone(daemon: Daemon) -> None:
     )
     address = f"ipc://{daemon.runtime_dir}/commands.ipc"
     with daemon.client() as client:
-        command = [sys.executable, "-c", send, address, str(MOST_BYTES + 1)]
+        command = [sys.executable, "-c", send, address, str(MAX_BYTES + 1)]
         done = subprocess.run(
             command, capture_output=True, text=True, timeout=PATIENCE_S, check=False
         )

@@ -18,7 +18,7 @@ Opine = Callable[[JudgeQuestion], Opinion]
 AHEAD_S = 60
 """How far ahead a judge is asked to see."""
 
-_LEAST_P = 1e-6
+_MIN_P = 1e-6
 
 
 class TimedJudge(NamedTuple):
@@ -90,7 +90,7 @@ def blurred(opine: Opine, rng: random.Random, deviation: float) -> Opine:
 
     def answer(question: JudgeQuestion) -> Opinion:
         said = opine(question)
-        p = min(1 - _LEAST_P, max(_LEAST_P, said.p_true / (said.p_true + said.p_false)))
+        p = min(1 - _MIN_P, max(_MIN_P, said.p_true / (said.p_true + said.p_false)))
         noisy = math.log(p / (1 - p)) + rng.gauss(0.0, deviation)
         p = (1.0 + math.tanh(noisy / 2.0)) / 2.0
         return Opinion(p, 1.0 - p)

@@ -12,7 +12,7 @@ from sovl_daemon.control.decision import Step
 from sovl_daemon.control.executor import Outcome, Result
 from sovl_daemon.control.metric import Inspector, Reading
 from sovl_daemon.control.metric_sampler import sampling_interval_s
-from sovl_daemon.control.prompt import MOST_LINES
+from sovl_daemon.control.prompt import MAX_LINES
 from sovl_daemon.control.task import Task
 from sovl_daemon.control.verdict import JudgeQuestion, Opinion
 from sovl_daemon.laboratory.control.baselines import MEMORY, PRESSURE, PlantController
@@ -179,7 +179,7 @@ class ControlSimulation:
         while self._read < len(lines) and lines[self._read].time_s <= now_s:
             self._log.append(lines[self._read].text)
             self._read += 1
-        return self._log[-MOST_LINES:]
+        return self._log[-MAX_LINES:]
 
     def _do(self, now_s: float, step: Step) -> None:
         if step.does == "ask" and step.question is not None:

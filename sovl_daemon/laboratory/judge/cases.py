@@ -28,7 +28,7 @@ UNSEEN_TASKS = ("mail", "stream", "greenhouse", "boiler")
 SOON_S = 60
 _EVERY_S = 7
 _WARM_S = 12  # until trends are settled
-_MOST_A_RUN = 3
+_MAX_PER_RUN = 3
 _PATIENCE = 40  # scenarios without a case still wanted: some families never come true
 _CALM = 0.12  # of the distance to the hard limit within a minute: numbers that tell nothing
 _DEMANDS = (1.4, 1.8, 2.6, 4.0)
@@ -129,7 +129,7 @@ class _Finder:
             due = second >= _WARM_S and second % _EVERY_S == 0
             if due and any(limit.is_grey(values[limit.metric]) for limit in self._task.limits):
                 moments.append((readings, copy(system), second))
-        chosen = self._rng.sample(moments, min(_MOST_A_RUN, len(moments)))
+        chosen = self._rng.sample(moments, min(_MAX_PER_RUN, len(moments)))
         cases = (self._case(evidence, readings, at, load, s) for readings, at, s in chosen)
         return [case for case in cases if case is not None]
 
