@@ -101,14 +101,14 @@ def ask_model(prompt: JudgePrompt) -> Opinion:
 
 @cache
 def model_court() -> tuple[Any, Any]:
-    from sovl_daemon.engine.judging.judging import Bench as Court
+    from sovl_daemon.engine.judging.judging import JudgeRunner
     from sovl_daemon.engine.model.model import load_model
     from sovl_daemon.engine.text.chat import ChatTokenizer
     from sovl_daemon.judge.shelf import find_probe
 
     folder = default_model()
     tokenizer = ChatTokenizer.load(folder)
-    court = Court(load_model(folder, device="cpu", threads=1), tokenizer)
+    court = JudgeRunner(load_model(folder, device="cpu", threads=1), tokenizer)
     court.use(find_probe(Path(), folder))  # the shipped one
     return tokenizer, court
 
