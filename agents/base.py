@@ -20,7 +20,7 @@ from agents.hindrance import Hindrance
 from agents.middleware import Counters, Middleware, Trace
 from bus.async_socket import LINGER_S, AsyncSocket
 from bus.caller import Caller
-from bus.commands import CommandSpec, Reply, ReplyT, Request, commands_of
+from bus.commands import AgentStats, CommandSpec, Reply, ReplyT, Request, commands_of
 from bus.endpoints import Endpoints
 from bus.envelope import Envelope, Payload, decode
 from bus.errors import (
@@ -32,7 +32,7 @@ from bus.errors import (
     TransientError,
 )
 from bus.link import AgentLink
-from bus.messages import HUNG, Cancel, Command, Failure, Pause, Progress, Result
+from bus.messages import HUNG, Cancel, Command, Failure, Heartbeat, Pause, Progress, Result
 from bus.publisher import Publisher
 from bus.subscriber import Gap, local_subscriber
 from bus.topics import AGENT, CONFIG, AgentState, ConfigChanged
@@ -125,9 +125,9 @@ class Agent:
         """What hangs, in words, empty while the work itself moves; the agent is ended for it."""
         return ""
 
-    def stats(self) -> dict[str, Any]:
+    def stats(self) -> AgentStats:
         """Counters of its own, shown by `sovl stats`; asked for while it is ready."""
-        return {}
+        return AgentStats()
 
     async def say(self, detail: str) -> None:
         """Tell people what it is about: shown by `sovl status`."""
@@ -265,23 +265,20 @@ class Agent:
             await anyio.sleep(self.settings.supervision.heartbeat_s)
 
     def _give_sign(self) -> None:
-        # The lock is that of the whole process; who has stopped has nothing to do with it any more.
-        saving = self._writing.locked() and self.state != "stopped"
-        self._link.beat(
-            self.state,
-            self.detail,
-            self._all_stats(),
-            saving=saving,
+        counted = [each.stats() for each in self.middleware]
+        if self.state == "ready":  # else what they are taken from may not be there
+            counted.append(self.stats())
+        beat = Heartbeat(
+            agent=self.name,
+            state=self.state,
+            detail=self.detail,
+            # The lock is the process's; who has stopped has nothing to do with it any more.
+            saving=self._writing.locked() and self.state != "stopped",
             revision=self._revision,
             refused=self._refused,
+            stats={name: value for each in counted for name, value in each.wire().items()},
         )
-
-    def _all_stats(self) -> dict[str, Any]:
-        merged: dict[str, Any] = {}
-        for each in self.middleware:
-            merged |= each.stats()
-        # Before that, and from its end on, what they are taken from may not be there.
-        return merged | (self.stats() if self.state == "ready" else {})
+        self._link.beat(beat)
 
     async def _listen(self, tasks: TaskGroup) -> None:
         while True:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 import time
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import anyio
 
@@ -25,6 +25,7 @@ from bus.topics import (
     Question,
     Words,
 )
+from sovl_daemon.contracts.curiosity import CuriosityStats
 from sovl_daemon.contracts.dreamer import Wonder
 from sovl_daemon.contracts.mind import Erupt, NoteSleep
 from sovl_daemon.mind.confidence import NEUTRAL
@@ -85,9 +86,9 @@ class Curiosity(Agent):
             self._heard = None
             self._thought.cancel()  # nobody wants to be talked over, or to wait for a thought
 
-    def stats(self) -> dict[str, Any]:
+    def stats(self) -> CuriosityStats:
         """Whether a question of its own waits for an answer."""
-        return {"waits_for_an_answer": self._unanswered}
+        return CuriosityStats(waits_for_an_answer=self._unanswered)
 
     async def _first_words(self) -> None:
         options = WakeOptions()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import anyio
 
@@ -19,7 +19,7 @@ from bus.envelope import Envelope
 from bus.errors import BAD_ARGUMENT, ENGINE, CommandError
 from bus.topics import ANSWERING, DREAM, INTERACTION, MIND, AnswerStarted, Dreamt, MindState
 from config import Settings
-from sovl_daemon.contracts.dreamer import DreamNow, DreamReport, Thought, Wonder
+from sovl_daemon.contracts.dreamer import DreamerStats, DreamNow, DreamReport, Thought, Wonder
 from sovl_daemon.contracts.mind import NoteDream
 from sovl_daemon.contracts.scribe import RecentInteractions
 from sovl_daemon.engine.serving.options import SamplingOptions
@@ -138,9 +138,9 @@ class Dreamer(Agent):
         known = similarities(text, dreamt) if dreamt else []
         return Thought(text=text, confidence=confidence, similarities=known)
 
-    def stats(self) -> dict[str, Any]:
+    def stats(self) -> DreamerStats:
         """How many dreams the scaffold sees."""
-        return {"dreams_in_context": len(self._blended)}
+        return DreamerStats(dreams_in_context=len(self._blended))
 
     async def _dream(self, reason: str) -> DreamReport:
         async with self._dreaming:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import anyio
 
@@ -16,6 +16,7 @@ from bus.errors import AGENT_LOST, BUSY, CANCELLED, CommandError
 from bus.topics import ANSWERING, INTERACTION, MIND, NIGHT, AnswerStarted, MindState, NightStep
 from sovl_daemon.contracts.gestation import (
     Gestate,
+    GestationStats,
     HoldNights,
     NightHold,
     NightReport,
@@ -130,14 +131,14 @@ class Gestation(Agent):
             self._called = True
             self._night.cancel()
 
-    def stats(self) -> dict[str, Any]:
+    def stats(self) -> GestationStats:
         """What there is to learn, how tired it is, and whether nights are held back."""
-        return {
-            "entries": self._entries,
-            "entries_needed": self.settings.controls_config.sleep_log_min,
-            "tiredness": round(self._tiredness(), 3),
-            "held": self._held,
-        }
+        return GestationStats(
+            entries=self._entries,
+            entries_needed=self.settings.controls_config.sleep_log_min,
+            tiredness=round(self._tiredness(), 3),
+            held=self._held,
+        )
 
     def _tiredness(self) -> float:
         now = time.monotonic()

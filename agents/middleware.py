@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from pydantic import Field
 from typing_extensions import override
 
+from bus.commands import AgentStats
 from bus.errors import CANCELLED, CommandError
 
 if TYPE_CHECKING:
     from agents.base import Agent, Job
+
+
+class CommandCounters(AgentStats):
+    """What became of an agent's commands."""
+
+    commands: dict[str, int] = Field(description="how many were started, done, cancelled or failed")
+    mean_ms: float | None = Field(description="how long one takes, null before the first ended")
+    last_error: str = Field(description="the last of them that failed, and why")
 
 
 class Middleware:
@@ -27,9 +37,9 @@ class Middleware:
     ) -> None:
         """A command ended; `error` is what its client was told, None on success."""
 
-    def stats(self) -> dict[str, Any]:
+    def stats(self) -> AgentStats:
         """Give what this middleware adds to the agent's counters."""
-        return {}
+        return AgentStats()
 
 
 class Counters(Middleware):
@@ -55,10 +65,12 @@ class Counters(Middleware):
             self._last_error = f"{job.name}: {error.message}"
 
     @override
-    def stats(self) -> dict[str, Any]:
+    def stats(self) -> CommandCounters:
         ended = sum(self._counts.values()) - self._counts["started"]
         mean_ms = round(1000 * self._seconds / ended, 3) if ended else None
-        return {"commands": dict(self._counts), "mean_ms": mean_ms, "last_error": self._last_error}
+        return CommandCounters(
+            commands=dict(self._counts), mean_ms=mean_ms, last_error=self._last_error
+        )
 
 
 class Trace(Middleware):

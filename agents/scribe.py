@@ -31,6 +31,7 @@ from sovl_daemon.contracts.scribe import (
     Recorded,
     RecordInteraction,
     Rehearsal,
+    ScribeStats,
     Unlearned,
     UnlearnedPage,
 )
@@ -158,9 +159,9 @@ class Scribe(Agent):
         changed = await self._in_thread(work)
         return Reconciled(changed=changed, count=await self._in_thread(self._store.unlearned_count))
 
-    def stats(self) -> dict[str, Any]:
+    def stats(self) -> ScribeStats:
         """Rows and bytes."""
-        return {"store": self._size}
+        return ScribeStats(store=self._size)
 
     def _open(self, conversation: str, said_at: float) -> str | None:
         asked = self._asked

@@ -34,6 +34,10 @@ class Reply(BaseModel):
         return self.model_dump(mode="json", exclude_unset=True)
 
 
+class AgentStats(Reply):
+    """Base of what an agent counts, shown by `sovl stats`."""
+
+
 class Done(Reply):
     """The reply of commands that have nothing to tell."""
 

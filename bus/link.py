@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from typing import Any
 
 import zmq
 
@@ -33,26 +32,10 @@ class AgentLink:
         """Tell the hub that commands may come."""
         self.send(Register(agent=self._agent, process=self._process, pid=os.getpid()))
 
-    def beat(
-        self,
-        state: str,
-        detail: str,
-        stats: dict[str, Any],
-        *,
-        saving: bool = False,
-        revision: int = 0,
-        refused: str = "",
-    ) -> None:
-        """Tell the hub that this agent is alive, without counters that are too many to send."""
-        beat = Heartbeat(
-            agent=self._agent,
-            state=state,
-            detail=detail[:_DETAIL],
-            saving=saving,
-            revision=revision,
-            refused=refused[:_DETAIL],
-            stats=stats,
-        )
+    def beat(self, beat: Heartbeat) -> None:
+        """Tell the hub that this agent is alive, without what is too much to send."""
+        texts = {"detail": beat.detail[:_DETAIL], "refused": beat.refused[:_DETAIL]}
+        beat = beat.model_copy(update=texts)
         try:
             self.send(beat)
         except CommandError as error:

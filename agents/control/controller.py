@@ -37,6 +37,7 @@ from config import Settings
 from sovl_daemon.conditions import in_words
 from sovl_daemon.contracts.controller import (
     ActionsShown,
+    ControllerStats,
     ExplainedVerdict,
     ExplainVerdict,
     LoopPerformance,
@@ -192,10 +193,10 @@ class Controller(Agent):
             **dict(found), **said._asdict(), prompt=prompt.text, advice=advice.why
         )
 
-    def stats(self) -> dict[str, Any]:
+    def stats(self) -> ControllerStats:
         """What is in force, by task."""
         held = {name: each.ladder.in_force for name, each in self._deciders.items()}
-        return {"in_force": {name: list(each) for name, each in held.items() if each}}
+        return ControllerStats(in_force={name: list(each) for name, each in held.items() if each})
 
     # Deciding
 

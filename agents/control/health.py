@@ -13,7 +13,7 @@ import anyio
 
 from agents.base import Agent, Job
 from agents.control.self_diagnosis import SelfDiagnosis
-from bus.commands import command
+from bus.commands import AgentStats, command
 from bus.envelope import Envelope
 from bus.errors import FatalError
 from bus.topics import (
@@ -31,7 +31,7 @@ from bus.topics import (
     MetricsSample,
 )
 from config import Paths, Settings
-from sovl_daemon.contracts.health import Diagnose, HealthReport
+from sovl_daemon.contracts.health import Diagnose, HealthReport, HealthStats
 from sovl_daemon.control.metric import Metric, Reading
 from sovl_daemon.control.metric_sampler import MetricSampler, Readings
 from sovl_daemon.control.sources.gauges import Gauges
@@ -122,13 +122,13 @@ class Health(Agent):
             if any(rung.action == action for rung in task.ladder):
                 self._sampler.acted(task.name, time.monotonic())
 
-    def stats(self) -> dict[str, Any]:
+    def stats(self) -> AgentStats:
         """Report the size of the daemon's processes in MB, and how often metrics are sampled."""
         if self._last is None:
-            return {}
+            return AgentStats()
         known = {n: p.rss for n, p in self._last.processes.items() if p.rss is not None}
         sizes = {name: round(rss / 1e6, 1) for name, rss in known.items()}
-        return {"rss_mb": sizes, "interval_s": round(self._interval_s, 3)}
+        return HealthStats(rss_mb=sizes, interval_s=round(self._interval_s, 3))
 
     async def _sample(self, now_s: float) -> None:
         found = self._sampler.sample(now_s, time.time())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import anyio
 import anyio.to_thread
@@ -17,6 +17,7 @@ from bus.commands import command
 from bus.errors import BAD_ARGUMENT, ENGINE, CommandError
 from sovl_daemon.contracts.judge import (
     AskJudge,
+    JudgeStats,
     LineShare,
     PromptText,
     TimedProbabilities,
@@ -44,7 +45,7 @@ class Judge(Agent):
         self._engine: Engine | None = None
         self._preparing = anyio.Lock()
         self._seen_ns = -1
-        self._probe: dict[str, Any] = {}
+        self._by: Literal["", "probe", "words"] = ""
         tasks = tasks_of(self.settings, self.paths).values()
         self._tasks = {render(task, {}).prefix: task for task in tasks}
         self._keys = {prefix: typical_key(task) for prefix, task in self._tasks.items()}
@@ -84,10 +85,11 @@ class Judge(Agent):
         lines = [LineShare(text=each.text, logit=each.logit) for each in shares]
         return WeighedPrompt(**found._asdict(), shares=lines)
 
-    def stats(self) -> dict[str, Any]:
+    def stats(self) -> JudgeStats:
         """By what it judges, how many verdicts there were, and how long the last one took."""
-        last = {"last_ms": round(1000 * self._last_s, 1)} if self._verdicts else {}
-        return {**self._probe, "verdicts": self._verdicts, **last}
+        return JudgeStats(
+            by=self._by, verdicts=self._verdicts, last_ms=round(1000 * self._last_s, 1)
+        )
 
     async def _prepared(self) -> Engine:
         """The engine, with the newest probe of its model."""
@@ -117,8 +119,8 @@ class Judge(Agent):
             probe = None
             with suppress(EngineError):  # an engine that was closed judges nothing
                 await engine.use_probe(None)
-        self._probe = {"by": "probe" if probe else "words"}
-        self.log.info("judge.ready", model=folder.name, **self._probe)
+        self._by = "probe" if probe else "words"
+        self.log.info("judge.ready", model=folder.name, by=self._by)
 
 
 def _pieces(prompt: PromptText) -> PromptParts:

@@ -38,6 +38,7 @@ from sovl_daemon.contracts.generator import (
     FixLayers,
     FusedLayers,
     Generate,
+    GeneratorStats,
     HoldFp16,
     HoldInt4,
     HoldInt8,
@@ -146,16 +147,16 @@ class Generator(Agent):
         """Follow settings that changed elsewhere; what the engine refuses is told and logged."""
         return await self._tuning.hold(self.settings)
 
-    def stats(self) -> dict[str, Any]:
+    def stats(self) -> GeneratorStats:
         """What the engine is really held to."""
         usage = self._engine.usage()
-        return {
-            "precision": usage.precision,
-            "offloaded": usage.offloaded,
-            "cores": usage.cores,
-            "max_concurrent": usage.max_concurrent,
-            "prefix_cache_mb": usage.max_prefix_bytes // MB,
-        }
+        return GeneratorStats(
+            precision=usage.precision,
+            offloaded=usage.offloaded,
+            cores=usage.cores,
+            max_concurrent=usage.max_concurrent,
+            prefix_cache_mb=usage.max_prefix_bytes // MB,
+        )
 
     # To answer
 

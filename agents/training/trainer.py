@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import anyio
 
@@ -32,6 +32,7 @@ from sovl_daemon.contracts.trainer import (
     StateReset,
     StateSaved,
     TrainedOnPairs,
+    TrainerStats,
     TrainingEase,
     TrainingHold,
     TrainOnPairs,
@@ -83,9 +84,10 @@ class Trainer(Agent):
         await super().try_to_write()
         await self._checkpoints.note_learned()
 
-    def stats(self) -> dict[str, Any]:
+    def stats(self) -> TrainerStats:
         """How gently it is to learn."""
-        return asdict(self._throttle.factors)
+        factors = self._throttle.factors
+        return TrainerStats(rate=factors.rate, batch=factors.batch)
 
     # Learning
 

@@ -2,14 +2,13 @@
 
 import json
 from collections import Counter
-from typing import Any
 
 import anyio
 from pydantic import Field
 
 from agents.base import Agent, Job
 from agents.middleware import Middleware
-from bus.commands import Reply, Request, command
+from bus.commands import AgentStats, Reply, Request, command
 from bus.envelope import Envelope, Payload
 from bus.errors import BAD_ARGUMENT, CommandError, FatalError
 from config import Paths, Settings
@@ -28,6 +27,10 @@ class TallyCounts(Reply):
 
     counts: dict[str, int] = Field(description="how often, by topic")
     last: list[Interaction] = Field(description="the last interaction, as a list of one or none")
+
+
+class TallyStats(AgentStats):
+    heard: int
 
 
 class ShowTally(Request[TallyCounts], command="tally"):
@@ -80,8 +83,8 @@ class Tally(Agent):
         self._counts[event.topic] += 1
         await self.publish("tally.changed", TallyChanged(heard=self._counts.total()), retain=True)
 
-    def stats(self) -> dict[str, Any]:
-        return {"heard": self._counts.total()}
+    def stats(self) -> TallyStats:
+        return TallyStats(heard=self._counts.total())
 
     @command(ShowTally)
     async def tally(self, request: ShowTally, job: Job) -> TallyCounts:

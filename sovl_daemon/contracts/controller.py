@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from bus.commands import Reply, Request
+from bus.commands import AgentStats, Reply, Request
 from sovl_daemon.contracts.judge import WeighedPrompt
 from sovl_daemon.control.decision_log import DailyTally
 from sovl_daemon.control.executor import Outcome
@@ -85,3 +85,9 @@ class ExplainVerdict(Request[ExplainedVerdict], command="explain"):
     """Which task the judge is asked about."""
 
     task: str = Field(description="Name of the task, for example memory.")
+
+
+class ControllerStats(AgentStats):
+    """What is in force, by task."""
+
+    in_force: dict[str, list[str]] = Field(description="the actions of each task that has any")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, Field
 
-from bus.commands import Reply, Request
+from bus.commands import AgentStats, Reply, Request
 from sovl_daemon.contracts.force import FORCE
 from sovl_daemon.mind.curiosity import QUESTION_TOKENS
 
@@ -55,3 +55,9 @@ class Wonder(Request[Thought], command="wonder"):
     temperature: float = Field(default=1.1, ge=0, le=2)
     top_k: int = Field(default=50, ge=0)
     max_tokens: int = Field(default=QUESTION_TOKENS, ge=1, le=200)
+
+
+class DreamerStats(AgentStats):
+    """How many dreams the scaffold sees."""
+
+    dreams_in_context: int = Field(description="dreams that the scaffold sees")

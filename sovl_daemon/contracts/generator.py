@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from bus.commands import Done, Reply, Request
+from bus.commands import AgentStats, Done, Reply, Request
 from sovl_daemon.contracts.force import FORCE
 from sovl_daemon.mind.influence import InfluenceMode
 
@@ -190,3 +190,13 @@ class Reclaim(Request[Done], command="reclaim"):
     """What to give up for it."""
 
     prefixes: bool = Field(description="Also forget what ended answers have read.")
+
+
+class GeneratorStats(AgentStats):
+    """What the engine is really held to."""
+
+    precision: str = Field(description="what the weights are held in")
+    offloaded: bool = Field(description="whether they stay in their file")
+    cores: int = Field(description="how many it runs on")
+    max_concurrent: int = Field(description="how many answers advance together")
+    prefix_cache_mb: int = Field(description="how much of ended answers is kept")

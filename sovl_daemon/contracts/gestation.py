@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, Field
 
-from bus.commands import Reply, Request
+from bus.commands import AgentStats, Reply, Request
 from sovl_daemon.contracts.force import FORCE
 from sovl_daemon.contracts.knobs import KnobsTurned
 from sovl_daemon.contracts.trainer import NightLearned
@@ -64,3 +64,12 @@ class HoldNights(Request[NightHold], command="hold_nights"):
     """Whether nights are held back; answered when what was learned has stopped for it."""
 
     hold: bool | None = Field(default=None, description="Shown when left out.")
+
+
+class GestationStats(AgentStats):
+    """What there is to learn, how tired it is, and whether nights are held back."""
+
+    entries: int = Field(description="interactions that no night has learned")
+    entries_needed: int = Field(description="how many a night waits for")
+    tiredness: float = Field(description="0 to 1")
+    held: bool = Field(description="whether nights are held back")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from bus.commands import Reply, Request
+from bus.commands import AgentStats, Reply, Request
 from sovl_daemon.control.diagnosis import Finding, Health
 
 
@@ -25,3 +25,10 @@ class Diagnose(Request[HealthReport], command="diagnose"):
     needs_mb: float | None = Field(
         default=None, ge=0, description="Memory; control.heavy_work_mb when left out."
     )
+
+
+class HealthStats(AgentStats):
+    """How large the processes are, and how often metrics are sampled."""
+
+    rss_mb: dict[str, float] = Field(description="resident memory of each process, in MB")
+    interval_s: float = Field(description="seconds between two samples")

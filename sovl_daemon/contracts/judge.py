@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
-from bus.commands import Reply, Request
+from bus.commands import AgentStats, Reply, Request
 
 Way = Literal["probe", "words"]
 
@@ -63,3 +63,11 @@ class WeighedPrompt(Probabilities):
 
 class WeighPrompt(PromptText, Request[WeighedPrompt], command="weigh"):
     """A prompt in pieces: what begins and ends it is always the same for a task."""
+
+
+class JudgeStats(AgentStats):
+    """By what it judges, how many verdicts there were, and how long the last one took."""
+
+    by: str = Field(description="`probe` or `words`, empty before it is ready")
+    verdicts: int = Field(description="how many there were")
+    last_ms: float = Field(description="how long the last one took, 0 before there was one")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from bus.commands import Reply, Request
-from sovl_daemon.memory.interactions import Interaction
+from bus.commands import AgentStats, Reply, Request
+from sovl_daemon.memory.interactions import DatabaseSize, Interaction
 
 
 class Recorded(Reply):
@@ -113,3 +113,9 @@ class Learned(Request[Reconciled], command="learned"):
     learned: list[tuple[int, int]] = Field(max_length=10_000)
     first: int
     last: int
+
+
+class ScribeStats(AgentStats):
+    """Rows and bytes."""
+
+    store: DatabaseSize = Field(description="interactions that there are, and bytes of the file")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, Field
 
-from bus.commands import Reply, Request
+from bus.commands import AgentStats, Reply, Request
 from sovl_daemon.contracts.force import FORCE
 
 
@@ -166,3 +166,10 @@ class StateReset(Reply):
 
 class ResetState(Request[StateReset], command="reset"):
     """That all is forgotten."""
+
+
+class TrainerStats(AgentStats):
+    """How gently it is to learn."""
+
+    rate: float = Field(description="factor on the learning rate")
+    batch: float = Field(description="share of a micro-batch that is computed at a time")

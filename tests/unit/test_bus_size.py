@@ -55,7 +55,7 @@ async def test_an_answer_too_large_is_an_error_of_its_command(
 async def test_a_heartbeat_comes_without_what_is_too_large(
     hub: AsyncSocket, link: AgentLink
 ) -> None:
-    link.beat("ready", "d" * LIMIT, {"names": LARGE})
+    link.beat(Heartbeat(agent="echo", state="ready", detail="d" * LIMIT, stats={"names": LARGE}))
     found = await heard(hub)
     assert isinstance(found, Heartbeat)
     assert (found.state, found.stats["too_large"]["allowed"]) == ("ready", LIMIT)

@@ -120,11 +120,11 @@ async def test_without_the_urge_it_does_not_erupt(curiosity: Alone, state: dict[
 async def test_it_waits_for_an_answer(curiosity: Alone) -> None:
     await curiosity._wonder()
     assert curiosity.published == [Question(text="Why?", reason="unprompted")]
-    assert curiosity.stats() == {"waits_for_an_answer": True}
+    assert curiosity.stats().waits_for_an_answer
     curiosity._erupted_at = -math.inf
     assert not erupts(curiosity)
     await curiosity.hear(AnswerStarted(conversation="a"))
-    assert curiosity.stats() == {"waits_for_an_answer": False}
+    assert not curiosity.stats().waits_for_an_answer
     curiosity._spoken_at = -math.inf
     assert erupts(curiosity)
 

@@ -147,7 +147,7 @@ async def test_the_scaffold_sees_what_was_dreamt_by_its_share(
     await dreamer._blend(remembered({"7": 0.25}))
     (dream,) = seen(engine)
     assert dream.hidden is dreamer._hidden["7"]
-    assert dreamer.stats() == {"dreams_in_context": 1}
+    assert dreamer.stats().dreams_in_context == 1
     await dreamer._blend(remembered({"7": 0.125}))
     assert [each.weight for each in seen(engine)] == [0.125]
 
@@ -167,7 +167,7 @@ async def test_what_is_forgotten_leaves_the_scaffold(dreamer: Alone, engine: Eng
     await dreamer._blend(remembered({"7": 0.0}))
     assert seen(engine) == ()
     assert dreamer._hidden == {}
-    assert dreamer.stats() == {"dreams_in_context": 0}
+    assert dreamer.stats().dreams_in_context == 0
 
 
 async def test_the_same_dreams_are_not_told_again(dreamer: Alone, engine: Engine) -> None:

@@ -177,7 +177,7 @@ async def test_it_sleeps_by_itself_once_it_is_ready(monkeypatch: pytest.MonkeyPa
         ("night.ended", NightStep(reason="rested", entries=10, learned=10)),
     ]
     assert gestation.asleep() == [True, False]
-    assert gestation.stats()["entries"] == 0
+    assert gestation.stats().entries == 0
 
 
 @pytest.mark.parametrize("values", [{"enable_gestation": "false"}, {"sleep_log_min": "11"}])
@@ -248,7 +248,7 @@ async def test_held_back_it_does_not_sleep(monkeypatch: pytest.MonkeyPatch) -> N
     assert gestation.published == []
     # A trainer that was started anew is told each time.
     assert gestation.asked[1:] == [HoldTraining(hold=True)] * 2
-    assert gestation.stats()["held"]
+    assert gestation.stats().held
     await gestation.hold_nights(HoldNights(hold=False), _nobody)
     await lives(gestation, monkeypatch)
     assert gestation.asleep() == [True, False]
@@ -340,15 +340,15 @@ async def test_what_is_lived_tires_it() -> None:
     gestation = await one()
     gestation.unlearned = 0
     await gestation._count()
-    rested = gestation.stats()["tiredness"]
+    rested = gestation.stats().tiredness
     heard = InteractionRecorded(
         interaction=7, conversation="a", tokens=3, confidence=0.0, unseen=True, question=None
     )
     for _ in range(5):
         await gestation.hear(heard, INTERACTION)
     stats = gestation.stats()
-    assert (stats["entries"], stats["entries_needed"], stats["held"]) == (5, 10, False)
-    assert stats["tiredness"] == pytest.approx(rested + 0.2 * 0.951, abs=2e-3)
+    assert (stats.entries, stats.entries_needed, stats.held) == (5, 10, False)
+    assert stats.tiredness == pytest.approx(rested + 0.2 * 0.951, abs=2e-3)
 
 
 _nobody: Any = type("Nobody", (), {"progress": lambda self, **step: None})()

@@ -116,7 +116,7 @@ async def test_what_learns_is_eased_and_so_is_what_learns_next(trainer: Alone) -
     assert learner.throttle == ThrottleFactors(rate=0.5, batch=0.25)
     shown = await trainer.ease_training(EaseTraining(rate=1.0, batch=1.0), NOBODY)
     assert (shown.ease, shown.eased, shown.rows) == (whole, whole, 4)
-    assert trainer.stats() == {"rate": 1.0, "batch": 1.0}
+    assert trainer.stats().wire() == {"rate": 1.0, "batch": 1.0}
     trainer._throttle.detach()
     assert not (await trainer.hold_training(HoldTraining(), NOBODY)).training
 
