@@ -23,6 +23,7 @@ from tests.world.register import as_markdown
 ROOT = parts.ROOT
 GENERATORS = {**os.environ, "PYTHONPATH": str(ROOT / "scripts")}
 DOCS = sorted((ROOT / "docs").glob("*.md"))
+TEXTS = [*DOCS, ROOT / "README.md"]
 OURS = [
     ROOT / "docs" / f"{name}.md"
     for name in ("agents", "commands", "data", "decisions", "logging", "protocol", "remote")
@@ -239,13 +240,21 @@ def hear(line):
 # What the text mentions
 
 
-@pytest.mark.parametrize("path", OURS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", TEXTS, ids=lambda path: path.stem)
 def test_links_lead_somewhere(path: Path) -> None:
     for file, anchor in re.findall(r"\]\(([\w./-]*)#?([\w-]*)\)", path.read_text()):
         target = path.parent / file if file else path
         assert target.is_file(), file
         if anchor:
             assert anchor in {_anchor(each) for each in _headings(target)}, f"{file}#{anchor}"
+
+
+@pytest.mark.parametrize("path", TEXTS, ids=lambda path: path.stem)
+def test_files_that_the_text_mentions_exist(path: Path) -> None:
+    """Paths begin at the top, in the daemon or in the engine; a bare name is a neighbour."""
+    for name in re.findall(r"`((?:[\w.-]+/)+[\w.-]*\w\.(?:py|md|toml|sh))`", path.read_text()):
+        places = (ROOT, ROOT / "sovl_daemon", ROOT / "sovl_daemon" / "engine")
+        assert any((place / name).is_file() for place in places), name
 
 
 def _headings(path: Path) -> list[str]:

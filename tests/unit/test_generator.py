@@ -103,7 +103,7 @@ async def test_a_prompt_passes_the_frames_that_the_document_lists(
     command = Command(name="generate", args={"prompt": "Hello"})
     await generator._handle(Envelope.of(command), command, anyio.CancelScope())
     text = (ROOT / "docs" / "architecture.md").read_text()
-    section = text.partition("## One prompt, from the agent's loop to its token\n")[2].partition(
+    section = text.partition("### One prompt, from the agent's loop to its token\n")[2].partition(
         "\n#"
     )[0]
     assert generator.frames == re.findall(r"^\d+\. (`\S+` `\S+`)", section, re.M)
