@@ -7,6 +7,7 @@ from pathlib import Path
 
 import platformdirs
 import pytest
+from hypothesis import HealthCheck, settings
 
 from sovl_daemon.models import DEFAULT_MODEL, ModelStore
 from sovl_daemon.testing import WITHOUT_MODEL, Daemon, running
@@ -14,6 +15,11 @@ from tests.packages import install
 
 # What a shell runs in the background is told to ignore Ctrl-C, and so are its children.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+# However busy the machine is, an example is as good as before.
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
 
 
 @pytest.fixture(scope="session")

@@ -43,7 +43,7 @@ def control(echo_daemon: Daemon) -> Iterator[zmq.Socket[bytes]]:
 
 
 def test_every_frame_gets_an_answer(control: zmq.Socket[bytes]) -> None:
-    @settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=300, suppress_health_check=list(HealthCheck))
     @given(st.binary(max_size=300) | ENVELOPE.map(lambda value: json.dumps(value).encode()))
     def check(frame: bytes) -> None:
         control.send(frame)

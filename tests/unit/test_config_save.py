@@ -72,7 +72,7 @@ def any_settings(draw: st.DrawFn) -> Settings:
         raise
 
 
-@profile(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@profile(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(settings=any_settings())
 def test_what_is_saved_is_loaded_again(settings: Settings, tmp_path: Path) -> None:
     path = tmp_path / "config.json"

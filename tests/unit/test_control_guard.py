@@ -5,7 +5,7 @@ import random
 from itertools import pairwise
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sovl_daemon.control.guard import Guard, Limit, Pace
@@ -357,7 +357,6 @@ def drive(guard: Guard, values: list[float], step_s: float = 0.5) -> list[tuple[
 walks = st.tuples(st.integers(0, 2**32), st.floats(0.1, 15))
 
 
-@settings(deadline=None)
 @given(walks)
 def test_no_flap_is_faster_than_the_dwell(walk: tuple[int, float]) -> None:
     rng, value, values = random.Random(walk[0]), 75.0, []
@@ -374,14 +373,12 @@ def test_no_flap_is_faster_than_the_dwell(walk: tuple[int, float]) -> None:
     assert all(b - a >= PACE.cooldown_s for a, b in pairwise(relaxed))
 
 
-@settings(deadline=None)
 @given(st.floats(0, 100))
 def test_a_steady_value_never_flaps(value: float) -> None:
     kinds = {kind for _, kind, _ in drive(Guard([LIMIT], PACE), [value] * 1000)}
     assert len(kinds) <= 1
 
 
-@settings(deadline=None)
 @given(
     threshold=st.sampled_from([65.0, 75.0, 92.0]),
     seed=st.integers(0, 2**32),

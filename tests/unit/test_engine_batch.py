@@ -111,7 +111,7 @@ def test_twenty_at_once_answer_as_generate_does(family: str) -> None:
         max_size=8,
     )
 )
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_coming_and_going_changes_no_answer(
     family: str, arrivals: list[tuple[int, int, int]]
 ) -> None:

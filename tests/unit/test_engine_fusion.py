@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sovl_daemon.engine.errors import OptionError
@@ -135,7 +135,6 @@ def said(influence: Influence) -> Any:
     return logits(STEERED)
 
 
-@settings(deadline=None)
 @given(shares, shares)
 def test_every_weight_counts(one: float, other: float) -> None:
     """Each of the five, with the others at 1, scales what the layers add; so all mean the same."""
@@ -155,7 +154,6 @@ def test_every_weight_counts(one: float, other: float) -> None:
     assert not torch.equal(first[0], plain("llama"))
 
 
-@settings(deadline=None)
 @given(shares, shares)
 def test_each_layer_has_its_own_weight(one: float, other: float) -> None:
     there = said(Influence(cap=1, layer_weights=(one, other)))

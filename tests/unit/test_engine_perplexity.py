@@ -36,7 +36,7 @@ def by_definition(model: LoadedModel, ids: list[int], window: int) -> float:
 
 @pytest.mark.parametrize("model", [LEAN, GPT2, tiny_model(lean=False)], ids=["lean", "gpt2", "hf"])
 @given(count=st.integers(2, 140), window=st.integers(2, 64))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_it_is_what_the_definition_says(model: LoadedModel, count: int, window: int) -> None:
     found = read(model, IDS[:count], window=window)
     assert found.perplexity == pytest.approx(by_definition(model, IDS[:count], window), rel=1e-4)
@@ -52,7 +52,7 @@ def test_logits_a_few_rows_at_a_time_make_no_difference(
 
 
 @given(count=st.integers(2, 300), window=st.integers(2, 128))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_progress_is_told_after_each_window(count: int, window: int) -> None:
     readings = list(perplexity(LEAN, IDS[:count], window=window))
     parts = [IDS[:count][start : start + window] for start in range(0, count, window)]

@@ -54,7 +54,7 @@ def warped(logits: torch.Tensor, options: SamplingOptions) -> torch.Tensor:
     top_k=st.integers(0, 2 * SIZE),
     top_p=st.floats(0.01, 1),
 )
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_candidates_are_those_of_transformers(
     seed: int, temperature: float, top_k: int, top_p: float
 ) -> None:
@@ -71,7 +71,7 @@ def test_candidates_are_those_of_transformers(
     penalty=st.floats(0.1, 5),
     history=st.lists(st.integers(0, SIZE - 1), max_size=30),
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_penalty_is_that_of_transformers(seed: int, penalty: float, history: list[int]) -> None:
     logits = random_logits(seed)
     ids = torch.tensor([history], dtype=torch.long)
@@ -154,7 +154,7 @@ OPTIONS = st.builds(
 
 
 @given(rows=st.lists(st.tuples(st.integers(0, 10_000), OPTIONS), min_size=1, max_size=8))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_rows_are_chosen_as_if_alone(rows: list[tuple[int, SamplingOptions]]) -> None:
     logits = torch.stack([random_logits(seed) for seed, _ in rows]).float()
     histories = [[seed % SIZE, 3] for seed, _ in rows]

@@ -32,7 +32,7 @@ TEXTS = st.text(st.one_of(st.sampled_from(LETTERS), st.characters(codec="utf-8")
 
 
 @given(kind=KINDS, text=TEXTS)
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 def test_pieces_join_to_the_whole_text(kind: str, text: str) -> None:
     chat = tokenizer(kind)
     ids = chat.encode_text(text)
@@ -43,7 +43,7 @@ def test_pieces_join_to_the_whole_text(kind: str, text: str) -> None:
 
 
 @given(kind=KINDS, data=st.data())
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 def test_pieces_join_to_the_whole_for_any_tokens(kind: str, data: st.DataObject) -> None:
     ids = data.draw(st.lists(st.integers(0, size(kind) - 1), max_size=40))
     joined, whole = "".join(streamed(kind, ids)), tokenizer(kind).decode(ids)
@@ -87,7 +87,7 @@ def test_an_answer_ends_before_the_stop_text() -> None:
 
 
 @given(text=st.text("\nUser: x", max_size=30))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_nothing_is_lost_without_a_stop_text(text: str) -> None:
     pieces, stopped = answered(text)
     assert "".join(pieces) == text.partition("\nUser:")[0]

@@ -3,7 +3,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
@@ -232,7 +232,6 @@ updates = st.lists(
 
 
 @given(updates=updates, saved_after=st.integers(0, 12))
-@settings(deadline=None)
 def test_lazy_decay_is_that_of_the_whole_map(updates: list[Any], saved_after: int) -> None:
     map_, plain = TokenMap(BASE, SCAFFOLD), dict[int, float]()
     for count, (seen, met, confidence, strength, decay) in enumerate(updates):

@@ -184,7 +184,7 @@ def test_without_training_a_night_lasts_as_long_as_it_may_and_leaves_all() -> No
     assert all(after.entries >= before.entries for before, after in itertools.pairwise(life))
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(seed=st.integers(0, 2**40), hours=st.floats(0.1, 12), log_min=st.integers(5, 20))
 def test_every_moment_is_in_range(seed: int, hours: float, log_min: int) -> None:
     exposure = 0
