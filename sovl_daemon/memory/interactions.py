@@ -10,9 +10,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TypedDict
 
 import orjson
+from typing_extensions import TypedDict  # pydantic asks for it below Python 3.12
 
 from sovl_daemon.database import (
     UnusableDatabase,
