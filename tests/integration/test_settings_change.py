@@ -19,6 +19,10 @@ from sovl_daemon.testing import PATIENCE_S, WITHOUT_MODEL, Daemon, running
 FOLLOWER = '''
 import anyio
 from agents.base import Agent
+from bus.commands import AgentStats
+
+class FollowerStats(AgentStats):
+    follows: int
 
 class Follower(Agent):
     """Follows a long history only when it is let, and never one of 1000."""
@@ -36,7 +40,7 @@ class Follower(Agent):
         self.follows = wanted
 
     def stats(self):
-        return {"follows": self.follows}
+        return FollowerStats(follows=self.follows)
 '''
 LENGTH, INTERVAL = "generation.history_messages", "health.interval_s"
 

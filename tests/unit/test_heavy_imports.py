@@ -43,8 +43,7 @@ def test_an_import_that_fails_leaves_the_collector_on() -> None:
 def test_the_model_host_never_walks_over_torch_again() -> None:
     script = (
         "import gc\n"
-        "from agents.generator.generator import _import_engine\n"
-        "from agents.generator.tuning import _import_fusion\n"
+        "from agents.generator.loading import _import_engine, _import_fusion\n"
         "_import_engine(); _import_fusion(); print(len(gc.get_objects()))"
     )
     found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)

@@ -39,14 +39,14 @@ print(burnt)
 # What a CPU is found to do, and what comes of it.
 TRIALS = """
 import json, torch
-from sovl_daemon.engine.model.matrix import PlainMatrix, VnniMatrix, highest
+from sovl_daemon.engine.model.matrix import PlainMatrix, VnniMatrix, max_exact_input
 from sovl_daemon.engine.model.product import is_emulated
 torch.manual_seed(0)
 weight, x = torch.randn(512, 576).bfloat16(), torch.randn(64, 576).bfloat16()
 exact = x.double() @ weight.double().T
 def error(y): return float((y.double() - exact).norm() / exact.norm())
 print(json.dumps({
-    "highest": highest(),
+    "highest": max_exact_input(),
     "emulated": is_emulated(torch.bfloat16),
     "whole": error(VnniMatrix([weight], torch.bfloat16)(x)),
     "plain": error(PlainMatrix(weight, "fp16")(x)),
