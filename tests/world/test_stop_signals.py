@@ -4,18 +4,23 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import anyio
 import psutil
 import pytest
 
 from agents.base import Agent
+from bus.commands import AgentStats
 from config import Paths, Settings
 from sovl_daemon.testing import PATIENCE_S, Daemon, running, until
 from tests.conftest import ECHO
 from tests.starts import environment
 from tests.world import situation
+
+
+class SlowStats(AgentStats):
+    made: int
 
 
 class Slow(Agent):
@@ -27,8 +32,8 @@ class Slow(Agent):
         self.starting.set()
         await anyio.sleep_forever()
 
-    def stats(self) -> dict[str, Any]:
-        return {"made": self.made}
+    def stats(self) -> SlowStats:
+        return SlowStats(made=self.made)
 
 
 SENT_DURING_IMPORT = """
